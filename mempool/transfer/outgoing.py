@@ -1,0 +1,83 @@
+"""One transfer as the side that has the blocks sees it."""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+
+from mempool.errors import TransferError
+from mempool.wire import short
+
+logger = logging.getLogger(__name__)
+
+
+class Open(NamedTuple):
+    """Connects, where that is not done, and watches the connection for this transfer."""
+
+
+class SendBlocks(NamedTuple):
+    pages: torch.Tensor
+    first: int
+    ready: Callable[[], bool] | None
+
+
+class SendFinish(NamedTuple):
+    total: int
+    private: bytes
+
+
+class SendFail(NamedTuple):
+    reason: str
+
+
+Work = SendBlocks | SendFinish | SendFail
+
+
+class Submit(Protocol):
+    def __call__(self, transfer: "OutgoingTransfer", work: Open | Work) -> None: ...
+
+
+class OutgoingTransfer:
+    """Made by `BlockSender.open`. Its methods may be called from any thread and never block.
+
+    `on_end` is called once, on the sender's thread: with None when the receiver has everything, with the
+    error otherwise, also when the receiver dies before anything was sent. It is not called after `fail`.
+    """
+
+    def __init__(
+        self, submit: Submit, endpoint: str, ticket: int, on_end: Callable[[TransferError | None], None]
+    ) -> None:
+        self.endpoint = endpoint
+        self.ticket = ticket
+        self.ended = False
+        self._submit = submit
+        self._on_end = on_end
+        submit(self, Open())
+
+    def send(self, pages: torch.Tensor, first: int, ready: Callable[[], bool] | None = None) -> None:
+        """Sends the blocks at `pages` (int64 `[n]`) to positions `first` and on of the ticket's pages.
+
+        Nothing is read before `ready`, which is asked on the sender's thread again and again, says True.
+        """
+        self._submit(self, SendBlocks(pages, first, ready))
+
+    def finish(self, total: int, private: bytes = b"") -> None:
+        """Says that `total` blocks were sent in all; `private` is handed to the receiver's callback."""
+        self._submit(self, SendFinish(total, private))
+
+    def fail(self, reason: str) -> None:
+        """Gives the transfer up and tells the receiver; what was not sent yet is dropped."""
+        if not self.ended:
+            self.ended = True
+            self._submit(self, SendFail(short(reason)))
+
+    def end(self, error: TransferError | None) -> None:
+        """For the sender's thread."""
+        if self.ended:
+            return
+        self.ended = True
+        try:
+            self._on_end(error)
+        except Exception:
+            logger.exception("the end of a transfer to %s was not taken", self.endpoint)

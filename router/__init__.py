@@ -1,0 +1,1 @@
+"""The global scheduler: one HTTP front for prefill, decode and colocated SGLang instances."""

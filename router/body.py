@@ -1,0 +1,55 @@
+"""A request's JSON, extended without changing what else it says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from router.errors import BadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A JSON object as it came, and as read. `exact` if it is plain UTF-8 JSON, which may be spliced."""
+
+    raw: bytes
+    fields: dict[str, Any]
+    exact: bool
+
+    def replacing(self, prefix: str, fields: dict[str, Any]) -> bytes:
+        """The body with `fields` in the place of those whose names begin with `prefix`. Raises BadRequest."""
+        taken = any(name.startswith(prefix) for name in self.fields)
+        if not (taken or fields):
+            return self.raw
+        if self.exact and not taken:
+            return self._spliced(fields)
+        # orjson would turn integers past 64 bits into floats, and NaN into null.
+        try:
+            kept = {
+                name: value for name, value in json.loads(self.raw).items() if not name.startswith(prefix)
+            }
+            return json.dumps(kept | fields).encode()
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"the body cannot be sent on without its {prefix}* fields: {error}") from None
+
+    def _spliced(self, fields: dict[str, Any]) -> bytes:
+        opened = self.raw.rstrip()[:-1]
+        comma = b"," if self.fields else b""
+        return opened + comma + orjson.dumps(fields)[1:]
+
+
+def parse(raw: bytes) -> Body | None:
+    """The JSON object in `raw`; None if there is none in it.
+
+    SGLang reads NaN and UTF-16, which orjson does not: the standard library reads those.
+    """
+    for load, exact in ((orjson.loads, True), (json.loads, False)):
+        try:
+            value = load(raw)
+        except (ValueError, RecursionError):
+            continue
+        return Body(raw, value, exact) if isinstance(value, dict) else None
+    return None

@@ -1,0 +1,131 @@
+"""The router's settings: every default is stated here, once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from router.policies import POLICIES
+
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+class ConfigError(ValueError):
+    """A setting that the router cannot work with; the text says which, and what to give instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillUrl:
+    """A prefill instance. Without a bootstrap port the decode side assumes its own setting."""
+
+    url: str
+    bootstrap_port: int | None = None
+
+
+def _setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """Everything that `python -m router.launch_router` can be told. Times are in seconds, sizes in bytes.
+
+    Raises ConfigError for no instance, prefill without decode or the reverse, a malformed or repeated URL,
+    and a number out of range.
+    """
+
+    prefill: tuple[PrefillUrl, ...] = ()
+    decode: tuple[str, ...] = ()
+    colocated: tuple[str, ...] = ()
+
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(30000, "port to listen on")
+    policy: str = _setting("round_robin", "how an instance is chosen", choices=tuple(POLICIES))
+    log_level: str = _setting("info", "how much to log", choices=LOG_LEVELS)
+    max_payload_size: int = _setting(
+        256 << 20, "largest request body, and largest unstreamed answer, in bytes"
+    )
+    max_batch_prompts: int = _setting(
+        4096,
+        "most prompts of one request to a prefill/decode pair; colocated instances take any",
+    )
+    request_timeout_secs: float = _setting(
+        1800.0, "longest silence of an instance, or of a client, during a request"
+    )
+    connect_timeout_secs: float = _setting(5.0, "longest wait for a connection to an instance")
+    admin_timeout_secs: float = _setting(
+        30.0, "deadline of an instance's part in /server_info and /flush_cache"
+    )
+    health_check_interval_secs: float = _setting(2.0, "pause between two probes of an instance")
+    health_check_timeout_secs: float = _setting(5.0, "deadline of one probe")
+    health_failure_threshold: int = _setting(
+        3, "unanswered probes until an instance counts as down (refused: at once)"
+    )
+    health_check_endpoint: str = _setting(
+        "/model_info", "path to probe; SGLang's /health makes the engine generate"
+    )
+    shutdown_grace_period_secs: float = _setting(
+        5.0, "time that running requests get when the router is stopped"
+    )
+
+    def __post_init__(self) -> None:
+        self._check_roles()
+        for url in self.urls():
+            _check_url(url)
+        self._check_unique()
+        self._check_numbers()
+
+    def urls(self) -> Iterator[str]:
+        yield from (spec.url for spec in self.prefill)
+        yield from self.decode
+        yield from self.colocated
+
+    def _check_roles(self) -> None:
+        if not (self.prefill or self.decode or self.colocated):
+            raise ConfigError("no instances: give --prefill and --decode, or --worker-urls")
+        if self.prefill and not self.decode:
+            raise ConfigError(
+                "--prefill without --decode: a prefill instance needs at least one --decode URL"
+            )
+        if self.decode and not self.prefill:
+            raise ConfigError(
+                "--decode without --prefill: a decode instance needs at least one --prefill URL"
+            )
+
+    def _check_unique(self) -> None:
+        seen: set[str] = set()
+        for url in self.urls():
+            if url in seen:
+                raise ConfigError(f"{url} is given twice: an instance has one role and one entry")
+            seen.add(url)
+
+    def _check_numbers(self) -> None:
+        ports = [("--port", self.port), *(("bootstrap port", spec.bootstrap_port) for spec in self.prefill)]
+        for name, port in ports:
+            if port is not None and not 0 < port < 65536:
+                raise ConfigError(f"{name} {port}: a port is a number from 1 to 65535")
+        for name in type(self).__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not 0 < value < math.inf:
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be a number greater than 0")
+        for name, choices in (("policy", tuple(POLICIES)), ("log_level", LOG_LEVELS)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(choices)}")
+        if not self.health_check_endpoint.startswith("/"):
+            raise ConfigError(f"--health-check-endpoint {self.health_check_endpoint!r}: must begin with /")
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        bare = not (parts.path or parts.query or parts.fragment or parts.username)
+    except ValueError:
+        good = bare = False
+    if not (good and bare):
+        raise ConfigError(
+            f"{url!r} is not an instance's URL: give scheme, host and port, as in http://127.0.0.1:30001"
+        )

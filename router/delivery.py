@@ -1,0 +1,102 @@
+"""From an answer, or a failure, to the client's connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from router import sse
+from router.errors import JSON_HEADERS, Failure, error_body
+from router.leg import Answer
+
+logger = logging.getLogger(__name__)
+
+# aiohttp writes a whole response without a deadline: only what the connection's buffers take, or nearly.
+_SLICE = 1 << 20
+
+
+async def deliver(request: web.Request, answer: Answer, patience: float) -> web.StreamResponse:
+    """Send the answer; a stream that breaks off ends with an error event.
+
+    Raises ConnectionError if the client is gone, or has read nothing for `patience` seconds.
+    """
+    if answer.rest is None:
+        return await _whole(request, answer.status, answer.headers, answer.body, patience)
+    response = web.StreamResponse(status=answer.status, headers=answer.headers)
+    await response.prepare(request)
+    await _write(request, response, answer.body, patience)
+    last = answer.body
+    try:
+        async for chunk in answer.rest:
+            await _write(request, response, chunk, patience)
+            last = chunk
+    except Failure as failure:
+        logger.warning("a stream broke off: %s", failure)
+        mid_event = bool(last) and not sse.ends_event(last)
+        await _write(request, response, sse.closing(failure.body, mid_event=mid_event), patience)
+    await _write(request, response, None, patience)
+    return response
+
+
+async def _whole(
+    request: web.Request, status: int, headers: Mapping[str, str], body: bytes, patience: float
+) -> web.StreamResponse:
+    if len(body) <= _SLICE:
+        return web.Response(status=status, headers=headers, body=body)
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_length = len(body)
+    await response.prepare(request)
+    for start in range(0, len(body), _SLICE):
+        await _write(request, response, body[start : start + _SLICE], patience)
+    await _write(request, response, None, patience)
+    return response
+
+
+async def _write(
+    request: web.Request, response: web.StreamResponse, chunk: bytes | None, patience: float
+) -> None:
+    """None ends the response."""
+    try:
+        async with asyncio.timeout(patience):
+            await (response.write_eof() if chunk is None else response.write(chunk))
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionAbortedError(f"the client read nothing for {patience:g} s") from None
+
+
+def failures_as_json(patience: float) -> Middleware:
+    """What goes wrong before an answer has begun becomes JSON with an `error`, or an instance's own words."""
+
+    @web.middleware
+    async def answer_failures(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Failure as failure:
+            return await _whole(request, failure.status, failure.headers, failure.body, patience)
+        except web.HTTPException as refused:
+            return _explain(request, refused)
+        except ConnectionError:
+            raise
+        except Exception:
+            logger.exception("%s %s failed inside the router", request.method, request.path)
+            return _json_error(500, "the router failed on this request; its log says more", "router_error")
+
+    return answer_failures
+
+
+def _explain(request: web.Request, refused: web.HTTPException) -> web.Response:
+    if refused.status == HTTPStatus.NOT_FOUND:
+        return _json_error(404, f"{request.path} is not served here", "not_found")
+    if refused.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _json_error(405, f"{request.path} does not take {request.method}", "method_not_allowed")
+    return _json_error(refused.status, refused.text or refused.reason, "invalid_request_error")
+
+
+def _json_error(status: int, message: str, kind: str) -> web.Response:
+    return web.Response(status=status, headers=JSON_HEADERS, body=error_body(status, message, kind))

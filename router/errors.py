@@ -1,0 +1,78 @@
+"""What a client is told when its request fails.
+
+Failure                 a request's end, as an HTTP answer
+├── InstanceRefused     an instance's own answer, passed on as it came
+└── RouterError         the router's own: {"error": {"message", "type", "code"}}
+    ├── BadRequest      400
+    ├── ClientSilent    408
+    ├── PayloadTooLarge 413
+    ├── InstanceFailed  502  refused, reset, broken off; names the instance
+    ├── NoInstance      503  nobody healthy to ask
+    └── InstanceSilent  504  names the instance
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import orjson
+
+JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
+
+
+def error_body(status: int, message: str, kind: str) -> bytes:
+    return orjson.dumps({"error": {"message": message, "type": kind, "code": status}})
+
+
+class Failure(Exception):
+    """Ends a request with this status, these headers and this body."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class InstanceRefused(Failure):
+    pass
+
+
+class RouterError(Failure):
+    status_code = HTTPStatus.INTERNAL_SERVER_ERROR
+    kind = "router_error"
+
+    def __init__(self, message: str) -> None:
+        status = self.status_code.value
+        super().__init__(status, JSON_HEADERS, error_body(status, message, self.kind), message)
+
+
+class BadRequest(RouterError):
+    status_code = HTTPStatus.BAD_REQUEST
+    kind = "invalid_request_error"
+
+
+class ClientSilent(RouterError):
+    status_code = HTTPStatus.REQUEST_TIMEOUT
+    kind = "client_silent"
+
+
+class PayloadTooLarge(RouterError):
+    status_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    kind = "payload_too_large"
+
+
+class InstanceFailed(RouterError):
+    status_code = HTTPStatus.BAD_GATEWAY
+    kind = "instance_failed"
+
+
+class NoInstance(RouterError):
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "no_instance"
+
+
+class InstanceSilent(RouterError):
+    status_code = HTTPStatus.GATEWAY_TIMEOUT
+    kind = "instance_silent"

@@ -1,0 +1,111 @@
+"""From command line and environment to a RouterConfig."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from router.config import ConfigError, PrefillUrl, RouterConfig
+
+ENV_PREFIX = "MEMSERVE_ROUTER_"
+
+_DESCRIPTION = """\
+One HTTP endpoint for a group of SGLang instances: prefill/decode pairs, colocated servers, or both.
+
+  python -m router.launch_router --pd-disaggregation --prefill http://10.0.0.1:30001 8998 --decode http://10.0.0.2:30002
+  python -m router.launch_router --worker-urls http://10.0.0.1:30001 http://10.0.0.2:30001
+
+A setting is taken from its flag, else from the environment (MEMSERVE_ROUTER_PORT for --port, and so on), else
+from its default."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m router.launch_router",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    instances = parser.add_argument_group("instances")
+    instances.add_argument(
+        "--prefill", nargs="+", action="append", default=[], metavar=("URL", "BOOTSTRAP_PORT"),
+        help="a prefill instance and its --disaggregation-bootstrap-port ('none' or absent: the one that the "
+        "decode instance assumes); repeat for more",
+    )  # fmt: skip
+    instances.add_argument(
+        "--decode", nargs="+", action="append", default=[], metavar="URL", help="decode instances"
+    )
+    instances.add_argument("--worker-urls", nargs="*", default=[], metavar="URL", help="colocated instances")
+    instances.add_argument(
+        "--pd-disaggregation",
+        action="store_true",
+        help="insist on prefill/decode pairs (--prefill and --decode imply it)",
+    )
+    settings = parser.add_argument_group("settings")
+    for setting in _settings():
+        settings.add_argument(
+            _flag(setting.name),
+            type=type(setting.default),
+            choices=setting.metadata["choices"],
+            help=f"{setting.metadata['help']} (default: {setting.default})",
+        )
+    return parser
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RouterConfig:
+    """The configuration that flags, then environment, then defaults make.
+
+    Raises ConfigError for values that make no sense; exits with code 2 for flags that argparse refuses.
+    """
+    given = make_parser().parse_args(argv)
+    prefill = tuple(_prefill(values) for values in given.prefill)
+    decode = tuple(_trim(url) for urls in given.decode for url in urls)
+    if given.pd_disaggregation and not (prefill or decode):
+        raise ConfigError("--pd-disaggregation without instances: give --prefill URL PORT and --decode URL")
+    values: dict[str, Any] = {}
+    for setting in _settings():
+        value = getattr(given, setting.name)
+        value = _from_environment(setting, environ) if value is None else value
+        if value is not None:
+            values[setting.name] = value
+    colocated = tuple(_trim(url) for url in given.worker_urls)
+    return RouterConfig(prefill=prefill, decode=decode, colocated=colocated, **values)
+
+
+def _settings() -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(RouterConfig) if "help" in field.metadata]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _trim(url: str) -> str:
+    return url if url.endswith("//") else url.removesuffix("/")
+
+
+def _prefill(values: list[str]) -> PrefillUrl:
+    url, *rest = values
+    if len(rest) > 1:
+        raise ConfigError(
+            f"--prefill {' '.join(values)}: one URL and one bootstrap port at most; repeat the flag for more"
+        )
+    if not rest or rest[0].lower() == "none":
+        return PrefillUrl(_trim(url))
+    try:
+        return PrefillUrl(_trim(url), int(rest[0]))
+    except ValueError:
+        raise ConfigError(f"--prefill {url} {rest[0]}: the bootstrap port is a number, or none") from None
+
+
+def _from_environment(setting: dataclasses.Field[Any], environ: Mapping[str, str]) -> Any:
+    name = ENV_PREFIX + setting.name.upper()
+    if name not in environ:
+        return None
+    kind: Any = type(setting.default)
+    try:
+        return kind(environ[name])
+    except ValueError:
+        raise ConfigError(f"{name}={environ[name]!r}: expected {kind.__name__}") from None

@@ -1,0 +1,95 @@
+"""From a client's request to the instances that answer it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+from aiohttp import web
+
+from router import body, headers, rooms
+from router.config import RouterConfig
+from router.errors import BadRequest, InstanceRefused, NoInstance
+from router.instance import Instance
+from router.leg import Answer, Leg, Request
+from router.pair import Pairs
+from router.policies import Policy, Route
+from router.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+
+class Front:
+    """Chooses who serves a request, and runs it there."""
+
+    def __init__(
+        self, config: RouterConfig, registry: Registry, policy: Policy, session: aiohttp.ClientSession
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._policy = policy
+        self._session = session
+        self._pairs = Pairs()
+
+    async def close(self) -> None:
+        await self._pairs.close()
+
+    @asynccontextmanager
+    async def generate(self, request: web.Request, raw: bytes) -> AsyncIterator[Answer]:
+        """The answer to a generation request; leaving the block early aborts it. Raises Failure."""
+        parsed = body.parse(raw)
+        if parsed is None:
+            # SGLang refuses this, in its own words, before it does anything.
+            async with self.anyone(request, raw) as answer:
+                yield answer
+            return
+        fields, path = parsed.fields, request.path
+        route = self._route(rooms.unpairable(fields, path, self._config.max_batch_prompts))
+        if route.prefill is None:
+            raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, {})
+            async with self._single(route.decode, request, raw) as answer:
+                yield answer
+            return
+        room = rooms.bootstrap_fields(fields, route.prefill, path)
+        raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, room)
+        prefill, decode = (self._leg(one, request, raw) for one in (route.prefill, route.decode))
+        try:
+            async with self._pairs.run(prefill, decode) as answer:
+                yield answer
+        except InstanceRefused as refused:
+            refused.body = rooms.without_echo(refused.body, room)
+            raise
+
+    @asynccontextmanager
+    async def anyone(self, request: web.Request, raw: bytes = b"") -> AsyncIterator[Answer]:
+        """The answer of some healthy instance to the request as it came. Raises Failure."""
+        instance = self._registry.any_healthy()
+        if instance is None:
+            raise NoInstance(self._registry.unservable() or "no healthy instance")
+        async with self._single(instance, request, raw) as answer:
+            yield answer
+
+    def _route(self, unpairable: str | None) -> Route:
+        route = self._policy.route(self._registry, colocated_only=unpairable is not None)
+        if route is not None:
+            return route
+        if reason := self._registry.unservable():
+            raise NoInstance(reason)
+        raise BadRequest(unpairable or "no instance takes this request")
+
+    @asynccontextmanager
+    async def _single(self, instance: Instance, request: web.Request, raw: bytes) -> AsyncIterator[Answer]:
+        leg = self._leg(instance, request, raw)
+        try:
+            yield await leg.answer()
+        finally:
+            leg.close()
+
+    def _leg(self, instance: Instance, request: web.Request, raw: bytes) -> Leg:
+        forwarded = headers.to_instance(request.headers)
+        if raw:
+            forwarded["Content-Length"] = str(len(raw))
+        sent = Request(request.method, request.path_qs, forwarded, raw)
+        return Leg(self._session, instance, sent, self._config)

@@ -1,0 +1,32 @@
+"""Which headers travel end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from multidict import CIMultiDict
+
+_PER_CONNECTION = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
+    "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+# aiohttp has undone the content encoding, and SGLang can be told to take bootstrap fields from headers.
+_NOT_FORWARDED = _PER_CONNECTION | {"host", "content-length", "content-encoding", "expect"}
+_OVERRIDES = "x-override-bootstrap-"
+_NOT_RETURNED = _PER_CONNECTION | {"content-length", "date", "server"}
+
+
+def to_instance(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    dropped = _NOT_FORWARDED | _named_by_connection(headers)
+    kept = ((name, value) for name, value in headers.items() if name.lower() not in dropped)
+    return CIMultiDict((name, value) for name, value in kept if not name.lower().startswith(_OVERRIDES))
+
+
+def to_client(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    dropped = _NOT_RETURNED | _named_by_connection(headers)
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
+
+
+def _named_by_connection(headers: Mapping[str, str]) -> set[str]:
+    lists = (value for name, value in headers.items() if name.lower() == "connection")
+    return {name.strip().lower() for value in lists for name in value.split(",")}

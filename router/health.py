@@ -1,0 +1,68 @@
+"""Keeps every instance's `healthy` true to life."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+
+from router.config import RouterConfig
+from router.instance import Instance
+from router.leg import AnswerTooLarge, read, trouble
+from router.registry import Registry
+
+_ANSWER_LIMIT = 1 << 20
+
+
+class HealthWatch:
+    """Probes each instance at an interval, and at once when a request found it broken.
+
+    An answer below 500 is life. A refused or reset connection is down at once; timeouts and answers from 500
+    on must repeat `health_failure_threshold` times, since a busy server may be slow to answer.
+    """
+
+    def __init__(self, registry: Registry, session: aiohttp.ClientSession, config: RouterConfig) -> None:
+        self._registry = registry
+        self._session = session
+        self._config = config
+        self._timeout = aiohttp.ClientTimeout(total=config.health_check_timeout_secs)
+        self._misses = dict.fromkeys(registry.instances, 0)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for instance in self._registry.instances:
+                group.create_task(self._watch(instance))
+
+    async def probe_all(self) -> None:
+        await asyncio.gather(*(self.probe(instance) for instance in self._registry.instances))
+
+    async def probe(self, instance: Instance) -> None:
+        instance.suspected.clear()
+        url = instance.url + self._config.health_check_endpoint
+        try:
+            async with self._session.get(url, timeout=self._timeout) as response:
+                await read(response, _ANSWER_LIMIT)
+        except TimeoutError:
+            self._miss(instance, f"no answer to {url} within {self._config.health_check_timeout_secs:g} s")
+        except (aiohttp.ClientError, OSError, AnswerTooLarge) as error:
+            instance.down(trouble(error))
+        else:
+            if response.status >= 500:
+                self._miss(instance, f"{url} answers {response.status}")
+            else:
+                self._misses[instance] = 0
+                instance.up()
+
+    def _miss(self, instance: Instance, reason: str) -> None:
+        self._misses[instance] += 1
+        if not instance.healthy or self._misses[instance] >= self._config.health_failure_threshold:
+            instance.down(reason)
+
+    async def _watch(self, instance: Instance) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._config.health_check_interval_secs):
+                    await instance.suspected.wait()
+            except TimeoutError:
+                pass
+            await self.probe(instance)

@@ -1,0 +1,67 @@
+"""`python -m router.launch_router`: serve until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from router.config import ConfigError, RouterConfig
+from router.flags import parse
+from router.server import CannotListen, serving
+
+logger = logging.getLogger("router.launch_router")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a signal, 1 for a crash or a taken address, 2 for a wrong configuration."""
+    try:
+        config = parse(sys.argv[1:] if argv is None else argv, os.environ)
+    except ConfigError as error:
+        print(f"router: {error}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        code: int = uvloop.run(serve(config))
+    except CannotListen as error:
+        print(f"router: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+async def serve(config: RouterConfig) -> int:
+    """Serve until SIGINT or SIGTERM (0), or a crash of the health checks (1). Raises CannotListen."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stopping(number: int) -> None:
+        # The next signal of either kind acts as if there were no handler: it ends the process.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+        logger.info("stopping on %s", signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping, number)
+    async with serving(config) as checks:
+        checks.add_done_callback(lambda _: stop.set())
+        logger.info("listening on http://%s:%d", config.host, config.port)
+        await stop.wait()
+        crashed = checks.done()
+    if crashed:
+        logger.error("stopped: health checks crashed; start the router again")
+    return int(crashed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""One request to one instance: opening it, reading its answer, breaking it off."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from router import headers, sse, upload
+from router.config import RouterConfig
+from router.errors import InstanceFailed, InstanceRefused, InstanceSilent
+from router.instance import Instance
+
+logger = logging.getLogger(__name__)
+
+
+class AnswerTooLarge(ValueError):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client gets: `body`, and then `rest` if it is a stream."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    rest: AsyncIterator[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an instance gets. `target` is path and query; `headers` give the body's length."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Leg:
+    """One instance's part in a request. Call `answer` or `drain`, once; then `close`.
+
+    Closing before the answer's end drops the connection, and SGLang aborts the request. A refused or broken
+    connection makes the instance suspect. Both calls raise InstanceRefused (an answer of 400 or more),
+    InstanceFailed (no connection, a broken one, too large an answer) and InstanceSilent.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, instance: Instance, request: Request, config: RouterConfig
+    ) -> None:
+        self.instance = instance
+        self.finished = False
+        self._session = session
+        self._request = request
+        self._limit = config.max_payload_size
+        self._patience = config.request_timeout_secs
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=config.connect_timeout_secs, sock_read=config.request_timeout_secs
+        )
+        self._response: aiohttp.ClientResponse | None = None
+        self._closed = False
+        instance.in_flight += 1
+
+    async def answer(self) -> Answer:
+        """The whole answer, or a stream from its first bytes on."""
+        with translated(self.instance):
+            response = await self._open()
+            reply = headers.to_client(response.headers)
+            if response.content_type != "text/event-stream":
+                return Answer(response.status, reply, await self._whole(response))
+            first = await response.content.readany()
+            return Answer(response.status, reply, first, self._rest(response))
+
+    async def drain(self) -> None:
+        """Read the answer to its end and forget it. A failure told inside a stream is an InstanceRefused."""
+        try:
+            with translated(self.instance):
+                response = await self._open()
+                events = sse.EventBuffer()
+                streamed = response.content_type == "text/event-stream"
+                async for chunk in response.content.iter_any():
+                    for event in events.feed(chunk) if streamed else ():
+                        if sse.is_failure(event):
+                            raise self._refusal(response, event + b"\n\n" + sse.DONE)
+                self.finished = True
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.instance.in_flight -= 1
+        if self._response is not None:
+            self._response.close()
+
+    async def _open(self) -> aiohttp.ClientResponse:
+        request = self._request
+        async with upload.bounded(request.body, self._patience) as data:
+            response = self._response = await self._session.request(
+                request.method,
+                self.instance.url + request.target,
+                data=data,
+                headers=request.headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+        if response.status >= 400:
+            raise self._refusal(response, await self._whole(response))
+        return response
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        body = await read(response, self._limit)
+        self.finished = True
+        return body
+
+    async def _rest(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        with translated(self.instance):
+            async for chunk in response.content.iter_any():
+                yield chunk
+            self.finished = True
+
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> InstanceRefused:
+        message = f"{self.instance} answered {response.status}"
+        return InstanceRefused(response.status, headers.to_client(response.headers), body, message)
+
+
+async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body. Raises AnswerTooLarge past `limit` bytes."""
+    chunks, size = [], 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            response.close()
+            raise AnswerTooLarge(f"the answer is larger than {limit} bytes")
+    return b"".join(chunks)
+
+
+@contextmanager
+def translated(instance: Instance) -> Iterator[None]:
+    """Network trouble in the block becomes InstanceFailed or InstanceSilent, and the instance a suspect."""
+    try:
+        yield
+    except aiohttp.SocketTimeoutError:
+        raise InstanceSilent(f"{instance} went silent during the request") from None
+    except AnswerTooLarge as error:
+        raise InstanceFailed(f"{instance}: {error} (--max-payload-size)") from None
+    except (aiohttp.ClientError, OSError) as error:
+        instance.suspect(trouble(error))
+        raise InstanceFailed(f"{instance} cannot be reached or broke off: {trouble(error)}") from error
+
+
+def trouble(error: Exception) -> str:
+    """A network error in few words."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        return os.strerror(error.os_error.errno).lower()
+    return str(error) or type(error).__name__

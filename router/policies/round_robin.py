@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from router.instance import Instance, Role
+from router.policies.base import Route
+
+if TYPE_CHECKING:
+    from router.registry import Registry
+
+
+class RoundRobin:
+    """Turns for everybody who is healthy.
+
+    Prefill and decode instances rotate apart from each other. As many pairs as can work side by
+    side (the smaller of the two numbers) take turns with the colocated instances.
+    """
+
+    def __init__(self) -> None:
+        self._turns: Counter[str] = Counter()
+
+    def route(self, registry: Registry, *, colocated_only: bool = False) -> Route | None:
+        prefill, decode = registry.healthy(Role.PREFILL), registry.healthy(Role.DECODE)
+        pairs = 0 if colocated_only else min(len(prefill), len(decode))
+        seats: list[Instance | None] = [*registry.healthy(Role.COLOCATED), *[None] * pairs]
+        if not seats:
+            return None
+        if colocated := self._next("seat", seats):
+            return Route(None, colocated)
+        first, second = self._next("prefill", prefill), self._next("decode", decode)
+        assert second is not None
+        return Route(first, second)
+
+    def _next(self, rotation: str, waiting: Sequence[Instance | None]) -> Instance | None:
+        turn = self._turns[rotation]
+        self._turns[rotation] += 1
+        return waiting[turn % len(waiting)]

@@ -1,0 +1,74 @@
+"""What a request needs so that its prefill and its decode half find each other.
+
+A room names one request's KV transfer. SGLang takes it as int64 and treats 0 as a warm-up's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from router.instance import Instance
+
+BOOTSTRAP_PREFIX = "bootstrap_"
+
+
+def new_rooms(count: int) -> list[int]:
+    drawn = memoryview(secrets.token_bytes(8 * count)).cast("Q")
+    return [(number >> 1) or 1 for number in drawn]
+
+
+def bootstrap_fields(fields: dict[str, Any], prefill: Instance, path: str) -> dict[str, Any]:
+    """What both halves of a request are told; a batch gets lists, one entry a prompt."""
+    host, port = prefill.bootstrap_host, prefill.bootstrap_port
+    size = batch_size(fields, path)
+    count = 1 if size is None else size
+    batch: dict[str, list[Any]] = {
+        "bootstrap_host": [host] * count,
+        "bootstrap_port": [port] * count,
+        "bootstrap_room": new_rooms(count),
+    }
+    return {name: values[0] for name, values in batch.items()} if size is None else batch
+
+
+def without_echo(refusal: bytes, room: dict[str, Any]) -> bytes:
+    """SGLang's words on a body that it cannot read quote that body: the client must find its own there."""
+    echo = ", ".join(f"{name!r}: {value!r}" for name, value in room.items()).encode()
+    return refusal.replace(b", " + echo, b"").replace(echo + b", ", b"").replace(echo, b"")
+
+
+def batch_size(fields: dict[str, Any], path: str) -> int | None:
+    """How many prompts a batch has; None if it is a single request."""
+    prompts = _prompts(fields, path)
+    if not isinstance(prompts, list) or not prompts:
+        return None
+    first = prompts[0]
+    embedding = isinstance(first, list) and bool(first) and isinstance(first[0], float)
+    return None if embedding or isinstance(first, int) else len(prompts)
+
+
+def unpairable(fields: dict[str, Any], path: str, limit: int) -> str | None:
+    """Why no prefill/decode pair can serve the request, or None. A pair takes `limit` prompts at most."""
+    # SGLang sends all samples of a prompt through one room, where they overwrite each other. It also turns
+    # "2" and 2.0 into 2: only what is surely one sample passes.
+    if (n := _samples(fields, path)) not in (None, 1, "1"):
+        return f"n={n!r:.40}: a prefill/decode pair gives one answer a prompt; send the prompt once for each"
+    size = batch_size(fields, path) or 0
+    if size > limit:
+        return f"{size} prompts in a batch: a prefill/decode pair takes {limit} (--max-batch-prompts)"
+    return None
+
+
+def _samples(fields: dict[str, Any], path: str) -> Any:
+    if path != "/generate":
+        return fields.get("n")
+    params = fields.get("sampling_params")
+    first = params[0] if isinstance(params, list) and params else params
+    return first.get("n") if isinstance(first, dict) else None
+
+
+def _prompts(fields: dict[str, Any], path: str) -> Any:
+    if path == "/generate":
+        named = (fields.get(name) for name in ("text", "input_ids", "input_embeds"))
+        return next((value for value in named if value is not None), None)
+    return fields.get("prompt") if path == "/v1/completions" else None

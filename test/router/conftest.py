@@ -1,0 +1,172 @@
+"""A router on real sockets, and mock SGLang instances that record what they get and fail when told to."""
+
+import asyncio
+import json
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from router.config import PrefillUrl, RouterConfig
+from router.server import serving
+
+SSE = [
+    b'data: {"text": "a"}\n\n',
+    b'data: {"text": ',
+    b'"ab"}\n\ndata: {"te',
+    b'xt": "abc"}\n\n',
+    b"data: [DONE]\n\n",
+]
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(20))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class MockInstance:
+    """Answers, or streams `chunks` if asked to stream.
+
+    `refusal` answers that instead (or what it makes of the body), `hold` waits for `release` before the
+    answer, `hold_after` after so many chunks, `die` drops every connection and the port. `deaf` reads no
+    body, `read_pause` pauses after each MiB of it, `refuses_unread` begins a 400 before it.
+    """
+
+    def __init__(self):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.answer = json.dumps({"text": "hello", "port": self.port}).encode()
+        self.chunks = list(SSE)
+        self.refusal = None
+        self.redirect = None
+        self.hold = False
+        self.hold_after = None
+        self.deaf = self.refuses_unread = False
+        self.read_pause = None
+        self.connections = set()
+        self.probe_status = 200
+        self.seen = []
+        self.arrived, self.aborted, self.release = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._runner = None
+
+    @property
+    def bodies(self):
+        return [json.loads(raw) for _, raw, _ in self.seen]
+
+    async def start(self):
+        app = web.Application(client_max_size=1 << 26)
+        app.add_routes(
+            [
+                web.get("/model_info", self._probe),
+                web.route("*", "/{path:.*}", self._serve),
+            ]
+        )
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+
+    async def die(self):
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            for connection in runner.server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await runner.cleanup()
+
+    async def _probe(self, _):
+        return web.json_response({"model_path": "mock", "port": self.port}, status=self.probe_status)
+
+    async def _serve(self, request):
+        self.connections.add(request.transport.get_extra_info("peername"))
+        if self.refuses_unread:
+            response = web.StreamResponse(status=400)
+            await response.prepare(request)
+            await request.read()
+            await response.write(b"unread")
+            return response
+        if self.deaf:
+            await self.release.wait()
+        if self.read_pause is not None:
+            async for _ in request.content.iter_chunked(1 << 20):
+                await asyncio.sleep(self.read_pause)
+            return web.Response(body=self.answer, content_type="application/json")
+        raw = await request.read()
+        self.seen.append((request.path_qs, raw, request.headers.copy()))
+        self.arrived.set()
+        try:
+            return await self._reply(request, raw)
+        except asyncio.CancelledError:
+            self.aborted.set()
+            raise
+
+    async def _reply(self, request, raw):
+        if self.hold and self.hold_after is None:
+            await self.release.wait()
+        if self.redirect:
+            raise web.HTTPTemporaryRedirect(self.redirect)
+        if self.refusal:
+            status, body = self.refusal(raw) if callable(self.refusal) else self.refusal
+            return web.Response(
+                status=status, body=body, content_type="application/json", headers={"X-From": "mock"}
+            )
+        if request.path == "/server_info":
+            return web.json_response({"port": self.port, "version": "mock"})
+        if b'"stream":true' not in raw.replace(b" ", b""):
+            return web.Response(body=self.answer, content_type="application/json")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        for number, chunk in enumerate(self.chunks):
+            if number == self.hold_after:
+                await self.release.wait()
+            await response.write(chunk)
+            await asyncio.sleep(0.001)
+        return response
+
+
+@pytest.fixture
+async def start():
+    """`await start(prefill=1, decode=1, colocated=0, **settings)`: a router with mocks behind it."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+
+        async def mocks(count):
+            made = [MockInstance() for _ in range(count)]
+            for mock in made:
+                await mock.start()
+                stack.push_async_callback(mock.die)
+            return made
+
+        async def start(prefill=0, decode=0, colocated=0, bootstrap_port=8998, **settings):
+            ps, ds, cs = await mocks(prefill), await mocks(decode), await mocks(colocated)
+            config = RouterConfig(
+                prefill=tuple(PrefillUrl(mock.url, bootstrap_port) for mock in ps),
+                decode=tuple(mock.url for mock in ds),
+                colocated=tuple(mock.url for mock in cs),
+                port=free_port(),
+                **{"health_check_interval_secs": 60, "shutdown_grace_period_secs": 0.5, **settings},
+            )
+            await stack.enter_async_context(serving(config))
+            url = f"http://{config.host}:{config.port}"
+            return SimpleNamespace(url=url, session=session, prefill=ps, decode=ds, colocated=cs)
+
+        yield start
+
+
+@pytest.fixture
+async def pd(start):
+    """One prefill and one decode instance: `pd.p`, `pd.d`."""
+    cluster = await start(prefill=1, decode=1)
+    cluster.p, cluster.d = cluster.prefill[0], cluster.decode[0]
+    return cluster

@@ -1,0 +1,144 @@
+"""The router as a process."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+@asynccontextmanager
+async def router_process(*argv):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "router.launch_router", *argv, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def listening(process):
+    lines = []
+    while not lines or b"listening on" not in lines[-1]:
+        lines.append(await process.stderr.readline())
+        assert lines[-1], b"".join(lines)
+    return b"".join(lines)
+
+
+@pytest.mark.parametrize("module", ["router.launch_router", "router.app"])
+def test_importing_it_brings_in_neither_torch_nor_an_engine(module):
+    code = f"import json, sys, {module}; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    loaded = json.loads(subprocess.check_output([sys.executable, "-c", code]))
+    assert "aiohttp" in loaded
+    assert not {"torch", "sglang", "sglang_memserve", "transformers"} & set(loaded)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_a_running_stream_end_and_exits_with_0(start, number):
+    cluster = await start(colocated=1)
+    mock = cluster.colocated[0]
+    mock.hold_after = 1
+    port = free_port()
+    async with (
+        router_process("--worker-urls", mock.url, "--port", port) as process,
+        aiohttp.ClientSession() as session,
+    ):
+        await listening(process)
+        async with session.post(f"http://127.0.0.1:{port}/generate", json={"stream": True}) as response:
+            got = await response.content.readany()
+            process.send_signal(number)
+            while b"stopping" not in await process.stderr.readline():
+                pass
+            await asyncio.sleep(0.3)
+            mock.release.set()
+            assert got + await response.read() == b"".join(mock.chunks)
+        assert await process.wait() == 0
+
+
+async def test_a_request_that_never_ends_does_not_keep_it_from_stopping(start):
+    cluster = await start(colocated=1)
+    mock = cluster.colocated[0]
+    mock.hold = True
+    port = free_port()
+    argv = ("--worker-urls", mock.url, "--port", port, "--shutdown-grace-period-secs", "0.2")
+    async with router_process(*argv) as process, aiohttp.ClientSession() as session:
+        await listening(process)
+        request = asyncio.create_task(session.post(f"http://127.0.0.1:{port}/generate", json={}))
+        await mock.arrived.wait()
+        process.terminate()
+        assert await process.wait() == 0
+        await mock.aborted.wait()
+        with pytest.raises(aiohttp.ClientError):
+            await request
+
+
+async def test_a_client_that_leaves_aborts_the_request_in_the_real_process_too(start):
+    cluster = await start(colocated=1)
+    mock = cluster.colocated[0]
+    mock.hold = True
+    port = free_port()
+    async with router_process("--worker-urls", mock.url, "--port", port) as process:
+        await listening(process)
+        request = asyncio.create_task(cluster.session.post(f"http://127.0.0.1:{port}/generate", json={}))
+        await mock.arrived.wait()
+        request.cancel()
+        await mock.aborted.wait()
+
+
+async def test_a_taken_port_is_named_and_the_exit_code_is_1(start):
+    cluster = await start(colocated=1)
+    port = cluster.url.rsplit(":", 1)[1]
+    async with router_process("--worker-urls", cluster.colocated[0].url, "--port", port) as process:
+        text = (await process.stderr.read()).decode()
+        assert await process.wait() == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in text
+    assert "Traceback" not in text
+
+
+async def test_a_crash_of_the_health_checks_ends_it_with_1(start):
+    cluster = await start(colocated=1)
+    code = (
+        "import sys\nfrom router import health, launch_router\n"
+        "async def crash(self, instance): raise RuntimeError('boom')\n"
+        "health.HealthWatch._watch = crash\n"
+        "sys.exit(launch_router.main())"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, "--worker-urls", cluster.colocated[0].url, "--port", free_port()),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        text = await process.stderr.read()
+        assert await process.wait() == 1
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert b"health checks" in text
+    assert b"boom" in text
+
+
+async def test_it_is_quiet_when_all_is_well(start):
+    cluster = await start(colocated=1)
+    port = free_port()
+    async with router_process("--worker-urls", cluster.colocated[0].url, "--port", port) as process:
+        await listening(process)
+        for _ in range(5):
+            async with cluster.session.post(f"http://127.0.0.1:{port}/generate", json={}) as response:
+                assert response.status == 200
+        process.terminate()
+        assert len((await process.stderr.read()).splitlines()) == 1

@@ -1,0 +1,46 @@
+"""What depends on the version of SGLang and has no seam of its own: the version gate and the closed enum."""
+
+import os
+from importlib.metadata import version
+from typing import Any
+
+TESTED_SGLANG = ("0.5.23",)
+OVERRIDE = "MEMSERVE_ALLOW_UNTESTED_SGLANG"
+BACKEND = "memserve"
+
+
+def untested_sglang() -> str | None:
+    """Why this SGLang cannot be served with, or None."""
+    installed = version("sglang")
+    if installed in TESTED_SGLANG or os.environ.get(OVERRIDE) == "1":
+        return None
+    return (
+        f"MemServe is tested with SGLang {', '.join(TESTED_SGLANG)}, found {installed}; "
+        f"install a tested one, or set {OVERRIDE}=1 at your own risk"
+    )
+
+
+def add_transfer_backend() -> None:
+    """Makes `--disaggregation-transfer-backend memserve` parse, and `TransferBackend("memserve")` valid.
+
+    The enum is closed, and replacing the class would leave modules that imported it with another one:
+    a member is added in place, and the existing ones keep their identity.
+    """
+    from sglang.srt.disaggregation.utils import TransferBackend
+    from sglang.srt.server_args import add_disagg_transfer_backend_choices
+
+    if BACKEND in TransferBackend._value2member_map_:
+        return
+    add_disagg_transfer_backend_choices([BACKEND])
+    member = object.__new__(TransferBackend)
+    name = BACKEND.upper()
+    member._name_, member._value_ = name, BACKEND
+    member._sort_order_ = len(TransferBackend._member_names_)
+    type.__setattr__(TransferBackend, name, member)
+    TransferBackend._member_map_[name] = member
+    TransferBackend._member_names_.append(name)
+    TransferBackend._value2member_map_[BACKEND] = member
+
+
+def is_our_backend(transfer_backend: Any) -> bool:
+    return bool(transfer_backend.value == BACKEND)

@@ -1,0 +1,22 @@
+"""SGLang on a host without a GPU, and without the CPU kernels that PyPI's sgl_kernel does not ship."""
+
+import torch
+from sglang.srt.platforms.cpu import CpuDeviceMixin
+from sglang.srt.platforms.device_mixin import PlatformEnum
+from sglang.srt.platforms.interface import SRTPlatform
+
+
+def activate() -> str | None:
+    """Entry point of `sglang.srt.platforms`: this platform, unless there is a GPU to serve on."""
+    return None if torch.cuda.is_available() else f"{__name__}.MemServeCpuPlatform"
+
+
+class MemServeCpuPlatform(CpuDeviceMixin, SRTPlatform):
+    # PlatformEnum.CPU would send SGLang down the paths that import sgl_kernel.
+    _enum = PlatformEnum.OOT
+
+    def get_default_attention_backend(self) -> str:
+        return "torch_native"
+
+    def is_pin_memory_available(self, device: object = None) -> bool:
+        return False

@@ -1,0 +1,120 @@
+"""The hooks that put MemServe into SGLang's processes, and the check that each took hold.
+
+SGLang only logs a hook whose target is gone, and the server comes up without it. Every process that is about
+to serve with MemServe therefore calls `require_applied` first.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sglang_memserve import compat
+
+Hook = Callable[..., Any]
+
+
+class HookSpec(NamedTuple):
+    target: str
+    kind: str
+    hook: Hook
+
+
+def specs() -> tuple[HookSpec, ...]:
+    return (
+        HookSpec("sglang.srt.arg_groups.validation_hook.check_server_args", "AFTER", refuse_unsupported),
+        HookSpec("sglang.srt.disaggregation.utils.get_kv_class", "AROUND", kv_class),
+        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue._init_kv_manager", "AFTER", attach_pool),
+        HookSpec(f"{_DECODE}.DecodePreallocQueue._init_kv_manager", "AFTER", attach_pool),
+        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", refuse_what_was_not_admitted),
+        HookSpec(f"{_SCHEDULER}.ingest_requests", "AROUND", tick),
+        HookSpec(f"{_SCHEDULER}.get_internal_state", "AFTER", add_counters),
+    )
+
+
+_PREFILL = "sglang.srt.disaggregation.prefill"
+_DECODE = "sglang.srt.disaggregation.decode"
+_SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+
+
+def register() -> None:
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    for spec in specs():
+        HookRegistry.register(spec.target, spec.hook, HookType[spec.kind])
+
+
+def require_applied() -> None:
+    """Raises RuntimeError with the names of the hooks that SGLang could not apply."""
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    missing = [spec.target for spec in specs() if spec.target not in HookRegistry._patched]
+    if missing:
+        raise RuntimeError(
+            f"MemServe cannot serve: SGLang has no {', no '.join(missing)} to hook into. "
+            f"Tested with SGLang {', '.join(compat.TESTED_SGLANG)}."
+        )
+
+
+def refuse_unsupported(result: object, server_args: Any) -> None:
+    from sglang_memserve import limits
+
+    if limits.serves_with_memserve(server_args):
+        require_applied()
+        limits.refuse_unsupported_args(server_args)
+
+
+def kv_class(original: Hook, transfer_backend: Any, class_type: Any) -> Any:
+    """Our classes for our backend. Health probes ask for FAKE on our servers too, and must get SGLang's."""
+    if not compat.is_our_backend(transfer_backend):
+        return original(transfer_backend, class_type)
+    require_applied()
+    from sglang.srt.disaggregation.base import KVArgs
+    from sglang.srt.disaggregation.common.conn import CommonKVBootstrapServer
+
+    from sglang_memserve.transfer.decode import MemServeKVReceiver
+    from sglang_memserve.transfer.manager import MemServeKVManager
+    from sglang_memserve.transfer.prefill import MemServeKVSender
+
+    return {
+        "KVARGS": KVArgs,
+        "MANAGER": MemServeKVManager,
+        "SENDER": MemServeKVSender,
+        "RECEIVER": MemServeKVReceiver,
+        "BOOTSTRAP_SERVER": CommonKVBootstrapServer,
+    }[class_type.name]
+
+
+def attach_pool(manager: Any, queue: Any) -> None:
+    from sglang_memserve.transfer.manager import MemServeKVManager
+
+    if isinstance(manager, MemServeKVManager):
+        manager.attach_pool(queue.token_to_kv_pool, getattr(queue.scheduler, "forward_stream", None))
+        queue.scheduler.memserve_manager = manager
+
+
+def refuse_what_was_not_admitted(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
+    """SGLang rejects a request at intake without a word to decode, which would wait for it."""
+    manager = getattr(queue.scheduler, "memserve_manager", None)
+    if manager is not None and req.disagg_kv_sender is None and req.bootstrap_room:
+        manager.prefill.refuse_room(req.bootstrap_room, "rejected by the prefill instance")
+
+
+def tick(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    """Once an iteration, before the scheduler takes in requests.
+
+    While requests wait for a peer and nothing computes, SGLang's loop spins on a whole core, at the cost of
+    the threads that would end the wait.
+    """
+    manager = getattr(scheduler, "memserve_manager", None)
+    if (
+        manager is not None
+        and scheduler.is_fully_idle(for_health_check=True)
+        and not scheduler.is_fully_idle()
+    ):
+        manager.wait_for_news()
+    return original(scheduler, *args, **kwargs)
+
+
+def add_counters(result: Any, scheduler: Any, *args: Any) -> None:
+    manager = getattr(scheduler, "memserve_manager", None)
+    if manager is not None:
+        result.internal_state["memserve"] = manager.counters()

@@ -1,0 +1,159 @@
+"""SGLang's server with MemServe's defaults: `python -m sglang_memserve.launch_server <SGLang's flags>`."""
+
+import ipaddress
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sglang_memserve.compat import BACKEND
+
+CPU_PLATFORM = "memserve_cpu"
+_CPU = (
+    "--device",
+    "cpu",
+    "--attention-backend",
+    "torch_native",
+    "--disable-cuda-graph",
+    "--disable-overlap-schedule",
+    "--sleep-on-idle",
+)
+_MAY_NAME_A_HUB_MODEL = (
+    "--tokenizer-path",
+    "--lora-paths",
+    "--speculative-draft-model-path",
+    "--speculative-draft-model",
+    "--speculative-token-map",
+    "--config",
+)
+
+
+def with_defaults(argv: list[str], *, cuda: bool) -> list[str]:
+    """`argv` with MemServe's defaults put before it, so that whatever the user gives wins.
+
+    A decode instance keeps its own radix cache unless `--disable-radix-cache` is given.
+    """
+    role = value_of(argv, "--disaggregation-mode")
+    defaults = ["--page-size", "16", "--enable-cache-report"]
+    if not cuda:
+        defaults += _CPU
+    if role in ("prefill", "decode"):
+        defaults += ["--disaggregation-transfer-backend", BACKEND]
+    if role == "decode":
+        defaults += _decode_cache(argv, cuda)
+    return defaults + argv
+
+
+def _decode_cache(argv: list[str], cuda: bool) -> list[str]:
+    if not given(argv, "--disable-radix-cache"):
+        return ["--disaggregation-decode-enable-radix-cache"]
+    # SGLang's own choice without a decode radix cache is a host pool that needs CUDA's copy kernels.
+    return [] if cuda else ["--disaggregation-decode-retraction-backup", "cpu_tensor"]
+
+
+def given(argv: list[str], *names: str) -> bool:
+    """Whether one of the flags is there, as `--flag value` or `--flag=value`."""
+    return any(arg in names or arg.split("=", 1)[0] in names for arg in argv)
+
+
+def value_of(argv: list[str], *names: str) -> str | None:
+    """The last value given for a flag of these names, or None."""
+    value = None
+    for i, arg in enumerate(argv):
+        flag, equals, rest = arg.partition("=")
+        if flag in names:
+            value = rest if equals else next(iter(argv[i + 1 :]), None)
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves until told to stop. Returns 1, with the reason on stderr, without a model or the plug-in."""
+    from sglang_memserve.model import ModelError
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        check_environment(os.environ)
+        if given(argv, "-h", "--help"):
+            print(f"{__doc__}\nWithout --model-path: the embedded model. SGLang's flags:\n", flush=True)
+        else:
+            argv = _with_model(argv)
+    except (ModelError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    _serve(argv)
+    return 0
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Raises OSError if a variable of SGLang's would leave MemServe's plug-in out without a word."""
+    platform = environ.get("SGLANG_PLATFORM")
+    if platform not in (None, "", CPU_PLATFORM):
+        raise OSError(f"SGLANG_PLATFORM={platform} switches MemServe's plug-in off: unset it")
+    plugins = environ.get("SGLANG_PLUGINS", "")
+    missing = {BACKEND, CPU_PLATFORM} - {name.strip() for name in plugins.split(",")}
+    if plugins and missing:
+        raise OSError(
+            f"SGLANG_PLUGINS={plugins} leaves out {' and '.join(sorted(missing))}: add that or unset it"
+        )
+
+
+def _with_model(argv: list[str]) -> list[str]:
+    """Names the model, and keeps SGLang off the network when that is all it needs and a local folder."""
+    from sglang_memserve.model import resolve_model
+    from sglang_memserve.model.embedded import EMBEDDED_NAME
+
+    name = value_of(argv, "--model-path", "--model")
+    if name is None and given(argv, "--config"):
+        return argv
+    path = resolve_model(name)
+    if Path(path).is_dir() and not given(argv, *_MAY_NAME_A_HUB_MODEL):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if name is None:
+        return ["--model-path", path, "--served-model-name", EMBEDDED_NAME, *argv]
+    return argv
+
+
+def _serve(argv: list[str]) -> None:
+    import torch
+    from sglang.launch_server import run_server
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.utils import kill_process_tree
+
+    argv = with_defaults(_expanded(argv), cuda=torch.cuda.is_available())
+    if _is_loopback(value_of(argv, "--host") or "127.0.0.1"):
+        # Otherwise SGLang tells its peers, and listens for them on, the address of a network interface.
+        os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")
+    # Where the plug-in looks, here and in the processes that SGLang spawns, for what it is asked to do.
+    sys.argv[1:] = argv
+    load_plugins()
+    server_args = prepare_server_args(argv)
+    try:
+        run_server(server_args)
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _expanded(argv: list[str]) -> list[str]:
+    """With a `--config` file written out as flags: SGLang itself would let our defaults override it."""
+    if not given(argv, "--config"):
+        return argv
+    import argparse
+
+    from sglang.srt.server_args import ServerArgs
+    from sglang.srt.utils.server_args_config_parser import ConfigArgumentMerger
+
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    return list(ConfigArgumentMerger(parser).merge_config_with_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""Entry point of `sglang.srt.plugins`. SGLang calls it in its main, scheduler and detokenizer processes."""
+
+import logging
+import sys
+
+from sglang_memserve import compat, hooks
+
+logger = logging.getLogger(__name__)
+
+
+def register() -> None:
+    """Adds the transfer backend to SGLang.
+
+    SGLang swallows what a plug-in raises. A stock server must not suffer from a plug-in that it does not use,
+    so an untested SGLang ends the process only when the command line asks for MemServe.
+    """
+    reason = compat.untested_sglang()
+    if reason is not None:
+        if compat.BACKEND in sys.argv:
+            raise SystemExit(f"error: {reason}")
+        logger.warning("%s", reason)
+        return
+    compat.add_transfer_backend()
+    hooks.register()

@@ -1,0 +1,70 @@
+"""What decode tells prefill on the common layer's control socket, and what comes with the last block."""
+
+from typing import Annotated
+
+import msgspec
+
+from mempool import wire
+from mempool.errors import FrameError
+from mempool.layout import BlockLayout
+from mempool.wire import Unsigned
+
+TAG = b"MEMSERVE1"
+MAX_BYTES = 64 * 1024
+
+Endpoint = Annotated[
+    str, msgspec.Meta(pattern=r"^tcp://(\[[0-9a-fA-F:.%]+\]|[0-9A-Za-z_.-]+):[0-9]{1,5}$", max_length=256)
+]
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True):
+    """Sent once to each prefill rank: a layout that does not fit is known before the first request."""
+
+    endpoint: Endpoint
+    layout: BlockLayout
+
+
+class Destination(msgspec.Struct, tag="destination", frozen=True):
+    """Where the KV of one room goes.
+
+    It repeats endpoint and layout, so that prefill keeps no registration that a restart of either side could
+    make stale. A dummy rank (MLA over unequal TP) is told about the room but sends nothing.
+    """
+
+    room: Unsigned
+    endpoint: Endpoint
+    layout: BlockLayout
+    ticket: Unsigned
+    decode_prefix_len: Unsigned
+    required_destinations: Annotated[int, msgspec.Meta(ge=1)]
+    is_dummy: bool
+
+
+class Handoff(msgspec.Struct, frozen=True):
+    """The cookie of a transfer: the request's row of each of SGLang's metadata buffers."""
+
+    prefill_rank: Unsigned
+    rows: list[bytes]
+
+
+_control = msgspec.msgpack.Decoder(Hello | Destination)
+_handoff = msgspec.msgpack.Decoder(Handoff)
+encode = msgspec.msgpack.Encoder().encode
+
+
+def frames(message: Hello | Destination) -> list[bytes]:
+    return [TAG, encode(message)]
+
+
+def decode_control(received: list[bytes]) -> Hello | Destination:
+    """Raises FrameError."""
+    if len(received) != 2 or received[0] != TAG or len(received[1]) > MAX_BYTES:
+        raise FrameError(f"{len(received)} frames beginning {received[0][:16]!r}: not a control message")
+    message: Hello | Destination = wire.decode(_control, received[1])
+    return message
+
+
+def decode_handoff(private: bytes) -> Handoff:
+    """Raises FrameError."""
+    handoff: Handoff = wire.decode(_handoff, private)
+    return handoff

@@ -1,0 +1,122 @@
+"""The decode side: names destinations, lands blocks, hands the request over to SGLang's queues."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sglang.srt.disaggregation.base.conn import KVPoll
+from sglang.srt.disaggregation.common.conn import CommonKVReceiver, KVTransferError
+from sglang.srt.disaggregation.common.utils import AuxDataCodec
+
+from mempool.errors import FrameError, TransferError
+from mempool.paged import PagedBuffers
+from mempool.transfer.receiver import BlockReceiver
+from sglang_memserve.transfer import control
+
+if TYPE_CHECKING:
+    from sglang_memserve.transfer.manager import MemServeKVManager
+
+
+class DecodeSide:
+    def __init__(self, manager: "MemServeKVManager", buffers: PagedBuffers, forward_stream: Any) -> None:
+        self._manager = manager
+        self._forward_stream = forward_stream if buffers.device.type == "cuda" else None
+        self._layout = buffers.layout
+        self._blocks = BlockReceiver(buffers, manager.local_ip)
+        # Scheduler thread only. Several where one decode rank hears from several prefill ranks.
+        self._tickets: dict[int, list[int]] = {}
+
+    def counters(self) -> dict[str, int]:
+        return {
+            "kv_bytes_received": self._blocks.bytes_received,
+            "bad_frames": self._blocks.bad_frames,
+            "open_transfers": self._blocks.expected,
+            "open_rooms": len(self._tickets),
+        }
+
+    def hello(self) -> list[bytes]:
+        return control.frames(control.Hello(self._blocks.endpoint, self._layout))
+
+    def destination(
+        self,
+        room: int,
+        kv_indices: npt.NDArray[np.int32],
+        aux_index: int | None,
+        decode_prefix_len: int,
+        required_destinations: int,
+        is_dummy: bool,
+    ) -> list[bytes]:
+        """Admits the room's blocks into the pages `kv_indices`; the message that asks prefill for them."""
+        ticket = 0 if is_dummy else self._admit(room, kv_indices, aux_index)
+        return control.frames(
+            control.Destination(
+                room=room,
+                endpoint=self._blocks.endpoint,
+                layout=self._layout,
+                ticket=ticket,
+                decode_prefix_len=decode_prefix_len,
+                required_destinations=required_destinations,
+                is_dummy=is_dummy,
+            )
+        )
+
+    def withdraw(self, room: int) -> None:
+        """SGLang frees the room's pages after this: not a byte may land in them any more."""
+        for ticket in self._tickets.pop(room, ()):
+            self._blocks.withdraw(ticket)
+
+    def _admit(self, room: int, kv_indices: npt.NDArray[np.int32], aux_index: int | None) -> int:
+        pages = torch.from_numpy(np.asarray(kv_indices, dtype=np.int64))
+        # A forward that was launched before its request ended may still write to pages given away since.
+        after = None if self._forward_stream is None else self._forward_stream.record_event()
+        ticket = self._blocks.expect(
+            pages, partial(self._landed, room, aux_index), partial(self._failed, room), after
+        )
+        self._tickets.setdefault(room, []).append(ticket)
+        return ticket
+
+    def _landed(self, room: int, aux_index: int | None, private: bytes) -> None:
+        handoff = control.decode_handoff(private)
+        args = self._manager.kv_args
+        if [len(row) for row in handoff.rows] != list(args.aux_item_lens):
+            raise FrameError(
+                f"metadata rows of {[len(row) for row in handoff.rows]} bytes, this instance has "
+                f"{list(args.aux_item_lens)}: start prefill and decode with the same flags"
+            )
+        if aux_index is not None:
+            for index, row in enumerate(handoff.rows):
+                AuxDataCodec.deserialize_data_to_buffer(args, index, aux_index, row)
+        # Last: the scheduler reads the rows once the status says that they are there.
+        self._manager.apply_prefill_status(
+            bootstrap_room=room, status=KVPoll.Success, prefill_rank=handoff.prefill_rank
+        )
+
+    def _failed(self, room: int, error: TransferError) -> None:
+        self._manager.apply_prefill_status(
+            bootstrap_room=room, status=KVPoll.Failed, prefill_rank=0, failure_reason=error.cause
+        )
+
+
+class MemServeKVReceiver(CommonKVReceiver):
+    def __init__(self, mgr: Any, bootstrap_addr: str, bootstrap_room: int) -> None:
+        # Two requests in one room would end each other's transfers, and SGLang's scheduler with them.
+        self._owns_room = bootstrap_room not in mgr.request_status
+        super().__init__(mgr, bootstrap_addr, bootstrap_room)
+        if not self._owns_room:
+            self.conclude_state = KVPoll.Failed
+
+    def clear(self) -> None:
+        if self._owns_room:
+            self.kv_mgr.decode.withdraw(self.bootstrap_room)
+            super().clear()
+
+    def abort(self) -> None:
+        if self._owns_room:
+            super().abort()
+
+    def failure_exception(self) -> NoReturn:
+        if self._owns_room:
+            super().failure_exception()
+        raise KVTransferError(self.bootstrap_room, "another request is in this room")

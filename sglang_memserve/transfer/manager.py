@@ -1,0 +1,114 @@
+"""The backend's manager: one in each scheduler process, on either side of the split."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sglang.srt.disaggregation.base.conn import KVPoll
+from sglang.srt.disaggregation.common.conn import CommonKVManager
+from sglang.srt.disaggregation.utils import DisaggregationMode
+
+from sglang_memserve import limits
+from sglang_memserve.kv_pool import paged_buffers
+from sglang_memserve.transfer.decode import DecodeSide
+from sglang_memserve.transfer.prefill import PrefillSide
+
+# Long enough to leave the core to the threads that end a wait, too short to be felt by a new request.
+_WAIT_SECONDS = 0.002
+
+
+class MemServeKVManager(CommonKVManager):
+    supports_deferred_decode_kv_release = False
+    reports_transfer_latency = True
+
+    def __init__(self, args: Any, disaggregation_mode: Any, server_args: Any, *rest: Any) -> None:
+        limits.refuse_unsupported_args(server_args)
+        # Before super(): the common layer's constructor may already change a room's status.
+        self._news = threading.Event()
+        self._status_lock = threading.Lock()
+        super().__init__(args, disaggregation_mode, server_args, *rest)
+        self.prefill: PrefillSide | None = None
+        self.decode: DecodeSide | None = None
+
+    def attach_pool(self, pool: Any, forward_stream: Any) -> None:
+        """Starts to serve; SGLang makes the manager without the tensors of the KV pool.
+
+        `forward_stream` is the scheduler's, on which the engine writes KV.
+        """
+        limits.refuse_unsupported_pool(pool, self.kv_args.state_types)
+        buffers = paged_buffers(pool)
+        limits.refuse_unknown_layout(buffers.layout, self.kv_args.kv_item_lens)
+        if self.disaggregation_mode == DisaggregationMode.PREFILL:
+            self.prefill = PrefillSide(self, buffers)
+        else:
+            self.decode = DecodeSide(self, buffers, forward_stream)
+            self._start_heartbeat_checker_thread()
+
+    def counters(self) -> dict[str, int]:
+        side = self.prefill or self.decode
+        return {} if side is None else side.counters()
+
+    def wait_for_news(self) -> None:
+        """Blocks until a room's status has changed, 2 ms at most."""
+        self._news.wait(_WAIT_SECONDS)
+        self._news.clear()
+
+    def update_status(self, bootstrap_room: int, status: Any) -> None:
+        # SGLang reads, compares and writes: two threads at once would lose the later status.
+        with self._status_lock:
+            super().update_status(bootstrap_room, status)
+        self._news.set()
+
+    # Prefill: SGLang's scheduler thread, which must never block here.
+
+    def add_transfer_request(
+        self,
+        bootstrap_room: int,
+        kv_indices: npt.NDArray[np.int32],
+        index_slice: slice,
+        is_last_chunk: bool,
+        aux_index: int | None = None,
+        state_indices: list[Any] | None = None,
+        num_kv_tokens: int | None = None,
+        *,
+        wait_event: Any = None,
+        indices_event: Any = None,
+        trace_ctx: Any = None,
+    ) -> None:
+        assert self.prefill is not None
+        if indices_event is not None:
+            indices_event.synchronize()
+        self.prefill.send(
+            bootstrap_room, kv_indices, index_slice, aux_index if is_last_chunk else None, wait_event
+        )
+
+    def send_kv_status_message(
+        self, *, targets: Any, bootstrap_room: int, status: Any, failure_reason: str | None = None
+    ) -> None:
+        """Failures go over the block channel, which never blocks; success is the last block's landing."""
+        if self.prefill is not None and status == KVPoll.Failed:
+            self.prefill.tell_failed(bootstrap_room, failure_reason or "KV transfer failed")
+
+    # Decode.
+
+    def build_receiver_registration_message(self) -> list[bytes]:
+        assert self.decode is not None
+        return self.decode.hello()
+
+    def build_receiver_metadata_message(
+        self,
+        *,
+        bootstrap_room: int,
+        required_dst_info_num: int,
+        kv_indices: npt.NDArray[np.int32],
+        aux_index: int | None,
+        state_indices: list[Any] | None,
+        decode_prefix_len: int | None,
+        is_dummy: bool,
+        device_kv_indices: npt.NDArray[np.int32] | None = None,
+    ) -> list[bytes]:
+        assert self.decode is not None
+        return self.decode.destination(
+            bootstrap_room, kv_indices, aux_index, decode_prefix_len or 0, required_dst_info_num, is_dummy
+        )

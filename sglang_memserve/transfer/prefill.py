@@ -1,0 +1,310 @@
+"""The prefill side: learns destinations, sends blocks, tells decode at once when a room has failed."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sglang.srt.disaggregation.base.conn import KVPoll
+from sglang.srt.disaggregation.common.conn import (
+    ABORT_TAG,
+    AbortNotification,
+    CommonKVSender,
+    KVTransferError,
+)
+from sglang.srt.disaggregation.common.utils import AuxDataCodec
+
+from mempool.errors import FrameError, LayoutMismatch, TransferError
+from mempool.paged import PagedBuffers
+from mempool.transfer.outgoing import OutgoingTransfer
+from mempool.transfer.sender import BlockSender
+from sglang_memserve.transfer import control
+from sglang_memserve.transfer.refused_rooms import RefusedRooms
+
+if TYPE_CHECKING:
+    from sglang_memserve.transfer.manager import MemServeKVManager
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 10.0
+_MAX_UNCLAIMED = 16384
+
+
+class RoomDestination:
+    """One decode rank's part in a room, in the shape in which the common layer reads it."""
+
+    dst_port = 0
+
+    def __init__(self, asked: control.Destination) -> None:
+        self.endpoint = asked.endpoint
+        self.is_dummy = asked.is_dummy
+        self.required_dst_info_num = asked.required_destinations
+        self.decode_prefix_len = asked.decode_prefix_len
+        self.transfer: OutgoingTransfer | None = None
+        self.done = asked.is_dummy
+
+
+class PrefillSide:
+    def __init__(self, manager: "MemServeKVManager", buffers: PagedBuffers) -> None:
+        self._manager = manager
+        self._layout = buffers.layout
+        self._device = buffers.device
+        self._blocks = BlockSender(buffers)
+        # Orders what decode's messages, ended transfers and the scheduler do to a room.
+        self.lock = threading.RLock()
+        self._open_rooms: set[int] = set()
+        self._refused = RefusedRooms(seconds=manager.bootstrap_timeout)
+        self._unclaimed: dict[int, float] = {}
+        self._bad_frames = 0
+        threading.Thread(target=self._listen, name="memserve-control", daemon=True).start()
+
+    def counters(self) -> dict[str, int]:
+        return {
+            "kv_bytes_sent": self._blocks.bytes_sent,
+            "bad_frames": self._bad_frames,
+            "open_rooms": len(self._manager.transfer_infos.keys() | self._open_rooms),
+        }
+
+    # The scheduler's thread.
+
+    def open_room(self, room: int) -> bool:
+        """False if another request is in the room."""
+        with self.lock:
+            if room in self._open_rooms:
+                return False
+            self._open_rooms.add(room)
+            self._unclaimed.pop(room, None)
+            reason = self._refused.reason(room)
+            if reason is not None:
+                self._manager.record_failure(room, reason)
+                self._manager.update_status(room, KVPoll.Failed)
+            return True
+
+    def close_room(self, room: int) -> str | None:
+        """Ends what has not ended, before SGLang frees the pages; returns the room's failure, if it had one.
+
+        A destination that comes after this is refused; without that decode would wait for its timeout.
+        """
+        with self.lock, self._manager.failure_lock:
+            self._open_rooms.discard(room)
+            failure: str | None = self._manager.failure_records.pop(room, None)
+            reason = failure or "the request ended on the prefill instance"
+            self.tell_failed(room, reason)
+            if room not in self._manager.transfer_infos:
+                self._refused.add(room, reason)
+            return failure
+
+    def refuse_room(self, room: int, reason: str) -> None:
+        """For a request that SGLang took in without a sender."""
+        with self.lock:
+            if room not in self._open_rooms:
+                self._forget(room, reason)
+
+    def send(
+        self,
+        room: int,
+        kv_indices: npt.NDArray[np.int32],
+        index_slice: slice,
+        aux_index: int | None,
+        wait_event: Any,
+    ) -> None:
+        """Queues pages for positions `index_slice` of the room's; `aux_index` is given with the last ones."""
+        destinations = self._manager.transfer_infos.get(room)
+        if not destinations or self._manager.request_status.get(room) in (None, KVPoll.Failed):
+            return
+        transfers = [d.transfer for d in destinations.values() if d.transfer is not None]
+        pages = torch.from_numpy(np.asarray(kv_indices, dtype=np.int64))
+        ready = self._ready(wait_event)
+        handoff = None if aux_index is None else self._handoff(aux_index)
+        for transfer in transfers:
+            if len(pages):
+                transfer.send(pages, index_slice.start, ready)
+            if handoff is not None:
+                transfer.finish(index_slice.stop, handoff)
+        if aux_index is not None and not transfers:
+            self._manager.update_status(room, KVPoll.Success)
+
+    def tell_failed(self, room: int, reason: str) -> None:
+        """Never blocks."""
+        for destination in list(self._manager.transfer_infos.get(room, {}).values()):
+            if destination.transfer is not None:
+                destination.transfer.fail(reason)
+
+    def _ready(self, wait_event: Any) -> Callable[[], bool] | None:
+        """Whether the KV is written and may be read. Nothing is asynchronous without CUDA."""
+        if self._device.type != "cuda":
+            return None if wait_event is None else wait_event.query
+        events = [torch.cuda.current_stream(self._device).record_event()]
+        if wait_event is not None:
+            events.append(wait_event)
+        return lambda: all(event.query() for event in events)
+
+    def _handoff(self, aux_index: int) -> bytes:
+        args = self._manager.kv_args
+        rows = [
+            AuxDataCodec.serialize_data_from_buffer(pointer + aux_index * size, size)
+            for pointer, size in zip(args.aux_data_ptrs, args.aux_item_lens, strict=True)
+        ]
+        return control.encode(control.Handoff(self._manager._prefill_unique_rank(), rows))
+
+    # The block channel's thread.
+
+    def _ended(self, room: int, destination: RoomDestination, error: TransferError | None) -> None:
+        with self.lock:
+            destinations = self._manager.transfer_infos.get(room, {})
+            if destination not in destinations.values():
+                return
+            destination.done = True
+            if error is not None:
+                self._manager.conclude_failure(bootstrap_room=room, failure_reason=str(error))
+            elif all(d.done for d in destinations.values()):
+                self._manager.conclude_transfer(bootstrap_room=room, status=KVPoll.Success, targets=[])
+
+    # The control thread.
+
+    def _listen(self) -> None:
+        socket = self._manager.server_socket
+        next_sweep = time.monotonic() + _SWEEP_SECONDS
+        while not socket.closed:
+            try:
+                if socket.poll(_SWEEP_SECONDS * 1000):
+                    self._handle(socket.recv_multipart())
+                if time.monotonic() > next_sweep:
+                    next_sweep = time.monotonic() + _SWEEP_SECONDS
+                    self._sweep()
+            except FrameError as error:
+                self._bad_frames += 1
+                logger.debug("dropped a control message: %s", error)
+            except Exception:
+                if not socket.closed:
+                    logger.exception("control message")
+
+    def _handle(self, frames: list[bytes]) -> None:
+        if frames[0] == ABORT_TAG:
+            aborted = AbortNotification.from_zmq(frames)
+            if aborted is not None:
+                self._aborted_by_decode(aborted.room)
+            return
+        message = control.decode_control(frames)
+        if isinstance(message, control.Hello):
+            try:
+                self._layout.require_same(message.layout)
+            except LayoutMismatch as error:
+                logger.error("refusing the decode instance at %s: %s", message.endpoint, error)
+        else:
+            self._asked(message)
+
+    def _aborted_by_decode(self, room: int) -> None:
+        with self.lock:
+            if room in self._open_rooms:
+                if self._manager.request_status.get(room) != KVPoll.Success:
+                    self._manager.conclude_failure(
+                        bootstrap_room=room, failure_reason="aborted by the decode instance"
+                    )
+            else:
+                self._forget(room, "aborted by the decode instance before the request came")
+
+    def _asked(self, asked: control.Destination) -> None:
+        destination = RoomDestination(asked)
+        # Opened under the lock: a transfer that ends at once must find its room.
+        with self.lock:
+            if not asked.is_dummy:
+                destination.transfer = self._blocks.open(
+                    asked.endpoint, asked.ticket, partial(self._ended, asked.room, destination)
+                )
+            reason = self._reason_to_refuse(asked)
+            if reason is None:
+                self._admit(asked, destination)
+            elif destination.transfer is not None:
+                destination.transfer.fail(reason)
+
+    def _reason_to_refuse(self, asked: control.Destination) -> str | None:
+        manager, room = self._manager, asked.room
+        reason = self._refused.reason(room)
+        if reason is not None:
+            return reason
+        if manager.request_status.get(room) not in (None, KVPoll.Bootstrapping):
+            return f"room {room} already has its destination"
+        if len(self._unclaimed) >= _MAX_UNCLAIMED:
+            return f"{_MAX_UNCLAIMED} destinations wait for requests that have not come"
+        try:
+            self._layout.require_same(asked.layout)
+        except LayoutMismatch as error:
+            if room in self._open_rooms:
+                manager.conclude_failure(bootstrap_room=room, failure_reason=str(error))
+            else:
+                self._refused.add(room, str(error))
+            return str(error)
+        return None
+
+    def _admit(self, asked: control.Destination, destination: RoomDestination) -> None:
+        manager, room = self._manager, asked.room
+        destinations = manager.transfer_infos.setdefault(room, {})
+        destinations[asked.endpoint] = destination
+        if room not in self._open_rooms:
+            self._unclaimed.setdefault(room, time.monotonic())
+        if len(destinations) >= asked.required_destinations:
+            manager.resolve_kv_replica_factor(destinations)
+            manager.req_to_decode_prefix_len[room] = asked.decode_prefix_len
+            manager.update_status(room, KVPoll.WaitingForInput)
+
+    def _sweep(self) -> None:
+        """Drops destinations whose request never came."""
+        limit = time.monotonic() - self._manager.bootstrap_timeout
+        with self.lock:
+            for room in [room for room, since in self._unclaimed.items() if since < limit]:
+                self._forget(room, "the request did not reach the prefill instance in time")
+
+    def _forget(self, room: int, reason: str) -> None:
+        self.tell_failed(room, reason)
+        self._unclaimed.pop(room, None)
+        self._manager.transfer_infos.pop(room, None)
+        self._manager.req_to_decode_prefix_len.pop(room, None)
+        self._manager.request_status.pop(room, None)
+        self._refused.add(room, reason)
+
+
+class MemServeKVSender(CommonKVSender):
+    """Ends in one way, `clear`; SGLang itself calls that on some of its ways to end a request only."""
+
+    def __init__(
+        self,
+        mgr: Any,
+        bootstrap_addr: str,
+        bootstrap_room: int,
+        req_has_disagg_prefill_dp_rank: bool = False,
+    ) -> None:
+        self._failure: str | None = None
+        super().__init__(mgr, bootstrap_addr, bootstrap_room, req_has_disagg_prefill_dp_rank)
+        self._owns_room = mgr.prefill.open_room(bootstrap_room)
+        if not self._owns_room:
+            self._failure = "another request is in this room"
+            self.conclude_state = KVPoll.Failed
+
+    def abort(self) -> None:
+        """SGLang's own leaves decode to its timeout, and often no call follows that would end the room."""
+        if self._owns_room:
+            super().abort()
+            self.clear()
+
+    def clear(self) -> None:
+        if self._owns_room:
+            self._owns_room = False
+            with self.kv_mgr.prefill.lock:
+                self._failure = self.kv_mgr.prefill.close_room(self.bootstrap_room)
+                super().clear()
+
+    def failure_exception(self) -> NoReturn:
+        self.conclude_state = KVPoll.Failed
+        self.clear()
+        self.trace_ctx.trace_req_finish()
+        raise KVTransferError(
+            self.bootstrap_room,
+            self._failure or "failed on another rank",
+            is_from_another_rank=self._failure is None,
+        )

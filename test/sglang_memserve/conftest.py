@@ -1,0 +1,71 @@
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sglang_memserve.cluster.spec import InstanceSpec
+
+FAKE_SERVER = Path(__file__).with_name("cluster") / "fake_server.py"
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    def pick() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return pick
+
+
+@pytest.fixture
+def fake_argv() -> Callable[..., list[str]]:
+    return lambda port, *flags: [sys.executable, str(FAKE_SERVER), "--port", str(port), *map(str, flags)]
+
+
+@dataclass(frozen=True)
+class FakeSpec(InstanceSpec):
+    """An instance that is started by any `command`."""
+
+    command: tuple[str, ...] = ()
+
+    def argv(self):
+        return list(self.command)
+
+
+@pytest.fixture
+def fake_spec():
+    return FakeSpec
+
+
+@pytest.fixture
+def survivors(tmp_path: Path) -> Iterator[Callable[[], list[int]]]:
+    """Living processes with this test's mark in their environment, whoever their parent is."""
+    mark = f"MEMSERVE_TEST_MARK={tmp_path}"
+
+    def find() -> list[int]:
+        return [p.pid for p in psutil.process_iter() if _alive(p) and mark in _environ(p)]
+
+    yield find
+    for pid in find():
+        os.kill(pid, signal.SIGKILL)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _environ(process: psutil.Process) -> str:
+    try:
+        return Path(f"/proc/{process.pid}/environ").read_text(errors="replace")
+    except OSError:
+        return ""

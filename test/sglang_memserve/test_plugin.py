@@ -1,0 +1,88 @@
+"""The plug-in in a process of its own: what it changes in SGLang lasts as long as the process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code, **environ):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ | environ
+    )
+
+
+LOADED = "from sglang.srt.plugins import load_plugins\nload_plugins()\n"
+
+
+def test_sglang_loads_the_backend_and_every_hook_takes_hold():
+    done = python(
+        LOADED + "from sglang.srt.disaggregation.utils import TransferBackend, KVClassType, get_kv_class\n"
+        "from sglang_memserve import hooks\n"
+        "hooks.require_applied()\n"
+        "ours, fake = TransferBackend('memserve'), TransferBackend.FAKE\n"
+        "assert ours is TransferBackend.MEMSERVE and ours in list(TransferBackend)\n"
+        "print(*(get_kv_class(ours, kind).__name__ for kind in KVClassType))\n"
+        "print(get_kv_class(fake, KVClassType.SENDER).__name__)\n"
+        "from sglang.srt.disaggregation import prefill\n"
+        "assert prefill.get_kv_class(ours, KVClassType.SENDER).__name__ == 'MemServeKVSender'\n"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == [
+        "KVArgs",
+        "MemServeKVManager",
+        "MemServeKVSender",
+        "MemServeKVReceiver",
+        "CommonKVBootstrapServer",
+        "FakeKVSender",
+    ]
+
+
+def test_a_hook_whose_target_is_gone_is_named():
+    done = python(
+        "import sglang.srt.disaggregation.decode as decode\n"
+        "del decode.DecodePreallocQueue._init_kv_manager\n"
+        + LOADED
+        + "from sglang.srt.disaggregation.utils import TransferBackend, KVClassType, get_kv_class\n"
+        "get_kv_class(TransferBackend('memserve'), KVClassType.MANAGER)\n"
+    )
+    assert done.returncode != 0
+    assert "DecodePreallocQueue._init_kv_manager to hook into" in done.stderr
+
+
+def test_a_server_that_is_not_served_ends_before_it_loads_anything():
+    flags = ["--disaggregation-mode", "prefill", "--tokenizer-worker-num", "2", "--pp-size", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sglang_memserve.launch_server", *flags],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "Unsupported" in done.stderr
+    assert "pipeline parallelism (--pp-size > 1)" in done.stderr
+    assert "several tokenizer workers (--tokenizer-worker-num > 1)" in done.stderr
+    assert "Load weight" not in done.stderr
+
+
+@pytest.mark.parametrize(("argv", "code"), [("'--disaggregation-transfer-backend', 'memserve'", 1), ("", 0)])
+def test_an_untested_sglang_is_refused_by_those_who_ask_for_memserve(argv, code):
+    done = python(
+        f"import sys; sys.argv += [{argv}]\n"
+        "from sglang_memserve import compat, plugin\n"
+        "compat.TESTED_SGLANG = ('0.0.1',)\n"
+        "plugin.register()\n"
+    )
+    assert done.returncode == code
+    assert "tested with SGLang 0.0.1" in done.stderr
+
+
+def test_an_untested_sglang_can_be_allowed():
+    done = python(
+        "from sglang_memserve import compat\n"
+        "compat.TESTED_SGLANG = ('0.0.1',)\n"
+        "print(compat.untested_sglang())",
+        MEMSERVE_ALLOW_UNTESTED_SGLANG="1",
+    )
+    assert done.stdout.strip() == "None", done.stderr

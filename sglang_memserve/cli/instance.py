@@ -1,0 +1,49 @@
+"""`memserve instance`: one SGLang server in this terminal."""
+
+import argparse
+import os
+from typing import Any
+
+from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.spec import InstanceSpec
+
+_PORT = 30001
+_BOOTSTRAP_PORT = 8998
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "instance",
+        help="one SGLang instance, in the foreground",
+        description="One SGLang instance, in the foreground. Flags of SGLang's own follow after `--`.",
+    )
+    parser.add_argument("--role", required=True, choices=("prefill", "decode", "colocated"))
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=_PORT, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--bootstrap-port",
+        type=int,
+        help=f"where decode instances find a prefill instance (default: {_BOOTSTRAP_PORT})",
+    )
+    parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
+    parser.set_defaults(command=run)
+
+
+def run(args: argparse.Namespace, extra: list[str]) -> int:
+    """Becomes the instance: does not return. Raises ClusterError for flags that do not go together."""
+    if args.role != "prefill" and args.bootstrap_port is not None:
+        raise ClusterError(
+            f"--bootstrap-port belongs to a prefill instance: leave it out for --role {args.role}"
+        )
+    bootstrap = args.bootstrap_port or _BOOTSTRAP_PORT
+    spec = InstanceSpec(
+        role=args.role,
+        index=0,
+        host=args.host,
+        port=args.port,
+        bootstrap_port=bootstrap if args.role == "prefill" else None,
+        model=args.model,
+        extra=tuple(extra),
+    )
+    command = spec.argv()
+    os.execve(command[0], command, {**os.environ, **spec.env()})

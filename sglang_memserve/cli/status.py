@@ -1,0 +1,65 @@
+"""`memserve status`: who serves, and how busy each is."""
+
+import argparse
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+
+from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.probe import ask, client, worker_list
+
+_COLUMNS = ("role", "url", "healthy", "running", "waiting", "tokens used", "tokens total")
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser("status", help="the instances behind a router", description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:30000", help="the router (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(command=run)
+
+
+def run(args: argparse.Namespace, passed_on: list[str]) -> int:
+    """Prints one row for each instance. Returns 1 if one of them is down."""
+    rows = asyncio.run(collect(args.url.rstrip("/")))
+    print(json.dumps(rows, indent=2) if args.json else table(rows))
+    return 0 if rows and all(row["healthy"] for row in rows) else 1
+
+
+async def collect(router: str) -> list[dict[str, Any]]:
+    """The rows, keyed by the table's columns; None for what an instance did not tell. Raises ClusterError."""
+    async with client() as session:
+        workers = worker_list(await ask(session, f"{router}/workers"))
+        return list(await asyncio.gather(*(_row(session, worker) for worker in workers)))
+
+
+async def _row(session: aiohttp.ClientSession, worker: dict[str, Any]) -> dict[str, Any]:
+    row = {"role": worker.get("role"), "url": worker["url"], "healthy": bool(worker.get("healthy"))}
+    try:
+        loads = (await ask(session, f"{worker['url'].rstrip('/')}/v1/loads?include=core"))["loads"]
+        totals = [
+            sum(load[key] for load in loads)
+            for key in ("num_running_reqs", "num_waiting_reqs", "num_used_tokens", "max_total_num_tokens")
+        ]
+    except (ClusterError, KeyError, TypeError):
+        totals = [None] * 4
+    return {**row, **dict(zip(_COLUMNS[3:], totals, strict=True))}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows under their headings, in columns as wide as they need to be."""
+    cells = [list(_COLUMNS), *([_cell(row[column]) for column in _COLUMNS] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "NO"
+        case int():
+            return f"{value:,}"
+    return str(value)

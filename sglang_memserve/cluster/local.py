@@ -1,0 +1,153 @@
+"""A cluster on this machine: instances and their router, as one thing to start, watch and stop."""
+
+import asyncio
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import aiohttp
+
+from sglang_memserve.cluster import child, probe
+from sglang_memserve.cluster.config import ClusterConfig
+from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.spec import InstanceSpec, router_argv, url_of
+from sglang_memserve.cluster.supervisor import Limits, Member, Report, Supervisor
+from sglang_memserve.model import ModelInfo
+
+_ROUTER = "router"
+_NOTICE_S = 30.0  # for the router to see that an instance is back
+_FIRST_REQUEST_S = 120.0
+
+
+async def read_model(name: str | None, timeout_s: float) -> ModelInfo:
+    """Makes the embedded model if that is meant, and reads what is to be known of it. Raises ClusterError.
+
+    In a process of its own: this may import torch, and ours is to stay small.
+    """
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "sglang_memserve.model",
+        "--json",
+        *(["--model", name] if name else []),
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-ISE", child.__file__, str(os.getpid())),
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), timeout_s)
+    except TimeoutError:
+        raise ClusterError(f"the model was not ready after {timeout_s:.0f} s (--start-timeout)") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        raise ClusterError("there is no model to serve")
+    return ModelInfo(**json.loads(out))
+
+
+class LocalCluster:
+    """The processes of `instances` and of a router in front of them. `session` stays the caller's."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        instances: Sequence[InstanceSpec],
+        session: aiohttp.ClientSession,
+        report: Report,
+        limits: Limits | None = None,
+    ) -> None:
+        self.url = url_of(config.host, config.port)
+        self._config = config
+        self._instances = {spec.name: spec for spec in instances}
+        self._session = session
+        self._members = [self._router(), *(self._member(spec) for spec in instances)]
+        self._supervisor = Supervisor(
+            self._members,
+            report,
+            limits=limits or Limits(start_s=config.start_timeout),
+            serves=self._serves,
+            settle=self._settle,
+        )
+
+    async def start(self) -> None:
+        """Returns when a real request has gone through every instance. Raises ClusterError."""
+        await self._supervisor.start(self._prove)
+
+    async def _prove(self) -> None:
+        for spec in self._instances.values():
+            if not await self._noticed(spec.url):
+                raise ClusterError(
+                    f"{spec.name} is ready, but the router does not see it after {_NOTICE_S:.0f} s"
+                )
+        for _ in range(_requests_to_reach_all(self._config)):
+            await probe.generate_once(self._session, self.url, _FIRST_REQUEST_S)
+
+    async def watch(self) -> None:
+        """Restarts what dies. Ends only with ClusterError, when nothing can serve any more."""
+        await self._supervisor.watch()
+
+    async def stop(self) -> None:
+        """Stops the router, then the instances. No process is left."""
+        await self._supervisor.stop()
+
+    def kill(self) -> None:
+        """Ends all processes at once."""
+        self._supervisor.kill()
+
+    def _router(self) -> Member:
+        config = self._config
+        return Member(
+            name=_ROUTER,
+            argv=router_argv(config.host, config.port, list(self._instances.values())),
+            env={"PYTHONUNBUFFERED": "1"},
+            log=config.logs / f"{_ROUTER}.log",
+            phase=partial(probe.router_phase, self._session, self.url),
+            # Its clients' requests end with it; SGLang would wait for them.
+            first_to_stop=True,
+        )
+
+    def _member(self, spec: InstanceSpec) -> Member:
+        log = self._config.logs / f"{spec.name}.log"
+        phase = partial(probe.instance_phase, self._session, spec.url, log)
+        return Member(name=spec.name, argv=spec.argv(), env=spec.env(), log=log, phase=phase)
+
+    def _serves(self) -> bool:
+        left = {member.name for member in self._members if not member.lost}
+        roles = {spec.role for name, spec in self._instances.items() if name in left}
+        return _ROUTER in left and ("colocated" in roles or {"prefill", "decode"} <= roles)
+
+    async def _settle(self, member: Member) -> str:
+        spec = self._instances.get(member.name)
+        if spec is None or await self._noticed(spec.url):
+            return "back"
+        return f"up again, but the router does not see it after {_NOTICE_S:.0f} s"
+
+    async def _noticed(self, url: str) -> bool:
+        deadline = time.monotonic() + _NOTICE_S
+        while time.monotonic() < deadline:
+            try:
+                if url in await probe.healthy_workers(self._session, self.url):
+                    return True
+            except ClusterError:
+                pass  # the router may be on its way back as well
+            await asyncio.sleep(0.2)
+        return False
+
+
+def _requests_to_reach_all(config: ClusterConfig) -> int:
+    """How many requests in turn meet each colocated instance and the pairs of prefill and decode instances.
+
+    The router seats as many pairs as the rarer role has instances, and rotates either role by itself.
+    """
+    pairs = min(config.prefill, config.decode)
+    rounds = math.lcm(config.prefill, config.decode) // pairs if pairs else 1
+    return rounds * (config.colocated + pairs)

@@ -1,0 +1,108 @@
+"""Questions to the servers of a cluster, over HTTP."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from sglang_memserve.cluster.errors import ClusterError
+
+_PROBE_S = 5.0
+_MAX_ANSWER = 16 * 1024 * 1024
+_NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+_LOADING = b"Load weight begin"
+
+
+def client() -> aiohttp.ClientSession:
+    """A session whose questions take at most a few seconds; to be closed by the caller."""
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PROBE_S), trust_env=False)
+
+
+async def answers(session: aiohttp.ClientSession, url: str) -> bool:
+    """Whether GET `url` gives 200 now."""
+    try:
+        async with session.get(url) as response:
+            return response.status == 200
+    except _NETWORK_ERRORS:
+        return False
+
+
+async def ask(session: aiohttp.ClientSession, url: str) -> Any:
+    """The JSON that GET `url` gives, at most 16 MiB. Raises ClusterError with URL and reason."""
+    try:
+        async with session.get(url) as response:
+            body = await _limited(response)
+            if response.status != 200:
+                raise ClusterError(f"{url} answers {response.status}: {body[:300].decode(errors='replace')}")
+    except _NETWORK_ERRORS as error:
+        raise ClusterError(f"{url} does not answer: {error or type(error).__name__}") from error
+    return _json(url, body)
+
+
+async def instance_phase(session: aiohttp.ClientSession, url: str, log: Path) -> str:
+    """How far an instance's start has come: starting, loading, warming up, ready."""
+    # Not /health: on a prefill or decode instance it runs a prompt through the engine.
+    if await answers(session, f"{url}/ready"):
+        return "ready"
+    if await answers(session, f"{url}/model_info"):
+        return "warming up"
+    return "loading" if await asyncio.to_thread(_contains, log, _LOADING) else "starting"
+
+
+async def router_phase(session: aiohttp.ClientSession, url: str) -> str:
+    """Whether a router has come up: starting or ready."""
+    return "ready" if await answers(session, f"{url}/workers") else "starting"
+
+
+async def generate_once(session: aiohttp.ClientSession, router: str, timeout_s: float) -> None:
+    """One small request through the router. Raises ClusterError, with the answer, unless text comes back."""
+    url = f"{router}/generate"
+    body = {"text": "One, two, three,", "sampling_params": {"max_new_tokens": 2, "temperature": 0}}
+    try:
+        async with session.post(url, json=body, timeout=aiohttp.ClientTimeout(total=timeout_s)) as response:
+            answer = await _limited(response)
+    except _NETWORK_ERRORS as error:
+        raise ClusterError(f"a request to {url} got no answer: {error or type(error).__name__}") from error
+    if response.status != 200 or "text" not in _json(url, answer):
+        raise ClusterError(f"a request to {url} failed with {response.status}: {answer[:500]!r}")
+
+
+async def healthy_workers(session: aiohttp.ClientSession, router: str) -> set[str]:
+    """URLs of the instances that the router sends requests to. Raises ClusterError."""
+    workers = await ask(session, f"{router}/workers")
+    return {worker["url"].rstrip("/") for worker in worker_list(workers) if worker.get("healthy")}
+
+
+def worker_list(answer: Any) -> list[dict[str, Any]]:
+    """The entries of what GET /workers gave. Raises ClusterError if it is something else."""
+    listed = answer.get("workers") if isinstance(answer, dict) else answer
+    if not isinstance(listed, list) or not all(
+        isinstance(w, dict) and isinstance(w.get("url"), str) for w in listed
+    ):
+        raise ClusterError(f"this is no router of MemServe's: GET /workers gave {str(answer)[:200]}")
+    return listed
+
+
+async def _limited(response: aiohttp.ClientResponse) -> bytes:
+    body = await response.content.read(_MAX_ANSWER + 1)
+    while len(body) <= _MAX_ANSWER and (more := await response.content.read(_MAX_ANSWER)):
+        body += more
+    if len(body) > _MAX_ANSWER:
+        raise ValueError(f"more than {_MAX_ANSWER} bytes")
+    return body
+
+
+def _json(url: str, body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except ValueError as error:
+        raise ClusterError(f"{url} gave no JSON: {body[:200]!r}") from error
+
+
+def _contains(log: Path, mark: bytes) -> bool:
+    try:
+        return mark in log.read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,108 @@
+"""This machine's cores, memory and GPUs, shared out to instances."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from sglang_memserve.cluster.errors import ClusterError
+
+PROCESS_BYTES = (
+    4_500_000_000  # what SGLang's three processes of one instance take, beside weights and KV of any size
+)
+MAX_POOL_TOKENS = 65_536  # more helps few on a CPU, and takes memory from everything else
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def threads_each(cores: int, instances: int) -> int:
+    """Threads for each instance: disjoint while there are cores enough, else one."""
+    return max(1, cores // instances)
+
+
+def pool_tokens(
+    available: int, instances: int, token_bytes: int, context: int, page: int, weight_bytes: int = 0
+) -> int:
+    """KV tokens for each instance out of `available` bytes of memory, in whole pages.
+
+    At most MAX_POOL_TOKENS, or one context if that is more. `weight_bytes` are those of the model's weights.
+
+    Raises ClusterError if not even one prompt of `context` tokens would fit.
+    """
+    room = available // instances - PROCESS_BYTES - weight_bytes
+    whole_context = -(-context // page) * page
+    tokens = min(room // token_bytes, max(MAX_POOL_TOKENS, whole_context)) // page * page
+    if tokens < context:
+        raise ClusterError(
+            f"not enough memory for {instances} instances: {available / 1e9:.1f} GB are free, each needs "
+            f"{PROCESS_BYTES / 1e9:.1f} GB for its processes, {weight_bytes / 1e9:.2f} GB for the weights "
+            f"and {context * token_bytes / 1e9:.2f} GB for the KV of one context of {context} tokens. "
+            "Start fewer, free memory, or set --max-total-tokens"
+        )
+    return tokens
+
+
+def available_cores(cgroup: Path = _CGROUP) -> int:
+    """Cores that this process may run on, at most a container's limit on CPU time, rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = map(int, (cgroup / "cpu.max").read_text().split())
+        return min(cores, -(-quota // period))
+    except (OSError, ValueError, ZeroDivisionError):
+        return cores  # "max" is no number: there is no limit
+
+
+def available_memory(cgroup: Path = _CGROUP) -> int:
+    """Bytes that can be taken without swapping, also under a container's limit."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text()) - _reclaimable(cgroup)
+        return min(free, max(0, limit - used))
+    except (OSError, ValueError):
+        return free
+
+
+def _reclaimable(cgroup: Path) -> int:
+    """Bytes of the page cache that counts as used, but that the kernel gives back when it is needed."""
+    try:
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+
+
+def visible_gpus() -> list[int]:
+    """NVIDIA GPUs by number, those of CUDA_VISIBLE_DEVICES if that is set. Empty without a driver."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shutil.which("nvidia-smi") is None or chosen == "":
+        return []
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    gpus = list(range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
+    if chosen is None:
+        return gpus
+    try:
+        return [int(gpu) for gpu in chosen.split(",")]
+    except ValueError:
+        raise ClusterError(
+            f"CUDA_VISIBLE_DEVICES={chosen}: give the GPUs by number, so that instances can share them out"
+        ) from None
+
+
+def gpus_each(gpus: list[int], instances: int, wanted: int) -> list[tuple[int, ...]]:
+    """`wanted` GPUs of its own for each instance, in turn; nothing on a host without GPUs.
+
+    Raises ClusterError if there are fewer than that.
+    """
+    if not gpus:
+        return [()] * instances
+    if instances * wanted > len(gpus):
+        raise ClusterError(
+            f"{instances} instances of {wanted} GPU(s) need {instances * wanted}, {len(gpus)} are visible: "
+            "start fewer"
+        )
+    return [tuple(gpus[i * wanted : (i + 1) * wanted]) for i in range(instances)]

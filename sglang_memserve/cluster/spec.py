@@ -1,0 +1,82 @@
+"""One SGLang instance or router: how it is called and where it listens."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["prefill", "decode", "colocated"]
+
+# -P: a folder of the same name where the user stands must not be imported instead.
+_PYTHON = (sys.executable, "-P", "-m")
+
+
+@dataclass(frozen=True)
+class InstanceSpec:
+    """An instance of `role`; `index` counts within the role. None leaves the choice to SGLang.
+
+    `threads` are OpenMP's, `max_total_tokens` is the KV pool's size in tokens, `gpus` are what CUDA may see,
+    and `extra` are flags of SGLang's that win over everything else.
+    """
+
+    role: Role
+    index: int
+    port: int
+    host: str = "127.0.0.1"
+    bootstrap_port: int | None = None
+    model: str | None = None
+    threads: int | None = None
+    max_total_tokens: int | None = None
+    gpus: tuple[int, ...] = ()
+    extra: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.index}"
+
+    @property
+    def url(self) -> str:
+        return url_of(self.host, self.port)
+
+    def argv(self) -> list[str]:
+        """The command that starts it."""
+        command = [*_PYTHON, "sglang_memserve.launch_server", "--host", self.host, "--port", str(self.port)]
+        if self.role != "colocated":
+            command += ["--disaggregation-mode", self.role]
+        for flag, value in (
+            ("--disaggregation-bootstrap-port", self.bootstrap_port),
+            ("--model-path", self.model),
+            ("--max-total-tokens", self.max_total_tokens),
+        ):
+            if value is not None:
+                command += [flag, str(value)]
+        return [*command, *self.extra]
+
+    def env(self) -> dict[str, str]:
+        """What its environment has beside ours."""
+        env = {"PYTHONUNBUFFERED": "1"}
+        if self.threads:
+            env["OMP_NUM_THREADS"] = str(self.threads)
+        if self.gpus:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
+        return env
+
+
+def router_argv(host: str, port: int, instances: Sequence[InstanceSpec]) -> list[str]:
+    """The command that starts a router in front of `instances`."""
+    command = [*_PYTHON, "router.launch_router", "--host", host, "--port", str(port)]
+    if any(spec.role != "colocated" for spec in instances):
+        command.append("--pd-disaggregation")
+    for spec in instances:
+        if spec.role == "prefill":
+            command += ["--prefill", spec.url, str(spec.bootstrap_port or "none")]
+        elif spec.role == "decode":
+            command += ["--decode", spec.url]
+    workers = [spec.url for spec in instances if spec.role == "colocated"]
+    return [*command, "--worker-urls", *workers] if workers else command
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a client on this machine reaches a server that listens on `host`."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{reachable}:{port}"

@@ -1,0 +1,66 @@
+import json
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+CHUNKS = ("The ", "answer.")
+
+
+class FakeRouter:
+    """Answers as the router does in front of one prefill and one decode instance."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict] = []
+        self.events: list[object] | None = None
+        self.status = 200
+        self.kv_bytes: int | None = 0
+        self.workers: object = {"workers": []}
+        self.load: object = {}
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/server_info", self.server_info)
+        app.router.add_get("/workers", lambda _: _json(self.workers))
+        app.router.add_get("/v1/loads", lambda _: _json(self.load))
+        return app
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(await request.json())
+        if self.status != 200:
+            return web.Response(status=self.status, text="no such thing")
+        if self.kv_bytes is not None:
+            self.kv_bytes += 1_500_000
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for event in self.events if self.events is not None else _answer():
+            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def server_info(self, _: web.Request) -> web.Response:
+        state = {} if self.kv_bytes is None else {"memserve": {"kv_bytes_received": self.kv_bytes}}
+        return await _json({"prefill": [{}], "decode": [{"internal_states": [state]}], "colocated": []})
+
+
+async def _json(body: object) -> web.Response:
+    return web.json_response(body)
+
+
+def _answer() -> list[dict]:
+    texts = [{"choices": [{"delta": {"content": text}}], "usage": None} for text in CHUNKS]
+    usage = {"prompt_tokens": 44, "prompt_tokens_details": {"cached_tokens": 32}}
+    return [
+        {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+        *texts,
+        {"choices": [], "usage": usage},
+    ]
+
+
+@pytest.fixture
+async def router():
+    fake = FakeRouter()
+    async with TestServer(fake.app()) as server:
+        fake.url = str(server.make_url("")).rstrip("/")
+        yield fake

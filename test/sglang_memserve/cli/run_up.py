@@ -1,0 +1,31 @@
+"""`memserve up` with the real router and a fake instance: run_up.py INSTANCE_PORT ROUTER_PORT LOG_DIR."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sglang_memserve.cli import up
+from sglang_memserve.cluster.config import ClusterConfig
+from sglang_memserve.cluster.spec import InstanceSpec
+from sglang_memserve.model import ModelInfo
+
+FAKE = Path(__file__).parents[1] / "cluster" / "fake_server.py"
+
+
+@dataclass(frozen=True)
+class FakeSpec(InstanceSpec):
+    def argv(self):
+        return [sys.executable, str(FAKE), "--port", str(self.port)]
+
+
+async def model(name, timeout_s):
+    return ModelInfo("tiny", 8192, 2)
+
+
+if __name__ == "__main__":
+    port, router, logs = sys.argv[1:]
+    up.read_model = model
+    up.plan_instances = lambda config, info: [FakeSpec("colocated", 0, int(port))]
+    config = ClusterConfig(colocated=1, port=int(router), log_dir=Path(logs), start_timeout=30)
+    sys.exit(asyncio.run(up._Up(config, chat=False, leave=False).run()))

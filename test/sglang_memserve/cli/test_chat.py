@@ -1,0 +1,50 @@
+import pytest
+
+from sglang_memserve.cli.chat import chat_turn, examples, run_chat
+from sglang_memserve.cluster import probe
+from sglang_memserve.cluster.errors import ClusterError
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+async def test_three_turns_each_with_what_was_said_before(router, capsys):
+    await run_chat(router.url)
+    roles = [[message["role"] for message in body["messages"]] for body in router.asked]
+    assert roles == [
+        ["user"],
+        ["user", "assistant", "user"],
+        ["user", "assistant", "user", "assistant", "user"],
+    ]
+    assert router.asked[-1]["messages"][1]["content"] == "The answer."
+    out = capsys.readouterr().out
+    assert out.count("The answer.") == 3
+    assert out.count("prompt 44 tokens, 32 cached") == 3
+    assert out.count("prefill to decode: 1.50 MB") == 3
+
+
+async def test_uncounted_bytes_are_not_made_up(router, capsys):
+    router.kv_bytes = None
+    await run_chat(router.url)
+    assert capsys.readouterr().out.count("prefill to decode: n/a") == 3
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [([{"error": {"message": "decode died"}}], "decode died"), ([{"choices": [{"delta": {}}]}], "no text")],
+)
+async def test_a_stream_without_an_answer_is_an_error(router, events, words):
+    router.events = events
+    async with probe.client() as session:
+        with pytest.raises(ClusterError, match=words):
+            await chat_turn(session, router.url, HI)
+
+
+async def test_a_refusal_is_shown(router):
+    router.status = 400
+    async with probe.client() as session:
+        with pytest.raises(ClusterError, match="400: no such thing"):
+            await chat_turn(session, router.url, HI)
+
+
+def test_the_examples_name_the_cluster():
+    assert examples("http://127.0.0.1:31000").count("http://127.0.0.1:31000") == 3

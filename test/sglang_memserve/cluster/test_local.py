@@ -1,0 +1,121 @@
+"""The real router in front of fake instances."""
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from sglang_memserve.cluster import probe
+from sglang_memserve.cluster.config import ClusterConfig
+from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.local import LocalCluster, read_model
+from sglang_memserve.cluster.supervisor import Limits
+
+LIMITS = Limits(start_s=30, stop_s=10, poll_s=0.05, restarts=2, backoff_s=0.05)
+
+
+@pytest.fixture
+async def cluster(tmp_path, fake_argv, fake_spec, free_port, monkeypatch):
+    monkeypatch.setenv("MEMSERVE_TEST_MARK", str(tmp_path))
+    lines = []
+    async with probe.client() as session:
+
+        def make(*roles, **counts):
+            specs = []
+            for i, role in enumerate(roles):
+                port = free_port()
+                requests = tmp_path / f"{role}-{i}.requests"
+                command = tuple(fake_argv(port, "--requests-log", requests))
+                bootstrap = free_port() if role == "prefill" else None
+                specs.append(fake_spec(role, i, port, bootstrap_port=bootstrap, command=command))
+            config = ClusterConfig(
+                **{role: roles.count(role) for role in ("prefill", "decode", "colocated")},
+                port=free_port(),
+                log_dir=tmp_path / "logs",
+            )
+            report = lambda name, what: lines.append(f"{name} {what}")  # noqa: E731
+            made = LocalCluster(config, specs, session, report, LIMITS)
+            made.session, made.lines = session, lines
+            return made
+
+        yield make
+
+
+async def test_it_serves_once_a_request_has_gone_through_each_instance(cluster, tmp_path, survivors):
+    one = cluster("prefill", "prefill", "decode", "colocated")
+    await one.start()
+    asked = sorted(path.stem for path in tmp_path.glob("*.requests"))
+    assert asked == ["colocated-3", "decode-2", "prefill-0", "prefill-1"]
+    assert len(await probe.healthy_workers(one.session, one.url)) == 4
+    await one.stop()
+    assert survivors() == []
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {
+        "router.log",
+        "prefill-0.log",
+        "prefill-1.log",
+        "decode-2.log",
+        "colocated-3.log",
+    }
+
+
+@pytest.mark.parametrize("victim", ["decode-1", "router"])
+async def test_after_a_kill_it_serves_again(cluster, victim, survivors):
+    one = cluster("prefill", "decode")
+    await one.start()
+    watching = asyncio.create_task(one.watch())
+    member = next(m for m in one._members if m.name == victim)
+    os.kill(member.process.pid, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while f"{victim} back" not in one.lines:
+            await asyncio.sleep(0.05)
+    await probe.generate_once(one.session, one.url, 20)
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+    await one.stop()
+    assert survivors() == []
+
+
+async def test_an_instance_that_refuses_requests_stops_the_start(cluster, monkeypatch, survivors):
+    one = cluster("colocated")
+
+    async def refused(*_):
+        raise ClusterError("refused")
+
+    monkeypatch.setattr(probe, "generate_once", refused)
+    with pytest.raises(ClusterError, match="refused"):
+        await one.start()
+    await one.stop()
+    assert survivors() == []
+
+
+async def test_a_death_is_told_before_the_router_misses_it(cluster, monkeypatch, survivors):
+    one = cluster("colocated")
+
+    async def healthy(*_):
+        with suppress(ProcessLookupError):
+            os.kill(one._members[1].process.pid, signal.SIGKILL)
+        return set()
+
+    monkeypatch.setattr(probe, "healthy_workers", healthy)
+    with pytest.raises(ClusterError, match="colocated-0 died before all was ready"):
+        await one.start()
+    await one.stop()
+    assert survivors() == []
+
+
+async def test_the_model_is_described_by_another_process(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"max_position_embeddings": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}'
+    )
+    model = await read_model(str(tmp_path), 60)
+    assert Path(model.path) == tmp_path
+    assert (model.context_length, model.kv_bytes_per_token) == (64, 2 * 2 * 4 * 8 * 2)
+
+
+async def test_a_model_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(ClusterError, match="no model"):
+        await read_model(str(tmp_path / "nothing"), 60)

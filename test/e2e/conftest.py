@@ -1,0 +1,179 @@
+"""Real servers: a stock SGLang to compare with, and clusters as a user starts them. One of each a session."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+START_SECONDS = 300
+STOCK = (
+    *("--device", "cpu", "--attention-backend", "torch_native", "--disable-cuda-graph"),
+    *("--disable-overlap-schedule", "--sleep-on-idle", "--page-size", "16", "--enable-cache-report"),
+    *("--max-total-tokens", "32768", "--enable-fp32-lm-head"),
+)
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Process:
+    """A server started by its own command, with its output in a file."""
+
+    def __init__(self, name, argv, folder, env=None):
+        self.log = folder / f"{name}.out"
+        with self.log.open("w") as out:
+            self.popen = subprocess.Popen(
+                argv, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (env or {}), cwd=folder
+            )
+
+    def wait_for(self, pattern, seconds, since=0):
+        """Until the output after `since` characters matches; returns the match."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = re.compile(pattern).search(self.log.read_text(errors="replace"), since)
+            if found:
+                return found
+            assert self.popen.poll() is None, f"{self.popen.args} ended:\n{self.tail()}"
+            time.sleep(0.2)
+        raise AssertionError(f"no {pattern!r} within {seconds} s:\n{self.tail()}")
+
+    def tail(self):
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(line[:300] for line in lines if "server_args=" not in line)[-4000:]
+
+    def stop(self):
+        """SIGTERM, as a service manager would; returns the exit code and the processes that are left."""
+        family = psutil.Process(self.popen.pid).children(recursive=True)
+        self.popen.send_signal(signal.SIGTERM)
+        code = self.popen.wait(60)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        for process in alive:
+            process.kill()
+        return code, alive
+
+
+class Cluster(Process):
+    def __init__(self, folder, *sizes, flags=()):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.logs = folder / "logs"
+        argv = [sys.executable, "-m", "sglang_memserve.cli.main", "up", *sizes]
+        argv += ["--port", str(self.port), "--log-dir", str(self.logs), "--max-total-tokens", "32768"]
+        super().__init__("up", [*argv, "--", "--enable-fp32-lm-head", *flags], folder)
+
+    def instance(self, role):
+        """The main process of the first instance of a role."""
+        for process in psutil.Process(self.popen.pid).children(recursive=True):
+            command = " ".join(process.cmdline())
+            if "launch_server" in command and f"--disaggregation-mode {role}" in command:
+                return process
+        raise AssertionError(f"no {role} instance in the cluster")
+
+    def kill(self, role):
+        """SIGKILL to all of an instance's processes at once; returns where the output ended before."""
+        seen = len(self.log.read_text(errors="replace"))
+        os.killpg(os.getpgid(self.instance(role).pid), signal.SIGKILL)
+        return seen
+
+
+@pytest.fixture(scope="session")
+def cluster_of(tmp_path_factory):
+    """Starts clusters; each is stopped at the end, leaves no process, and has logged no leak and no crash."""
+    running = []
+
+    def start(*sizes, flags=()):
+        cluster = Cluster(tmp_path_factory.mktemp("cluster"), *sizes, flags=flags)
+        running.append(cluster)
+        cluster.wait_for(r"serving on ", START_SECONDS)
+        return cluster
+
+    def stop(cluster):
+        running.remove(cluster)
+        code, alive = cluster.stop()
+        assert code == 0, cluster.tail()
+        assert not alive, f"left behind: {alive}"
+        for log in cluster.logs.glob("*.log"):
+            text = log.read_text(errors="replace")
+            assert "memory leak" not in text, log
+            assert "Traceback" not in text, f"{log}: {text[text.index('Traceback') :][:3000]}"
+
+    start.stop = stop
+    yield start
+    for cluster in list(running):
+        stop(cluster)
+
+
+@pytest.fixture(scope="session")
+def one_p_one_d(cluster_of):
+    return cluster_of("--prefill", "1", "--decode", "1")
+
+
+@pytest.fixture(scope="session")
+def from_stock(tmp_path_factory):
+    """What stock SGLang, colocated on the same platform, gives for a scenario, asked once."""
+    from sglang_memserve.model import resolve_model
+
+    folder = tmp_path_factory.mktemp("stock")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    argv = [sys.executable, "-m", "sglang.launch_server", "--model-path", resolve_model(None)]
+    argv += ["--served-model-name", EMBEDDED_NAME, "--host", "127.0.0.1", "--port", str(port), *STOCK]
+    env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+    server = Process("stock", argv, folder, env)
+    server.wait_for("fired up and ready", START_SECONDS)
+    answers = {}
+
+    def ask(name, scenario):
+        if name not in answers:
+            answers[name] = scenario(url)
+        return answers[name]
+
+    yield ask
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def post():
+    """post(url, path, body) gives (status, JSON or text); a body of bytes goes as it is."""
+
+    def send(url, path, body, seconds=120):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=seconds) as response:
+                return response.status, _parsed(response.read())
+        except urllib.error.HTTPError as error:
+            return error.code, _parsed(error.read())
+        except (OSError, http.client.HTTPException) as error:
+            return 0, repr(error)
+
+    return send
+
+
+def _parsed(raw):
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw.decode(errors="replace")
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of workloads beside the repository, where there is one."""
+    folder = Path(__file__).parents[3] / "shared"
+    return folder if folder.is_dir() else None

@@ -1,0 +1,107 @@
+"""Bad requests, clients that leave, and instances that die: an answer soon, and the next request works."""
+
+import json
+import random
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+TOO_LONG = list(range(1000, 10000))
+BAD = {
+    "malformed": ("/generate", b'{"text": "hello", '),
+    "malformed chat": ("/v1/chat/completions", b'{"messages": ['),
+    "not an object": ("/generate", b'["hello"]'),
+    "no prompt": ("/generate", {"sampling_params": {"max_new_tokens": 4}}),
+    "no messages": ("/v1/chat/completions", {"model": "SmolLM2-135M-Instruct"}),
+    "no completion prompt": ("/v1/completions", {"model": "SmolLM2-135M-Instruct"}),
+    "over the context": ("/generate", {"input_ids": TOO_LONG}),
+    "chat over the context": (
+        "/v1/chat/completions",
+        {"model": "SmolLM2-135M-Instruct", "messages": [{"role": "user", "content": "word " * 9000}]},
+    ),
+    "bad parameter": ("/generate", {"text": "hello", "sampling_params": {"temperature": -1}}),
+}
+DEADLINE_SECONDS = 15
+
+
+def works(post, url):
+    status, body = post(
+        url,
+        "/generate",
+        {"text": "The capital of France is", "sampling_params": {"temperature": 0, "max_new_tokens": 4}},
+    )
+    assert status == 200, body
+    assert "Paris" in body["text"]
+
+
+def long_request(output=64, tokens=3000):
+    """Nothing of it is cached, and its prefill takes seconds here."""
+    ids = [random.randrange(1000, 40000) for _ in range(tokens)]
+    return {"input_ids": ids, "sampling_params": {"temperature": 0, "max_new_tokens": output}}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_request_gets_what_stock_sglang_says(from_stock, one_p_one_d, post, name):
+    path, body = BAD[name]
+    expected = from_stock(f"bad: {name}", lambda stock: post(stock, path, body, 20))
+    assert expected[0] >= 400
+    assert post(one_p_one_d.url, path, body, 20) == expected
+    works(post, one_p_one_d.url)
+
+
+def get(url):
+    # An instance that is in the middle of a long prefill answers after it.
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return json.load(response)
+
+
+def loads(url):
+    """What each of the two instances holds beside its cache: requests, tokens, rooms and transfers."""
+    held = {}
+    for instances in get(f"{url}/server_info").values():
+        for info in instances:
+            (load,) = get(f"{info['url']}/v1/loads")["loads"]
+            numbers = ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")
+            held[info["url"]] = {key: load[key] for key in numbers}
+            held[info["url"]] |= {k: v for k, v in load["disaggregation"].items() if k.endswith("_reqs")}
+            counters = info["internal_states"][0]["memserve"]
+            held[info["url"]] |= {k: v for k, v in counters.items() if k.startswith("open_")}
+    assert len(held) == 2
+    return held
+
+
+def test_clients_that_leave_leave_nothing_behind(one_p_one_d, post):
+    with ThreadPoolExecutor(4) as pool:
+        impatient = [
+            pool.submit(post, one_p_one_d.url, "/generate", long_request(200, tokens), seconds)
+            for tokens, seconds in ((3000, 1), (2000, 2), (100, 2), (40, 3))
+        ]
+        assert all(future.result()[0] == 0 for future in impatient)
+    deadline = time.monotonic() + 60
+    while any(any(held.values()) for held in loads(one_p_one_d.url).values()):
+        assert time.monotonic() < deadline, loads(one_p_one_d.url)
+        time.sleep(0.5)
+    works(post, one_p_one_d.url)
+
+
+@pytest.mark.parametrize("role", ["decode", "prefill"])
+def test_a_killed_instance_ends_its_requests_and_comes_back(one_p_one_d, post, role):
+    cluster = one_p_one_d
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(post, cluster.url, "/generate", long_request()) for _ in range(3)]
+        time.sleep(2)
+        assert not any(future.done() for future in running)
+        seen = cluster.kill(role)
+        killed = time.monotonic()
+        for future in running:
+            status, body = future.result(DEADLINE_SECONDS)
+            assert status >= 500, body
+        assert time.monotonic() - killed < DEADLINE_SECONDS
+    status, body = post(cluster.url, "/generate", {"text": "hello"}, DEADLINE_SECONDS)
+    assert status >= 500, body
+    cluster.wait_for(rf"{role}-0 .*\bback\b", 240, since=seen)
+    works(post, cluster.url)

@@ -1,0 +1,105 @@
+"""The split answers as one stock server does, token by token, greedily."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+# Two tokens this close (nats) in the reference may swap when sums are done in another order or batch.
+TIE = 0.15
+MIN_EXACT = 0.8
+NEW_TOKENS = 24
+
+SHORT = (
+    "The capital of France is",
+    "Once upon a time",
+    "def fibonacci(n):",
+    "Q: What is 2 + 2?\nA:",
+    "1, 2, 3, 4,",
+    "Water boils at",
+    "import numpy as np\n",
+    "Dear Sir or Madam,",
+)
+
+
+def documents():
+    """Long English prose that every Python brings along."""
+    from pydoc_data.topics import topics
+
+    return [topics[name] for name in ("assignment", "exceptions", "numbers", "objects", "string-methods")]
+
+
+def prompts():
+    """Short ones, long ones, prompts that share a prefix, one asked twice, and lengths at page borders."""
+    assignment, exceptions, numbers, objects, methods = documents()
+    texts = list(SHORT)
+    texts += [objects[:900], methods[:1900], exceptions[:3000], objects[1000:6500]]
+    texts += [f"{assignment[:4000]}\n\nQuestion: {question}\nAnswer:" for question in SHORT[3:7]]
+    texts += [numbers[:1500], numbers[:1500]]
+    asked = [{"text": text} for text in texts]
+    return asked + [{"input_ids": list(range(5000, 5000 + n))} for n in (15, 16, 17, 112, 112, 113)]
+
+
+def answer(post, url, prompt):
+    status, body = post(
+        url,
+        "/generate",
+        prompt
+        | {
+            "sampling_params": {"temperature": 0, "max_new_tokens": NEW_TOKENS},
+            "return_logprob": True,
+            "top_logprobs_num": 2,
+        },
+        300,
+    )
+    assert status == 200, body
+    return body
+
+
+def difference(reference, candidate):
+    """None where equal; otherwise 'tie' or what differs."""
+    a, b = reference["output_ids"], candidate["output_ids"]
+    if a == b:
+        return None
+    where = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+    if where is None:
+        return f"lengths {len(a)} and {len(b)}"
+    first, second = reference["meta_info"]["output_top_logprobs"][where][:2]
+    if {a[where], b[where]} == {first[1], second[1]} and first[0] - second[0] <= TIE:
+        return "tie"
+    return f"token {where}: {a[where]} and {b[where]}, the reference's best are {first} and {second}"
+
+
+def check(from_stock, post, url, concurrency):
+    asked = prompts()
+    expected = from_stock("parity", lambda stock: [answer(post, stock, prompt) for prompt in asked])
+    with ThreadPoolExecutor(concurrency) as pool:
+        got = list(pool.map(lambda prompt: answer(post, url, prompt), asked))
+    found = [difference(e, g) for e, g in zip(expected, got, strict=True)]
+    wrong = [f"prompt {i}: {what}" for i, what in enumerate(found) if what not in (None, "tie")]
+    assert not wrong
+    exact = found.count(None) / len(found)
+    print(f"parity at concurrency {concurrency}: {found.count(None)} exact, {found.count('tie')} ties")
+    assert exact >= MIN_EXACT
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_one_prefill_and_one_decode(from_stock, one_p_one_d, post, concurrency):
+    check(from_stock, post, one_p_one_d.url, concurrency)
+
+
+def test_chunked_prefill(from_stock, cluster_of, post):
+    cluster = cluster_of("--prefill", "1", "--decode", "1", flags=("--chunked-prefill-size", "512"))
+    check(from_stock, post, cluster.url, 1)
+    check(from_stock, post, cluster.url, 8)
+    cluster_of.stop(cluster)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("flags", [(), ("--chunked-prefill-size", "512")], ids=["whole", "chunked"])
+def test_two_prefills_and_one_decode(from_stock, cluster_of, post, flags):
+    cluster = cluster_of("--prefill", "2", "--decode", "1", flags=flags)
+    check(from_stock, post, cluster.url, 1)
+    check(from_stock, post, cluster.url, 8)
+    cluster_of.stop(cluster)

@@ -1,4 +1,32 @@
+import itertools
+import random
+import socket
+
 import pytest
+
+# Below the ephemeral range, where an outgoing connection may take a port between the pick and its use.
+PORTS = range(10_000, 30_000)
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Picks ports that nobody uses, each once."""
+    start = random.randrange(len(PORTS))
+    ports = (PORTS[n % len(PORTS)] for n in itertools.count(start, 3))
+
+    def pick():
+        return next(port for port in ports if is_free(port))
+
+    return pick
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def pytest_addoption(parser):

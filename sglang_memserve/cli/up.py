@@ -18,7 +18,7 @@ from sglang_memserve.cluster.config import ClusterConfig, environment_defaults
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.local import LocalCluster, read_model
 from sglang_memserve.cluster.logs import claimed
-from sglang_memserve.cluster.plan import plan_instances, sizes_pool
+from sglang_memserve.cluster.plan import plan_instances, ports_for, sizes_pool
 from sglang_memserve.launch_server import given
 from sglang_memserve.model import ModelInfo
 
@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
         help="a cluster on this machine, with its router",
         description="Starts instances and a router on this machine, watches them, and stops them on Ctrl-C. "
         "Without --prefill, --decode or --colocated: one prefill and one decode instance. They listen on the "
-        "loopback, on ports counted up from the router's. Flags for SGLang follow after `--`.",
+        "loopback, on free ports counted up from the router's. Flags for SGLang follow after `--`.",
         epilog="Each of these can also be set as MEMSERVE_PREFILL, MEMSERVE_PORT and so on; a flag wins.",
     )
     flags = {
@@ -118,7 +118,8 @@ class _Up:
             try:
                 held.enter_context(claimed(config.logs, config.port))
                 session = await held.enter_async_context(probe.client())
-                instances = plan_instances(config, await self._model())
+                ports = held.enter_context(ports_for(config))
+                instances = plan_instances(config, await self._model(), ports)
                 self._cluster = LocalCluster(config, instances, session, self._say)
                 await self._serve(self._cluster)
             except ClusterError as error:

@@ -21,10 +21,15 @@ def _pool_given(config: ClusterConfig) -> bool:
     return bool(config.max_total_tokens or value_of(list(config.extra), "--max-total-tokens"))
 
 
-def plan_instances(config: ClusterConfig, model: ModelInfo | None) -> list[InstanceSpec]:
+def ports_for(config: ClusterConfig) -> PortPicker:
+    """Of the instances, counted up from the router's."""
+    return PortPicker(_HOST, config.port + 1)
+
+
+def plan_instances(config: ClusterConfig, model: ModelInfo | None, ports: PortPicker) -> list[InstanceSpec]:
     """The instances, each with its ports and its share of the machine. They listen on the loopback only.
 
-    `model` is not needed unless `sizes_pool`.
+    `model` is not needed unless `sizes_pool`. `ports` holds what the instances get, so it outlives them.
     Raises ClusterError if the router's port is taken, or memory, GPUs or ports do not suffice.
     """
     if not is_free(config.host, config.port):
@@ -36,7 +41,6 @@ def plan_instances(config: ClusterConfig, model: ModelInfo | None) -> list[Insta
     if model is not None and not gpus[0] and not _pool_given(config):
         tokens = _pool_tokens(config, model)
     threads = config.threads or share.threads_each(share.available_cores(), config.instances)
-    ports = PortPicker(_HOST, config.port + 1)
     return [
         InstanceSpec(
             role=role,

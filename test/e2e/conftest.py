@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,12 +22,6 @@ STOCK = (
     *("--max-total-tokens", "32768", "--enable-fp32-lm-head"),
 )
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Process:
@@ -58,8 +51,10 @@ class Process:
 
     def stop(self):
         """SIGTERM, as a service manager would; returns the exit code and the processes that are left."""
-        family = psutil.Process(self.popen.pid).children(recursive=True)
-        self.popen.send_signal(signal.SIGTERM)
+        family = []
+        if self.popen.poll() is None:
+            family = psutil.Process(self.popen.pid).children(recursive=True)
+            self.popen.send_signal(signal.SIGTERM)
         code = self.popen.wait(60)
         _, alive = psutil.wait_procs(family, timeout=5)
         for process in alive:
@@ -68,8 +63,8 @@ class Process:
 
 
 class Cluster(Process):
-    def __init__(self, folder, *sizes, flags=()):
-        self.port = free_port()
+    def __init__(self, folder, port, *sizes, flags=()):
+        self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self.logs = folder / "logs"
         argv = [sys.executable, "-m", "sglang_memserve.cli.main", "up", *sizes]
@@ -92,14 +87,18 @@ class Cluster(Process):
 
 
 @pytest.fixture(scope="session")
-def cluster_of(tmp_path_factory):
+def cluster_of(tmp_path_factory, free_port):
     """Starts clusters; each is stopped at the end, leaves no process, and has logged no leak and no crash."""
     running = []
 
     def start(*sizes, flags=()):
-        cluster = Cluster(tmp_path_factory.mktemp("cluster"), *sizes, flags=flags)
+        cluster = Cluster(tmp_path_factory.mktemp("cluster"), free_port(), *sizes, flags=flags)
+        try:
+            cluster.wait_for(r"serving on ", START_SECONDS)
+        except BaseException:
+            cluster.stop()
+            raise
         running.append(cluster)
-        cluster.wait_for(r"serving on ", START_SECONDS)
         return cluster
 
     def stop(cluster):
@@ -124,7 +123,7 @@ def one_p_one_d(cluster_of):
 
 
 @pytest.fixture(scope="session")
-def from_stock(tmp_path_factory):
+def from_stock(tmp_path_factory, free_port):
     """What stock SGLang, colocated on the same platform, gives for a scenario, asked once."""
     from sglang_memserve.model import resolve_model
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,12 +29,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(20))
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 class MockInstance:
     """Answers, or streams `chunks` if asked to stream.
 
@@ -44,8 +37,8 @@ class MockInstance:
     body, `read_pause` pauses after each MiB of it, `refuses_unread` begins a 400 before it.
     """
 
-    def __init__(self):
-        self.port = free_port()
+    def __init__(self, port):
+        self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self.answer = json.dumps({"text": "hello", "port": self.port}).encode()
         self.chunks = list(SSE)
@@ -136,13 +129,13 @@ class MockInstance:
 
 
 @pytest.fixture
-async def start():
+async def start(free_port):
     """`await start(prefill=1, decode=1, colocated=0, **settings)`: a router with mocks behind it."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
         async def mocks(count):
-            made = [MockInstance() for _ in range(count)]
+            made = [MockInstance(free_port()) for _ in range(count)]
             for mock in made:
                 await mock.start()
                 stack.push_async_callback(mock.die)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -12,10 +11,9 @@ import aiohttp
 import pytest
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
+@pytest.fixture
+def port(free_port):
+    return str(free_port())
 
 
 @asynccontextmanager
@@ -48,11 +46,10 @@ def test_importing_it_brings_in_neither_torch_nor_an_engine(module):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_lets_a_running_stream_end_and_exits_with_0(start, number):
+async def test_a_signal_lets_a_running_stream_end_and_exits_with_0(start, port, number):
     cluster = await start(colocated=1)
     mock = cluster.colocated[0]
     mock.hold_after = 1
-    port = free_port()
     async with (
         router_process("--worker-urls", mock.url, "--port", port) as process,
         aiohttp.ClientSession() as session,
@@ -69,11 +66,10 @@ async def test_a_signal_lets_a_running_stream_end_and_exits_with_0(start, number
         assert await process.wait() == 0
 
 
-async def test_a_request_that_never_ends_does_not_keep_it_from_stopping(start):
+async def test_a_request_that_never_ends_does_not_keep_it_from_stopping(start, port):
     cluster = await start(colocated=1)
     mock = cluster.colocated[0]
     mock.hold = True
-    port = free_port()
     argv = ("--worker-urls", mock.url, "--port", port, "--shutdown-grace-period-secs", "0.2")
     async with router_process(*argv) as process, aiohttp.ClientSession() as session:
         await listening(process)
@@ -86,11 +82,10 @@ async def test_a_request_that_never_ends_does_not_keep_it_from_stopping(start):
             await request
 
 
-async def test_a_client_that_leaves_aborts_the_request_in_the_real_process_too(start):
+async def test_a_client_that_leaves_aborts_the_request_in_the_real_process_too(start, port):
     cluster = await start(colocated=1)
     mock = cluster.colocated[0]
     mock.hold = True
-    port = free_port()
     async with router_process("--worker-urls", mock.url, "--port", port) as process:
         await listening(process)
         request = asyncio.create_task(cluster.session.post(f"http://127.0.0.1:{port}/generate", json={}))
@@ -109,7 +104,7 @@ async def test_a_taken_port_is_named_and_the_exit_code_is_1(start):
     assert "Traceback" not in text
 
 
-async def test_a_crash_of_the_health_checks_ends_it_with_1(start):
+async def test_a_crash_of_the_health_checks_ends_it_with_1(start, port):
     cluster = await start(colocated=1)
     code = (
         "import sys\nfrom router import health, launch_router\n"
@@ -118,7 +113,7 @@ async def test_a_crash_of_the_health_checks_ends_it_with_1(start):
         "sys.exit(launch_router.main())"
     )
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", code, "--worker-urls", cluster.colocated[0].url, "--port", free_port()),
+        *(sys.executable, "-c", code, "--worker-urls", cluster.colocated[0].url, "--port", port),
         stderr=asyncio.subprocess.PIPE,
     )
     try:
@@ -132,9 +127,8 @@ async def test_a_crash_of_the_health_checks_ends_it_with_1(start):
     assert b"boom" in text
 
 
-async def test_it_is_quiet_when_all_is_well(start):
+async def test_it_is_quiet_when_all_is_well(start, port):
     cluster = await start(colocated=1)
-    port = free_port()
     async with router_process("--worker-urls", cluster.colocated[0].url, "--port", port) as process:
         await listening(process)
         for _ in range(5):

@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,16 +11,6 @@ import pytest
 from sglang_memserve.cluster.spec import InstanceSpec
 
 FAKE_SERVER = Path(__file__).with_name("cluster") / "fake_server.py"
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    def pick() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
-
-    return pick
 
 
 @pytest.fixture

@@ -26,6 +26,6 @@ async def model(name, timeout_s):
 if __name__ == "__main__":
     port, router, logs = sys.argv[1:]
     up.read_model = model
-    up.plan_instances = lambda config, info: [FakeSpec("colocated", 0, int(port))]
+    up.plan_instances = lambda config, info, ports: [FakeSpec("colocated", 0, int(port))]
     config = ClusterConfig(colocated=1, port=int(router), log_dir=Path(logs), start_timeout=30)
     sys.exit(asyncio.run(up._Up(config, chat=False, leave=False).run()))

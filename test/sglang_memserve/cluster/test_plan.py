@@ -2,10 +2,10 @@ import socket
 
 import pytest
 
-from sglang_memserve.cluster import share
+from sglang_memserve.cluster import plan, share
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
-from sglang_memserve.cluster.plan import plan_instances, sizes_pool
+from sglang_memserve.cluster.plan import ports_for, sizes_pool
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.spec import router_argv, url_of
 from sglang_memserve.model import ModelInfo
@@ -19,6 +19,11 @@ def machine(monkeypatch):
     monkeypatch.setattr(share, "available_memory", lambda: 64 * GB)
     monkeypatch.setattr(share, "available_cores", lambda: 4)
     monkeypatch.setattr(share, "visible_gpus", lambda: [])
+
+
+def plan_instances(config, model):
+    with ports_for(config) as ports:
+        return plan.plan_instances(config, model, ports)
 
 
 def flag(argv, name):
@@ -62,6 +67,20 @@ def test_the_routers_port_must_be_free(free_port):
 def test_ports_run_out_with_a_word():
     with pytest.raises(ClusterError, match="no free port"):
         PortPicker("127.0.0.1", 65536).pick()
+
+
+def test_ports_stay_held_until_the_end(free_port):
+    """From outgoing connections, and from other clusters; but not from the server that they are for."""
+    first = free_port()
+    with PortPicker("127.0.0.1", first) as ports, PortPicker("127.0.0.1", first) as of_another_cluster:
+        mine, theirs = ports.pick(), of_another_cluster.pick()
+        assert mine != theirs
+        with socket.socket() as outgoing, pytest.raises(OSError, match="in use"):
+            outgoing.bind(("127.0.0.1", mine))
+        with socket.create_server(("127.0.0.1", mine)):
+            pass
+    with PortPicker("127.0.0.1", first) as ports:
+        assert ports.pick() == mine
 
 
 def test_instances_stay_on_the_loopback_when_the_router_does_not(free_port):

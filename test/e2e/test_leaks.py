@@ -1,0 +1,119 @@
+"""A day of impatient clients in two minutes: nothing stays behind but cache."""
+
+import asyncio
+import json
+import random
+import time
+import urllib.request
+import uuid
+
+import aiohttp
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+REQUESTS = 300
+AT_ONCE = 12
+GROWTH_BYTES = 64 << 20  # an allocator's slack; one leaked page of each request would be 110 MB
+
+
+class Crowd:
+    """Sends requests of many kinds; every fourth is given up at a random moment, by leaving or by its rid."""
+
+    def __init__(self, url, seed):
+        self.url = url
+        self.draw = random.Random(seed)
+        self.answered = self.given_up = 0
+
+    async def send_all(self, count):
+        gate = asyncio.Semaphore(AT_ONCE)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            await asyncio.gather(*(self._one(number, gate, session) for number in range(count)))
+
+    async def _one(self, number, gate, session):
+        body = self._body()
+        async with gate:
+            if number % 4:
+                assert await self._ask(session, body) == 200
+                self.answered += 1
+            elif number % 8:
+                await self._leave(session, body)
+            else:
+                await self._abort(session, body)
+
+    def _body(self):
+        ids = [self.draw.randrange(1000, 40000) for _ in range(self.draw.randrange(8, 200))]
+        params = {"temperature": 0, "max_new_tokens": self.draw.randrange(1, 24), "ignore_eos": True}
+        rid = uuid.UUID(int=self.draw.getrandbits(128)).hex
+        return {"input_ids": ids, "sampling_params": params, "rid": rid, "stream": self.draw.random() < 0.5}
+
+    async def _ask(self, session, body):
+        async with session.post(f"{self.url}/generate", json=body) as response:
+            await response.read()
+            return response.status
+
+    async def _leave(self, session, body):
+        body["sampling_params"]["max_new_tokens"] = 200
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(self._ask(session, body), self.draw.uniform(0.01, 3))
+        self.given_up += 1
+
+    async def _abort(self, session, body):
+        body["sampling_params"]["max_new_tokens"] = 200
+        running = asyncio.create_task(self._ask(session, body))
+        await asyncio.sleep(self.draw.uniform(0.01, 3))
+        async with session.post(f"{self.url}/abort_request", json={"rid": body["rid"]}) as response:
+            assert response.status == 200
+        await asyncio.wait_for(running, 60)
+        self.given_up += 1
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return json.load(response)
+
+
+def in_use(workers):
+    """What each instance holds beside its cache, where it is not 0."""
+    held = {}
+    for worker in workers:
+        (load,) = get(f"{worker['url']}/v1/loads")["loads"]
+        counts = {key: load[key] for key in ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")}
+        counts |= {k: v for k, v in load["disaggregation"].items() if k.endswith("_reqs")}
+        (state,) = get(f"{worker['url']}/server_info")["internal_states"]
+        counts |= {k: v for k, v in state["memserve"].items() if k.startswith("open_")}
+        held |= {f"{worker['role']} {key}": value for key, value in counts.items() if value}
+    return held
+
+
+def until_idle(url, seconds=60):
+    workers = get(f"{url}/workers")["workers"]
+    deadline = time.monotonic() + seconds
+    while held := in_use(workers):
+        assert time.monotonic() < deadline, held
+        time.sleep(0.5)
+    time.sleep(6)  # until connections that are kept alive have been closed
+    assert not any(worker["in_flight"] for worker in get(f"{url}/workers")["workers"])
+
+
+def footprint(cluster):
+    """File descriptors and private bytes of every process of the cluster, by pid."""
+    family = psutil.Process(cluster.popen.pid).children(recursive=True)
+    return {p.pid: (" ".join(p.cmdline())[:60], p.num_fds(), p.memory_full_info().uss) for p in family}
+
+
+def test_three_hundred_requests_leave_nothing_behind(one_p_one_d):
+    url = one_p_one_d.url
+    asyncio.run(Crowd(url, seed=1).send_all(REQUESTS // 5))
+    until_idle(url)
+    before = footprint(one_p_one_d)
+    crowd = Crowd(url, seed=2)
+    asyncio.run(crowd.send_all(REQUESTS))
+    assert (crowd.answered, crowd.given_up) == (REQUESTS * 3 // 4, REQUESTS // 4)
+    until_idle(url)
+    after = footprint(one_p_one_d)
+    assert before.keys() == after.keys()
+    for pid, (name, fds, private) in after.items():
+        assert fds <= before[pid][1], f"{name}: {before[pid][1]} file descriptors became {fds}"
+        assert private < before[pid][2] + GROWTH_BYTES, f"{name}: {before[pid][2]} bytes became {private}"

@@ -97,9 +97,13 @@ def test_chunked_prefill(from_stock, cluster_of, post):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("flags", [(), ("--chunked-prefill-size", "512")], ids=["whole", "chunked"])
-def test_two_prefills_and_one_decode(from_stock, cluster_of, post, flags):
-    cluster = cluster_of("--prefill", "2", "--decode", "1", flags=flags)
+@pytest.mark.parametrize(
+    ("prefill", "decode", "flags"),
+    [("2", "1", ()), ("2", "1", ("--chunked-prefill-size", "512")), ("1", "2", ())],
+    ids=["2P1D", "2P1D chunked", "1P2D"],
+)
+def test_more_instances(from_stock, cluster_of, post, prefill, decode, flags):
+    cluster = cluster_of("--prefill", prefill, "--decode", decode, flags=flags)
     check(from_stock, post, cluster.url, 1)
     check(from_stock, post, cluster.url, 8)
     cluster_of.stop(cluster)

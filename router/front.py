@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -19,6 +20,11 @@ from router.policies import Policy, Route
 from router.registry import Registry
 
 logger = logging.getLogger(__name__)
+
+_ONE_SAMPLE = (
+    "no prefill/decode pair here is known to keep the samples of a prompt apart (stock SGLang does not); "
+    "send the prompt once for each"
+)
 
 
 class Front:
@@ -46,7 +52,7 @@ class Front:
                 yield answer
             return
         fields, path = parsed.fields, request.path
-        route = self._route(rooms.unpairable(fields, path, self._config.max_batch_prompts))
+        route = self._route(fields, path)
         if route.prefill is None:
             raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, {})
             async with self._single(route.decode, request, raw) as answer:
@@ -71,13 +77,19 @@ class Front:
         async with self._single(instance, request, raw) as answer:
             yield answer
 
-    def _route(self, unpairable: str | None) -> Route:
-        route = self._policy.route(self._registry, colocated_only=unpairable is not None)
+    def _route(self, fields: dict[str, Any], path: str) -> Route:
+        registry, refusal = self._registry, None
+        if several := rooms.several_samples(fields, path):
+            registry = Registry(one for one in registry.instances if one.takes_samples)
+            refusal = f"n={several}: {_ONE_SAMPLE}"
+        if too_many := rooms.unpairable(fields, path, self._config.max_batch_prompts):
+            refusal = too_many
+        route = self._policy.route(registry, colocated_only=too_many is not None)
         if route is not None:
             return route
         if reason := self._registry.unservable():
             raise NoInstance(reason)
-        raise BadRequest(unpairable or "no instance takes this request")
+        raise BadRequest(refusal or "no instance takes this request")
 
     @asynccontextmanager
     async def _single(self, instance: Instance, request: web.Request, raw: bytes) -> AsyncIterator[Answer]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
+import orjson
 
 from router.config import RouterConfig
-from router.instance import Instance
+from router.instance import Instance, Role
 from router.leg import AnswerTooLarge, read, trouble
 from router.registry import Registry
 
@@ -52,6 +53,21 @@ class HealthWatch:
             else:
                 self._misses[instance] = 0
                 instance.up()
+                if instance.room_per_sample is None and instance.role is not Role.COLOCATED:
+                    await self._learn(instance)
+
+    async def _learn(self, instance: Instance) -> None:
+        """What a MemServe instance can beyond stock SGLang. One too busy to answer is asked again."""
+        try:
+            async with self._session.get(instance.url + "/server_info", timeout=self._timeout) as response:
+                info = orjson.loads(await read(response, _ANSWER_LIMIT))
+        except ValueError:
+            instance.room_per_sample = False
+        except (aiohttp.ClientError, OSError):
+            pass
+        else:
+            told = info.get("memserve") if isinstance(info, dict) else None
+            instance.room_per_sample = isinstance(told, dict) and told.get("room_per_sample") is True
 
     def _miss(self, instance: Instance, reason: str) -> None:
         self._misses[instance] += 1

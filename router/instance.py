@@ -31,6 +31,8 @@ class Instance:
         self.healthy = False
         self.trouble = _UNPROBED
         self.in_flight = 0
+        # Whether each sample of a prompt gets a room of its own there; None: not known yet.
+        self.room_per_sample: bool | None = None
         self.suspected = asyncio.Event()
 
     def __str__(self) -> str:
@@ -39,6 +41,11 @@ class Instance:
     @property
     def bootstrap_host(self) -> str:
         return urlsplit(self.url).hostname or ""
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether `n` may be more than one there."""
+        return self.role is Role.COLOCATED or self.room_per_sample is True
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -57,6 +64,8 @@ class Instance:
         if self.healthy or self.trouble is _UNPROBED:
             logger.warning("%s is down: %s", self, trouble)
         self.healthy, self.trouble = False, trouble
+        # What comes back at this address may be another server.
+        self.room_per_sample = None
 
     def suspect(self, trouble: str) -> None:
         """Take it out of the rotation, and have it probed at once rather than at the next interval."""

@@ -49,14 +49,16 @@ def batch_size(fields: dict[str, Any], path: str) -> int | None:
 
 def unpairable(fields: dict[str, Any], path: str, limit: int) -> str | None:
     """Why no prefill/decode pair can serve the request, or None. A pair takes `limit` prompts at most."""
-    # SGLang sends all samples of a prompt through one room, where they overwrite each other. It also turns
-    # "2" and 2.0 into 2: only what is surely one sample passes.
-    if (n := _samples(fields, path)) not in (None, 1, "1"):
-        return f"n={n!r:.40}: a prefill/decode pair gives one answer a prompt; send the prompt once for each"
     size = batch_size(fields, path) or 0
     if size > limit:
         return f"{size} prompts in a batch: a prefill/decode pair takes {limit} (--max-batch-prompts)"
     return None
+
+
+def several_samples(fields: dict[str, Any], path: str) -> str | None:
+    """The request's `n`, unless it is surely one. SGLang turns "2" and 2.0 into 2."""
+    n = _samples(fields, path)
+    return None if n in (None, 1, "1") else f"{n!r:.40}"
 
 
 def _samples(fields: dict[str, Any], path: str) -> Any:

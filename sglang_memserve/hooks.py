@@ -7,7 +7,7 @@ to serve with MemServe therefore calls `require_applied` first.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sglang_memserve import compat
+from sglang_memserve import compat, samples
 
 Hook = Callable[..., Any]
 
@@ -27,12 +27,16 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", refuse_what_was_not_admitted),
         HookSpec(f"{_SCHEDULER}.ingest_requests", "AROUND", tick),
         HookSpec(f"{_SCHEDULER}.get_internal_state", "AFTER", add_counters),
+        HookSpec(f"{_SCHEDULER}.get_init_info", "AFTER", advertise),
+        HookSpec(f"{_TOKENIZER}._handle_batch_request", "AROUND", samples.count_uses),
+        HookSpec(f"{_TOKENIZER}._send_one_request", "AROUND", samples.send_to_room),
     )
 
 
 _PREFILL = "sglang.srt.disaggregation.prefill"
 _DECODE = "sglang.srt.disaggregation.decode"
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+_TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
 
 def register() -> None:
@@ -118,3 +122,11 @@ def add_counters(result: Any, scheduler: Any, *args: Any) -> None:
     manager = getattr(scheduler, "memserve_manager", None)
     if manager is not None:
         result.internal_state["memserve"] = manager.counters()
+
+
+def advertise(result: dict[str, Any], scheduler: Any) -> None:
+    """In `/server_info`: what a router may send here and to no stock server."""
+    from sglang_memserve import limits
+
+    if limits.serves_with_memserve(scheduler.server_args):
+        result["memserve"] = {"room_per_sample": True}

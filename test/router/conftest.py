@@ -39,6 +39,7 @@ class MockInstance:
 
     def __init__(self, port):
         self.port = port
+        self.info = {"port": port, "version": "mock"}
         self.url = f"http://127.0.0.1:{self.port}"
         self.answer = json.dumps({"text": "hello", "port": self.port}).encode()
         self.chunks = list(SSE)
@@ -63,6 +64,7 @@ class MockInstance:
         app.add_routes(
             [
                 web.get("/model_info", self._probe),
+                web.get("/server_info", self._info),
                 web.route("*", "/{path:.*}", self._serve),
             ]
         )
@@ -80,6 +82,9 @@ class MockInstance:
 
     async def _probe(self, _):
         return web.json_response({"model_path": "mock", "port": self.port}, status=self.probe_status)
+
+    async def _info(self, _):
+        return web.json_response(self.info)
 
     async def _serve(self, request):
         self.connections.add(request.transport.get_extra_info("peername"))
@@ -114,8 +119,6 @@ class MockInstance:
             return web.Response(
                 status=status, body=body, content_type="application/json", headers={"X-From": "mock"}
             )
-        if request.path == "/server_info":
-            return web.json_response({"port": self.port, "version": "mock"})
         if b'"stream":true' not in raw.replace(b" ", b""):
             return web.Response(body=self.answer, content_type="application/json")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
@@ -134,15 +137,16 @@ async def start(free_port):
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
-        async def mocks(count):
+        async def mocks(count, info):
             made = [MockInstance(free_port()) for _ in range(count)]
             for mock in made:
+                mock.info |= info
                 await mock.start()
                 stack.push_async_callback(mock.die)
             return made
 
-        async def start(prefill=0, decode=0, colocated=0, bootstrap_port=8998, **settings):
-            ps, ds, cs = await mocks(prefill), await mocks(decode), await mocks(colocated)
+        async def start(prefill=0, decode=0, colocated=0, bootstrap_port=8998, info=(), **settings):
+            ps, ds, cs = [await mocks(count, dict(info)) for count in (prefill, decode, colocated)]
             config = RouterConfig(
                 prefill=tuple(PrefillUrl(mock.url, bootstrap_port) for mock in ps),
                 decode=tuple(mock.url for mock in ds),

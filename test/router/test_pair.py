@@ -232,6 +232,49 @@ async def test_several_answers_to_a_prompt_are_for_colocated_instances(start, pa
     assert len(mixed.colocated[0].seen) == 3
 
 
+SAMPLES = {"memserve": {"room_per_sample": True}}
+N = {"prompt": "a", "n": 2}
+
+
+async def test_several_answers_to_a_prompt_pass_to_a_pair_that_keeps_them_apart(start):
+    pair = await start(prefill=1, decode=1, info=SAMPLES)
+    assert await post(pair, N, "/v1/completions") == (200, pair.decode[0].answer)
+    (body,) = pair.prefill[0].bodies
+    assert pair.decode[0].bodies == [body]
+    assert (body["n"], type(body["bootstrap_room"])) == (2, int)
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_a_stock_server_in_the_place_of_ours_is_asked_anew(start, role):
+    pair = await start(prefill=1, decode=1, info=SAMPLES, health_check_interval_secs=0.05)
+    mock = getattr(pair, role)[0]
+    await mock.die()
+    while (await workers(pair))[mock.url]["healthy"]:
+        await asyncio.sleep(0.01)
+    mock.info.pop("memserve")
+    await mock.start()
+    while not (await workers(pair))[mock.url]["healthy"]:
+        await asyncio.sleep(0.01)
+    assert (await post(pair, N, "/v1/completions"))[0] == 400
+    assert (await post(pair, SINGLE))[0] == 200
+
+
+async def test_several_answers_skip_stock_servers_among_ours(start):
+    mixed = await start(prefill=2, decode=2, info=SAMPLES, health_check_interval_secs=0.05)
+    for mock in (mixed.prefill[0], mixed.decode[1]):
+        mock.info.pop("memserve")
+        await mock.die()
+        while (await workers(mixed))[mock.url]["healthy"]:
+            await asyncio.sleep(0.01)
+        await mock.start()
+        while not (await workers(mixed))[mock.url]["healthy"]:
+            await asyncio.sleep(0.01)
+    for _ in range(4):
+        assert (await post(mixed, N, "/v1/completions"))[0] == 200
+    assert mixed.prefill[0].seen == mixed.decode[1].seen == []
+    assert len(mixed.prefill[1].seen) == len(mixed.decode[0].seen) == 4
+
+
 @pytest.mark.parametrize("n", [None, 1, 1.0, "1"])
 async def test_one_answer_to_a_prompt_is_for_pairs_however_it_is_written(pd, n):
     assert (await post(pd, {"prompt": "a", "n": n}, "/v1/completions"))[0] == 200

@@ -1,0 +1,55 @@
+"""A room for each sample of a prompt, in SGLang's main process.
+
+For `n` > 1 SGLang 0.5.23 sends a warm-up of each prompt, and then its n samples, all into the prompt's one
+room. Prefill and decode do so in the same order: the k-th use of a room names the same room on both.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+_ROOM_BITS = (1 << 63) - 1
+# Odd, so that no two uses of a room meet, and large: a batch's rooms may be neighbours.
+_STRIDE = 0x1E3779B97F4A7C15
+_USES = "memserve_room_uses"
+
+
+def room_of(room: int, use: int) -> int:
+    """The room of a room's use number `use`, the first of which is the room itself; never 0."""
+    return (room + use * _STRIDE) & _ROOM_BITS or 1
+
+
+def count_uses(
+    original: Callable[..., AsyncIterator[Any]], manager: Any, batch: Any, *args: Any, **kwargs: Any
+) -> AsyncIterator[Any]:
+    """Around `TokenizerManager._handle_batch_request`."""
+    rooms = getattr(batch, "bootstrap_room", None) or []
+    samples = getattr(batch, "parallel_sample_num", 1)
+    # SGLang has made the rooms a list, with the prompts' own first.
+    own = {room: 0 for room in rooms[: batch.batch_size] if room} if samples != 1 else {}
+    answers = original(manager, batch, *args, **kwargs)
+    return _counting(manager, own, answers) if own else answers
+
+
+def send_to_room(
+    original: Callable[..., Any], manager: Any, tokenized: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Around `TokenizerManager._send_one_request`."""
+    uses: dict[Any, int] = getattr(manager, _USES, {})
+    room: Any = getattr(tokenized, "bootstrap_room", None)
+    if room in uses:
+        tokenized.bootstrap_room = room_of(room, uses[room])
+        uses[room] += 1
+    return original(manager, tokenized, *args, **kwargs)
+
+
+async def _counting(manager: Any, own: dict[int, int], answers: Any) -> AsyncIterator[Any]:
+    uses = vars(manager).setdefault(_USES, {})
+    uses.update(own)
+    try:
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
+    finally:
+        for room in own:
+            uses.pop(room, None)

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from router import body, headers, rooms
+from router import body, headers, logprobs, rooms
 from router.config import RouterConfig
 from router.errors import BadRequest, InstanceRefused, NoInstance
 from router.instance import Instance
@@ -60,9 +60,11 @@ class Front:
             return
         room = rooms.bootstrap_fields(fields, route.prefill, path)
         raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, room)
+        style = logprobs.style_of(fields, path)
+        prompts = style and logprobs.Prompts(style, self._config.max_payload_size)
         prefill, decode = (self._leg(one, request, raw) for one in (route.prefill, route.decode))
         try:
-            async with self._pairs.run(prefill, decode) as answer:
+            async with self._pairs.run(prefill, decode, prompts) as answer:
                 yield answer
         except InstanceRefused as refused:
             refused.body = rooms.without_echo(refused.body, room)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -76,17 +76,21 @@ class Leg:
             first = await response.content.readany()
             return Answer(response.status, reply, first, self._rest(response))
 
-    async def drain(self) -> None:
-        """Read the answer to its end and forget it. A failure told inside a stream is an InstanceRefused."""
+    async def drain(self, told: Callable[[bytes], None] | None = None) -> None:
+        """Read the answer to its end. `told` gets it, or each event of a stream; else nothing is kept.
+
+        A failure told inside a stream is an InstanceRefused.
+        """
         try:
             with translated(self.instance):
                 response = await self._open()
-                events = sse.EventBuffer()
-                streamed = response.content_type == "text/event-stream"
-                async for chunk in response.content.iter_any():
-                    for event in events.feed(chunk) if streamed else ():
-                        if sse.is_failure(event):
-                            raise self._refusal(response, event + b"\n\n" + sse.DONE)
+                if response.content_type == "text/event-stream":
+                    await self._watch(response, told)
+                elif told is not None:
+                    told(await self._whole(response))
+                else:
+                    async for _ in response.content.iter_any():
+                        pass
                 self.finished = True
         finally:
             self.close()
@@ -118,6 +122,19 @@ class Leg:
         body = await read(response, self._limit)
         self.finished = True
         return body
+
+    async def _watch(self, response: aiohttp.ClientResponse, told: Callable[[bytes], None] | None) -> None:
+        events = sse.EventBuffer() if told is None else sse.EventBuffer(self._limit)
+        size = 0
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if told is not None and size > self._limit:
+                raise AnswerTooLarge(f"the answer is larger than {self._limit} bytes")
+            for event in events.feed(chunk):
+                if sse.is_failure(event):
+                    raise self._refusal(response, event + sse.END + sse.DONE)
+                if told is not None:
+                    told(event)
 
     async def _rest(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         with translated(self.instance):

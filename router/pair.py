@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from router.leg import Answer, Leg
+from router.logprobs import Prompts
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +21,17 @@ class Pairs:
         self._lingering: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def run(self, prefill: Leg, decode: Leg) -> AsyncIterator[Answer]:
-        """The decode leg's answer. The first leg to fail before it begins breaks off the other and raises.
+    async def run(self, prefill: Leg, decode: Leg, prompts: Prompts | None = None) -> AsyncIterator[Answer]:
+        """The decode leg's answer, with what `prompts` has to add from prefill's.
 
+        The first leg to fail before it begins breaks off the other and raises.
         Leaving the block before the answer's end (the client left, decode broke off) breaks off both.
         """
-        first, second = asyncio.create_task(prefill.drain()), asyncio.create_task(decode.answer())
+        told = None if prompts is None else prompts.tell
+        first, second = asyncio.create_task(prefill.drain(told)), asyncio.create_task(decode.answer())
         try:
-            yield await _winner(first, second)
+            answer = await _winner(first, second)
+            yield answer if prompts is None else await prompts.merged(answer, first)
         finally:
             decode.close()
             if decode.finished and second.done() and not second.exception():

@@ -11,6 +11,8 @@ from typing import Any
 from router.instance import Instance
 
 BOOTSTRAP_PREFIX = "bootstrap_"
+# What covers prompt and answer, and is not handed over.
+_HALF = ("return_hidden_states", "return_routed_experts", "return_indexer_topk")
 
 
 def new_rooms(count: int) -> list[int]:
@@ -49,6 +51,10 @@ def batch_size(fields: dict[str, Any], path: str) -> int | None:
 
 def unpairable(fields: dict[str, Any], path: str, limit: int) -> str | None:
     """Why no prefill/decode pair can serve the request, or None. A pair takes `limit` prompts at most."""
+    if name := next((name for name in _HALF if _wanted(fields.get(name))), None):
+        return (
+            f"{name}: in a prefill/decode pair each half has its own tokens' only; use a colocated instance"
+        )
     size = batch_size(fields, path) or 0
     if size > limit:
         return f"{size} prompts in a batch: a prefill/decode pair takes {limit} (--max-batch-prompts)"
@@ -59,6 +65,10 @@ def several_samples(fields: dict[str, Any], path: str) -> str | None:
     """The request's `n`, unless it is surely one. SGLang turns "2" and 2.0 into 2."""
     n = _samples(fields, path)
     return None if n in (None, 1, "1") else f"{n!r:.40}"
+
+
+def _wanted(value: Any) -> bool:
+    return any(value) if isinstance(value, list) else bool(value)
 
 
 def _samples(fields: dict[str, Any], path: str) -> Any:

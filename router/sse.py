@@ -6,22 +6,30 @@ from collections.abc import Iterator
 
 import orjson
 
-DONE = b"data: [DONE]\n\n"
-_END = b"\n\n"
+DATA = b"data: "
+END = b"\n\n"
+DONE = DATA + b"[DONE]" + END
 
 
 class EventBuffer:
-    """Cuts a stream into whole events. An event past `limit` bytes is let go unread."""
+    """Cuts a stream into whole events. An event past `limit` bytes is let go unread, and `dropped` tells."""
 
     def __init__(self, limit: int = 1 << 20) -> None:
+        self.dropped = False
         self._limit = limit
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        *events, self._rest = (self._rest + chunk).split(_END)
+        # An event of many chunks must not be searched again with each.
+        searched = max(0, len(self._rest) - len(END) + 1)
+        self._rest += chunk
+        if self._rest.find(END, searched) >= 0:
+            *events, rest = bytes(self._rest).split(END)
+            self._rest = bytearray(rest)
+            yield from events
         if len(self._rest) > self._limit:
-            self._rest = b""
-        yield from events
+            self._rest.clear()
+            self.dropped = True
 
 
 def is_failure(event: bytes) -> bool:
@@ -29,7 +37,7 @@ def is_failure(event: bytes) -> bool:
     if b'"error"' not in event and b'"abort"' not in event:
         return False
     try:
-        value = orjson.loads(event.removeprefix(b"data: "))
+        value = orjson.loads(event.removeprefix(DATA))
         if value.get("error") is not None:
             return True
         return bool(value["meta_info"]["finish_reason"]["type"] == "abort")
@@ -39,8 +47,8 @@ def is_failure(event: bytes) -> bool:
 
 def closing(error_body: bytes, *, mid_event: bool) -> bytes:
     """What ends a stream that cannot go on; an event cut in the middle is closed first."""
-    return (_END if mid_event else b"") + b"data: " + error_body + _END + DONE
+    return (END if mid_event else b"") + DATA + error_body + END + DONE
 
 
 def ends_event(chunk: bytes) -> bool:
-    return chunk.endswith(_END)
+    return chunk.endswith(END)

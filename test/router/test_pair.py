@@ -294,6 +294,28 @@ async def test_a_batch_over_the_limit_is_for_colocated_instances(start):
     assert len(mixed.colocated[0].seen) == 3
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"return_hidden_states": True},
+        {"return_hidden_states": [False, "last"]},
+        {"return_routed_experts": True},
+        {"return_indexer_topk": True},
+    ],
+)
+async def test_what_prefill_and_decode_know_half_of_each_is_for_colocated_instances(start, asked):
+    mixed = await start(prefill=1, decode=1, colocated=1)
+    for _ in range(3):
+        assert (await post(mixed, SINGLE | asked))[0] == 200
+    assert len(mixed.colocated[0].seen) == 3
+    await mixed.colocated[0].die()
+    await post(mixed, SINGLE | asked)
+    status, answer = await post(mixed, SINGLE | asked)
+    assert status == 400
+    assert next(iter(asked)) in json.loads(answer)["error"]["message"]
+    assert (await post(mixed, SINGLE | dict.fromkeys(asked, False)))[0] == 200
+
+
 @pytest.mark.parametrize("sent", [{"model": "m"}, {}])
 async def test_a_refusal_that_quotes_the_body_quotes_the_clients(pd, sent):
     def quote(raw):

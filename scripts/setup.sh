@@ -5,27 +5,10 @@ set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly TORCH=2.14.1 TORCHVISION=0.29.1 SGLANG=0.5.23 NEED_GB=10
-readonly VENV=.venv STAMP=.venv/memserve.stamp
+readonly NAME=setup VENV=.venv STAMP=.venv/memserve.stamp
 readonly PYTHON=${PYTHON:-python3}
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_DEFAULT_TIMEOUT=30
-
-fail() {
-    echo "setup: $1" >&2
-    exit 1
-}
-
-# step <what> <command...>: a line with the seconds that it took; what it printed only if it failed
-step() {
-    local what=$1 began=$SECONDS
-    shift
-    printf 'setup: %s ... ' "$what"
-    if ! "$@" >"$LOG" 2>&1; then
-        echo "failed after $((SECONDS - began)) s"
-        tail -n 20 "$LOG" >&2
-        fail "'$what' failed. What was done is kept: run scripts/setup.sh again to go on."
-    fi
-    echo "$((SECONDS - began)) s"
-}
+. scripts/setup_lib.sh
 
 check_python() {
     command -v "$PYTHON" >/dev/null || fail "$PYTHON is not there. Install Python 3.11 or newer, or set PYTHON."
@@ -45,15 +28,6 @@ check_disk() {
         fail "$gb GB are free in $PWD, $NEED_GB are needed. Make room, or put the folder on another disk."
 }
 
-# One set-up at a time. The lock is on the folder itself, and goes with this process and what it started.
-lock() {
-    command -v flock >/dev/null || return 0
-    exec 9<.
-    flock -n 9 && return
-    echo "setup: another set-up is at work in $PWD: waiting for it"
-    flock 9
-}
-
 check_network() {
     "$VENV/bin/python" -m pip download --quiet --retries 1 --timeout 15 --no-deps --no-cache-dir --dest "$SCRATCH" \
         interegular >"$LOG" 2>&1 && return
@@ -68,7 +42,7 @@ has_gpu() {
 # Everything that decides what is installed.
 fingerprint() {
     {
-        cat pyproject.toml requirements/*.txt scripts/setup.sh
+        cat pyproject.toml requirements/*.txt scripts/setup.sh scripts/setup_lib.sh
         "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'
         echo "$PWD" "$1"
     } | sha256sum | cut -d' ' -f1

@@ -1,1 +1,1 @@
-"""What the benchmarks in scripts/ share: figures and bars, load, mock workers, and the systems beside ours."""
+"""What the benchmarks in scripts/ share: figures and bars, load, mock workers, and the stock systems."""

@@ -1,10 +1,11 @@
 """What a benchmark says at its end: medians of rounds with their spread, and bars met or missed."""
 
 import json
+import math
 import os
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -30,59 +31,53 @@ class Spread:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest value that at least `share` (0 to 1) of `values` do not exceed. Raises ValueError without values."""
+    """The smallest value that at least `share` (0 to 1) of `values` do not exceed. ValueError for none."""
     ordered = sorted(values)
     if not ordered:
         raise ValueError("no values to take a percentile of")
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 @dataclass
 class Rounds:
-    """Figures by arm, one value for each round. Arms are measured in turn, so rounds of two arms are pairs."""
+    """Figures by workload and arm, one value a round."""
 
-    _values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    _values: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 
-    def note(self, arm: str, **figures: float) -> None:
+    def note(self, workload: str, arm: str, **figures: float) -> None:
         for name, value in figures.items():
-            self._values.setdefault(arm, {}).setdefault(name, []).append(value)
+            arms = self._values.setdefault(workload, {})
+            arms.setdefault(arm, {}).setdefault(name, []).append(value)
 
-    def spread(self, arm: str, figure: str) -> Spread:
-        return Spread.of(self._values[arm][figure])
+    def median(self, workload: str, arm: str, figure: str) -> float | None:
+        """None if that was not measured."""
+        values = self._values.get(workload, {}).get(arm, {}).get(figure)
+        return statistics.median(values) if values else None
 
-    def added(self, arm: str, base: str, figure: str) -> Spread:
-        """What `arm` takes more than `base`, round by round."""
-        return self._paired(arm, base, figure, lambda ours, theirs: ours - theirs)
-
-    def ratio(self, arm: str, base: str, figure: str) -> Spread:
-        """`arm` in units of `base`, round by round."""
-        return self._paired(arm, base, figure, lambda ours, theirs: ours / theirs)
-
-    def results(self) -> dict[str, dict[str, dict[str, float]]]:
-        """By arm and figure, as it goes into the JSON."""
+    def results(self) -> dict[str, Any]:
+        """By workload, arm and figure, as it goes into the JSON."""
         return {
-            arm: {figure: asdict(Spread.of(values)) for figure, values in figures.items()}
-            for arm, figures in self._values.items()
+            workload: {
+                arm: {figure: asdict(Spread.of(values)) for figure, values in figures.items()}
+                for arm, figures in arms.items()
+            }
+            for workload, arms in self._values.items()
         }
 
     def table(self) -> str:
-        """All of it for a reader: a row for each figure, a column for each arm that has it."""
-        figures = dict.fromkeys(figure for arm in self._values.values() for figure in arm)
-        rows = [["", *self._values]]
-        for figure in figures:
-            cells = [str(Spread.of(arm[figure])) if figure in arm else "-" for arm in self._values.values()]
-            rows.append([figure, *cells])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        )
+        """All of it for a reader: for each workload a row a figure and a column an arm."""
+        return "\n\n".join(_table(workload, arms) for workload, arms in self._values.items())
 
-    def _paired(
-        self, arm: str, base: str, figure: str, combine: Callable[[float, float], float]
-    ) -> Spread:
-        pairs = zip(self._values[arm][figure], self._values[base][figure], strict=True)
-        return Spread.of([combine(ours, theirs) for ours, theirs in pairs])
+
+def _table(title: str, arms: dict[str, dict[str, list[float]]]) -> str:
+    rows = [[title, *arms]]
+    for figure in dict.fromkeys(figure for figures in arms.values() for figure in figures):
+        values = (figures.get(figure) for figures in arms.values())
+        rows.append([figure, *(str(Spread.of(found)) if found else "-" for found in values)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ def at_least(name: str, value: float | None, bar: float, unit: str, peer: str) -
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """What the figures hang on: processor, cores, kernel, Python, and versions of `packages` that are installed."""
+    """What the figures hang on: processor, cores, kernel, Python, and versions of installed `packages`."""
     return {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -132,7 +127,8 @@ def report(
 
 def show_bars(bars: Sequence[Bar], skipped: Sequence[str] = ()) -> str:
     lines = [
-        f"{'met   ' if bar.ok else 'MISSED'}  {bar.name}: {_number(bar.value)} {bar.unit} (bar {bar.bar:g}, against {bar.peer})"
+        f"{'met   ' if bar.ok else 'MISSED'}  {bar.name}: {_number(bar.value)} {bar.unit}"
+        f" (bar {bar.bar:g}, against {bar.peer})"
         for bar in bars
     ]
     return "\n".join([*lines, *(f"SKIPPED {what}" for what in skipped)])
@@ -147,7 +143,9 @@ def _cpu_name() -> str:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
         return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
 
 
 def _version(package: str) -> str | None:

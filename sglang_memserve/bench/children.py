@@ -1,0 +1,90 @@
+"""The processes of a benchmark: started together, waited for, and gone when it ends."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from sglang_memserve.cluster import probe
+from sglang_memserve.cluster.supervisor import Limits, Member, Supervisor
+
+HOST = "127.0.0.1"
+_MEANT_TO_STOP = (signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.asynccontextmanager
+async def running(members: Sequence[Member], start_s: float = 300.0) -> AsyncIterator[None]:
+    """In the block all of `members` serve. Raises ClusterError if one does not within `start_s` seconds.
+
+    Leaving the block stops them; no process is left.
+    """
+    supervisor = Supervisor(
+        members, _say, limits=Limits(start_s=start_s, poll_s=0.2), serves=lambda: False, settle=_never
+    )
+    try:
+        await supervisor.start()
+        yield
+    finally:
+        await supervisor.stop()
+
+
+def answering(
+    name: str,
+    argv: Sequence[str],
+    url: str,
+    logs: Path,
+    session: aiohttp.ClientSession,
+    env: Mapping[str, str] | None = None,
+    path: str = "/health",
+) -> Member:
+    """A process that serves when GET `path` of it gives 200."""
+
+    async def phase() -> str:
+        return "ready" if await probe.answers(session, url + path) else "starting"
+
+    return Member(name, argv, {"PYTHONUNBUFFERED": "1", **(env or {})}, logs / f"{name}.log", phase)
+
+
+def run(benchmark: Coroutine[Any, Any, None]) -> int:
+    """Runs it to its end, Ctrl-C or SIGTERM; its processes are stopped either way. Returns the exit code."""
+    try:
+        asyncio.run(_until_told(benchmark))
+    except KeyboardInterrupt:
+        return 130
+    except asyncio.CancelledError:
+        return 143
+    except (RuntimeError, ExceptionGroup) as error:
+        for one in _leaves(error):
+            print(f"error: {one}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _until_told(benchmark: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in _MEANT_TO_STOP:
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await benchmark
+
+
+def _leaves(error: Exception) -> list[Exception]:
+    """What went wrong, out of a group. Raises what is no RuntimeError: that is a fault of the benchmark's."""
+    if isinstance(error, ExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in _leaves(one)]
+    if not isinstance(error, RuntimeError):
+        raise error
+    return [error]
+
+
+def _say(who: str, what: str) -> None:
+    print(f"{who}: {what}", file=sys.stderr, flush=True)
+
+
+async def _never(_: Member) -> str:
+    raise AssertionError("a benchmark restarts nothing")

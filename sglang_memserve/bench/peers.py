@@ -1,0 +1,106 @@
+"""The stock systems beside ours: SGLang split over Mooncake's TCP, and sglang-router."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.spec import InstanceSpec
+from sglang_memserve.launch_server import CPU_PLATFORM, with_defaults
+from sglang_memserve.model import resolve_model
+from sglang_memserve.model.embedded import EMBEDDED_NAME
+
+STOCK_PLUGIN = "memserve_stock"
+ROUTER_NAME = "sglang-router"
+_PYTHON = (sys.executable, "-P", "-m")
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The folder that scripts/setup_peers.sh filled. Only a peer's processes are to have it on their path."""
+
+    folder: Path
+
+    def missing(self) -> str | None:
+        """Why nothing can be measured against them, or None."""
+        if (self.folder / "memserve.stamp").is_file():
+            return None
+        return f"the peers are not installed in {self.folder.name}: run scripts/setup_peers.sh"
+
+    def require(self) -> None:
+        """Raises ClusterError unless they are there."""
+        if reason := self.missing():
+            raise ClusterError(reason)
+
+    def versions(self) -> dict[str, str]:
+        """By distribution, from the folders' names."""
+        found = (
+            path.name.removesuffix(".dist-info").rsplit("-", 1) for path in self.folder.glob("*.dist-info")
+        )
+        return {name.replace("_", "-"): version for name, version in found if version != "0"}
+
+    def env(self) -> dict[str, str]:
+        """What puts them on a process's path."""
+        paths = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+@dataclass(frozen=True)
+class StockSpec(InstanceSpec):
+    """An instance of stock SGLang: MemServe's platform for hosts without a GPU, and nothing else of it.
+
+    It gets the flags that MemServe's own instances get, but for the transfer backend: Mooncake over TCP.
+    """
+
+    peers: Peers = Peers(Path())
+    cuda: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"stock-{super().name}"
+
+    def argv(self) -> list[str]:
+        _, _, _, *ours = super().argv()
+        flags = [arg for arg in ours if arg != "sglang_memserve.launch_server"]
+        if self.role != "colocated":
+            flags += ["--disaggregation-transfer-backend", "mooncake"]
+        if self.model is None:
+            flags = ["--model-path", resolve_model(None), "--served-model-name", EMBEDDED_NAME, *flags]
+        return [*_PYTHON, "sglang.launch_server", *with_defaults(flags, cuda=self.cuda)]
+
+    def env(self) -> dict[str, str]:
+        return {
+            **super().env(),
+            **self.peers.env(),
+            "SGLANG_PLUGINS": f"{CPU_PLATFORM},{STOCK_PLUGIN}",
+            "SGLANG_HOST_IP": self.host,
+            "HF_HUB_OFFLINE": "1",
+            "MC_FORCE_TCP": "1",
+            "MOONCAKE_PROTOCOL": "tcp",
+        }
+
+
+def router_command(
+    host: str, port: int, prometheus_port: int, instances: Sequence[InstanceSpec], log_level: str = "warn"
+) -> list[str]:
+    """sglang-router in front of `instances`, taking them in turn as ours does."""
+    command = [*_PYTHON, "sglang_router.launch_router", "--host", host, "--port", str(port)]
+    command += [
+        "--prometheus-port",
+        str(prometheus_port),
+        "--policy",
+        "round_robin",
+        "--log-level",
+        log_level,
+    ]
+    if any(spec.role != "colocated" for spec in instances):
+        command.append("--pd-disaggregation")
+    for spec in instances:
+        if spec.role == "prefill":
+            command += ["--prefill", spec.url, str(spec.bootstrap_port or "none")]
+        elif spec.role == "decode":
+            command += ["--decode", spec.url]
+    workers = [spec.url for spec in instances if spec.role == "colocated"]
+    return [*command, "--worker-urls", *workers] if workers else command

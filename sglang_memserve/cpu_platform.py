@@ -5,6 +5,8 @@ from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
+from sglang_memserve import cpu_attention
+
 
 def activate() -> str | None:
     """Entry point of `sglang.srt.platforms`: this platform, unless there is a GPU to serve on."""
@@ -16,7 +18,10 @@ class MemServeCpuPlatform(CpuDeviceMixin, SRTPlatform):
     _enum = PlatformEnum.OOT
 
     def get_default_attention_backend(self) -> str:
-        return "torch_native"
+        return cpu_attention.NAME if cpu_attention.is_choice() else "torch_native"
+
+    def init_backend(self) -> None:
+        cpu_attention.register()
 
     def is_pin_memory_available(self, device: object = None) -> bool:
         return False

@@ -30,7 +30,21 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_SCHEDULER}.get_init_info", "AFTER", advertise),
         HookSpec(f"{_TOKENIZER}._handle_batch_request", "AROUND", samples.count_uses),
         HookSpec(f"{_TOKENIZER}._send_one_request", "AROUND", samples.send_to_room),
+        *(_cpu_specs() if on_cpu() else ()),
     )
+
+
+def _cpu_specs() -> tuple[HookSpec, ...]:
+    return (HookSpec("sglang.srt.mem_cache.allocation.get_last_loc", "AROUND", last_loc_without_triton),)
+
+
+def on_cpu() -> bool:
+    """Whether MemServe's CPU platform is the one that SGLang runs on."""
+    from sglang.srt.platforms import current_platform
+
+    from sglang_memserve.cpu_platform import MemServeCpuPlatform
+
+    return isinstance(current_platform, MemServeCpuPlatform)
 
 
 _PREFILL = "sglang.srt.disaggregation.prefill"
@@ -130,3 +144,10 @@ def advertise(result: dict[str, Any], scheduler: Any) -> None:
 
     if limits.serves_with_memserve(scheduler.server_args):
         result["memserve"] = {"room_per_sample": True}
+
+
+def last_loc_without_triton(original: Hook, *args: Any, **kwargs: Any) -> Any:
+    """SGLang takes a Triton kernel for every attention backend whose name it does not know."""
+    from sglang.srt.mem_cache.allocation import get_last_loc_torch
+
+    return get_last_loc_torch(*args, **kwargs)

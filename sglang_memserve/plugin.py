@@ -3,22 +3,24 @@
 import logging
 import sys
 
-from sglang_memserve import compat, hooks
+from sglang_memserve import compat, cpu_attention, hooks
 
 logger = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Adds the transfer backend to SGLang.
+    """Adds the transfer backend to SGLang and, where there is no GPU, the CPU attention.
 
     SGLang swallows what a plug-in raises. A stock server must not suffer from a plug-in that it does not use,
     so an untested SGLang ends the process only when the command line asks for MemServe.
     """
     reason = compat.untested_sglang()
     if reason is not None:
-        if compat.BACKEND in sys.argv:
+        if {compat.BACKEND, cpu_attention.NAME} & set(sys.argv):
             raise SystemExit(f"error: {reason}")
         logger.warning("%s", reason)
         return
     compat.add_transfer_backend()
+    if hooks.on_cpu():
+        cpu_attention.add_choice()
     hooks.register()

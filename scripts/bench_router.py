@@ -9,6 +9,8 @@ streaming and not. Each is measured directly, through ours and through sglang-ro
   (JSON). What a router adds is its round's p50 (p99) less the same round's p50 (p99) without a router.
   Without a router, a pair's request goes to the decode worker alone;
 - the most requests a second, closed-loop, 32 (JSON) or 256 (stream) at a time.
+The client acknowledges every segment at once. With Linux's delayed acknowledgements, which most clients have,
+the first event of a stream through sglang-router comes 40 ms later: it leaves Nagle's algorithm on.
 Every figure is the median of the rounds with lowest and highest. An answer that fails ends the benchmark.
 Client, workers and routers share this machine's cores: compare rates within one run only.
 """

@@ -3,16 +3,20 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.spec import InstanceSpec
+from sglang_memserve.compat import BACKEND
 from sglang_memserve.launch_server import CPU_PLATFORM, with_defaults
 from sglang_memserve.model import resolve_model
 from sglang_memserve.model.embedded import EMBEDDED_NAME
 
+_OUR_SERVER = "sglang_memserve.launch_server"
 STOCK_PLUGIN = "memserve_stock"
+MOONCAKE = "mooncake"
 ROUTER_NAME = "sglang-router"
 _PYTHON = (sys.executable, "-P", "-m")
 
@@ -55,20 +59,22 @@ class StockSpec(InstanceSpec):
     """
 
     peers: Peers = Peers(Path())
-    cuda: bool = False
 
-    @property
-    def name(self) -> str:
-        return f"stock-{super().name}"
+    @classmethod
+    def like(cls, ours: InstanceSpec, peers: Peers) -> "StockSpec":
+        """With everything as `ours` has it."""
+        return cls(**{field.name: getattr(ours, field.name) for field in fields(InstanceSpec)}, peers=peers)
 
     def argv(self) -> list[str]:
-        _, _, _, *ours = super().argv()
-        flags = [arg for arg in ours if arg != "sglang_memserve.launch_server"]
-        if self.role != "colocated":
-            flags += ["--disaggregation-transfer-backend", "mooncake"]
+        """The command that starts it. Raises ModelError if the embedded model is meant and cannot be made."""
+        ours = super().argv()
+        flags = ours[ours.index(_OUR_SERVER) + 1 :]
         if self.model is None:
             flags = ["--model-path", resolve_model(None), "--served-model-name", EMBEDDED_NAME, *flags]
-        return [*_PYTHON, "sglang.launch_server", *with_defaults(flags, cuda=self.cuda)]
+        flags = with_defaults(flags, cuda=bool(share.visible_gpus()))
+        # SGLang refuses a name that it does not know even where a later flag wins.
+        flags = [MOONCAKE if arg == BACKEND else arg for arg in flags]
+        return [*_PYTHON, "sglang.launch_server", *flags]
 
     def env(self) -> dict[str, str]:
         return {

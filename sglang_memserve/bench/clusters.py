@@ -1,0 +1,112 @@
+"""The systems that benchmarks compare: our pair, the stock pair, and a stock colocated server."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+
+from sglang_memserve.bench import children
+from sglang_memserve.bench.peers import Peers, StockSpec, router_command
+from sglang_memserve.cluster import probe
+from sglang_memserve.cluster.ports import PortPicker
+from sglang_memserve.cluster.spec import InstanceSpec, Role, router_argv, url_of
+from sglang_memserve.cluster.supervisor import Member
+
+START_S = 400.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is the same for every instance of every system.
+
+    `threads` are OpenMP's, `pool_tokens` the size of the KV pool, `extra` further flags of SGLang's.
+    """
+
+    model: str
+    attention_backend: str
+    threads: int = 1
+    pool_tokens: int = 32_768
+    page_size: int = 16
+    extra: tuple[str, ...] = ()
+
+    def instance(self, role: Role, ports: PortPicker, *flags: str) -> InstanceSpec:
+        """One of ours, on ports of its own, with `flags` of its own."""
+        own = ("--attention-backend", self.attention_backend, "--page-size", str(self.page_size))
+        return InstanceSpec(
+            role=role,
+            index=0,
+            host=children.HOST,
+            port=ports.pick(),
+            bootstrap_port=ports.pick() if role == "prefill" else None,
+            model=self.model,
+            threads=self.threads,
+            max_total_tokens=self.pool_tokens,
+            extra=(*own, *self.extra, *flags),
+        )
+
+
+@dataclass(frozen=True)
+class System:
+    """Serves at `url`. Without a router, that is its one instance."""
+
+    name: str
+    url: str
+    instances: tuple[InstanceSpec, ...]
+    router: Member | None = None
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes systems that share nothing but the machine; `logs` is a folder, `session` stays the caller's."""
+
+    engine: Engine
+    ports: PortPicker
+    logs: Path
+    session: aiohttp.ClientSession
+
+    def pair(self, name: str, *prefill_flags: str) -> System:
+        """Ours: prefill, decode, router."""
+        pair = self._pair(prefill_flags)
+        port = self.ports.pick()
+        argv = router_argv(children.HOST, port, pair)
+        return self._routed(name, pair, port, argv, {})
+
+    def stock_pair(self, name: str, peers: Peers, *prefill_flags: str) -> System:
+        """The same of stock SGLang over Mooncake's TCP, with sglang-router."""
+        pair = [StockSpec.like(spec, peers) for spec in self._pair(prefill_flags)]
+        port = self.ports.pick()
+        argv = router_command(children.HOST, port, self.ports.pick(), pair)
+        return self._routed(name, pair, port, argv, peers.env())
+
+    def stock_colocated(self, name: str, peers: Peers) -> System:
+        """One stock server, without a router. Needs no peer to be installed."""
+        spec = StockSpec.like(self.engine.instance("colocated", self.ports), peers)
+        return System(name, spec.url, (spec,))
+
+    @contextlib.asynccontextmanager
+    async def serving(self, *systems: System) -> AsyncIterator[None]:
+        """In the block all `systems` serve: instances first, for sglang-router gives up on absent workers."""
+        instances = [self._member(system, spec) for system in systems for spec in system.instances]
+        routers = [system.router for system in systems if system.router]
+        async with children.running(instances, START_S), children.running(routers, START_S):
+            yield
+
+    def _pair(self, prefill_flags: Sequence[str]) -> list[InstanceSpec]:
+        prefill = self.engine.instance("prefill", self.ports, *prefill_flags)
+        return [prefill, self.engine.instance("decode", self.ports)]
+
+    def _routed(
+        self, name: str, pair: Sequence[InstanceSpec], port: int, argv: Sequence[str], env: dict[str, str]
+    ) -> System:
+        url = url_of(children.HOST, port)
+        router = children.answering(f"{name}-router", argv, url, self.logs, self.session, env)
+        return System(name, url, tuple(pair), router)
+
+    def _member(self, system: System, spec: InstanceSpec) -> Member:
+        name = f"{system.name}-{spec.role}"
+        log = self.logs / f"{name}.log"
+        phase = partial(probe.instance_phase, self.session, spec.url, log)
+        return Member(name, spec.argv(), spec.env(), log, phase)

@@ -154,7 +154,11 @@ def bars(rounds: Rounds) -> list[Bar]:
 async def benchmark(options: argparse.Namespace) -> None:
     if not options.without_peer:
         PEERS.require()
-    skipped = ["Mooncake TCP: --without-peer"] if options.without_peer else []
+    skipped = [
+        *(["Mooncake TCP: --without-peer"] if options.without_peer else []),
+        *(["Mooncake TCP: --only-split"] if options.only_split else []),
+        *(["stock colocated server: --only-handoff"] if options.only_handoff else []),
+    ]
     rounds = Rounds()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_pd.")))

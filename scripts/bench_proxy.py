@@ -3,7 +3,7 @@
 
 One mock worker answers with canned JSON or a canned stream. Every arm proxies it in its own process: a
 minimal aiohttp.web proxy, a minimal uvicorn/Starlette proxy (both with aiohttp as client), and the router
-itself. Rounds are interleaved over the arms; every figure is the median of the rounds with its lowest and highest.
+itself. Rounds are interleaved over the arms; each figure is the median, with lowest and highest.
 Needs uvicorn, starlette and, to be fair to uvicorn, httptools (else uvicorn parses in Python, and the result
 says so).
 """

@@ -10,13 +10,14 @@ from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.spec import InstanceSpec
 from sglang_memserve.compat import BACKEND
-from sglang_memserve.launch_server import CPU_PLATFORM, with_defaults
+from sglang_memserve.launch_server import CPU_PLATFORM, value_of, with_defaults
 from sglang_memserve.model import resolve_model
 from sglang_memserve.model.embedded import EMBEDDED_NAME
 
 _OUR_SERVER = "sglang_memserve.launch_server"
 STOCK_PLUGIN = "memserve_stock"
 MOONCAKE = "mooncake"
+OUR_ATTENTION = "memserve_cpu"
 ROUTER_NAME = "sglang-router"
 _PYTHON = (sys.executable, "-P", "-m")
 
@@ -55,7 +56,9 @@ class Peers:
 class StockSpec(InstanceSpec):
     """An instance of stock SGLang: MemServe's platform for hosts without a GPU, and nothing else of it.
 
-    It gets the flags that MemServe's own instances get, but for the transfer backend: Mooncake over TCP.
+    It gets the flags that MemServe's own instances get, but for the transfer backend: Mooncake over TCP. Only
+    where these name MemServe's attention backend is the plug-in that brings it loaded as well; its hooks do
+    nothing on an instance without MemServe's transfer backend.
     """
 
     peers: Peers = Peers(Path())
@@ -80,12 +83,16 @@ class StockSpec(InstanceSpec):
         return {
             **super().env(),
             **self.peers.env(),
-            "SGLANG_PLUGINS": f"{CPU_PLATFORM},{STOCK_PLUGIN}",
+            "SGLANG_PLUGINS": ",".join(self._plugins()),
             "SGLANG_HOST_IP": self.host,
             "HF_HUB_OFFLINE": "1",
             "MC_FORCE_TCP": "1",
             "MOONCAKE_PROTOCOL": "tcp",
         }
+
+    def _plugins(self) -> list[str]:
+        ours = value_of(list(self.extra), "--attention-backend") == OUR_ATTENTION
+        return [CPU_PLATFORM, STOCK_PLUGIN, *([BACKEND] if ours else [])]
 
 
 def router_command(

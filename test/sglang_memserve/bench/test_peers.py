@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,11 @@ def test_a_stock_instance_runs_without_our_plugin(peers):
     env = StockSpec.like(ENGINE.instance("prefill", Ports()), peers).env()
     assert env["SGLANG_PLUGINS"].split(",") == ["memserve_cpu", "memserve_stock"]
     assert (env["MC_FORCE_TCP"], env["MOONCAKE_PROTOCOL"]) == ("1", "tcp")
+
+
+def test_our_attention_brings_the_plugin_that_it_comes_with(peers):
+    ours = replace(ENGINE, attention_backend="memserve_cpu").instance("prefill", Ports())
+    assert "memserve" in StockSpec.like(ours, peers).env()["SGLANG_PLUGINS"].split(",")
 
 
 def test_peers_come_first_on_the_path_of_their_processes_only(peers, monkeypatch):

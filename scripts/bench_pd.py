@@ -12,6 +12,8 @@ HTTP to the router (the colocated server), streamed, with a fresh random prompt;
   prefill_finished_time of --export-metrics-to-file).
 - Handoff: TTFT less P's own time. It holds what the split adds: routing, the part of the transfer that
   prefill did not hide, D's taking over, and the first event's way back.
+- Around the prefill: TTFT less P's forward passes (from forward_entry_time on). It holds besides what P waits
+  for before it computes: tokenising, and D's getting ready for the KV.
 
 Each length's rounds take the systems in turn. Figures are medians of the rounds with lowest and highest.
 """
@@ -81,13 +83,14 @@ class Ways:
             raise ClusterError(f"{self.system.name} answered {response.status}: {answer[-500:]!r}")
         return first
 
-    async def own_time(self, rid: str) -> float:
-        """P's own seconds for the request `rid`, as the module's docstring has it. Raises ClusterError."""
+    async def times(self, rid: str) -> tuple[float, float]:
+        """P's own seconds for the request `rid` and those of its forward passes. Raises ClusterError."""
         deadline = time.monotonic() + STATS_S
         while time.monotonic() < deadline:
             for entry in map(orjson.loads, self._lines()):
                 if entry.get("id") == rid:
-                    return float(entry["prefill_finished_time"] - entry["request_received_ts"])
+                    end = entry["prefill_finished_time"]
+                    return end - entry["request_received_ts"], end - entry["forward_entry_time"]
             await asyncio.sleep(0.05)
         raise ClusterError(
             f"{self.system.name}'s prefill instance wrote no times for {rid} within {STATS_S:.0f} s"
@@ -111,8 +114,9 @@ async def one_round(rounds: Rounds, ways: list[Ways], tokens: int, name: str) ->
         seconds = await way.ttft(prompt, name)
         figures = {"ttft_ms": 1e3 * seconds}
         if len(way.system.instances) > 1:
-            own = await way.own_time(name)
+            own, forward = await way.times(name)
             figures |= {"own_ms": 1e3 * own, "handoff_ms": 1e3 * (seconds - own)}
+            figures["around_prefill_ms"] = 1e3 * (seconds - forward)
         rounds.note(f"{tokens} tokens", way.system.name, **figures)
 
 

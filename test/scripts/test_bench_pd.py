@@ -45,22 +45,23 @@ async def way(bench_pd, tmp_path, free_port):
 
 
 def entry(rid, received, finished):
-    return json.dumps({"id": rid, "request_received_ts": received, "prefill_finished_time": finished}) + "\n"
+    times = {"request_received_ts": received, "forward_entry_time": received + 0.25}
+    return json.dumps({"id": rid, "prefill_finished_time": finished, **times}) + "\n"
 
 
-async def test_own_time_is_that_of_the_request(way, tmp_path):
+async def test_times_are_those_of_the_request(way, tmp_path):
     made, _ = way
     (tmp_path / "a.log").write_text(entry("one", 100.0, 101.5) + entry("two", 200.0, 200.25))
     (tmp_path / "b.log").write_text(entry("three", 300.0, 304.0) + '{"id": "half')
-    assert await made.own_time("one") == 1.5
-    assert await made.own_time("three") == 4.0
+    assert await made.times("one") == (1.5, 1.25)
+    assert await made.times("three") == (4.0, 3.75)
 
 
 async def test_times_that_do_not_come_end_the_benchmark(bench_pd, way, monkeypatch):
     made, _ = way
     monkeypatch.setattr(bench_pd, "STATS_S", 0.1)
     with pytest.raises(ClusterError, match="no times for lost"):
-        await made.own_time("lost")
+        await made.times("lost")
 
 
 @pytest.mark.parametrize(

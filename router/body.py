@@ -20,20 +20,22 @@ class Body:
     exact: bool
 
     def replacing(self, prefix: str, fields: dict[str, Any]) -> bytes:
-        """The body with `fields` in the place of those whose names begin with `prefix`. Raises BadRequest."""
-        taken = any(name.startswith(prefix) for name in self.fields)
+        """The body with `fields` in the place of their like, and of those whose names begin with `prefix`.
+
+        Raises BadRequest.
+        """
+        taken = {name for name in self.fields if name.startswith(prefix) or name in fields}
         if not (taken or fields):
             return self.raw
         if self.exact and not taken:
             return self._spliced(fields)
         # orjson would turn integers past 64 bits into floats, and NaN into null.
         try:
-            kept = {
-                name: value for name, value in json.loads(self.raw).items() if not name.startswith(prefix)
-            }
+            kept = {name: value for name, value in json.loads(self.raw).items() if name not in taken}
             return json.dumps(kept | fields).encode()
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"the body cannot be sent on without its {prefix}* fields: {error}") from None
+            names = ", ".join(sorted(taken))
+            raise BadRequest(f"the body cannot be sent on without its {names}: {error}") from None
 
     def _spliced(self, fields: dict[str, Any]) -> bytes:
         opened = self.raw.rstrip()[:-1]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
 from router import body, headers, logprobs, rooms
+from router.aborts import Aborts
 from router.config import RouterConfig
 from router.errors import BadRequest, InstanceRefused, NoInstance
 from router.instance import Instance
@@ -38,9 +40,11 @@ class Front:
         self._policy = policy
         self._session = session
         self._pairs = Pairs()
+        self._aborts = Aborts(session)
 
     async def close(self) -> None:
         await self._pairs.close()
+        await self._aborts.close()
 
     @asynccontextmanager
     async def generate(self, request: web.Request, raw: bytes) -> AsyncIterator[Answer]:
@@ -53,21 +57,18 @@ class Front:
             return
         fields, path = parsed.fields, request.path
         route = self._route(fields, path)
-        if route.prefill is None:
-            raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, {})
-            async with self._single(route.decode, request, raw) as answer:
-                yield answer
-            return
-        room = rooms.bootstrap_fields(fields, route.prefill, path)
-        raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, room)
-        style = logprobs.style_of(fields, path)
-        prompts = style and logprobs.Prompts(style, self._config.max_payload_size)
-        prefill, decode = (self._leg(one, request, raw) for one in (route.prefill, route.decode))
+        rid = rooms.request_id(fields, path, new=route.prefill is not None)
+        added: dict[str, Any] = {}
+        if route.prefill is not None:
+            added = rooms.bootstrap_fields(fields, route.prefill, path)
+            if rid and fields.get("rid") is None:
+                added["rid"] = rid
+        raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, added)
         try:
-            async with self._pairs.run(prefill, decode, prompts) as answer:
+            async with self._run(route, request, raw, rid, logprobs.style_of(fields, path)) as answer:
                 yield answer
         except InstanceRefused as refused:
-            refused.body = rooms.without_echo(refused.body, room)
+            refused.body = rooms.without_echo(refused.body, added)
             raise
 
     @asynccontextmanager
@@ -94,16 +95,32 @@ class Front:
         raise BadRequest(refusal or "no instance takes this request")
 
     @asynccontextmanager
-    async def _single(self, instance: Instance, request: web.Request, raw: bytes) -> AsyncIterator[Answer]:
-        leg = self._leg(instance, request, raw)
+    async def _run(
+        self, route: Route, request: web.Request, raw: bytes, rid: str | None, style: logprobs.Style | None
+    ) -> AsyncIterator[Answer]:
+        if route.prefill is None:
+            async with self._single(route.decode, request, raw, rid) as answer:
+                yield answer
+            return
+        prompts = style and logprobs.Prompts(style, self._config.max_payload_size)
+        prefill, decode = (self._leg(one, request, raw, rid) for one in (route.prefill, route.decode))
+        async with self._pairs.run(prefill, decode, prompts) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _single(
+        self, instance: Instance, request: web.Request, raw: bytes, rid: str | None = None
+    ) -> AsyncIterator[Answer]:
+        leg = self._leg(instance, request, raw, rid)
         try:
             yield await leg.answer()
         finally:
             leg.close()
 
-    def _leg(self, instance: Instance, request: web.Request, raw: bytes) -> Leg:
+    def _leg(self, instance: Instance, request: web.Request, raw: bytes, rid: str | None) -> Leg:
         forwarded = headers.to_instance(request.headers)
+        abandoned = partial(self._aborts.send, instance, rid, forwarded.copy()) if rid else None
         if raw:
             forwarded["Content-Length"] = str(len(raw))
         sent = Request(request.method, request.path_qs, forwarded, raw)
-        return Leg(self._session, instance, sent, self._config)
+        return Leg(self._session, instance, sent, self._config, abandoned)

@@ -45,16 +45,22 @@ class Request:
 class Leg:
     """One instance's part in a request. Call `answer` or `drain`, once; then `close`.
 
-    Closing before the answer's end drops the connection, and SGLang aborts the request. A refused or broken
+    Closing before the answer's end drops the connection and calls `abandoned`. A refused or broken
     connection makes the instance suspect. Both calls raise InstanceRefused (an answer of 400 or more),
     InstanceFailed (no connection, a broken one, too large an answer) and InstanceSilent.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, instance: Instance, request: Request, config: RouterConfig
+        self,
+        session: aiohttp.ClientSession,
+        instance: Instance,
+        request: Request,
+        config: RouterConfig,
+        abandoned: Callable[[], None] | None = None,
     ) -> None:
         self.instance = instance
         self.finished = False
+        self._abandoned = abandoned
         self._session = session
         self._request = request
         self._limit = config.max_payload_size
@@ -102,6 +108,8 @@ class Leg:
         self.instance.in_flight -= 1
         if self._response is not None:
             self._response.close()
+        if self._abandoned is not None and not self.finished:
+            self._abandoned()
 
     async def _open(self) -> aiohttp.ClientResponse:
         request = self._request

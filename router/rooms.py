@@ -6,6 +6,7 @@ A room names one request's KV transfer. SGLang takes it as int64 and treats 0 as
 from __future__ import annotations
 
 import secrets
+import uuid
 from typing import Any
 
 from router.instance import Instance
@@ -33,9 +34,9 @@ def bootstrap_fields(fields: dict[str, Any], prefill: Instance, path: str) -> di
     return {name: values[0] for name, values in batch.items()} if size is None else batch
 
 
-def without_echo(refusal: bytes, room: dict[str, Any]) -> bytes:
+def without_echo(refusal: bytes, added: dict[str, Any]) -> bytes:
     """SGLang's words on a body that it cannot read quote that body: the client must find its own there."""
-    echo = ", ".join(f"{name!r}: {value!r}" for name, value in room.items()).encode()
+    echo = ", ".join(f"{name!r}: {value!r}" for name, value in added.items()).encode()
     return refusal.replace(b", " + echo, b"").replace(echo + b", ", b"").replace(echo, b"")
 
 
@@ -47,6 +48,19 @@ def batch_size(fields: dict[str, Any], path: str) -> int | None:
     first = prompts[0]
     embedding = isinstance(first, list) and bool(first) and isinstance(first[0], float)
     return None if embedding or isinstance(first, int) else len(prompts)
+
+
+def request_id(fields: dict[str, Any], path: str, *, new: bool) -> str | None:
+    """The name by which the request can be aborted: the client's own, or a `new` one.
+
+    None if SGLang makes several requests of it, under names of its own.
+    """
+    if batch_size(fields, path) is not None or several_samples(fields, path):
+        return None
+    given = fields.get("rid")
+    if given is None:
+        return uuid.uuid4().hex if new else None
+    return given if isinstance(given, str) and given else None
 
 
 def unpairable(fields: dict[str, Any], path: str, limit: int) -> str | None:

@@ -49,9 +49,10 @@ class MockInstance:
         self.hold_after = None
         self.deaf = self.refuses_unread = False
         self.read_pause = None
+        self.abort_pause = 0
         self.connections = set()
         self.probe_status = 200
-        self.seen = []
+        self.seen, self.aborts = [], []
         self.arrived, self.aborted, self.release = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._runner = None
 
@@ -65,6 +66,7 @@ class MockInstance:
             [
                 web.get("/model_info", self._probe),
                 web.get("/server_info", self._info),
+                web.post("/abort_request", self._abort),
                 web.route("*", "/{path:.*}", self._serve),
             ]
         )
@@ -85,6 +87,11 @@ class MockInstance:
 
     async def _info(self, _):
         return web.json_response(self.info)
+
+    async def _abort(self, request):
+        await asyncio.sleep(self.abort_pause)
+        self.aborts.append((await request.json(), request.headers.copy()))
+        return web.Response()
 
     async def _serve(self, request):
         self.connections.add(request.transport.get_extra_info("peername"))

@@ -43,7 +43,8 @@ async def test_a_clients_bootstrap_fields_are_replaced_and_all_others_kept(pd):
     assert got["bootstrap_room"] != 0
     assert got["bootstrap_host"] == "127.0.0.1"
     assert "bootstrap_pair_key" not in got
-    assert {name: value for name, value in got.items() if not name.startswith("bootstrap_")} == own
+    assert {name: got[name] for name in own} == own
+    assert {name for name in got if not name.startswith("bootstrap_")} == {*own, "rid"}
 
 
 async def test_numbers_that_only_python_reads_survive(pd):

@@ -132,6 +132,13 @@ def test_what_listens_on_the_loopback_names_the_loopback_to_its_peers(served, ar
 
 
 @pytest.mark.parametrize(
+    ("environ", "seconds"), [({}, "1"), ({"SGLANG_REQUEST_STATE_WAIT_TIMEOUT": "9"}, "9")]
+)
+def test_a_client_that_left_is_noticed_within_a_second(served, environ, seconds):
+    assert served(environ=environ)["SGLANG_REQUEST_STATE_WAIT_TIMEOUT"] == seconds
+
+
+@pytest.mark.parametrize(
     ("argv", "offline"),
     [([], "1"), (["--lora-paths", "a=org/adapter"], None), (["--tokenizer-path=org/tokenizer"], None)],
 )

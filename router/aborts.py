@@ -1,0 +1,61 @@
+"""What nobody waits for any more is stopped by name.
+
+Closing the connection alone is not enough: SGLang looks for that every 4 s, unless it is streaming already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import aiohttp
+import orjson
+from multidict import CIMultiDict
+
+from router.errors import JSON_HEADERS
+from router.instance import Instance
+
+logger = logging.getLogger(__name__)
+
+_DEADLINE_SECS = 5.0
+# At the end an instance that hangs must not keep the router from ending.
+_LAST_SECS = 1.0
+_AT_ONCE = 64
+
+
+class Aborts:
+    """Posts `/abort_request` in the background. A failed one is forgotten: the connection is closed too."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._running: set[asyncio.Task[None]] = set()
+
+    def send(self, instance: Instance, rid: str, headers: Mapping[str, str]) -> None:
+        """Abort request `rid` there; `headers` are those that it came with. Returns at once."""
+        if not instance.healthy:
+            return
+        task = asyncio.create_task(self._post(instance, rid, headers))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def close(self) -> None:
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=_LAST_SECS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _post(self, instance: Instance, rid: str, headers: Mapping[str, str]) -> None:
+        body = orjson.dumps({"rid": rid})
+        sent = CIMultiDict(headers)
+        sent.update(JSON_HEADERS)
+        sent["Content-Length"] = str(len(body))
+        try:
+            async with asyncio.timeout(_DEADLINE_SECS), self._turns:
+                url = instance.url + "/abort_request"
+                async with self._session.post(url, data=body, headers=sent) as response:
+                    await response.release()
+        except (aiohttp.ClientError, OSError) as error:
+            logger.debug("%s was not told to abort %s: %r", instance, rid, error)

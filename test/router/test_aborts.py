@@ -1,0 +1,130 @@
+"""Requests that nobody waits for any more are stopped by name on every instance that has them."""
+
+import asyncio
+import json
+
+import pytest
+
+SINGLE = {"text": "hi", "sampling_params": {"max_new_tokens": 4}}
+
+
+async def post(cluster, body, path="/generate", **headers):
+    async with cluster.session.post(cluster.url + path, json=body, headers=headers) as response:
+        return response.status, await response.read()
+
+
+async def leave(cluster, body, path="/generate", mocks=(), **headers):
+    """A client that goes when its request has reached the mocks, which hold it."""
+    for mock in mocks:
+        mock.hold = True
+    request = asyncio.create_task(post(cluster, body, path, **headers))
+    await asyncio.gather(*(mock.arrived.wait() for mock in mocks))
+    request.cancel()
+    await asyncio.gather(*(mock.aborted.wait() for mock in mocks))
+
+
+async def until_aborted(*mocks):
+    async with asyncio.timeout(5):
+        while not all(mock.aborts for mock in mocks):
+            await asyncio.sleep(0.01)
+
+
+def rids(mock):
+    return [body["rid"] for body, _ in mock.aborts]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_both_halves_are_told_the_name_that_the_router_gave(pd, stream):
+    await leave(pd, SINGLE | {"stream": stream}, mocks=(pd.p, pd.d))
+    await until_aborted(pd.p, pd.d)
+    (sent,) = pd.p.bodies
+    assert len(sent["rid"]) == 32
+    assert rids(pd.p) == rids(pd.d) == [sent["rid"]]
+
+
+async def test_every_request_has_a_name_of_its_own(pd):
+    for _ in range(20):
+        await post(pd, {"messages": []}, "/v1/chat/completions")
+    assert len({body["rid"] for body in pd.d.bodies}) == 20
+    assert pd.p.bodies == pd.d.bodies
+
+
+@pytest.mark.parametrize("body", [{"rid": "mine", **SINGLE}, {**SINGLE, "rid": None}])
+async def test_a_clients_own_name_stays(pd, body):
+    await leave(pd, body, mocks=(pd.p, pd.d))
+    await until_aborted(pd.p, pd.d)
+    (sent,) = pd.d.bodies
+    assert pd.d.seen[0][1].count(b'"rid"') == 1
+    assert sent["rid"] == body["rid"] or (body["rid"] is None and len(sent["rid"]) == 32)
+    assert rids(pd.p) == rids(pd.d) == [sent["rid"]]
+
+
+async def test_the_abort_has_the_clients_credentials(pd):
+    await leave(pd, SINGLE, mocks=(pd.p, pd.d), Authorization="Bearer t")
+    await until_aborted(pd.p, pd.d)
+    for mock in (pd.p, pd.d):
+        ((_, headers),) = mock.aborts
+        assert headers["Authorization"] == "Bearer t"
+        assert headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize("failing", ["p", "d"])
+async def test_when_one_half_refuses_the_other_one_is_told(pd, failing):
+    refusing, waiting = (pd.p, pd.d) if failing == "p" else (pd.d, pd.p)
+    refusing.refusal = (400, b"{}")
+    waiting.hold = True
+    assert (await post(pd, SINGLE))[0] == 400
+    await until_aborted(waiting)
+    assert rids(waiting) == [waiting.bodies[0]["rid"]]
+    assert refusing.aborts == []
+
+
+async def test_who_has_answered_in_full_is_told_nothing(pd):
+    for body in (SINGLE, SINGLE | {"stream": True}):
+        assert (await post(pd, body))[0] == 200
+    await asyncio.sleep(0.05)
+    assert pd.p.aborts == pd.d.aborts == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"text": ["a", "b"]}),
+        ("/generate", {"text": ["a"], "rid": ["x"]}),
+        ("/v1/completions", {"prompt": "a", "n": 2}),
+    ],
+)
+async def test_what_sglang_splits_under_names_of_its_own_gets_none(start, path, body):
+    cluster = await start(prefill=1, decode=1, info={"memserve": {"room_per_sample": True}})
+    mocks = (cluster.prefill[0], cluster.decode[0])
+    await leave(cluster, body, path, mocks=mocks)
+    for mock in mocks:
+        assert mock.bodies[0].get("rid") == body.get("rid")
+        assert mock.aborts == []
+
+
+async def test_a_colocated_instance_is_told_the_clients_name_if_there_is_one(start):
+    cluster = await start(colocated=1)
+    mock = cluster.colocated[0]
+    await leave(cluster, SINGLE, mocks=[mock])
+    assert mock.bodies == [SINGLE]
+    mock.arrived.clear()
+    mock.aborted.clear()
+    await leave(cluster, SINGLE | {"rid": "mine"}, mocks=[mock])
+    await until_aborted(mock)
+    assert rids(mock) == ["mine"]
+
+
+async def test_a_refusal_that_quotes_the_body_does_not_quote_the_name(pd):
+    pd.p.refusal = pd.d.refusal = lambda raw: (400, json.dumps({"message": f"{json.loads(raw)}"}).encode())
+    assert json.loads((await post(pd, SINGLE))[1]) == {"message": str(SINGLE)}
+
+
+async def test_an_instance_that_does_not_hear_holds_nobody_up(pd):
+    for mock in (pd.p, pd.d):
+        mock.abort_pause = 30
+    await leave(pd, SINGLE, mocks=(pd.p, pd.d))
+    for mock in (pd.p, pd.d):
+        mock.hold = False
+    async with asyncio.timeout(2):
+        assert (await post(pd, SINGLE))[0] == 200

@@ -29,6 +29,10 @@ def _setting(default: Any, help: str, choices: tuple[str, ...] | None = None) ->
     return field(default=default, metadata={"help": help, "choices": choices})
 
 
+def _secret(help: str) -> Any:
+    return field(default="", repr=False, metadata={"help": help, "choices": None, "secret": True})
+
+
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
     """Everything that `python -m router.launch_router` can be told. Times are in seconds, sizes in bytes.
@@ -45,6 +49,8 @@ class RouterConfig:
     port: int = _setting(30000, "port to listen on")
     policy: str = _setting("round_robin", "how an instance is chosen", choices=tuple(POLICIES))
     log_level: str = _setting("info", "how much to log", choices=LOG_LEVELS)
+    api_key: str = _secret("key that clients must present; better set in the environment, which `ps` hides")
+    worker_api_key: str = _secret("key that the router presents to instances; likewise")
     max_payload_size: int = _setting(
         256 << 20, "largest request body, and largest unstreamed answer, in bytes"
     )
@@ -56,8 +62,9 @@ class RouterConfig:
         1800.0, "longest silence of an instance, or of a client, during a request"
     )
     connect_timeout_secs: float = _setting(5.0, "longest wait for a connection to an instance")
-    admin_timeout_secs: float = _setting(
-        30.0, "deadline of an instance's part in /server_info and /flush_cache"
+    admin_timeout_secs: float = _setting(30.0, "deadline of an instance's part in what all are asked at once")
+    health_generate_timeout_secs: float = _setting(
+        20.0, "deadline of the request that /health_generate makes"
     )
     health_check_interval_secs: float = _setting(2.0, "pause between two probes of an instance")
     health_check_timeout_secs: float = _setting(5.0, "deadline of one probe")
@@ -77,6 +84,13 @@ class RouterConfig:
             _check_url(url)
         self._check_unique()
         self._check_numbers()
+        for name in ("api_key", "worker_api_key"):
+            _check_key(name, getattr(self, name))
+
+    @property
+    def passes_credentials(self) -> bool:
+        """Whether keys are between clients and instances: so they are if the router has none of its own."""
+        return not (self.api_key or self.worker_api_key)
 
     def urls(self) -> Iterator[str]:
         yield from (spec.url for spec in self.prefill)
@@ -116,6 +130,11 @@ class RouterConfig:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(choices)}")
         if not self.health_check_endpoint.startswith("/"):
             raise ConfigError(f"--health-check-endpoint {self.health_check_endpoint!r}: must begin with /")
+
+
+def _check_key(name: str, key: str) -> None:
+    if not all("!" <= character <= "~" for character in key):
+        raise ConfigError(f"--{name.replace('_', '-')}: a key is made of printable ASCII without spaces")
 
 
 def _check_url(url: str) -> None:

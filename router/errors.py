@@ -4,6 +4,7 @@ Failure                 a request's end, as an HTTP answer
 ├── InstanceRefused     an instance's own answer, passed on as it came
 └── RouterError         the router's own: {"error": {"message", "type", "code"}}
     ├── BadRequest      400
+    ├── Unauthorized    401
     ├── ClientSilent    408
     ├── PayloadTooLarge 413
     ├── InstanceFailed  502  refused, reset, broken off; names the instance
@@ -21,8 +22,12 @@ import orjson
 JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
 
 
+def error_fields(status: int, message: str, kind: str) -> dict[str, str | int]:
+    return {"message": message, "type": kind, "code": status}
+
+
 def error_body(status: int, message: str, kind: str) -> bytes:
-    return orjson.dumps({"error": {"message": message, "type": kind, "code": status}})
+    return orjson.dumps({"error": error_fields(status, message, kind)})
 
 
 class Failure(Exception):
@@ -51,6 +56,15 @@ class RouterError(Failure):
 class BadRequest(RouterError):
     status_code = HTTPStatus.BAD_REQUEST
     kind = "invalid_request_error"
+
+
+class Unauthorized(RouterError):
+    status_code = HTTPStatus.UNAUTHORIZED
+    kind = "authentication_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers = {**JSON_HEADERS, "WWW-Authenticate": "Bearer"}
 
 
 class ClientSilent(RouterError):

@@ -49,7 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
             _flag(setting.name),
             type=type(setting.default),
             choices=setting.metadata["choices"],
-            help=f"{setting.metadata['help']} (default: {setting.default})",
+            metavar="KEY" if _is_secret(setting) else None,
+            help=f"{setting.metadata['help']} (default: {setting.default or 'none'})",
         )
     return parser
 
@@ -70,12 +71,18 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RouterConfig:
         value = _from_environment(setting, environ) if value is None else value
         if value is not None:
             values[setting.name] = value
+        if value == "" and _is_secret(setting):
+            raise ConfigError(f"{_flag(setting.name)} is empty: give a key, or leave flag and variable out")
     colocated = tuple(_trim(url) for url in given.worker_urls)
     return RouterConfig(prefill=prefill, decode=decode, colocated=colocated, **values)
 
 
 def _settings() -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(RouterConfig) if "help" in field.metadata]
+
+
+def _is_secret(setting: dataclasses.Field[Any]) -> bool:
+    return "secret" in setting.metadata
 
 
 def _flag(name: str) -> str:

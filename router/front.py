@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -14,8 +15,8 @@ from aiohttp import web
 from router import body, headers, logprobs, rooms
 from router.aborts import Aborts
 from router.config import RouterConfig
-from router.errors import BadRequest, InstanceRefused, NoInstance
-from router.instance import Instance
+from router.errors import BadRequest, Failure, InstanceRefused, NoInstance
+from router.instance import Instance, Role
 from router.leg import Answer, Leg, Request
 from router.pair import Pairs
 from router.policies import Policy, Route
@@ -118,9 +119,35 @@ class Front:
             leg.close()
 
     def _leg(self, instance: Instance, request: web.Request, raw: bytes, rid: str | None) -> Leg:
-        forwarded = headers.to_instance(request.headers)
+        forwarded = headers.to_instance(request.headers, credentials=self._config.passes_credentials)
         abandoned = partial(self._aborts.send, instance, rid, forwarded.copy()) if rid else None
         if raw:
             forwarded["Content-Length"] = str(len(raw))
         sent = Request(request.method, request.path_qs, forwarded, raw)
         return Leg(self._session, instance, sent, self._config, abandoned)
+
+    @asynccontextmanager
+    async def colocated(self, request: web.Request, raw: bytes, unpairable: str) -> AsyncIterator[Answer]:
+        """A colocated instance's answer to what no pair can answer, and why not. Raises Failure."""
+        route = self._policy.route(self._registry, colocated_only=True)
+        if route is None:
+            raise self._registry.no_colocated(unpairable)
+        async with self._single(route.decode, request, raw) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def holder(self, request: web.Request, raw: bytes, unpairable: str) -> AsyncIterator[Answer]:
+        """The answer of the colocated instance that does not say 404. Raises Failure."""
+        unknown: Failure = self._registry.no_colocated(unpairable)
+        for instance in self._registry.healthy(Role.COLOCATED):
+            async with AsyncExitStack() as stack:
+                try:
+                    answer = await stack.enter_async_context(self._single(instance, request, raw))
+                except InstanceRefused as refused:
+                    if refused.status != HTTPStatus.NOT_FOUND:
+                        raise
+                    unknown = refused
+                else:
+                    yield answer
+                    return
+        raise unknown

@@ -13,11 +13,14 @@ _PER_CONNECTION = frozenset({
 # aiohttp has undone the content encoding, and SGLang can be told to take bootstrap fields from headers.
 _NOT_FORWARDED = _PER_CONNECTION | {"host", "content-length", "content-encoding", "expect"}
 _OVERRIDES = "x-override-bootstrap-"
+_CREDENTIALS = frozenset({"authorization", "x-api-key"})
 _NOT_RETURNED = _PER_CONNECTION | {"content-length", "date", "server"}
 
 
-def to_instance(headers: Mapping[str, str]) -> CIMultiDict[str]:
+def to_instance(headers: Mapping[str, str], *, credentials: bool) -> CIMultiDict[str]:
+    """What an instance gets of a client's headers; with `credentials`, the client's own too."""
     dropped = _NOT_FORWARDED | _named_by_connection(headers)
+    dropped |= frozenset() if credentials else _CREDENTIALS
     kept = ((name, value) for name, value in headers.items() if name.lower() not in dropped)
     return CIMultiDict((name, value) for name, value in kept if not name.lower().startswith(_OVERRIDES))
 

@@ -13,13 +13,15 @@ from router.leg import AnswerTooLarge, read, trouble
 from router.registry import Registry
 
 _ANSWER_LIMIT = 1 << 20
+_REFUSED_KEY = (401, 403)
 
 
 class HealthWatch:
     """Probes each instance at an interval, and at once when a request found it broken.
 
-    An answer below 500 is life. A refused or reset connection is down at once; timeouts and answers from 500
-    on must repeat `health_failure_threshold` times, since a busy server may be slow to answer.
+    An answer below 500 is life, unless it refuses the router's own key. That and a refused or reset
+    connection count at once; timeouts and answers from 500 on must repeat `health_failure_threshold` times,
+    since a busy server may be slow to answer.
     """
 
     def __init__(self, registry: Registry, session: aiohttp.ClientSession, config: RouterConfig) -> None:
@@ -41,7 +43,7 @@ class HealthWatch:
         instance.suspected.clear()
         url = instance.url + self._config.health_check_endpoint
         try:
-            async with self._session.get(url, timeout=self._timeout) as response:
+            async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as response:
                 await read(response, _ANSWER_LIMIT)
         except TimeoutError:
             self._miss(instance, f"no answer to {url} within {self._config.health_check_timeout_secs:g} s")
@@ -50,6 +52,8 @@ class HealthWatch:
         else:
             if response.status >= 500:
                 self._miss(instance, f"{url} answers {response.status}")
+            elif response.status in _REFUSED_KEY and not self._config.passes_credentials:
+                instance.down(f"{url} answers {response.status}: it asks for another --worker-api-key")
             else:
                 self._misses[instance] = 0
                 instance.up()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from router.config import RouterConfig
+from router.errors import BadRequest, NoInstance
 from router.instance import Instance, Role
 
 
@@ -41,5 +42,16 @@ class Registry:
         """Why no request can be served just now, or None."""
         if self.healthy(Role.COLOCATED) or (self.healthy(Role.PREFILL) and self.healthy(Role.DECODE)):
             return None
-        down = "; ".join(f"{one.role} {one.url} ({one.trouble})" for one in self.instances if not one.healthy)
-        return f"no instance can serve this: down are {down}"
+        return f"no instance can serve this: down are {_down(self.instances)}"
+
+    def no_colocated(self, unpairable: str) -> BadRequest | NoInstance:
+        """What a client hears who asks for what no pair can answer, for want of a colocated instance."""
+        if colocated := self.of(Role.COLOCATED):
+            return NoInstance(f"no colocated instance can serve this: down are {_down(colocated)}")
+        return BadRequest(
+            f"{unpairable}: ask for it at a router that has a colocated instance too (--worker-urls)"
+        )
+
+
+def _down(instances: Iterable[Instance]) -> str:
+    return "; ".join(f"{one.role} {one.url} ({one.trouble})" for one in instances if not one.healthy)

@@ -1,0 +1,150 @@
+"""What the router does for each endpoint of its list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from router.canary import Canary
+from router.config import RouterConfig
+from router.delivery import deliver
+from router.endpoints import ENDPOINTS, Endpoint, Who
+from router.errors import JSON_HEADERS, BadRequest, ClientSilent, NoInstance, PayloadTooLarge
+from router.fanout import Fanout
+from router.front import Front
+from router.leg import Answer
+from router.openapi import document
+from router.registry import Registry
+
+# A request, its body, and why no pair can answer it.
+Asked = Callable[[web.Request, bytes, str], AbstractAsyncContextManager[Answer]]
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """Handlers over what they need; one object for one running router."""
+
+    config: RouterConfig
+    registry: Registry
+    front: Front
+    fanout: Fanout
+    canary: Canary
+
+    def routes(self) -> list[web.RouteDef]:
+        served = [_route(method, one, self._handler(one)) for one in ENDPOINTS for method in one.methods]
+        # Browsers ask first whether they may; what SGLang allows is SGLang's to say.
+        return [*served, *(web.options(one.path, self.anyone) for one in ENDPOINTS)]
+
+    def _handler(self, one: Endpoint) -> Handler:
+        match one.who:
+            case Who.PAIR:
+                return self.generate
+            case Who.ANYONE:
+                return self.anyone
+            case Who.COLOCATED:
+                return partial(self._unpairable, self.front.colocated, one.unpairable)
+            case Who.HOLDER:
+                return partial(self._unpairable, self.front.holder, one.unpairable)
+        return {
+            "/abort_request": self.abort_request,
+            "/flush_cache": self.flush_cache,
+            "/server_info": self.server_info,
+            "/get_server_info": self.server_info,
+            "/v1/loads": self.loads,
+            "/health": self.health,
+            "/ready": self.health,
+            "/readiness": self.health,
+            "/ping": self.health,
+            "/liveness": self.liveness,
+            "/health_generate": self.health_generate,
+            "/workers": self.workers,
+            "/list_workers": self.list_workers,
+            "/openapi.json": self.openapi,
+        }[one.path]
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        raw = await self._body(request)
+        async with self.front.generate(request, raw) as answer:
+            return await self._deliver(request, answer)
+
+    async def anyone(self, request: web.Request) -> web.StreamResponse:
+        raw = await self._body(request)
+        async with self.front.anyone(request, raw) as answer:
+            return await self._deliver(request, answer)
+
+    async def _unpairable(self, asked: Asked, why: str, request: web.Request) -> web.StreamResponse:
+        raw = await self._body(request)
+        async with asked(request, raw, why) as answer:
+            return await self._deliver(request, answer)
+
+    async def abort_request(self, request: web.Request) -> web.StreamResponse:
+        raw = await self._body(request)
+        return await self._deliver(
+            request, await self.fanout.abort_request(request.path_qs, request.headers, raw)
+        )
+
+    async def flush_cache(self, request: web.Request) -> web.Response:
+        status, report = await self.fanout.flush_cache(request.path_qs, request.headers)
+        return _json(report, status)
+
+    async def server_info(self, request: web.Request) -> web.Response:
+        return _json(await self.fanout.server_info(request.headers))
+
+    async def loads(self, request: web.Request) -> web.StreamResponse:
+        if (wanted := request.query.get("format", "json")) != "json":
+            raise BadRequest(
+                f"format={wanted!r:.40}: loads are summed up as JSON only; ask an instance itself"
+            )
+        return await self._deliver(request, await self.fanout.loads(request.path_qs, request.headers))
+
+    async def health(self, _: web.Request) -> web.Response:
+        if reason := self.registry.unservable():
+            raise NoInstance(reason)
+        return _json({"status": "ok"})
+
+    async def health_generate(self, request: web.Request) -> web.Response:
+        await self.canary.sing(request)
+        return _json({"status": "ok"})
+
+    async def liveness(self, _: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def workers(self, _: web.Request) -> web.Response:
+        return _json({"workers": [instance.describe() for instance in self.registry.instances]})
+
+    async def list_workers(self, _: web.Request) -> web.Response:
+        return _json({"urls": [instance.url for instance in self.registry.instances]})
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        return _json(document(keyed=bool(self.config.api_key)))
+
+    async def _deliver(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+        return await deliver(request, answer, self.config.request_timeout_secs)
+
+    async def _body(self, request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(self.config.request_timeout_secs):
+                return await request.read()
+        except TimeoutError:
+            raise ClientSilent("the request's body did not arrive in time (--request-timeout-secs)") from None
+        except web.HTTPRequestEntityTooLarge:
+            limit = self.config.max_payload_size
+            raise PayloadTooLarge(f"the body is larger than {limit} bytes (--max-payload-size)") from None
+
+
+def _route(method: str, one: Endpoint, handler: Handler) -> web.RouteDef:
+    if method != "GET":
+        return web.route(method, one.path, handler)
+    # A HEAD must change nothing: none for what a POST does as well.
+    return web.get(one.path, handler, allow_head=one.methods == ("GET",))
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, headers=JSON_HEADERS, body=orjson.dumps(value))

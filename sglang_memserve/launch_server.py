@@ -114,8 +114,8 @@ def _with_model(argv: list[str]) -> list[str]:
 
 
 def _serve(argv: list[str]) -> None:
-    # How often, in seconds, SGLang looks whether the client of an unstreamed request is still there. Its own 4
-    # are long for a batch, which has no one name to abort it by. Read once, when SGLang is imported.
+    # How often, in seconds, SGLang looks whether the client of an unstreamed request is still there. Its own
+    # 4 are long for a batch, which has no one name to abort it by. Read once, when SGLang is imported.
     os.environ.setdefault("SGLANG_REQUEST_STATE_WAIT_TIMEOUT", "1")
     import torch
     from sglang.launch_server import run_server

@@ -1,0 +1,187 @@
+"""What a request asks for beyond one plain answer: samples, log-probabilities, no tokens; and its end by force."""
+
+import json
+import random
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+MODEL = "SmolLM2-135M-Instruct"
+PROMPT = "The capital of France is"
+BATCH = (PROMPT, "Once upon a time")
+GREEDY = {"temperature": 0, "max_new_tokens": 5}
+LOGPROBS = {"return_logprob": True, "logprob_start_len": 0, "top_logprobs_num": 2}
+COMPLETION = {"model": MODEL, "prompt": PROMPT, "temperature": 0, "max_tokens": 5}
+CHAT = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "Name a city in Japan."}],
+    "temperature": 0,
+    "max_tokens": 5,
+}
+USAGE = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def generate(text=PROMPT, n=None, tokens=5, **fields):
+    params = GREEDY | {"max_new_tokens": tokens} | ({} if n is None else {"n": n})
+    return "/generate", {"text": text, "sampling_params": params, **fields}
+
+
+def completion(**fields):
+    return "/v1/completions", COMPLETION | fields
+
+
+def chat(**fields):
+    return "/v1/chat/completions", CHAT | fields
+
+
+ASKED = {
+    "samples": generate(n=2),
+    "samples of a batch": generate(list(BATCH), n=2),
+    "samples, stream": generate(n=3, stream=True),
+    "completion samples": completion(n=2),
+    "completion samples of a batch": completion(prompt=list(BATCH), n=2),
+    "completion samples, stream": completion(n=2, **USAGE),
+    "chat samples": chat(n=2),
+    "chat samples, stream": chat(n=2, **USAGE),
+    "no tokens": generate(tokens=0),
+    "no tokens, scored": generate(tokens=0, **LOGPROBS),
+    "one token, stream": generate(tokens=1, stream=True),
+    "logprobs": generate(**LOGPROBS, return_text_in_logprobs=True),
+    "logprobs from the third token": generate(**LOGPROBS | {"logprob_start_len": 3}),
+    "logprobs of given tokens": generate(**LOGPROBS, token_ids_logprob=[1, 2, 30]),
+    "logprobs, flat": generate(**LOGPROBS, return_flat_raw_top_logprobs=True),
+    "logprobs, stream": generate(**LOGPROBS, stream=True),
+    "logprobs of a batch": generate(list(BATCH), **LOGPROBS),
+    "logprobs of a batch, stream": generate(list(BATCH), **LOGPROBS, stream=True),
+    "logprobs of samples": generate(n=2, **LOGPROBS),
+    "echo": completion(echo=True, logprobs=2),
+    "echo, stream": completion(echo=True, logprobs=2, stream=True),
+    "echo of samples of a batch": completion(prompt=list(BATCH), echo=True, logprobs=1, n=2),
+    "chat logprobs": chat(logprobs=True, top_logprobs=2),
+    "regex": generate("A digit: ", regex="[0-9]{3}"),
+    "a session that is not there": generate(session_params={"id": "nobody's"}),
+}
+# Of one run, one server or one moment.
+VOLATILE = {"id", "created", "e2e_latency", "response_sent_to_client_ts", "cached_tokens"}
+VOLATILE |= {"prompt_tokens_details", "cached_tokens_details"}
+# Nats: the same sums in batches of another size.
+NOISE = 0.1
+
+
+def comparable(value):
+    if isinstance(value, dict):
+        return {name: comparable(one) for name, one in value.items() if name not in VOLATILE}
+    return [comparable(one) for one in value] if isinstance(value, list) else value
+
+
+def by_index(stream):
+    """The events of each answer in a stream, whose order between answers is chance."""
+    events = {}
+    assert stream.endswith("data: [DONE]\n\n"), stream[-300:]
+    for line in stream.splitlines():
+        if line and not line.endswith("[DONE]"):
+            event = json.loads(line.removeprefix("data: "))
+            named = event["choices"][0] if event.get("choices") else event
+            events.setdefault(str(named.get("index", "whole")), []).append(event)
+    return events
+
+
+def asked_of(post, url, path, body):
+    status, answer = post(url, path, body)
+    return status, comparable(by_index(answer) if body.get("stream") else answer)
+
+
+def differences(expected, got, where=""):
+    if isinstance(expected, float) and isinstance(got, float):
+        return [] if abs(expected - got) <= NOISE else [f"{where}: {expected} and {got}"]
+    if isinstance(expected, dict) and isinstance(got, dict) and expected.keys() == got.keys():
+        return [d for name in expected for d in differences(expected[name], got[name], f"{where}/{name}")]
+    if isinstance(expected, list | tuple) and isinstance(got, list | tuple) and len(expected) == len(got):
+        pairs = enumerate(zip(expected, got, strict=True))
+        return [d for i, (one, two) in pairs for d in differences(one, two, f"{where}[{i}]")]
+    return [] if expected == got else [f"{where}: {expected} and {got}"]
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_an_answer_is_what_stock_sglang_gives(from_stock, one_p_one_d, post, name):
+    path, body = ASKED[name]
+    expected = from_stock(f"answer: {name}", lambda stock: asked_of(post, stock, path, body))
+    assert differences(expected, asked_of(post, one_p_one_d.url, path, body)) == []
+
+
+def long_request(tokens, rid):
+    """Nothing of it is cached, and its answer takes half a minute here, if nobody stops it."""
+    ids = [random.randrange(1000, 40000) for _ in range(tokens)]
+    params = {"temperature": 0, "max_new_tokens": 300, "ignore_eos": True}
+    return {"input_ids": ids, "sampling_params": params, "rid": rid}
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return json.load(response)
+
+
+def held(url):
+    """What each instance of the router's holds beside its cache."""
+    found = {}
+    for role, infos in get(f"{url}/server_info").items():
+        for info in infos:
+            (load,) = get(f"{info['url']}/v1/loads")["loads"]
+            numbers = {key: load[key] for key in ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")}
+            numbers |= {k: v for k, v in load["disaggregation"].items() if k.endswith("_reqs")}
+            memserve = info["internal_states"][0]["memserve"]
+            numbers |= {k: v for k, v in memserve.items() if k.startswith("open_")}
+            found[role] = {name: number for name, number in numbers.items() if number}
+    return found
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_an_abort_by_name_on_one_instance_ends_both_halves(one_p_one_d, post, role):
+    """In the middle of the prefill, which takes seconds here."""
+    instances = {
+        name: infos[0]["url"] for name, infos in get(f"{one_p_one_d.url}/server_info").items() if infos
+    }
+    with ThreadPoolExecutor(1) as pool:
+        rid = f"{role}'s"
+        answer = pool.submit(post, one_p_one_d.url, "/generate", long_request(3000, rid))
+        time.sleep(0.7)
+        assert post(instances[role], "/abort_request", {"rid": rid})[0] == 200
+        status, body = answer.result(60)
+    assert status == 500
+    assert "Aborted by AbortReq" in body["message"]
+    until(lambda: not any(held(one_p_one_d.url).values()))
+
+
+def test_an_abort_by_name_ends_decoding_with_what_there_is(one_p_one_d, post):
+    decode = get(f"{one_p_one_d.url}/server_info")["decode"][0]["url"]
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, one_p_one_d.url, "/generate", long_request(40, "late"))
+        until(lambda: held(one_p_one_d.url)["decode"].get("num_running_reqs"))
+        assert post(decode, "/abort_request", {"rid": "late"})[0] == 200
+        status, body = answer.result(60)
+    assert status == 200
+    assert body["meta_info"]["finish_reason"]["type"] == "abort"
+    assert len(body["output_ids"]) < 300
+    until(lambda: not any(held(one_p_one_d.url).values()))
+
+
+@pytest.mark.parametrize("name", ["samples", "samples, stream", "logprobs of a batch"])
+def test_a_client_that_leaves_several_answers_leaves_nothing_behind(one_p_one_d, post, name):
+    path, body = ASKED[name]
+    params = body["sampling_params"] | {"max_new_tokens": 300, "ignore_eos": True}
+    status, _ = post(one_p_one_d.url, path, body | {"sampling_params": params}, 2)
+    # A stream has begun; urllib tells both by no status.
+    assert status == 0
+    until(lambda: not any(held(one_p_one_d.url).values()))
+    assert post(one_p_one_d.url, *ASKED["samples"])[0] == 200

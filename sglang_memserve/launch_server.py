@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sglang_memserve.compat import BACKEND
+from sglang_memserve.cpu_attention import NAME as CPU_ATTENTION
 
 CPU_PLATFORM = "memserve_cpu"
 _CPU = (
     "--device",
     "cpu",
     "--attention-backend",
-    "torch_native",
+    CPU_ATTENTION,
     "--disable-cuda-graph",
     "--disable-overlap-schedule",
     "--sleep-on-idle",

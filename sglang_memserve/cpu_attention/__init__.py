@@ -27,6 +27,8 @@ def register() -> None:
 def _create(model_runner: object) -> object:
     from sglang_memserve import hooks
     from sglang_memserve.cpu_attention.backend import MemServeCpuAttention
+    from sglang_memserve.cpu_attention.memory import keep_freed_memory
 
     hooks.require_applied()
+    keep_freed_memory()
     return MemServeCpuAttention(model_runner)

@@ -8,6 +8,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sglang_memserve.cpu_attention.plan import DecodeGroup, ExtendPart
 
+# Up to here torch's fused kernel takes an extend whole: as fast, and rounded exactly as torch_native's.
+FUSED_SCORES = 1 << 19
 # Bytes of scores that a block of queries may have: about what stays in a core's share of the caches.
 SCORE_BYTES = 4 << 20
 BLOCK_ROWS = range(32, 257)
@@ -46,33 +48,58 @@ def extend(
     scale: float,
     out: torch.Tensor,
 ) -> None:
-    """A request's new tokens against its prefix and, causally, themselves. `query` and `out`: its rows.
+    """A request's new tokens against its prefix and, causally, themselves. `query` and `out`: its rows."""
+    total = part.prefix + len(query)
+    keys = gather(k_cache, part.pages, page_size)[:total]
+    values = gather(v_cache, part.pages, page_size)[:total]
+    whole = len(query) * total <= FUSED_SCORES
+    (_extend_whole if whole else _extend_in_blocks)(query, keys, values, part.prefix, scale, out)
 
-    Scores and their softmax are fp32. They weigh V in the query's dtype where that is bf16, as fused
-    kernels do, and in fp32 where the CPU has no fast product of it.
-    """
+
+def _extend_whole(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    prefix: int,
+    scale: float,
+    out: torch.Tensor,
+) -> None:
+    """`keys`, `values`: `[prefix + tokens, kv_heads, dim]`."""
+    q, k, v = (x.to(query.dtype).transpose(0, 1)[None] for x in (query, keys, values))
+    mask = torch.ones(len(query), len(keys), dtype=torch.bool).tril(prefix) if prefix else None
+    found = scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    out.copy_(found[0].transpose(0, 1))
+
+
+def _extend_in_blocks(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    prefix: int,
+    scale: float,
+    out: torch.Tensor,
+) -> None:
+    """Scores and their softmax are fp32. They weigh V in bf16 for bf16 queries, else in fp32."""
     new, heads, dim = query.shape
-    total = part.prefix + new
     weigh_in = torch.bfloat16 if query.dtype == torch.bfloat16 else torch.float32
-    keys = gather(k_cache, part.pages, page_size)[:total].float().permute(1, 2, 0)
-    values = gather(v_cache, part.pages, page_size)[:total].to(weigh_in).transpose(0, 1)
-    kv_heads = keys.shape[0]
-    rows = block_rows(heads, total)
-    future = torch.full((min(rows, new),) * 2, float("-inf")).triu(1)
-    scratch = torch.empty(heads * future.shape[0] * total)
-    shared = query.view(new, kv_heads, -1, dim).permute(1, 2, 0, 3)
-    shared_out = out.view(new, kv_heads, heads // kv_heads, -1).permute(1, 2, 0, 3)
+    k, v = keys.float().permute(1, 2, 0), values.to(weigh_in).transpose(0, 1)
+    rows = min(block_rows(heads, len(keys)), new)
+    future = torch.full((rows, rows), float("-inf")).triu(1)
+    scratch = torch.empty(heads * rows * len(keys))
+    # Query heads of one KV head, side by side: [kv_heads, heads of it, tokens, dim].
+    shared, shared_out = (x.view(new, len(k), heads // len(k), -1).permute(1, 2, 0, 3) for x in (query, out))
     for start in range(0, new, rows):
         block = shared[:, :, start : start + rows].float()
-        count, seen = block.shape[2], part.prefix + start + block.shape[2]
-        scores = scratch[: heads * count * seen].view(kv_heads, -1, seen)
-        torch.baddbmm(
-            scores, block.reshape(kv_heads, -1, dim), keys[:, :, :seen], beta=0, alpha=scale, out=scores
-        )
-        scores.view(kv_heads, -1, count, seen)[..., seen - count :] += future[:count, :count]
+        count, seen = block.shape[2], prefix + start + block.shape[2]
+        scores = scratch[: heads * count * seen].view(len(k), -1, seen)
+        flat = block.reshape(len(k), -1, dim)
+        torch.baddbmm(scores, flat, k[:, :, :seen], beta=0, alpha=scale, out=scores)
+        scores.view(len(k), -1, count, seen)[..., seen - count :] += future[:count, :count]
         weights = torch.softmax(scores, -1, out=scores).to(weigh_in)
-        weighed = torch.bmm(weights, values[:, :seen])
-        shared_out[:, :, start : start + rows] = weighed.view(kv_heads, -1, count, weighed.shape[-1])
+        weighed = torch.bmm(weights, v[:, :seen])
+        shared_out[:, :, start : start + rows] = weighed.view(len(k), -1, count, v.shape[-1])
 
 
 def block_rows(heads: int, keys: int) -> int:

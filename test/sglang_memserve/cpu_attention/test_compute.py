@@ -81,8 +81,11 @@ def test_decode(lengths, heads, page_size, dtype):
         ([16, 0], [0, 5]),
     ],
 )
-def test_extend(monkeypatch, prefixes, new, heads, page_size, dtype):
-    monkeypatch.setattr(compute, "BLOCK_ROWS", range(32, 33))  # several blocks of queries
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_extend(monkeypatch, in_blocks, prefixes, new, heads, page_size, dtype):
+    if in_blocks:
+        monkeypatch.setattr(compute, "FUSED_SCORES", 0)
+        monkeypatch.setattr(compute, "BLOCK_ROWS", range(32, 33))
     lengths = [prefix + count for prefix, count in zip(prefixes, new, strict=True)]
     pool = Pool(lengths, page_size, heads[1], dtype)
     query = torch.randn(sum(new), heads[0], pool.dim).to(dtype)
@@ -133,35 +136,38 @@ def test_decode_pads_little_and_calls_little():
     assert alone.pages.shape == (3, 3)
 
 
-def products(monkeypatch, prefix, new, heads=9, kv_heads=3, dim=16):
-    """Multiplications in the matrix products of an extend."""
+@pytest.fixture
+def scores_of(monkeypatch):
+    """How many scores an extend computes, by the shapes of what it hands to torch."""
     counted = []
 
-    def counting(name, sizes):
-        original = getattr(torch, name)
+    def count(module, name, queries, keys):
+        original = getattr(module, name)
 
         def call(*args, **kwargs):
-            a, b = args[sizes : sizes + 2]
-            counted.append(a.numel() * b.shape[-1])
+            counted.append(queries(args).shape[:-1].numel() * keys(args))
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(torch, name, call)
+        monkeypatch.setattr(module, name, call)
 
-    pool = Pool([prefix + new], 16, kv_heads, torch.bfloat16)
-    (part,) = plan_extend(pool.slots, pool.requests, [prefix], [new], 16)
-    query = torch.randn(new, heads, dim).bfloat16()
-    with monkeypatch.context() as monkeypatch:
-        counting("baddbmm", 1)
-        counting("bmm", 0)
+    count(torch, "baddbmm", lambda args: args[1], lambda args: args[2].shape[-1])
+    count(compute, "scaled_dot_product_attention", lambda args: args[0], lambda args: args[1].shape[-2])
+
+    def extend(prefix, new, heads=9, kv_heads=3, dim=16):
+        counted.clear()
+        pool = Pool([prefix + new], 16, kv_heads, torch.bfloat16)
+        (part,) = plan_extend(pool.slots, pool.requests, [prefix], [new], 16)
+        query = torch.randn(new, heads, dim).bfloat16()
         compute.extend(query, pool.keys, pool.values, part, 16, SCALE, torch.empty_like(query))
-    return sum(counted)
+        return sum(counted) // heads
+
+    return extend
 
 
-def test_a_cached_prefix_costs_the_new_tokens_work_only(monkeypatch):
-    pairs = products(monkeypatch, 2000, 16) / (2 * 9 * 16)
-    assert pairs == 16 * 2016
-    assert products(monkeypatch, 0, 2016) < 0.6 * 2 * 9 * 16 * 2016**2
-    assert products(monkeypatch, 2000, 16) < 0.02 * products(monkeypatch, 0, 2016)
+def test_a_cached_prefix_costs_the_new_tokens_work_only(scores_of):
+    assert scores_of(2000, 16) == 16 * 2016
+    assert scores_of(1500, 500) < 0.95 * 500 * 2000  # in blocks, which leave out most of what is to come
+    assert scores_of(0, 2016) < 0.6 * 2016**2
 
 
 @pytest.mark.parametrize(("heads", "keys"), [(9, 16), (9, 2048), (32, 8192), (128, 131072)])

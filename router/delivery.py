@@ -21,9 +21,9 @@ _SLICE = 1 << 20
 
 
 async def deliver(request: web.Request, answer: Answer, patience: float) -> web.StreamResponse:
-    """Send the answer; a stream that breaks off ends with an error event.
+    """Send the answer. An event stream that breaks off ends with an error event, another one is cut short.
 
-    Raises ConnectionError if the client is gone, or has read nothing for `patience` seconds.
+    Raises ConnectionError after cutting, if the client is gone or reads nothing for `patience` seconds.
     """
     if answer.rest is None:
         return await _whole(request, answer.status, answer.headers, answer.body, patience)
@@ -37,6 +37,9 @@ async def deliver(request: web.Request, answer: Answer, patience: float) -> web.
             last = chunk
     except Failure as failure:
         logger.warning("a stream broke off: %s", failure)
+        if response.content_type != sse.CONTENT_TYPE:
+            _cut(request)
+            raise ConnectionAbortedError("a stream without a form for errors broke off") from None
         mid_event = bool(last) and not sse.ends_event(last)
         await _write(request, response, sse.closing(failure.body, mid_event=mid_event), patience)
     await _write(request, response, None, patience)
@@ -65,9 +68,13 @@ async def _write(
         async with asyncio.timeout(patience):
             await (response.write_eof() if chunk is None else response.write(chunk))
     except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
+        _cut(request)
         raise ConnectionAbortedError(f"the client read nothing for {patience:g} s") from None
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def failures_as_json(patience: float) -> Middleware:

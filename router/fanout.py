@@ -31,14 +31,19 @@ class Fanout:
             total=config.admin_timeout_secs, connect=config.connect_timeout_secs
         )
 
-    async def server_info(self, given: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
-        """By role, each instance's own /server_info with its URL, or its URL and an error."""
+    async def server_info(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """By role, each instance's own /server_info with its URL, or its URL and an error.
+
+        Beside the roles, as one server would tell it, what all who answered have in common.
+        """
         result: dict[str, list[dict[str, Any]]] = {role.value: [] for role in Role}
+        told = []
         for reply in await self._ask(self._registry.instances, "GET", "/server_info", given):
             info = reply.parsed()
             entry = {"error": reply.complaint} if info is None else without_secrets(info)
             result[reply.instance.role.value].append({**entry, "url": reply.instance.url})
-        return result
+            told += [] if info is None else [entry]
+        return {**_in_common(told), **result}
 
     async def flush_cache(self, target: str, given: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
         """The worst status (200 if all of them flushed), and what each instance said."""
@@ -112,6 +117,15 @@ class Fanout:
                 return Reply(instance, response.status, response.headers, answer)
         except (aiohttp.ClientError, OSError, AnswerTooLarge) as error:
             return Reply(instance, 502, {}, trouble(error).encode(), heard=False)
+
+
+def _in_common(infos: list[dict[str, Any]]) -> dict[str, Any]:
+    first = infos[0] if infos else {}
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in info and info[name] == value for info in infos)
+    }
 
 
 def _as_it_came(reply: Reply) -> Answer:

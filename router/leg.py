@@ -17,6 +17,8 @@ from router.instance import Instance
 
 logger = logging.getLogger(__name__)
 
+_STREAMS = (sse.CONTENT_TYPE, "application/x-ndjson")
+
 
 class AnswerTooLarge(ValueError):
     pass
@@ -77,7 +79,7 @@ class Leg:
         with translated(self.instance):
             response = await self._open()
             reply = headers.to_client(response.headers)
-            if response.content_type != "text/event-stream":
+            if response.content_type not in _STREAMS:
                 return Answer(response.status, reply, await self._whole(response))
             first = await response.content.readany()
             return Answer(response.status, reply, first, self._rest(response))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import orjson
 
+CONTENT_TYPE = "text/event-stream"
 DATA = b"data: "
 END = b"\n\n"
 DONE = DATA + b"[DONE]" + END

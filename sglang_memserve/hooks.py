@@ -21,6 +21,7 @@ class HookSpec(NamedTuple):
 def specs() -> tuple[HookSpec, ...]:
     return (
         HookSpec("sglang.srt.arg_groups.validation_hook.check_server_args", "AFTER", refuse_unsupported),
+        HookSpec("sglang.srt.server_args.ServerArgs.resolved_dict", "AFTER", blank_out_keys),
         HookSpec("sglang.srt.disaggregation.utils.get_kv_class", "AROUND", kv_class),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_DECODE}.DecodePreallocQueue._init_kv_manager", "AFTER", attach_pool),
@@ -78,6 +79,13 @@ def refuse_unsupported(result: object, server_args: Any) -> None:
     if limits.serves_with_memserve(server_args):
         require_applied()
         limits.refuse_unsupported_args(server_args)
+
+
+def blank_out_keys(settings: dict[str, Any], server_args: Any) -> None:
+    """What SGLang writes to its log and tells at /server_info."""
+    for name in ("api_key", "admin_api_key"):
+        if settings.get(name):
+            settings[name] = "<redacted>"
 
 
 def kv_class(original: Hook, transfer_backend: Any, class_type: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sglang_memserve.compat import BACKEND
 from sglang_memserve.cpu_attention import NAME as CPU_ATTENTION
 
+API_KEY_VARIABLE = "MEMSERVE_INSTANCE_API_KEY"
 CPU_PLATFORM = "memserve_cpu"
 _CPU = (
     "--device",
@@ -124,6 +125,8 @@ def _serve(argv: list[str]) -> None:
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.utils import kill_process_tree
 
+    # Not a flag: those can be read by everybody on the machine.
+    api_key = os.environ.pop(API_KEY_VARIABLE, None)
     argv = with_defaults(_expanded(argv), cuda=torch.cuda.is_available())
     if _is_loopback(value_of(argv, "--host") or "127.0.0.1"):
         # Otherwise SGLang tells its peers, and listens for them on, the address of a network interface.
@@ -132,6 +135,8 @@ def _serve(argv: list[str]) -> None:
     sys.argv[1:] = argv
     load_plugins()
     server_args = prepare_server_args(argv)
+    if api_key:
+        server_args.api_key = api_key
     try:
         run_server(server_args)
     finally:

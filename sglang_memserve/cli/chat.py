@@ -30,10 +30,10 @@ class Turn:
     cached_tokens: int | None
 
 
-async def run_chat(router: str) -> None:
+async def run_chat(router: str, api_key: str | None = None) -> None:
     """Holds the chat through `router` and prints it. Raises ClusterError if a turn fails."""
     history: list[dict[str, str]] = []
-    async with probe.client() as session:
+    async with probe.client(api_key) as session:
         for number, question in enumerate(_QUESTIONS, 1):
             history.append({"role": "user", "content": question})
             before = await kv_bytes_received(session, router)
@@ -114,15 +114,18 @@ async def kv_bytes_received(session: aiohttp.ClientSession, router: str) -> int 
         return None
 
 
-def examples(router: str) -> str:
-    """How to talk to the cluster from a shell and from Python."""
-    return f"""Try it:
+def examples(router: str, *, keyed: bool = False) -> str:
+    """How to talk to the cluster from a shell and from Python; `keyed` if it asks for MEMSERVE_API_KEY."""
+    header = ' -H "Authorization: Bearer $MEMSERVE_API_KEY"' if keyed else ""
+    key = 'os.environ["MEMSERVE_API_KEY"]' if keyed else '"none"'
+    imports = "import os\n  " if keyed else ""
+    return f"""Try it{", with MEMSERVE_API_KEY set" if keyed else ""}:
 
-  curl -N {router}/v1/chat/completions -H 'Content-Type: application/json' -d \\
+  curl -N {router}/v1/chat/completions -H 'Content-Type: application/json'{header} -d \\
     '{{"model": "default", "stream": true, "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
 
-  from openai import OpenAI
-  client = OpenAI(base_url="{router}/v1", api_key="none")
+  {imports}from openai import OpenAI
+  client = OpenAI(base_url="{router}/v1", api_key={key})
   messages = [{{"role": "user", "content": "What is a KV cache?"}}]
   answer = client.chat.completions.create(model="default", messages=messages)
   print(answer.choices[0].message.content)

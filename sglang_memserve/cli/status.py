@@ -3,47 +3,49 @@
 import argparse
 import asyncio
 import json
+import os
 from typing import Any
-
-import aiohttp
 
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import ask, client, worker_list
 
 _COLUMNS = ("role", "url", "healthy", "running", "waiting", "tokens used", "tokens total")
+_TOTALS = ("num_running_reqs", "num_waiting_reqs", "num_used_tokens", "max_total_num_tokens")
 
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser("status", help="the instances behind a router", description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:30000", help="the router (default: %(default)s)")
+    parser.add_argument("--api-key", metavar="KEY", help="the router's (default: MEMSERVE_API_KEY)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints one row for each instance. Returns 1 if one of them is down."""
-    rows = asyncio.run(collect(args.url.rstrip("/")))
+    rows = asyncio.run(collect(args.url.rstrip("/"), args.api_key or os.environ.get("MEMSERVE_API_KEY")))
     print(json.dumps(rows, indent=2) if args.json else table(rows))
     return 0 if rows and all(row["healthy"] for row in rows) else 1
 
 
-async def collect(router: str) -> list[dict[str, Any]]:
+async def collect(router: str, api_key: str | None = None) -> list[dict[str, Any]]:
     """The rows, keyed by the table's columns; None for what an instance did not tell. Raises ClusterError."""
-    async with client() as session:
+    async with client(api_key) as session:
         workers = worker_list(await ask(session, f"{router}/workers"))
-        return list(await asyncio.gather(*(_row(session, worker) for worker in workers)))
+        try:
+            told = (await ask(session, f"{router}/v1/loads?include=core"))["instances"]
+            loads = {entry["url"]: entry.get("loads") for entry in told}
+        except (ClusterError, KeyError, TypeError, AttributeError):
+            loads = {}
+    return [_row(worker, loads.get(worker["url"])) for worker in workers]
 
 
-async def _row(session: aiohttp.ClientSession, worker: dict[str, Any]) -> dict[str, Any]:
+def _row(worker: dict[str, Any], loads: Any) -> dict[str, Any]:
     row = {"role": worker.get("role"), "url": worker["url"], "healthy": bool(worker.get("healthy"))}
     try:
-        loads = (await ask(session, f"{worker['url'].rstrip('/')}/v1/loads?include=core"))["loads"]
-        totals = [
-            sum(load[key] for load in loads)
-            for key in ("num_running_reqs", "num_waiting_reqs", "num_used_tokens", "max_total_num_tokens")
-        ]
-    except (ClusterError, KeyError, TypeError):
-        totals = [None] * 4
+        totals = [sum(load[key] for load in loads) for key in _TOTALS]
+    except (KeyError, TypeError):
+        totals = [None] * len(_TOTALS)
     return {**row, **dict(zip(_COLUMNS[3:], totals, strict=True))}
 
 

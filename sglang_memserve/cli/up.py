@@ -19,7 +19,8 @@ from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.local import LocalCluster, read_model
 from sglang_memserve.cluster.logs import claimed
 from sglang_memserve.cluster.plan import plan_instances, ports_for, sizes_pool
-from sglang_memserve.launch_server import given
+from sglang_memserve.cluster.spec import ROUTER_KEY_VARIABLES
+from sglang_memserve.launch_server import API_KEY_VARIABLE, given
 from sglang_memserve.model import ModelInfo
 
 _TOLD_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -41,6 +42,10 @@ def add_command(commands: Any) -> None:
         "model": (str, "a local folder or a hub name (default: the embedded model)"),
         "host": (str, "the router's address (default: {})"),
         "port": (int, "the router's port (default: {})"),
+        "api_key": (
+            str,
+            "what clients must present; better set as MEMSERVE_API_KEY, which `ps` does not show",
+        ),
         "log_dir": (Path, "folder for the logs (default: ~/.local/state/memserve/PORT)"),
         "threads": (int, "OpenMP threads of each instance (default: its share of the cores)"),
         "max_total_tokens": (int, "KV pool of each instance, in tokens (default: its share of free memory)"),
@@ -72,10 +77,12 @@ def _config(args: argparse.Namespace, extra: list[str]) -> ClusterConfig:
             raise ClusterError(f"MEMSERVE_{name.upper()}={text} is not a number") from None
     values |= {name: value for name in args.convert if (value := getattr(args, name)) is not None}
     if given(extra, "--api-key"):
-        raise ClusterError(
-            "--api-key: the router sends no API key to instances yet, keys come later: leave it out"
-        )
-    return ClusterConfig(**values, extra=tuple(extra))
+        raise ClusterError("--api-key after `--`: give it before, so that the router knows it too")
+    config = ClusterConfig(**values, extra=tuple(extra))
+    foreign = [name for name in (*ROUTER_KEY_VARIABLES, API_KEY_VARIABLE) if name in environ]
+    if foreign and not config.api_key:
+        raise ClusterError(f"{foreign[0]} is set: set MEMSERVE_API_KEY for the whole cluster instead")
+    return config
 
 
 class _Up:
@@ -117,7 +124,7 @@ class _Up:
         async with contextlib.AsyncExitStack() as held:
             try:
                 held.enter_context(claimed(config.logs, config.port))
-                session = await held.enter_async_context(probe.client())
+                session = await held.enter_async_context(probe.client(config.api_key))
                 ports = held.enter_context(ports_for(config))
                 instances = plan_instances(config, await self._model(), ports)
                 self._cluster = LocalCluster(config, instances, session, self._say)
@@ -143,9 +150,9 @@ class _Up:
         self._say("memserve", f"serving on {cluster.url}")
         async with _while_here(asyncio.create_task(cluster.watch())) as watching:
             if self._chat:
-                await run_chat(cluster.url)
+                await run_chat(cluster.url, self._config.api_key)
             if not self._leave:
-                show(examples(cluster.url))
+                show(examples(cluster.url, keyed=bool(self._config.api_key)))
                 await watching
 
     def _say(self, who: str, what: str) -> None:

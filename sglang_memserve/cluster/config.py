@@ -1,8 +1,9 @@
 """What `memserve up` can be told. Defaults are stated here and nowhere else."""
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from sglang_memserve.cluster.errors import ClusterError
@@ -13,7 +14,8 @@ class ClusterConfig:
     """Counts of instances by role; `host` and `port` are the router's; `start_timeout` in seconds.
 
     With no instance asked for, one prefill and one decode instance are meant. `threads` and
-    `max_total_tokens` hold for each instance; None means a share of this machine.
+    `max_total_tokens` hold for each instance; None means a share of this machine. `api_key` is what the
+    router asks of clients, and presents to the instances, which ask for it as well.
     `extra` are SGLang's flags for each instance.
     """
 
@@ -23,6 +25,7 @@ class ClusterConfig:
     model: str | None = None
     host: str = "127.0.0.1"
     port: int = 30000
+    api_key: str | None = field(default=None, repr=False)
     log_dir: Path | None = None
     threads: int | None = None
     max_total_tokens: int | None = None
@@ -42,6 +45,8 @@ class ClusterConfig:
             )
         if not 1 <= self.port <= 65535:
             raise ClusterError(f"--port {self.port} is not a port: use 1 to 65535")
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise ClusterError("--api-key: give a key of printable ASCII without spaces")
         for name in ("threads", "max_total_tokens", "start_timeout"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -60,9 +65,5 @@ class ClusterConfig:
 
 def environment_defaults(environ: Mapping[str, str]) -> dict[str, str]:
     """What MEMSERVE_PREFILL, MEMSERVE_PORT and so on say, by field, as text."""
-    names = {
-        field.name: f"MEMSERVE_{field.name.upper()}"
-        for field in fields(ClusterConfig)
-        if field.name != "extra"
-    }
-    return {field: environ[name] for field, name in names.items() if environ.get(name)}
+    names = {one.name: f"MEMSERVE_{one.name.upper()}" for one in fields(ClusterConfig) if one.name != "extra"}
+    return {setting: environ[name] for setting, name in names.items() if environ.get(name)}

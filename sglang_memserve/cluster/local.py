@@ -14,7 +14,7 @@ import aiohttp
 from sglang_memserve.cluster import child, probe
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
-from sglang_memserve.cluster.spec import InstanceSpec, router_argv, url_of
+from sglang_memserve.cluster.spec import InstanceSpec, router_argv, router_env, url_of
 from sglang_memserve.cluster.supervisor import Limits, Member, Report, Supervisor
 from sglang_memserve.model import ModelInfo
 
@@ -55,7 +55,8 @@ async def read_model(name: str | None, timeout_s: float) -> ModelInfo:
 
 
 class LocalCluster:
-    """The processes of `instances` and of a router in front of them. `session` stays the caller's."""
+    """The processes of `instances` and of a router in front of them. `session`, which presents the
+    cluster's API key, stays the caller's."""
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class LocalCluster:
         return Member(
             name=_ROUTER,
             argv=router_argv(config.host, config.port, list(self._instances.values())),
-            env={"PYTHONUNBUFFERED": "1"},
+            env=router_env(config.api_key),
             log=config.logs / f"{_ROUTER}.log",
             phase=partial(probe.router_phase, self._session, self.url),
             # Its clients' requests end with it; SGLang would wait for them.

@@ -52,6 +52,7 @@ def plan_instances(config: ClusterConfig, model: ModelInfo | None, ports: PortPi
             threads=threads,
             max_total_tokens=tokens,
             gpus=own_gpus,
+            api_key=config.api_key,
             extra=config.extra,
         )
         for (role, index), own_gpus in zip(_roles(config), gpus, strict=True)

@@ -15,9 +15,13 @@ _NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 _LOADING = b"Load weight begin"
 
 
-def client() -> aiohttp.ClientSession:
-    """A session whose questions take at most a few seconds; to be closed by the caller."""
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PROBE_S), trust_env=False)
+def client(api_key: str | None = None) -> aiohttp.ClientSession:
+    """A session whose questions take at most a few seconds and present the key; its caller closes it."""
+    return aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+        timeout=aiohttp.ClientTimeout(total=_PROBE_S),
+        trust_env=False,
+    )
 
 
 async def answers(session: aiohttp.ClientSession, url: str) -> bool:

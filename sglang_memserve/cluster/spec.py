@@ -2,10 +2,14 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from sglang_memserve.launch_server import API_KEY_VARIABLE
+
 Role = Literal["prefill", "decode", "colocated"]
+
+ROUTER_KEY_VARIABLES = ("MEMSERVE_ROUTER_API_KEY", "MEMSERVE_ROUTER_WORKER_API_KEY")
 
 # -P: a folder of the same name where the user stands must not be imported instead.
 _PYTHON = (sys.executable, "-P", "-m")
@@ -16,7 +20,8 @@ class InstanceSpec:
     """An instance of `role`; `index` counts within the role. None leaves the choice to SGLang.
 
     `threads` are OpenMP's, `max_total_tokens` is the KV pool's size in tokens, `gpus` are what CUDA may see,
-    and `extra` are flags of SGLang's that win over everything else.
+    `api_key` is asked of clients (it travels in the environment, since everybody can read command lines), and
+    `extra` are flags of SGLang's that win over everything else.
     """
 
     role: Role
@@ -28,6 +33,7 @@ class InstanceSpec:
     threads: int | None = None
     max_total_tokens: int | None = None
     gpus: tuple[int, ...] = ()
+    api_key: str | None = field(default=None, repr=False)
     extra: tuple[str, ...] = ()
 
     @property
@@ -57,6 +63,8 @@ class InstanceSpec:
         env = {"PYTHONUNBUFFERED": "1"}
         if self.threads:
             env["OMP_NUM_THREADS"] = str(self.threads)
+        if self.api_key:
+            env[API_KEY_VARIABLE] = self.api_key
         if self.gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
         return env
@@ -74,6 +82,12 @@ def router_argv(host: str, port: int, instances: Sequence[InstanceSpec]) -> list
             command += ["--decode", spec.url]
     workers = [spec.url for spec in instances if spec.role == "colocated"]
     return [*command, "--worker-urls", *workers] if workers else command
+
+
+def router_env(api_key: str | None) -> dict[str, str]:
+    """What a router's environment has beside ours; its instances ask for the same key as it does."""
+    keys = dict.fromkeys(ROUTER_KEY_VARIABLES, api_key) if api_key else {}
+    return {"PYTHONUNBUFFERED": "1", **keys}
 
 
 def url_of(host: str, port: int) -> str:

@@ -43,6 +43,7 @@ class MockInstance:
         self.url = f"http://127.0.0.1:{self.port}"
         self.answer = json.dumps({"text": "hello", "port": self.port}).encode()
         self.chunks = list(SSE)
+        self.stream_type = "text/event-stream; charset=utf-8"
         self.refusal = None
         self.redirect = None
         self.hold = False
@@ -90,6 +91,9 @@ class MockInstance:
 
     async def _abort(self, request):
         await asyncio.sleep(self.abort_pause)
+        if isinstance(self.refusal, tuple):
+            status, body = self.refusal
+            return web.Response(status=status, body=body)
         self.aborts.append((await request.json(), request.headers.copy()))
         return web.Response()
 
@@ -128,7 +132,7 @@ class MockInstance:
             )
         if b'"stream":true' not in raw.replace(b" ", b""):
             return web.Response(body=self.answer, content_type="application/json")
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        response = web.StreamResponse(headers={"Content-Type": self.stream_type})
         await response.prepare(request)
         for number, chunk in enumerate(self.chunks):
             if number == self.hold_after:

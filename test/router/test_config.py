@@ -38,6 +38,17 @@ def test_flag_over_environment_over_default():
     assert parse(WORKER, {}) == RouterConfig(colocated=("http://a:1",))
 
 
+def test_keys_come_from_the_environment_and_show_nowhere():
+    environ = {"MEMSERVE_ROUTER_API_KEY": "s3cret", "MEMSERVE_ROUTER_WORKER_API_KEY": "w0rker"}
+    config = parse(WORKER, environ)
+    assert (config.api_key, config.worker_api_key) == ("s3cret", "w0rker")
+    assert "s3cret" not in repr(config)
+    assert "w0rker" not in repr(config)
+    with pytest.raises(ConfigError) as error:
+        parse(WORKER, {"MEMSERVE_ROUTER_API_KEY": "s3 cret"})
+    assert "cret" not in str(error.value).replace("--api-key", "")
+
+
 def test_help_explains_every_setting_with_its_default():
     text = " ".join(make_parser().format_help().split())
     assert "(default: 30000)" in text
@@ -65,6 +76,9 @@ def test_help_explains_every_setting_with_its_default():
         ([*WORKER, "--request-timeout-secs", "-1"], {}, ["--request-timeout-secs -1"]),
         ([*WORKER, "--connect-timeout-secs", "nan"], {}, ["--connect-timeout-secs nan"]),
         ([*WORKER, "--health-check-endpoint", "x"], {}, ["--health-check-endpoint 'x'"]),
+        ([*WORKER, "--api-key", ""], {}, ["--api-key is empty"]),
+        (WORKER, {"MEMSERVE_ROUTER_WORKER_API_KEY": ""}, ["--worker-api-key is empty"]),
+        ([*WORKER, "--api-key", "two words"], {}, ["--api-key", "without spaces"]),
         (WORKER, {"MEMSERVE_ROUTER_PORT": "many"}, ["MEMSERVE_ROUTER_PORT='many'", "int"]),
         (WORKER, {"MEMSERVE_ROUTER_POLICY": "magic"}, ["'magic'", "round_robin"]),
     ],

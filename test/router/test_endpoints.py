@@ -17,6 +17,9 @@ async def test_server_info_is_grouped_by_role_with_urls(start):
     for role in ("prefill", "decode", "colocated"):
         mocks = getattr(cluster, role)
         assert info[role] == [{"port": mock.port, "version": "mock", "url": mock.url} for mock in mocks]
+    # What all have in common stands beside the roles, as a client of one server looks for it.
+    assert set(info) == {"prefill", "decode", "colocated", "version"}
+    assert info["version"] == "mock"
     assert await ask(cluster, "GET", "/get_server_info") == (status, info)
 
 

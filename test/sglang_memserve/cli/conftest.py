@@ -17,14 +17,21 @@ class FakeRouter:
         self.kv_bytes: int | None = 0
         self.workers: object = {"workers": []}
         self.load: object = {}
+        self.api_key: str | None = None
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[self.demand_key])
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/server_info", self.server_info)
         app.router.add_get("/workers", lambda _: _json(self.workers))
         app.router.add_get("/v1/loads", lambda _: _json(self.load))
         return app
+
+    @web.middleware
+    async def demand_key(self, request: web.Request, handler) -> web.StreamResponse:
+        if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
+            return web.Response(status=401, text="no key")
+        return await handler(request)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(await request.json())

@@ -46,5 +46,17 @@ async def test_a_refusal_is_shown(router):
             await chat_turn(session, router.url, HI)
 
 
+async def test_the_chat_presents_the_key(router):
+    router.api_key = "K"
+    await run_chat(router.url, "K")
+    with pytest.raises(ClusterError, match="401"):
+        await run_chat(router.url)
+
+
+def test_the_examples_name_the_key_only_where_there_is_one():
+    assert examples("http://x").count("MEMSERVE_API_KEY") == 0
+    assert examples("http://x", keyed=True).count("MEMSERVE_API_KEY") == 3
+
+
 def test_the_examples_name_the_cluster():
     assert examples("http://127.0.0.1:31000").count("http://127.0.0.1:31000") == 3

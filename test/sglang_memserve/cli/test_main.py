@@ -95,9 +95,31 @@ def test_extra_flags_reach_the_instances(config):
 
 
 @pytest.mark.parametrize("given", [["--api-key", "K"], ["--api-key=K"]])
-def test_an_api_key_is_refused_at_once(given, capsys):
+def test_an_api_key_for_the_instances_alone_is_refused_at_once(given, capsys):
     assert run("up", "--", *given) == 1
-    assert "--api-key: the router sends no API key" in capsys.readouterr().err
+    assert "--api-key after `--`: give it before" in capsys.readouterr().err
+
+
+def test_an_api_key_comes_from_flag_or_environment_and_is_not_shown(config, monkeypatch):
+    assert config("--api-key", "K-flag").api_key == "K-flag"
+    monkeypatch.setenv("MEMSERVE_API_KEY", "K-env")
+    assert config().api_key == "K-env"
+    assert "K-env" not in repr(config())
+
+
+@pytest.mark.parametrize("key", ["", "two words", "schlüssel"])
+def test_a_key_that_no_header_takes_is_refused_and_not_shown(key, capsys):
+    assert run("up", "--api-key", key) == 1
+    told = capsys.readouterr().err
+    assert "--api-key: give a key" in told
+    assert not key or key not in told
+
+
+@pytest.mark.parametrize("name", ["MEMSERVE_ROUTER_API_KEY", "MEMSERVE_INSTANCE_API_KEY"])
+def test_a_key_for_one_part_only_is_refused(name, monkeypatch, capsys):
+    monkeypatch.setenv(name, "K")
+    assert run("up") == 1
+    assert f"{name} is set" in capsys.readouterr().err
 
 
 def test_the_command_loads_neither_torch_nor_sglang():

@@ -15,7 +15,7 @@ def load(running, waiting, used):
 
 async def test_loads_of_all_ranks_are_added_up(router):
     router.workers = {"workers": [{"url": router.url, "role": "prefill", "healthy": True}]}
-    router.load = {"loads": [load(1, 2, 300), load(10, 20, 3000)]}
+    router.load = {"instances": [{"url": router.url, "loads": [load(1, 2, 300), load(10, 20, 3000)]}]}
     (row,) = await collect(router.url)
     assert (row["role"], row["healthy"]) == ("prefill", True)
     assert [row[key] for key in ("running", "waiting", "tokens used", "tokens total")] == [
@@ -34,6 +34,16 @@ async def test_an_instance_that_does_not_answer_still_has_its_row(router, free_p
     heading, line = table(rows).splitlines()
     assert line.split() == ["decode", gone, "NO", "-", "-", "-", "-"]
     assert heading.index("healthy") == line.index("NO")
+
+
+async def test_the_key_is_presented(router):
+    router.api_key = "K"
+    router.workers = {"workers": [{"url": "http://x:1", "role": "decode", "healthy": True}]}
+    router.load = {"instances": [{"url": "http://x:1", "loads": [load(1, 2, 300)]}]}
+    (row,) = await collect(router.url, "K")
+    assert row["running"] == 1
+    with pytest.raises(ClusterError, match="401"):
+        await collect(router.url)
 
 
 @pytest.mark.parametrize("answer", [[1], {"workers": "none"}, "text", {"workers": [{"role": "decode"}]}])

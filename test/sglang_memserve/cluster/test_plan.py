@@ -7,7 +7,7 @@ from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.plan import ports_for, sizes_pool
 from sglang_memserve.cluster.ports import PortPicker
-from sglang_memserve.cluster.spec import router_argv, url_of
+from sglang_memserve.cluster.spec import InstanceSpec, router_argv, router_env, url_of
 from sglang_memserve.model import ModelInfo
 
 GB = 1_000_000_000
@@ -221,3 +221,13 @@ def test_the_url_is_one_that_can_be_reached(host, url):
 def test_what_makes_no_sense_is_refused(values, words):
     with pytest.raises(ClusterError, match=words):
         ClusterConfig(**values)
+
+
+def test_a_key_is_in_environments_and_in_no_command_line_and_no_repr():
+    spec = InstanceSpec(role="decode", index=0, port=1, api_key="s3cret")
+    assert spec.env()["MEMSERVE_INSTANCE_API_KEY"] == "s3cret"
+    assert "MEMSERVE_INSTANCE_API_KEY" not in InstanceSpec(role="decode", index=0, port=1).env()
+    assert {"MEMSERVE_ROUTER_API_KEY", "MEMSERVE_ROUTER_WORKER_API_KEY"} <= router_env("s3cret").keys()
+    assert set(router_env(None)) == {"PYTHONUNBUFFERED"}
+    told = (spec, spec.argv(), router_argv("127.0.0.1", 2, [spec]))
+    assert "s3cret" not in repr(told)

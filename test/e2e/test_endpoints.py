@@ -1,0 +1,126 @@
+"""What the router gives beside generation, on real servers: what a stock server gives, or a reason."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+
+from router.endpoints import ENDPOINTS, Who
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+MODEL = "SmolLM2-135M-Instruct"
+KEY = "e2e-s3cret"
+SAME = (
+    ("/v1/tokenize", {"model": MODEL, "prompt": "The capital of France"}),
+    ("/tokenize", {"model": MODEL, "prompt": ["one", "two words"]}),
+    ("/v1/detokenize", {"model": MODEL, "tokens": [504, 3575, 282]}),
+    ("/detokenize", {"model": MODEL, "tokens": [[504], [3575, 282]]}),
+    ("/tokenize", {"tokens": 1}),
+    ("/v1/messages/count_tokens", {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}),
+    ("/api/show", {"model": MODEL}),
+    ("/abort_request", {"rid": "nobody's"}),
+    ("/abort_request", {"rid": 5}),
+)
+
+
+def get(url, path, key=None):
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url + path, headers=headers), timeout=60) as got:
+            return got.status, json.loads(got.read() or b"null")
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b"null")
+
+
+def without_times(answer):
+    status, value = answer
+    return status, {k: v for k, v in value.items() if k != "created"} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(("path", "body"), SAME)
+def test_an_answer_is_a_stock_servers(from_stock, one_p_one_d, post, path, body):
+    def scenario(url):
+        return post(url, path, body)
+
+    assert scenario(one_p_one_d.url) == from_stock(f"{path} {body}", scenario)
+
+
+@pytest.mark.parametrize("path", [f"/v1/models/{MODEL}", "/v1/models/none"])
+def test_a_model_is_a_stock_servers(from_stock, one_p_one_d, path):
+    def scenario(url):
+        return without_times(get(url, path))
+
+    assert scenario(one_p_one_d.url) == from_stock(path, scenario)
+
+
+@pytest.mark.parametrize("path", [one.path for one in ENDPOINTS if one.who is Who.COLOCATED])
+def test_what_a_pair_cannot_do_is_refused_at_once(one_p_one_d, post, path):
+    status, answer = post(one_p_one_d.url, path, {"model": MODEL, "input": "a", "messages": []}, seconds=5)
+    assert status == 400
+    assert "--worker-urls" in answer["error"]["message"]
+
+
+def test_a_chat_at_sagemakers_path_is_a_stock_servers(from_stock, one_p_one_d, post):
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 8,
+        "temperature": 0,
+    }
+
+    def scenario(url):
+        status, answer = post(url, "/invocations", body)
+        return status, answer["choices"]
+
+    assert scenario(one_p_one_d.url) == from_stock("/invocations", scenario)
+
+
+def test_health_generate_goes_through_both_halves(one_p_one_d):
+    def generated():
+        info = get(one_p_one_d.url, "/server_info")[1]
+        (state,) = info["decode"][0]["internal_states"]
+        return state["memserve"]["kv_bytes_received"]
+
+    before = generated()
+    assert get(one_p_one_d.url, "/health_generate") == (200, {"status": "ok"})
+    assert generated() > before
+
+
+def test_loads_are_summed_up_in_a_stock_servers_shape(from_stock, one_p_one_d):
+    stock = from_stock("/v1/loads", lambda url: get(url, "/v1/loads?include=core")[1])
+    status, total = get(one_p_one_d.url, "/v1/loads?include=core")
+    assert status == 200
+    assert stock.keys() == total.keys() - {"instances"}
+    assert stock["loads"][0].keys() == total["loads"][0].keys()
+    assert total["version"] == stock["version"]
+    own = [entry["loads"][0]["max_total_num_tokens"] for entry in total["instances"]]
+    assert total["loads"][0]["max_total_num_tokens"] == sum(own) > 0
+    assert [entry["role"] for entry in total["instances"]] == ["prefill", "decode"]
+    assert get(one_p_one_d.url, "/v1/loads?include=nonsense")[0] == 400
+
+
+@pytest.mark.full
+def test_a_cluster_with_an_api_key(cluster_of, monkeypatch):
+    """The key is asked for everywhere, known by all of the parts, and written down nowhere."""
+    monkeypatch.setenv("MEMSERVE_API_KEY", KEY)
+    cluster = cluster_of("--prefill", "1", "--decode", "1", "--chat")
+    assert get(cluster.url, "/v1/models")[0] == 401
+    assert get(cluster.url, "/v1/models", KEY)[0] == 200
+    assert get(cluster.url, "/health_generate")[0] == 200
+    workers = [worker["url"] for worker in get(cluster.url, "/workers", KEY)[1]["workers"]]
+    assert [get(url, "/model_info")[0] for url in workers] == [401, 401]
+    told = json.dumps(get(cluster.url, "/server_info", KEY)[1])
+    assert "<redacted>" in told
+    command = [sys.executable, "-m", "sglang_memserve.cli.main", "status", "--url", cluster.url]
+    subprocess.run(command, check=True, env=os.environ | {"MEMSERVE_API_KEY": KEY}, timeout=60)
+    cluster.wait_for("Turn 3", 120)
+    lines = subprocess.check_output(["ps", "axww", "-o", "args"], text=True)
+    logs = "".join(log.read_text(errors="replace") for log in [cluster.log, *cluster.logs.glob("*.log")])
+    for text in (told, lines, logs):
+        assert KEY not in text
+    cluster_of.stop(cluster)

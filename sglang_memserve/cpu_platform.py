@@ -18,7 +18,7 @@ class MemServeCpuPlatform(CpuDeviceMixin, SRTPlatform):
     _enum = PlatformEnum.OOT
 
     def get_default_attention_backend(self) -> str:
-        return cpu_attention.NAME if cpu_attention.is_choice() else "torch_native"
+        return "torch_native"
 
     def init_backend(self) -> None:
         cpu_attention.register()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sglang_memserve.compat import BACKEND
-from sglang_memserve.cpu_attention import NAME as CPU_ATTENTION
 
 API_KEY_VARIABLE = "MEMSERVE_INSTANCE_API_KEY"
 CPU_PLATFORM = "memserve_cpu"
@@ -15,7 +14,7 @@ _CPU = (
     "--device",
     "cpu",
     "--attention-backend",
-    CPU_ATTENTION,
+    "torch_native",
     "--disable-cuda-graph",
     "--disable-overlap-schedule",
     "--sleep-on-idle",

@@ -32,8 +32,10 @@ def decode(
 ) -> torch.Tensor:
     """One token of each of the group's requests against all it has in the pool. `query`: the group's rows."""
     requests, heads, dim = query.shape
-    keys = gather(k_cache, group.pages, page_size).to(query.dtype).transpose(1, 2)
-    values = gather(v_cache, group.pages, page_size).to(query.dtype).transpose(1, 2)
+    keys, values = (
+        gather(cache, group.pages, page_size)[:, : group.tokens].to(query.dtype).transpose(1, 2)
+        for cache in (k_cache, v_cache)
+    )
     shared = query.reshape(requests, keys.shape[1], -1, dim)
     out = scaled_dot_product_attention(shared, keys, values, attn_mask=group.mask, scale=scale)
     return out.reshape(requests, heads, -1)

@@ -11,11 +11,13 @@ MAX_PADDING = 1.5
 class DecodeGroup(NamedTuple):
     """Requests of similar length. `rows`: theirs in the batch. `pages`: `[requests, pages]`, int64.
 
-    `mask`: `[requests, 1, 1, tokens]`, 0 or -inf, to be added to the scores; None where no token is padding.
+    `tokens`: of the longest. `mask`: `[requests, 1, 1, tokens]`, 0 or -inf, to be added to the
+    scores; None where no token is padding.
     """
 
     rows: torch.Tensor | slice
     pages: torch.Tensor
+    tokens: int
     mask: torch.Tensor | None
 
 
@@ -40,10 +42,11 @@ def plan_decode(
         whole = len(members) == len(lengths)
         rows = slice(None) if whole else torch.tensor(members)
         sizes = torch.tensor(lengths if whole else [lengths[i] for i in members])
+        tokens = int(sizes.max())
         last = (sizes - 1) // page_size
-        columns = torch.arange(int(last.max()) + 1).minimum(last[:, None]) * page_size
+        columns = torch.arange((tokens - 1) // page_size + 1).minimum(last[:, None]) * page_size
         pages = req_to_token[request_rows[rows][:, None], columns].long() // page_size
-        groups.append(DecodeGroup(rows, pages, _padding_mask(sizes, pages.shape[1] * page_size, dtype)))
+        groups.append(DecodeGroup(rows, pages, tokens, _padding_mask(sizes, tokens, dtype)))
     return groups
 
 

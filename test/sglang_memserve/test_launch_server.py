@@ -25,7 +25,7 @@ def parsed(argv, *, cuda=False):
 
 def test_a_host_without_a_gpu():
     args = parsed([])
-    assert (args.device, args.attention_backend, args.page_size) == ("cpu", "memserve_cpu", "16")
+    assert (args.device, args.attention_backend, args.page_size) == ("cpu", "torch_native", "16")
     assert args.disable_cuda_graph
     assert args.disable_overlap_schedule
     assert args.sleep_on_idle
@@ -46,7 +46,7 @@ def test_what_the_user_gives_wins(given):
 
 
 def test_another_attention_can_be_asked_for():
-    assert parsed(["--attention-backend", "torch_native"]).attention_backend == "torch_native"
+    assert parsed(["--attention-backend", "memserve_cpu"]).attention_backend == "memserve_cpu"
 
 
 @pytest.mark.parametrize("mode", [["--disaggregation-mode", "decode"], ["--disaggregation-mode=decode"]])

@@ -172,6 +172,33 @@ def _parsed(raw):
 
 
 @pytest.fixture(scope="session")
+def in_use():
+    """in_use(url) gives what each instance of a router's holds beside its cache, where that is not 0.
+
+    Requests, tokens, rooms and transfers, as "role name": number.
+    """
+
+    def look(url):
+        held = {}
+        for worker in _get(f"{url}/workers")["workers"]:
+            (load,) = _get(f"{worker['url']}/v1/loads")["loads"]
+            counts = {key: load[key] for key in ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")}
+            counts |= {k: v for k, v in load["disaggregation"].items() if k.endswith("_reqs")}
+            (state,) = _get(f"{worker['url']}/server_info")["internal_states"]
+            counts |= {k: v for k, v in state["memserve"].items() if k.startswith("open_")}
+            held |= {f"{worker['role']} {key}": value for key, value in counts.items() if value}
+        return held
+
+    return look
+
+
+def _get(url):
+    # An instance that is in the middle of a long prefill answers after it.
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return json.load(response)
+
+
+@pytest.fixture(scope="session")
 def shared():
     """The folder of workloads beside the repository, where there is one."""
     folder = Path(__file__).parents[3] / "shared"

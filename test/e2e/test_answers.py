@@ -125,20 +125,6 @@ def get(url):
         return json.load(response)
 
 
-def held(url):
-    """What each instance of the router's holds beside its cache."""
-    found = {}
-    for role, infos in get(f"{url}/server_info").items():
-        for info in infos:
-            (load,) = get(f"{info['url']}/v1/loads")["loads"]
-            numbers = {key: load[key] for key in ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")}
-            numbers |= {k: v for k, v in load["disaggregation"].items() if k.endswith("_reqs")}
-            memserve = info["internal_states"][0]["memserve"]
-            numbers |= {k: v for k, v in memserve.items() if k.startswith("open_")}
-            found[role] = {name: number for name, number in numbers.items() if number}
-    return found
-
-
 def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -147,7 +133,7 @@ def until(condition, seconds=60):
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])
-def test_an_abort_by_name_on_one_instance_ends_both_halves(one_p_one_d, post, role):
+def test_an_abort_by_name_on_one_instance_ends_both_halves(one_p_one_d, post, role, in_use):
     """In the middle of the prefill, which takes seconds here."""
     instance = get(f"{one_p_one_d.url}/server_info")[role][0]["url"]
     with ThreadPoolExecutor(1) as pool:
@@ -158,29 +144,29 @@ def test_an_abort_by_name_on_one_instance_ends_both_halves(one_p_one_d, post, ro
         status, body = answer.result(60)
     assert status == 500
     assert "Aborted by AbortReq" in body["message"]
-    until(lambda: not any(held(one_p_one_d.url).values()))
+    until(lambda: not in_use(one_p_one_d.url))
 
 
-def test_an_abort_by_name_ends_decoding_with_what_there_is(one_p_one_d, post):
+def test_an_abort_by_name_ends_decoding_with_what_there_is(one_p_one_d, post, in_use):
     decode = get(f"{one_p_one_d.url}/server_info")["decode"][0]["url"]
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post, one_p_one_d.url, "/generate", long_request(40, "late"))
-        until(lambda: held(one_p_one_d.url)["decode"].get("num_running_reqs"))
+        until(lambda: in_use(one_p_one_d.url).get("decode num_running_reqs"))
         assert post(decode, "/abort_request", {"rid": "late"})[0] == 200
         status, body = answer.result(60)
     assert status == 200
     assert body["meta_info"]["finish_reason"]["type"] == "abort"
     assert len(body["output_ids"]) < 300
-    until(lambda: not any(held(one_p_one_d.url).values()))
+    until(lambda: not in_use(one_p_one_d.url))
 
 
 @pytest.mark.parametrize("name", ["samples", "logprobs of a batch", "echo of samples of a batch"])
-def test_a_client_that_leaves_several_answers_leaves_nothing_behind(one_p_one_d, post, name):
+def test_a_client_that_leaves_several_answers_leaves_nothing_behind(one_p_one_d, post, name, in_use):
     path, body = ASKED[name]
     if path == "/generate":
         longer = {"sampling_params": body["sampling_params"] | {"max_new_tokens": 300, "ignore_eos": True}}
     else:
         longer = {"max_tokens": 300, "ignore_eos": True}
     assert post(one_p_one_d.url, path, body | longer, 2)[0] == 0
-    until(lambda: not any(held(one_p_one_d.url).values()))
+    until(lambda: not in_use(one_p_one_d.url))
     assert post(one_p_one_d.url, *ASKED["samples"])[0] == 200

@@ -1,9 +1,7 @@
 """Bad requests, clients that leave, and instances that die: an answer soon, and the next request works."""
 
-import json
 import random
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -53,28 +51,7 @@ def test_a_bad_request_gets_what_stock_sglang_says(from_stock, one_p_one_d, post
     works(post, one_p_one_d.url)
 
 
-def get(url):
-    # An instance that is in the middle of a long prefill answers after it.
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
-
-
-def loads(url):
-    """What each of the two instances holds beside its cache: requests, tokens, rooms and transfers."""
-    held = {}
-    for instances in get(f"{url}/server_info").values():
-        for info in instances:
-            (load,) = get(f"{info['url']}/v1/loads")["loads"]
-            numbers = ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")
-            held[info["url"]] = {key: load[key] for key in numbers}
-            held[info["url"]] |= {k: v for k, v in load["disaggregation"].items() if k.endswith("_reqs")}
-            counters = info["internal_states"][0]["memserve"]
-            held[info["url"]] |= {k: v for k, v in counters.items() if k.startswith("open_")}
-    assert len(held) == 2
-    return held
-
-
-def test_clients_that_leave_leave_nothing_behind(one_p_one_d, post):
+def test_clients_that_leave_leave_nothing_behind(one_p_one_d, post, in_use):
     with ThreadPoolExecutor(4) as pool:
         impatient = [
             pool.submit(post, one_p_one_d.url, "/generate", long_request(200, tokens), seconds)
@@ -82,8 +59,8 @@ def test_clients_that_leave_leave_nothing_behind(one_p_one_d, post):
         ]
         assert all(future.result()[0] == 0 for future in impatient)
     deadline = time.monotonic() + 60
-    while any(any(held.values()) for held in loads(one_p_one_d.url).values()):
-        assert time.monotonic() < deadline, loads(one_p_one_d.url)
+    while held := in_use(one_p_one_d.url):
+        assert time.monotonic() < deadline, held
         time.sleep(0.5)
     works(post, one_p_one_d.url)
 

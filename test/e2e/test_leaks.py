@@ -74,23 +74,9 @@ def get(url):
         return json.load(response)
 
 
-def in_use(workers):
-    """What each instance holds beside its cache, where it is not 0."""
-    held = {}
-    for worker in workers:
-        (load,) = get(f"{worker['url']}/v1/loads")["loads"]
-        counts = {key: load[key] for key in ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")}
-        counts |= {k: v for k, v in load["disaggregation"].items() if k.endswith("_reqs")}
-        (state,) = get(f"{worker['url']}/server_info")["internal_states"]
-        counts |= {k: v for k, v in state["memserve"].items() if k.startswith("open_")}
-        held |= {f"{worker['role']} {key}": value for key, value in counts.items() if value}
-    return held
-
-
-def until_idle(url, seconds=60):
-    workers = get(f"{url}/workers")["workers"]
+def until_idle(url, in_use, seconds=60):
     deadline = time.monotonic() + seconds
-    while held := in_use(workers):
+    while held := in_use(url):
         assert time.monotonic() < deadline, held
         time.sleep(0.5)
     time.sleep(6)  # until connections that are kept alive have been closed
@@ -103,15 +89,15 @@ def footprint(cluster):
     return {p.pid: (" ".join(p.cmdline())[:60], p.num_fds(), p.memory_full_info().uss) for p in family}
 
 
-def test_three_hundred_requests_leave_nothing_behind(one_p_one_d):
+def test_three_hundred_requests_leave_nothing_behind(one_p_one_d, in_use):
     url = one_p_one_d.url
     asyncio.run(Crowd(url, seed=1).send_all(REQUESTS // 5))
-    until_idle(url)
+    until_idle(url, in_use)
     before = footprint(one_p_one_d)
     crowd = Crowd(url, seed=2)
     asyncio.run(crowd.send_all(REQUESTS))
     assert (crowd.answered, crowd.given_up) == (REQUESTS * 3 // 4, REQUESTS // 4)
-    until_idle(url)
+    until_idle(url, in_use)
     after = footprint(one_p_one_d)
     assert before.keys() == after.keys()
     for pid, (name, fds, private) in after.items():

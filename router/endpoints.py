@@ -33,12 +33,14 @@ _GET, _POST, _POST_PUT, _GET_POST = ("GET",), ("POST",), ("POST", "PUT"), ("GET"
 _EMBEDS = "a prefill/decode pair generates text; embeddings, classes and ranks come from a whole server"
 _SCORES = "a prefill/decode pair generates text; it scores nothing"
 _ROOMLESS = "this API of SGLang's has no fields that tie the halves of a prefill/decode pair together"
-_STORED = "its stored answers and its tools live in one whole server, not in a prefill/decode pair"
+_STORED = "a prefill/decode pair stores no answers"
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(_POST_PUT, "/generate", Who.PAIR, "Generate text, in SGLang's own form"),
     Endpoint(_POST, "/v1/completions", Who.PAIR, "Complete a prompt, in OpenAI's form"),
     Endpoint(_POST, "/v1/chat/completions", Who.PAIR, "Answer a chat, in OpenAI's form"),
+    Endpoint(_POST, "/v1/responses", Who.PAIR, "Answer, in OpenAI's Responses form"),
+    Endpoint(_POST, "/v1/messages", Who.PAIR, "Answer a chat, in Anthropic's form"),
     Endpoint(_POST, "/invocations", Who.PAIR, "Answer a chat, at SageMaker's path"),
     Endpoint(_GET, "/", Who.ANYONE, "A word of greeting"),
     Endpoint(_GET, "/v1/models", Who.ANYONE, "The models served"),
@@ -59,10 +61,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(_GET, "/server_info", Who.EVERYONE, "Every instance's settings and state, by role"),
     Endpoint(_GET, "/get_server_info", Who.EVERYONE, "/server_info under its old name"),
     Endpoint(_GET, "/v1/loads", Who.EVERYONE, "How busy they are: summed up, and each"),
-    Endpoint(_POST, "/v1/responses", Who.COLOCATED, "Answer, in OpenAI's Responses form", _STORED),
     Endpoint(_GET, "/v1/responses/{response_id}", Who.HOLDER, "A stored answer", _STORED),
     Endpoint(_POST, "/v1/responses/{response_id}/cancel", Who.HOLDER, "Cancel a stored answer", _STORED),
-    Endpoint(_POST, "/v1/messages", Who.COLOCATED, "Answer a chat, in Anthropic's form", _ROOMLESS),
     Endpoint(_POST, "/api/chat", Who.COLOCATED, "Answer a chat, in Ollama's form", _ROOMLESS),
     Endpoint(_POST, "/api/generate", Who.COLOCATED, "Complete a prompt, in Ollama's form", _ROOMLESS),
     Endpoint(_POST, "/vertex_generate", Who.COLOCATED, "Generate text, in Vertex AI's form", _ROOMLESS),

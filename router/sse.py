@@ -38,6 +38,8 @@ def is_failure(event: bytes) -> bool:
     if b'"error"' not in event and b'"abort"' not in event:
         return False
     try:
+        if event.startswith(b"event: "):
+            event = event.partition(b"\n")[2]
         value = orjson.loads(event.removeprefix(DATA))
         if value.get("error") is not None:
             return True

@@ -90,11 +90,11 @@ async def test_colocated_instances_serve_on_when_the_pairs_are_down(start):
 async def test_their_streams_pass_and_end_when_the_client_leaves(start):
     cluster = await start(prefill=1, decode=1, colocated=1)
     mock = cluster.colocated[0]
-    status, raw = await ask(cluster, "POST", "/v1/responses", json={"stream": True})
+    status, raw = await ask(cluster, "POST", "/v1/score", json={"stream": True})
     assert (status, raw) == (200, b"".join(mock.chunks))
     mock.hold_after = 1
     mock.hold = True
-    request = asyncio.create_task(ask(cluster, "POST", "/v1/responses", json={"stream": True}))
+    request = asyncio.create_task(ask(cluster, "POST", "/v1/score", json={"stream": True}))
     while len(mock.seen) < 2:
         await asyncio.sleep(0.01)
     request.cancel()

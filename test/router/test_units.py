@@ -85,6 +85,8 @@ def test_an_endless_event_is_not_kept():
         (b'data: {"meta_info": {"finish_reason": {"type": "length"}}, "text": "abort"}', False),
         (b'data: {"text": "an \\"error\\" and \\"abort\\"", "meta_info": {"finish_reason": null}}', False),
         (b'data: {"error": null, "text": "fine"}', False),
+        (b'event: error\ndata: {"type": "error", "error": {"message": "x"}}', True),
+        (b'event: ping\ndata: {"type": "ping", "text": "error"}', False),
         (b'data: ["error"]', False),
         (b"data: [DONE]", False),
     ],

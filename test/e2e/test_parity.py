@@ -6,8 +6,10 @@ import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-# Two tokens this close (nats) in the reference may swap when sums are done in another order or batch.
+# Tokens this close (nats) to the reference's best may come out instead when sums are done in another order or
+# batch. After prompts of meaningless tokens more than two can be.
 TIE = 0.15
+CLOSEST = 5
 MIN_EXACT = 0.8
 NEW_TOKENS = 24
 
@@ -49,7 +51,7 @@ def answer(post, url, prompt):
         | {
             "sampling_params": {"temperature": 0, "max_new_tokens": NEW_TOKENS},
             "return_logprob": True,
-            "top_logprobs_num": 2,
+            "top_logprobs_num": CLOSEST,
         },
         300,
     )
@@ -65,10 +67,11 @@ def difference(reference, candidate):
     where = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
     if where is None:
         return f"lengths {len(a)} and {len(b)}"
-    first, second = reference["meta_info"]["output_top_logprobs"][where][:2]
-    if {a[where], b[where]} == {first[1], second[1]} and first[0] - second[0] <= TIE:
+    best = reference["meta_info"]["output_top_logprobs"][where]
+    tied = {token for logprob, token, _ in best if best[0][0] - logprob <= TIE}
+    if {a[where], b[where]} <= tied:
         return "tie"
-    return f"token {where}: {a[where]} and {b[where]}, the reference's best are {first} and {second}"
+    return f"token {where}: {a[where]} and {b[where]}, the reference's best are {best}"
 
 
 def check(from_stock, post, url, concurrency):

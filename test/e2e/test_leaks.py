@@ -11,7 +11,7 @@ import aiohttp
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(1200)]
 
 REQUESTS = 300
 AT_ONCE = 12

@@ -9,8 +9,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 # Tokens this close (nats) to the reference's best may come out instead when sums are done in another order or
 # batch. After prompts of meaningless tokens more than two can be.
 TIE = 0.15
-CLOSEST = 5
-MIN_EXACT = 0.8
+CLOSEST = 10
+# By concurrency. Stock SGLang itself, asked 8 at once instead of one by one, repeats 17 of these 24: how its
+# batches fall is chance. A mismatch is one at any concurrency.
+MIN_EXACT = {1: 0.8, 8: 0.6}
 NEW_TOKENS = 24
 
 SHORT = (
@@ -84,7 +86,7 @@ def check(from_stock, post, url, concurrency):
     assert not wrong
     exact = found.count(None) / len(found)
     print(f"parity at concurrency {concurrency}: {found.count(None)} exact, {found.count('tie')} ties")
-    assert exact >= MIN_EXACT
+    assert exact >= MIN_EXACT[concurrency]
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

@@ -92,7 +92,7 @@ class Leg:
         try:
             with translated(self.instance):
                 response = await self._open()
-                if response.content_type == "text/event-stream":
+                if response.content_type == sse.CONTENT_TYPE:
                     await self._watch(response, told)
                 elif told is not None:
                     told(await self._whole(response))

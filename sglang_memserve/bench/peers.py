@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from sglang_memserve import cpu_attention
 from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
-from sglang_memserve.cluster.spec import InstanceSpec
+from sglang_memserve.cluster.spec import InstanceSpec, instance_flags
 from sglang_memserve.compat import BACKEND
 from sglang_memserve.launch_server import CPU_PLATFORM, value_of, with_defaults
 from sglang_memserve.model import resolve_model
@@ -17,7 +18,6 @@ from sglang_memserve.model.embedded import EMBEDDED_NAME
 _OUR_SERVER = "sglang_memserve.launch_server"
 STOCK_PLUGIN = "memserve_stock"
 MOONCAKE = "mooncake"
-OUR_ATTENTION = "memserve_cpu"
 ROUTER_NAME = "sglang-router"
 _PYTHON = (sys.executable, "-P", "-m")
 
@@ -91,7 +91,7 @@ class StockSpec(InstanceSpec):
         }
 
     def _plugins(self) -> list[str]:
-        ours = value_of(list(self.extra), "--attention-backend") == OUR_ATTENTION
+        ours = value_of(list(self.extra), "--attention-backend") == cpu_attention.NAME
         return [CPU_PLATFORM, STOCK_PLUGIN, *([BACKEND] if ours else [])]
 
 
@@ -108,12 +108,4 @@ def router_command(
         "--log-level",
         log_level,
     ]
-    if any(spec.role != "colocated" for spec in instances):
-        command.append("--pd-disaggregation")
-    for spec in instances:
-        if spec.role == "prefill":
-            command += ["--prefill", spec.url, str(spec.bootstrap_port or "none")]
-        elif spec.role == "decode":
-            command += ["--decode", spec.url]
-    workers = [spec.url for spec in instances if spec.role == "colocated"]
-    return [*command, "--worker-urls", *workers] if workers else command
+    return [*command, *instance_flags(instances)]

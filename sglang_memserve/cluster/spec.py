@@ -73,15 +73,19 @@ class InstanceSpec:
 def router_argv(host: str, port: int, instances: Sequence[InstanceSpec]) -> list[str]:
     """The command that starts a router in front of `instances`."""
     command = [*_PYTHON, "router.launch_router", "--host", host, "--port", str(port)]
-    if any(spec.role != "colocated" for spec in instances):
-        command.append("--pd-disaggregation")
+    return [*command, *instance_flags(instances)]
+
+
+def instance_flags(instances: Sequence[InstanceSpec]) -> list[str]:
+    """Names `instances` to a router; ours has sglang-router's flags for it."""
+    flags = ["--pd-disaggregation"] if any(spec.role != "colocated" for spec in instances) else []
     for spec in instances:
         if spec.role == "prefill":
-            command += ["--prefill", spec.url, str(spec.bootstrap_port or "none")]
+            flags += ["--prefill", spec.url, str(spec.bootstrap_port or "none")]
         elif spec.role == "decode":
-            command += ["--decode", spec.url]
+            flags += ["--decode", spec.url]
     workers = [spec.url for spec in instances if spec.role == "colocated"]
-    return [*command, "--worker-urls", *workers] if workers else command
+    return [*flags, "--worker-urls", *workers] if workers else flags
 
 
 def router_env(api_key: str | None) -> dict[str, str]:

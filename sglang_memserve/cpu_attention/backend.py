@@ -59,8 +59,7 @@ class MemServeCpuAttention(AttentionBackend):
     ) -> torch.Tensor:
         """`q`: `[requests, heads * dim]`, one new token each; `k`, `v`: `[requests, kv_heads, dim]`."""
         k_cache, v_cache = self._stored(k, v, layer, forward_batch, save_kv_cache)
-        query = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
-        out = query.new_empty(*query.shape[:2], layer.v_head_dim)
+        query, out = _by_head(q, layer)
         for group in self._groups:
             out[group.rows] = compute.decode(
                 query[group.rows], k_cache, v_cache, group, self._page_size, layer.scaling
@@ -78,8 +77,7 @@ class MemServeCpuAttention(AttentionBackend):
     ) -> torch.Tensor:
         """`q`: `[tokens, heads * dim]`, all requests' new tokens; `k`, `v`: `[tokens, kv_heads, dim]`."""
         k_cache, v_cache = self._stored(k, v, layer, forward_batch, save_kv_cache)
-        query = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
-        out = query.new_empty(*query.shape[:2], layer.v_head_dim)
+        query, out = _by_head(q, layer)
         for part in self._parts:
             compute.extend(
                 query[part.rows], k_cache, v_cache, part, self._page_size, layer.scaling, out[part.rows]
@@ -93,3 +91,9 @@ class MemServeCpuAttention(AttentionBackend):
         if save and k is not None:
             self._pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         return self._pool.get_key_buffer(layer.layer_id), self._pool.get_value_buffer(layer.layer_id)
+
+
+def _by_head(q: torch.Tensor, layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """`q` as `[tokens, heads, dim]`, and room for what comes out for it."""
+    query = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
+    return query, query.new_empty(*query.shape[:2], layer.v_head_dim)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sglang_memserve import cpu_dtype
 from sglang_memserve.model.embedded import ModelError
 
 
@@ -12,7 +13,8 @@ from sglang_memserve.model.embedded import ModelError
 class ModelInfo:
     """`path` as given to SGLang; context length in tokens; bytes of K and V of one token over all layers.
 
-    `weight_bytes` are those of a local folder's weight files, 0 for a hub name.
+    `weight_bytes` are those of a local folder's weights, 0 for a hub name. All as on this host, which may
+    compute in float32.
     """
 
     path: str
@@ -30,13 +32,13 @@ def describe_model(path: str) -> ModelInfo:
     config = config.get("text_config") or config
     try:
         context = int(config["max_position_embeddings"])
-        return ModelInfo(path, context, _kv_bytes(config), _weight_bytes(Path(path)))
+        return ModelInfo(path, context, _kv_bytes(config), _weight_bytes(Path(path), config))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: the model's configuration has no usable {error}") from error
 
 
 def _kv_bytes(config: dict[str, Any]) -> int:
-    element = 4 if "float32" in str(config.get("dtype") or config.get("torch_dtype")) else 2
+    element = 4 if "float32" in _dtype(config) or cpu_dtype.prefers_float32() else 2
     layers = int(config["num_hidden_layers"])
     if config.get("kv_lora_rank"):
         return layers * (int(config["kv_lora_rank"]) + int(config["qk_rope_head_dim"])) * element
@@ -46,10 +48,16 @@ def _kv_bytes(config: dict[str, Any]) -> int:
     return 2 * layers * kv_heads * head_dim * element
 
 
-def _weight_bytes(folder: Path) -> int:
+def _weight_bytes(folder: Path, config: dict[str, Any]) -> int:
     # Only one of the two forms is loaded, and the first is preferred.
     forms = (folder.glob(pattern) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
-    return next(filter(None, (sum(file.stat().st_size for file in files) for files in forms)), 0)
+    stored = next(filter(None, (sum(file.stat().st_size for file in files) for files in forms)), 0)
+    widened = cpu_dtype.prefers_float32() and "float32" not in _dtype(config)
+    return 2 * stored if widened else stored
+
+
+def _dtype(config: dict[str, Any]) -> str:
+    return str(config.get("dtype") or config.get("torch_dtype"))
 
 
 def _local_config(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from sglang_memserve import cpu_dtype
 from sglang_memserve.model import ModelError, describe_model, resolve_model
 from sglang_memserve.model import embedded as embedded_module
 
@@ -133,6 +134,12 @@ def test_a_hub_name_is_passed_on():
     assert resolve_model("org/model") == "org/model"
 
 
+@pytest.fixture
+def widened(monkeypatch):
+    """widened(yes): as on a host that computes bfloat16 in float32, or as on others."""
+    return lambda yes: monkeypatch.setattr(cpu_dtype, "prefers_float32", lambda: yes)
+
+
 @pytest.mark.parametrize(
     ("more", "bytes_per_token"),
     [
@@ -143,13 +150,27 @@ def test_a_hub_name_is_passed_on():
     ],
     ids=["mha", "gqa", "fp32", "mla"],
 )
-def test_kv_bytes_a_token(tmp_path, more, bytes_per_token):
+def test_kv_bytes_a_token(tmp_path, widened, more, bytes_per_token):
+    widened(False)
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, **more}))
     info = describe_model(str(tmp_path))
     assert (info.context_length, info.kv_bytes_per_token) == (2048, bytes_per_token)
 
 
-def test_the_weights_are_counted_in_the_form_that_is_loaded(tmp_path):
+def test_a_host_that_computes_in_float32_needs_twice_the_memory(tmp_path, widened):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"dtype": "bfloat16"}))
+    (tmp_path / "model.safetensors").write_bytes(bytes(10))
+    widened(False)
+    narrow = describe_model(str(tmp_path))
+    widened(True)
+    wide = describe_model(str(tmp_path))
+    assert (wide.kv_bytes_per_token, wide.weight_bytes) == (2 * narrow.kv_bytes_per_token, 20)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"dtype": "float32"}))
+    assert describe_model(str(tmp_path)).weight_bytes == 10
+
+
+def test_the_weights_are_counted_in_the_form_that_is_loaded(tmp_path, widened):
+    widened(False)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert describe_model(str(tmp_path)).weight_bytes == 0
     (tmp_path / "pytorch_model.bin").write_bytes(bytes(5))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sglang_memserve import cpu_dtype
 from sglang_memserve.model import describe_model, embedded, embedded_model
 
 pytest.importorskip("gguf")
@@ -17,7 +18,8 @@ def tokenizer(folder):
     return pytest.importorskip("transformers").AutoTokenizer.from_pretrained(folder)
 
 
-def test_its_size(folder):
+def test_its_size(folder, monkeypatch):
+    monkeypatch.setattr(cpu_dtype, "prefers_float32", lambda: False)
     info = describe_model(str(folder))
     assert (info.context_length, info.kv_bytes_per_token) == (8192, 23040)
 

@@ -115,11 +115,12 @@ async def test_a_death_is_told_before_the_router_misses_it(cluster, monkeypatch,
 
 async def test_the_model_is_described_by_another_process(tmp_path):
     (tmp_path / "config.json").write_text(
-        '{"max_position_embeddings": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}'
+        '{"max_position_embeddings": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32,'
+        ' "dtype": "float32"}'
     )
     model = await read_model(str(tmp_path), 60)
     assert Path(model.path) == tmp_path
-    assert (model.context_length, model.kv_bytes_per_token) == (64, 2 * 2 * 4 * 8 * 2)
+    assert (model.context_length, model.kv_bytes_per_token) == (64, 2 * 2 * 4 * 8 * 4)
 
 
 async def test_a_model_that_is_not_there_is_an_error(tmp_path):

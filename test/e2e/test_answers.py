@@ -141,7 +141,7 @@ def test_an_abort_by_name_on_one_instance_ends_both_halves(one_p_one_d, post, ro
         answer = pool.submit(post, one_p_one_d.url, "/generate", long_request(3000, rid))
         time.sleep(0.7)
         assert post(instance, "/abort_request", {"rid": rid})[0] == 200
-        status, body = answer.result(60)
+        status, body = answer.result(120)
     assert status == 500
     assert "Aborted by AbortReq" in body["message"]
     until(lambda: not in_use(one_p_one_d.url))

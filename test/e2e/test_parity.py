@@ -14,6 +14,8 @@ CLOSEST = 10
 # batches fall is chance. A mismatch is one at any concurrency.
 MIN_EXACT = {1: 0.8, 8: 0.6}
 NEW_TOKENS = 24
+CHUNKED = ("--chunked-prefill-size", "512")
+OUR_ATTENTION = ("--attention-backend", "memserve_cpu")
 
 SHORT = (
     "The capital of France is",
@@ -94,8 +96,9 @@ def test_one_prefill_and_one_decode(from_stock, one_p_one_d, post, concurrency):
     check(from_stock, post, one_p_one_d.url, concurrency)
 
 
-def test_chunked_prefill(from_stock, cluster_of, post):
-    cluster = cluster_of("--prefill", "1", "--decode", "1", flags=("--chunked-prefill-size", "512"))
+@pytest.mark.parametrize("flags", [CHUNKED, OUR_ATTENTION], ids=["chunked prefill", "our attention"])
+def test_one_prefill_and_one_decode_with_other_flags(from_stock, cluster_of, post, flags):
+    cluster = cluster_of("--prefill", "1", "--decode", "1", flags=flags)
     check(from_stock, post, cluster.url, 1)
     check(from_stock, post, cluster.url, 8)
     cluster_of.stop(cluster)
@@ -104,8 +107,14 @@ def test_chunked_prefill(from_stock, cluster_of, post):
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("prefill", "decode", "flags"),
-    [("2", "1", ()), ("2", "1", ("--chunked-prefill-size", "512")), ("1", "2", ())],
-    ids=["2P1D", "2P1D chunked", "1P2D"],
+    [
+        ("2", "1", ()),
+        ("2", "1", CHUNKED),
+        ("1", "2", ()),
+        ("2", "1", OUR_ATTENTION),
+        ("1", "2", OUR_ATTENTION),
+    ],
+    ids=["2P1D", "2P1D chunked", "1P2D", "2P1D our attention", "1P2D our attention"],
 )
 def test_more_instances(from_stock, cluster_of, post, prefill, decode, flags):
     cluster = cluster_of("--prefill", prefill, "--decode", decode, flags=flags)

@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mempool.address import Addresses, Medium, Owner
+from mempool.errors import BadAddress, OutOfBlocks, StaleAddress
+from mempool.tiers.allocator import BlockAllocator
+
+OWNER = Owner("a", 7, Medium.HBM)
+
+
+@pytest.fixture
+def books():
+    return BlockAllocator(OWNER, 8)
+
+
+def counts(books):
+    assert books.free_blocks + books.active_blocks + books.historical_blocks == books.total
+    return books.free_blocks, books.active_blocks, books.historical_blocks
+
+
+def test_a_block_is_free_then_active_then_historical_then_free(books):
+    given_out = books.alloc(3)
+    assert counts(books) == (5, 3, 0)
+    books.publish(given_out)
+    assert counts(books) == (5, 0, 3)
+    books.retire(given_out)
+    assert counts(books) == (8, 0, 0)
+
+
+def test_a_fresh_medium_gives_out_neighbours(books):
+    assert books.alloc(3).blocks.tolist() == [0, 1, 2]
+    assert books.alloc(2).blocks.tolist() == [3, 4]
+
+
+def test_blocks_that_come_back_are_given_out_in_the_same_order(books):
+    books.free(books.alloc(5)[1:4])
+    assert books.alloc(3).blocks.tolist() == [1, 2, 3]
+
+
+def test_it_gives_all_or_nothing(books):
+    books.alloc(6)
+    with pytest.raises(OutOfBlocks, match=r"hbm of a \(incarnation 7\): 3 blocks asked, 2 of 8 are free"):
+        books.alloc(3)
+    assert counts(books) == (2, 6, 0)
+    assert len(books.alloc(2)) == 2
+
+
+def test_nothing_is_a_legal_amount(books):
+    books.free(books.alloc(0))
+    with pytest.raises(ValueError, match="-1 blocks"):
+        books.alloc(-1)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([0, 1, 6], "block 6 is free"),
+        ([2, 0], "block 2 is historical KV"),
+        ([0, 1, 0], "block 0 is named twice"),
+        ([0, 8], "no block 8"),
+        ([-1, 0], "no block -1"),
+    ],
+)
+def test_what_is_not_the_callers_is_refused_and_changes_nothing(books, blocks, message):
+    books.publish(books.alloc(4)[2:])
+    before = counts(books)
+    with pytest.raises(BadAddress, match=message):
+        books.free(Addresses(OWNER, blocks))
+    assert counts(books) == before
+    books.free(Addresses(OWNER, [0, 1]))
+
+
+def test_freeing_twice_is_refused(books):
+    addresses = books.alloc(2)
+    books.free(addresses)
+    with pytest.raises(BadAddress, match="block 0 is free"):
+        books.free(addresses)
+
+
+@pytest.mark.parametrize(
+    ("owner", "error"),
+    [
+        (OWNER._replace(incarnation=6), StaleAddress),
+        (OWNER._replace(incarnation=8), StaleAddress),
+        (OWNER._replace(instance="b"), BadAddress),
+        (OWNER._replace(medium=Medium.DRAM), BadAddress),
+    ],
+)
+def test_addresses_of_another_owner_or_incarnation_are_refused(books, owner, error):
+    blocks = books.alloc(1).blocks
+    for call in (books.free, books.publish, books.retire, books.take_off):
+        with pytest.raises(error) as raised:
+            call(Addresses(owner, blocks))
+        assert isinstance(raised.value, StaleAddress) == (error is StaleAddress)
+    assert counts(books) == (7, 1, 0)
+
+
+@pytest.mark.parametrize("historical", [False, True])
+def test_a_block_in_flight_is_not_reused_before_it_lands(books, historical):
+    addresses = books.alloc(8)
+    if historical:
+        books.publish(addresses)
+    books.take_off(addresses[2:4])
+    books.take_off(addresses[3:5])
+    (books.retire if historical else books.free)(addresses)
+    assert books.free_blocks == 5
+    with pytest.raises(BadAddress, match="block 2 is given back already"):
+        books.free(addresses[2:3])
+    books.land(addresses[2:4])
+    assert sorted(books.alloc(6).blocks.tolist()) == [0, 1, 2, 5, 6, 7]
+    books.land(addresses[3:5])
+    assert sorted(books.alloc(2).blocks.tolist()) == [3, 4]
+    assert counts(books) == (0, 8, 0)
+
+
+def test_a_block_that_lands_before_it_is_freed_stays_what_it_was(books):
+    addresses = books.alloc(2)
+    books.take_off(addresses)
+    books.land(addresses)
+    assert counts(books) == (6, 2, 0)
+    books.publish(addresses)
+    books.retire(addresses)
+    assert counts(books) == (8, 0, 0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["alloc", "free", "publish", "retire", "fly", "land"]), st.integers(0, 9))
+    )
+)
+def test_the_books_agree_with_plain_sets_whatever_is_called(calls):
+    books = BlockAllocator(OWNER, 8)
+    active, historical, flying = set(), set(), []
+    for call, number in calls:
+        if call == "alloc" and number <= books.free_blocks:
+            got = set(books.alloc(number).blocks.tolist())
+            in_flight = {block for flight in flying for block in flight}
+            assert len(got) == number
+            assert not got & (active | historical | in_flight)
+            active |= got
+        elif call == "land" and flying:
+            books.land(Addresses(OWNER, sorted(flying.pop())))
+        elif call == "fly" and active | historical:
+            flying.append(set(sorted(active | historical)[: number + 1]))
+            books.take_off(Addresses(OWNER, sorted(flying[-1])))
+        elif call in ("free", "publish", "retire"):
+            source = historical if call == "retire" else active
+            moved = set(sorted(source)[:number])
+            getattr(books, call)(Addresses(OWNER, np.array(sorted(moved), dtype=np.int32)))
+            source -= moved
+            if call == "publish":
+                historical |= moved
+        counts(books)
+    for flight in flying:
+        books.land(Addresses(OWNER, sorted(flight)))
+    assert counts(books) == (8 - len(active) - len(historical), len(active), len(historical))

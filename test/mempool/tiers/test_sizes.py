@@ -1,0 +1,38 @@
+import pytest
+
+from mempool.tiers.sizes import blocks_of_size
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks"),
+    [
+        ("8MiB", 8),
+        ("8 mb", 8),
+        ("1.5G", 1536),
+        ("1tb", 1 << 20),
+        (3 * MIB + 5, 3),
+        ("1024k", 1),
+        ("50%", 1 << 20),
+        ("100 %", 2 << 20),
+        ("7 blocks", 7),
+        ("1 block", 1),
+        ("0", 0),
+    ],
+)
+def test_a_size_may_be_bytes_a_share_or_blocks(size, blocks):
+    assert blocks_of_size(size, MIB, 2 << 40) == blocks
+
+
+@pytest.mark.parametrize("size", ["", "lots", "-1G", "8 GiBs", "5 %%", "1.5 blocks"])
+def test_what_is_no_size_is_named(size):
+    with pytest.raises(ValueError, match=r'not a size: write "8GiB", "25%" or "4096 blocks"'):
+        blocks_of_size(size, MIB, 1 << 40)
+
+
+def test_more_than_there_is_is_refused_with_both_numbers():
+    with pytest.raises(ValueError, match=r"2G is 2 GiB in blocks of 1 MiB, but 1\.5 GiB are available"):
+        blocks_of_size("2G", MIB, 1536 * MIB)
+    with pytest.raises(ValueError, match=r"2000 blocks is 1\.953 GiB"):
+        blocks_of_size("2000 blocks", MIB, 1536 * MIB)

@@ -1,0 +1,100 @@
+"""What an index tells its mirrors: typed, in order, each with a sequence number.
+
+A block's name is (run, place in the run), from its first publication to its last copy, across splits. So an
+event needs neither hashes nor the tokens of the prefix that it hangs on.
+"""
+
+from collections import deque
+from itertools import islice
+from typing import Annotated
+
+import msgspec
+
+from mempool.address import Owner
+from mempool.wire import Unsigned
+
+Numbers = bytes
+"""Block numbers, little-endian int32."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    seq: int
+
+
+class Stored(Event, frozen=True, kw_only=True):
+    """New blocks from `first` of `run`, below block `parent_block` of `parent_run` (-1: below the root)."""
+
+    namespace: str
+    run: Unsigned
+    first: Unsigned
+    parent_run: Annotated[int, msgspec.Meta(ge=-1)]
+    parent_block: Annotated[int, msgspec.Meta(ge=-1)]
+    tokens: bytes
+    copies: list[tuple[Owner, Numbers]]
+
+
+class Copied(Event, frozen=True, kw_only=True):
+    """Another owner has these blocks too."""
+
+    run: Unsigned
+    first: Unsigned
+    owner: Owner
+    blocks: Numbers
+
+
+class Moved(Event, frozen=True, kw_only=True):
+    """`target` has these blocks in place of `source`."""
+
+    run: Unsigned
+    first: Unsigned
+    source: Owner
+    target: Owner
+    blocks: Numbers
+
+
+class Removed(Event, frozen=True, kw_only=True):
+    """`owner` has these blocks no more; one that nobody has is gone, and never had anything below it."""
+
+    run: Unsigned
+    first: Unsigned
+    count: Unsigned
+    owner: Owner
+
+
+class Cleared(Event, frozen=True, kw_only=True):
+    """`namespace` is empty; None: all are."""
+
+    namespace: str | None
+
+
+AnyEvent = Stored | Copied | Moved | Removed | Cleared
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """All there was after event `seq`, parents before children."""
+
+    seq: int
+    page_size: int
+    stored: list[Stored]
+
+
+class EventLog:
+    """The latest `capacity` events. Off, and free of cost, until somebody starts to listen."""
+
+    def __init__(self, capacity: int) -> None:
+        self.on = False
+        self.seq = 0
+        self._events: deque[AnyEvent] = deque(maxlen=capacity)
+
+    def next_seq(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    def add(self, event: AnyEvent) -> None:
+        self._events.append(event)
+
+    def since(self, seq: int) -> list[AnyEvent] | None:
+        """The events after `seq`, or None where they are not all here."""
+        if not self.on or not self.seq - len(self._events) <= seq <= self.seq:
+            return None
+        return list(islice(self._events, len(self._events) - (self.seq - seq), None))

@@ -1,0 +1,114 @@
+"""Published copies by name, to be moved between media: what `swap_out` and `swap_in` work with."""
+
+import numpy as np
+
+from mempool.address import Addresses
+from mempool.errors import BadAddress
+from mempool.index.books import Books, addresses_of
+from mempool.index.holder import MAX_RUN_BLOCKS, PLACE_BITS, Holder
+from mempool.index.tree import Node
+
+
+class Holding:
+    """One owner's copy of neighbouring blocks, as it was when it was asked for."""
+
+    __slots__ = ("_copy", "holder", "node")
+
+    def __init__(self, node: Node, holder: Holder) -> None:
+        self.node = node
+        self.holder = holder
+        self._copy = node.copies[holder]
+
+    @property
+    def addresses(self) -> Addresses:
+        return addresses_of(self.holder, [self._copy])
+
+    @property
+    def copies(self) -> int:
+        """How many owners have these blocks."""
+        return len(self.node.copies)
+
+    @property
+    def current(self) -> bool:
+        """Nothing happened to the copy since: each change, a split too, leaves another object there."""
+        return self.node.copies.get(self.holder) is self._copy
+
+
+def victims(books: Books, holder: Holder, blocks: int) -> list[Holding]:
+    """Up to `blocks` of a holder's copies, in the order of its queue."""
+    queue, taken = books.queues[holder], list[Node]()
+    queue.wake_all()
+    while blocks > 0 and (node := queue.pop()) is not None:
+        if node.pins:
+            queue.park(node)
+            continue
+        if node.blocks > blocks:
+            books.split(node, node.blocks - blocks)
+        blocks -= node.blocks
+        taken.append(node)
+    for node in taken:
+        queue.push(node)
+    return [Holding(node, holder) for node in taken]
+
+
+def holdings(books: Books, addresses: Addresses) -> list[Holding]:
+    """As `Index.holdings`."""
+    owner, blocks = addresses.owner, addresses.blocks
+    holder = books.holders.get(owner)
+    if holder is None:
+        raise BadAddress(owner, "none of its blocks is published")
+    places = holder.places(blocks)
+    if (places < 0).any():
+        raise BadAddress(owner, f"block {int(blocks[(places < 0).argmax()])} is not published")
+    rows = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1) if len(places) else []
+    return [holding for row in rows for holding in _row(books, holder, int(row[0]), len(row))]
+
+
+def _row(books: Books, holder: Holder, packed: int, count: int) -> list[Holding]:
+    """The holdings of `count` neighbours of one run."""
+    run, place = packed >> PLACE_BITS, packed & (MAX_RUN_BLOCKS - 1)
+    found, stop = list[Holding](), place + count
+    while place < stop:
+        node = books.tree.find(run, place)
+        assert node is not None
+        node = books.cut(node, place - node.first, min(stop - node.first, node.blocks))
+        found.append(Holding(node, holder))
+        place += node.blocks
+    return found
+
+
+def replace(books: Books, holding: Holding, new: Addresses | None) -> bool:
+    """As `Index.replace`, before the flush."""
+    node, holder = holding.node, holding.holder
+    if node.pins or not holding.current:
+        return False
+    if new is None:
+        if not node.droppable:
+            return False
+        books.drop(node, holder)
+        return True
+    target = _target(books, holding, new)
+    if target is None:
+        return False
+    books.move(node, holder, target, new.blocks)
+    return True
+
+
+def add_copy(books: Books, holding: Holding, new: Addresses) -> bool:
+    """As `Index.add_copy`."""
+    target = _target(books, holding, new) if holding.current else None
+    if target is None:
+        return False
+    books.copy(holding.node, target, new.blocks)
+    return True
+
+
+def _target(books: Books, holding: Holding, new: Addresses) -> Holder | None:
+    """Who is to hold `new`, if it holds nothing there yet."""
+    if len(new) != holding.node.blocks:
+        raise ValueError(f"{len(new)} blocks given for {holding.node.blocks}")
+    target = books.holder(new.owner)
+    if target in holding.node.copies:
+        return None
+    books.require_new(target, new.blocks)
+    return target

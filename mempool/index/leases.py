@@ -1,0 +1,113 @@
+"""Leases: pins on what was matched, each with a deadline."""
+
+import heapq
+import math
+from collections.abc import Callable
+
+from mempool.errors import LeaseExpired
+from mempool.index.tree import Node
+
+_ROOM = 64
+
+
+class Lease:
+    """While it lasts, the blocks that its match returned are neither evicted nor moved nor freed.
+
+    Used under the lock of its index. `deadline`: on the index's clock, in seconds. `on_expired` is called,
+    if set, when the deadline passed and the lease was reclaimed.
+    """
+
+    __slots__ = ("_book", "deadline", "node", "on_expired", "reclaimed")
+
+    def __init__(self, book: "LeaseBook", node: Node, deadline: float) -> None:
+        self._book = book
+        self.node: Node | None = node
+        self.deadline = deadline
+        self.reclaimed = False
+        self.on_expired: Callable[[Lease], None] | None = None
+
+    def __lt__(self, other: "Lease") -> bool:
+        return self.deadline < other.deadline
+
+    @property
+    def expired(self) -> bool:
+        """Its deadline passed before it was released."""
+        return self.reclaimed or (self.node is not None and self._book.clock() >= self.deadline)
+
+    def check(self) -> None:
+        """Raises LeaseExpired unless the blocks are still held."""
+        if self.expired:
+            raise LeaseExpired("the lease outlived its deadline, its blocks may be gone")
+        if self.node is None:
+            raise LeaseExpired("the lease was released, its blocks may be gone")
+
+    def renew(self, seconds: float) -> None:
+        """Sets the deadline to `seconds` from now. Raises LeaseExpired if it has passed already."""
+        self.check()
+        self._book.schedule(self, seconds)
+
+    def release(self) -> None:
+        """Gives the blocks back. Does nothing after the first time, or after expiry."""
+        self._book.end(self)
+
+
+class LeaseBook:
+    """All leases of an index. A lease pins its node and all above, so that a copy on the way stays too.
+
+    `on_unpinned` hears of each node that no lease pins any more.
+    """
+
+    def __init__(self, clock: Callable[[], float], on_unpinned: Callable[[Node], None]) -> None:
+        self.clock = clock
+        self.count = 0
+        self._on_unpinned = on_unpinned
+        self._heap: list[tuple[float, Lease]] = []
+
+    def grant(self, node: Node, seconds: float) -> Lease:
+        lease = Lease(self, node, 0.0)
+        self.schedule(lease, seconds)
+        self.count += 1
+        above: Node | None = node
+        while above is not None:
+            above.pins += 1
+            above = above.parent
+        return lease
+
+    def schedule(self, lease: Lease, seconds: float) -> None:
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"a lease lasts a finite time, not {seconds} s")
+        if len(self._heap) > 2 * self.count + _ROOM:
+            self._heap = [entry for entry in self._heap if self._current(*entry)]
+            heapq.heapify(self._heap)
+        lease.deadline = self.clock() + seconds
+        heapq.heappush(self._heap, (lease.deadline, lease))
+
+    def end(self, lease: Lease) -> None:
+        node, lease.node = lease.node, None
+        if node is None:
+            return
+        self.count -= 1
+        above: Node | None = node
+        while above is not None:
+            above.pins -= 1
+            if not above.pins:
+                self._on_unpinned(above)
+            above = above.parent
+
+    def reclaim(self) -> list[Lease]:
+        """Ends the leases whose deadline has passed, and returns them."""
+        now, overdue = self.clock(), []
+        while self._heap and self._heap[0][0] <= now:
+            deadline, lease = heapq.heappop(self._heap)
+            if self._current(deadline, lease):
+                lease.reclaimed = True
+                self.end(lease)
+                overdue.append(lease)
+        return overdue
+
+    def live(self) -> list[Lease]:
+        return [lease for deadline, lease in self._heap if self._current(deadline, lease)]
+
+    @staticmethod
+    def _current(deadline: float, lease: Lease) -> bool:
+        return lease.node is not None and lease.deadline == deadline

@@ -1,0 +1,163 @@
+import pytest
+
+from mempool.address import Addresses, Medium, Owner
+from mempool.index.index import Index
+
+OTHER = Owner("b", 1, Medium.DRAM)
+
+
+def test_delete_takes_all_that_continues_and_leaves_what_others_share(harness):
+    harness.insert("abcd", 1, 2, 3, 4)
+    harness.insert("abcde", 5)
+    harness.insert("abX", 6)
+    assert harness.index.delete("", harness.tokens("abcd")) == 3
+    assert harness.freed_blocks() == [3, 4, 5]
+    assert harness.found("abcde") == [("hbm", 1), ("hbm", 2)]
+    assert harness.index.delete("", harness.tokens("abX")) == 3
+    assert harness.index.nodes == 0
+
+
+def test_delete_in_the_middle_of_a_sequence_takes_all_of_it(harness):
+    harness.insert("abcd", 1, 2, 3, 4)
+    assert harness.index.delete("", harness.tokens("ab")) == 4
+
+
+def test_delete_of_what_is_not_there_takes_nothing(harness):
+    harness.insert("abc", 1, 2, 3)
+    assert harness.index.delete("", harness.tokens("abX")) == 0
+    assert harness.index.delete("", harness.tokens("a")[:2]) == 0
+    assert harness.index.delete("other", harness.tokens("abc")) == 0
+
+
+def test_delete_takes_what_eviction_left_of_the_sequence(harness):
+    harness.insert("abcd", 1, 2, 3, 4)
+    harness.index.evict(harness.hbm, 2)
+    assert harness.index.delete("", harness.tokens("abcd")) == 2
+
+
+def test_the_least_recently_used_goes_first_and_of_a_sequence_the_tail(harness):
+    harness.insert("abcd", 1, 2, 3, 4)
+    harness.clock.now += 1
+    harness.insert("xyz", 5, 6, 7)
+    harness.clock.now += 1
+    harness.match("abcd")
+    assert harness.index.evict(harness.hbm, 2) == 2
+    assert harness.freed_blocks() == [6, 7]
+    assert harness.index.evict(harness.hbm, 2) == 2
+    assert harness.freed_blocks() == [4, 5, 6, 7]
+    assert harness.found("abcd") == [("hbm", 1), ("hbm", 2), ("hbm", 3)]
+
+
+def test_a_use_keeps_the_prefix_too_once_its_tail_has_gone(harness):
+    harness.insert("a", 1)
+    harness.insert("ab", 2)
+    harness.clock.now += 1
+    harness.insert("x", 3)
+    harness.clock.now += 1
+    harness.match("ab")
+    assert harness.index.evict(harness.hbm, 1) == 1
+    assert harness.freed_blocks() == [3]
+
+
+def test_eviction_never_leaves_what_cannot_be_reached(harness):
+    harness.insert("a", 1)
+    harness.insert("ab", 9, owner=harness.dram)
+    assert harness.index.evict(harness.hbm, 5) == 0
+    assert harness.index.evict(harness.dram, 5) == 1
+    assert harness.index.evict(harness.hbm, 5) == 1
+
+
+def test_eviction_drops_one_owners_copy_where_another_remains(harness):
+    harness.insert("ab", 1, 2)
+    harness.insert("ab", 8, 9, owner=harness.dram)
+    harness.insert("abc", 7, owner=harness.dram)
+    assert harness.index.evict(harness.hbm, 5) == 2
+    assert harness.found("abc") == [("dram", 8), ("dram", 9), ("dram", 7)]
+    assert harness.index.evict(OTHER, 5) == 0
+
+
+def test_another_policy_takes_another_first(make_harness):
+    class LargestFirst:
+        def rank(self, node):
+            return -node.blocks
+
+    other = make_harness(policy=LargestFirst())
+    other.insert("abc", 1, 2, 3)
+    other.clock.now -= 50
+    other.insert("x", 4)
+    other.index.evict(other.hbm, 1)
+    assert other.freed_blocks() == [3]
+
+
+def test_a_dead_instances_copies_go_and_what_only_they_made_reachable(harness):
+    harness.insert("ab", 1, 2, owner=OTHER)
+    harness.insert("abc", 3)
+    harness.insert("x", 4)
+    harness.insert("x", 5, owner=OTHER)
+    assert harness.index.drop_owners("b") == 3
+    assert harness.freed_blocks(OTHER) == [1, 2, 5]
+    assert harness.freed_blocks() == [3]
+    assert harness.found("x") == [("hbm", 4)]
+
+
+def test_an_instances_present_incarnation_is_kept(harness):
+    harness.insert("ab", 1, 2, owner=OTHER)
+    harness.insert("xy", 1, 2, owner=OTHER._replace(incarnation=2))
+    assert harness.index.drop_owners("b", keep_incarnation=2) == 2
+    assert (harness.match("ab").blocks, harness.match("xy").blocks) == (0, 2)
+
+
+def test_clear_empties_one_namespace_or_all(harness):
+    harness.insert("ab", 1, 2)
+    harness.index.insert("other", harness.tokens("ab"), [Addresses(harness.hbm, [3, 4])])
+    harness.index.clear("other")
+    assert harness.freed_blocks() == [3, 4]
+    harness.index.clear()
+    assert harness.freed_blocks() == [1, 2, 3, 4]
+    assert harness.index.nodes == harness.index.blocks_of(harness.hbm) == 0
+
+
+def test_what_is_not_used_for_the_time_to_live_goes(make_harness):
+    old = make_harness(ttl=10)
+    old.insert("abc", 1, 2, 3)
+    old.insert("abX", 4)
+    old.insert("xy", 5, 6)
+    lease = old.match("xy", lease_seconds=100).lease
+    old.clock.now += 6
+    old.match("abX")
+    old.clock.now += 4
+    assert old.index.expire_ttl() == 1
+    assert old.freed_blocks() == [3]
+    old.clock.now += 6
+    assert old.index.expire_ttl() == 3
+    old.index.check_integrity()
+    lease.release()
+    old.clock.now += 10
+    assert old.index.expire_ttl() == 2
+    assert old.index.nodes == 0
+
+
+def test_without_a_time_to_live_nothing_expires(harness):
+    harness.insert("a", 1)
+    harness.clock.now += 1e9
+    assert harness.index.expire_ttl() == 0
+
+
+def test_a_time_to_live_of_zero_is_refused():
+    with pytest.raises(ValueError, match="above 0"):
+        Index(4, on_freed=print, ttl=0)
+
+
+def test_what_was_deleted_does_not_pile_up_in_the_queues(harness):
+    for _ in range(2500):
+        harness.insert("ab", 1, 2)
+        harness.index.delete("", harness.tokens("ab"))
+    (queue,) = harness.index._books.queues.values()
+    assert len(queue._heap) < 2000
+
+
+def test_an_empty_namespace_leaves_nothing_behind(harness):
+    for n in range(10):
+        harness.index.insert(f"salt {n}", harness.tokens("a"), [Addresses(harness.hbm, [n])])
+    harness.index.evict(harness.hbm, 10)
+    assert harness.index._tree.roots == {}

@@ -1,0 +1,141 @@
+"""An instance's connection to one registry."""
+
+import logging
+import random
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from mempool.errors import FrameError
+from mempool.membership.messages import Standing, ToMember, ToRegistry, decode_to_member, encode
+from mempool.wire import MAX_HEADER_BYTES
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0
+# A registry that has so many beats to read is not reading.
+_SEND_QUEUE_MESSAGES = 16
+_RECEIVE_QUEUE_MESSAGES = 4096
+# How long a registry's host may leave data unacknowledged. A registry that merely stands still acknowledges.
+_HOST_SILENCE_MILLISECONDS = 10_000
+_LINGER_MILLISECONDS = 200
+
+_LOST = (
+    zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+class LinkLost(Exception):
+    pass
+
+
+class Link:
+    """Belongs to the member's thread. Each connection has a socket of its own, so that nothing of an earlier
+    one can come in late.
+
+    It is not closed because a registry is silent: that would be the instance's death there once the registry
+    reads on.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, poller: zmq.Poller) -> None:
+        self.endpoint = endpoint
+        self.connected = False
+        self.why_not = "not tried yet"
+        self.joined = False
+        self.join_at = 0.0
+        self.seq = 0
+        self.heard = 0.0
+        self.pages: list[Standing] = []
+        self._context = context
+        self._poller = poller
+        self._sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]] | None = None
+        self._open_at = 0.0
+        self._give_up_at = 0.0
+        self._pause = _FIRST_PAUSE_SECONDS
+
+    def read(self, now: float) -> list[ToMember]:
+        """What the registry said; connects, where that is due. Raises LinkLost."""
+        if self._sockets is None:
+            if now >= self._open_at:
+                self._open(now)
+            return []
+        socket, monitor = self._sockets
+        messages: list[ToMember] = []
+        try:
+            while True:
+                messages.append(decode_to_member(socket.recv(zmq.NOBLOCK)))
+        except zmq.Again:
+            pass
+        except FrameError as error:
+            raise LinkLost(f"not a registry: {error}") from None
+        if messages:
+            self.heard = now
+            return messages
+        self._read_events(monitor, now)
+        return []
+
+    def send(self, message: ToRegistry) -> None:
+        """Drops what cannot be sent now: all that a member says is said again, or seen from its absence."""
+        if self._sockets is None:
+            return
+        try:
+            self._sockets[0].send(encode(message), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            logger.debug("%s takes no message: %s", self.endpoint, error)
+
+    def lose(self, now: float, cause: str) -> None:
+        """Closes the connection; the next is tried after a pause, each longer than the one before."""
+        self.why_not = cause
+        self.close()
+        # Not all instances at once when a registry is back.
+        self._open_at = now + self._pause * random.uniform(0.5, 1.0)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+    def close(self) -> None:
+        if self._sockets is None:
+            return
+        socket, monitor = self._sockets
+        for each in self._sockets:
+            self._poller.unregister(each)
+        socket.disable_monitor()
+        monitor.close(linger=0)
+        socket.close(linger=_LINGER_MILLISECONDS)
+        self._sockets = None
+        self.connected = self.joined = False
+        self.pages = []
+
+    def _open(self, now: float) -> None:
+        socket = self._context.socket(zmq.DEALER)
+        monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
+        self._sockets = socket, monitor
+        for each in self._sockets:
+            self._poller.register(each, zmq.POLLIN)
+        socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)
+        socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE_MESSAGES)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_HEADER_BYTES)
+        if self.endpoint.startswith("tcp:"):
+            socket.setsockopt(zmq.TCP_MAXRT, _HOST_SILENCE_MILLISECONDS)
+        if "[" in self.endpoint:
+            socket.setsockopt(zmq.IPV6, 1)
+        self._give_up_at = now + _CONNECT_SECONDS
+        try:
+            socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            raise LinkLost(f"cannot connect: {error}") from None
+
+    def _read_events(self, monitor: zmq.Socket[bytes], now: float) -> None:
+        while monitor.poll(0):
+            if recv_monitor_message(monitor)["event"] & _LOST:
+                raise LinkLost("connection closed" if self.connected else "cannot connect")
+            self.connected = True
+            self.heard = self.join_at = now
+            self._pause = _FIRST_PAUSE_SECONDS
+        if not self.connected and now > self._give_up_at:
+            raise LinkLost(f"no answer in {_CONNECT_SECONDS:g} s")

@@ -1,0 +1,247 @@
+"""An instance's place in the cluster, on one thread of its own."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import zmq
+
+from mempool.errors import LayoutMismatch, MemPoolError, NamespaceMismatch
+from mempool.membership.errors import JoinFailed, Superseded
+from mempool.membership.link import Link, LinkLost
+from mempool.membership.messages import (
+    Beat,
+    Change,
+    Changed,
+    InstanceInfo,
+    Join,
+    Leave,
+    Reason,
+    Refusal,
+    Snapshot,
+    Standing,
+    ToMember,
+    check_endpoint,
+    new_incarnation,
+)
+from mempool.membership.view import View
+from mempool.sockets import Wakeup
+
+logger = logging.getLogger(__name__)
+
+_JOIN_AGAIN_SECONDS = 2.0
+_SILENT_BEATS = 4
+_MOST_MEMBERS = 65536
+
+
+class Member:
+    """Joins every registry of a list, each by itself, and stays there; one that is away is tried for ever.
+
+    Callbacks come on the member's thread, one at a time; one that takes long lets the heartbeat stop.
+    `on_change`: what became of another instance. `on_fenced(old, new)`: this instance was declared dead under
+    the incarnation `old`; drop whatever bears it, for on return it joins as `new`, and if this raises it does
+    not. `on_stopped`: it has left for good, since a newer incarnation of it is there: its process must stop.
+
+    `heartbeat`: seconds, far below the registries' suspicion. `grace`: seconds for which what a registry said
+    is kept after it came back without memory, no less than its death time.
+    """
+
+    def __init__(
+        self,
+        info: InstanceInfo,
+        registries: Sequence[str],
+        *,
+        on_change: Callable[[Change], None],
+        on_fenced: Callable[[int, int], None],
+        on_stopped: Callable[[MemPoolError], None],
+        heartbeat: float = 0.5,
+        grace: float = 10.0,
+    ) -> None:
+        """Raises ValueError for endpoints or settings that make no sense."""
+        if not registries or not (heartbeat > 0 and grace > 0):
+            raise ValueError("a member needs a registry, a heartbeat and a grace above 0")
+        for endpoint in registries:
+            check_endpoint(endpoint)
+        self.info = info
+        self._on_change = on_change
+        self._on_fenced = on_fenced
+        self._on_stopped = on_stopped
+        self._heartbeat = heartbeat
+        names = list(dict.fromkeys(registries))
+        self._view = View(info.instance, names, grace=grace, clock=time.monotonic)
+        self._members: Mapping[str, Standing] = {}
+        self._previous = 0
+        self._beat_at = 0.0
+        self._accepted = threading.Event()
+        self._error: MemPoolError | None = None
+        self._stopping = False
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._wakeup = Wakeup()
+        self._poller = zmq.Poller()
+        self._poller.register(self._wakeup, zmq.POLLIN)
+        self._links = [Link(self._context, name, self._poller) for name in names]
+        self._thread = threading.Thread(target=self._run, name="mempool-member", daemon=True)
+
+    @property
+    def members(self) -> Mapping[str, Standing]:
+        """Every other instance that is alive, as of now; it is not changed afterwards."""
+        return self._members
+
+    def join(self, seconds: float = 10.0) -> None:
+        """Returns once a registry has taken this instance; once only. Where it raises, the member is closed.
+
+        Raises LayoutMismatch, NamespaceMismatch, Superseded when a registry refuses before any accepts,
+        JoinFailed when none accepts in time.
+        """
+        self._thread.start()
+        in_time = self._accepted.wait(seconds)
+        if in_time and self._error is None:
+            return
+        self.close()
+        causes = "; ".join(f"{link.endpoint}: {link.why_not}" for link in self._links)
+        raise self._error or JoinFailed(f"no registry took {self.info.instance} in {seconds:g} s ({causes})")
+
+    def close(self) -> None:
+        """Leaves, which the others are told. Idempotent; not from a callback."""
+        self._stopping = True
+        if self._context.closed:
+            return
+        self._wakeup.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._wakeup.close()
+        self._context.term()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._poller.poll(max(0, int((self._beat_at - time.monotonic()) * 1000) + 1))
+            self._wakeup.clear()
+            now = time.monotonic()
+            for link in self._links:
+                self._serve(link, now)
+            if now >= self._beat_at:
+                self._beat_at = now + self._heartbeat
+                self._say(Beat(self.info.instance, self.info.incarnation))
+            self._tell(self._view.tick())
+        self._say(Leave(self.info.instance, self.info.incarnation))
+        for link in self._links:
+            link.close()
+
+    def _serve(self, link: Link, now: float) -> None:
+        try:
+            messages = link.read(now)
+            for message in messages:
+                self._take(link, message)
+        except LinkLost as error:
+            logger.debug("%s: %s", link.endpoint, error)
+            link.lose(now, str(error))
+            self._tell(self._view.set_connected(link.endpoint, False))
+            return
+        except Exception:
+            logger.exception("a message from %s", link.endpoint)
+        if link.connected and not link.joined and now >= link.join_at:
+            self._join(link, now)
+        if link.connected and now - link.heard > _SILENT_BEATS * self._heartbeat:
+            self._tell(self._view.set_connected(link.endpoint, False))
+        elif link.joined:
+            self._tell(self._view.set_connected(link.endpoint, True))
+
+    def _join(self, link: Link, now: float) -> None:
+        link.join_at = now + _JOIN_AGAIN_SECONDS
+        link.pages = []
+        link.send(Join(self.info, self._previous))
+
+    def _take(self, link: Link, message: ToMember) -> None:
+        if isinstance(message, Refusal):
+            if message.incarnation == self.info.incarnation and not self._stopping:
+                self._refused(link, message)
+        elif isinstance(message, Snapshot):
+            self._take_snapshot(link, message)
+        elif not link.joined:
+            return
+        elif isinstance(message, Changed) and message.seq == link.seq + 1:
+            if len(self._members) >= _MOST_MEMBERS:
+                raise LinkLost(f"more than {_MOST_MEMBERS} members")
+            link.seq = message.seq
+            self._tell(self._view.change(link.endpoint, message.change))
+        elif message.seq > link.seq:
+            # Something was lost on the way.
+            link.joined, link.join_at = False, 0.0
+
+    def _take_snapshot(self, link: Link, page: Snapshot) -> None:
+        link.pages += page.members
+        if len(link.pages) > _MOST_MEMBERS:
+            raise LinkLost(f"more than {_MOST_MEMBERS} members")
+        if not page.done:
+            return
+        link.joined, link.seq = True, page.seq
+        changes = self._view.snapshot(link.endpoint, page.epoch, link.pages)
+        link.pages = []
+        self._tell(changes)
+        self._accepted.set()
+
+    def _refused(self, link: Link, refusal: Refusal) -> None:
+        error = _error(self.info, refusal)
+        known, link.joined, link.why_not = link.why_not, False, str(error)
+        if refusal.reason is Reason.DEAD:
+            self._fence()
+        elif isinstance(error, Superseded):
+            self._stop(error)
+        elif refusal.reason is not Reason.FULL and not self._accepted.is_set():
+            self._error = error
+            self._stopping = True
+            self._accepted.set()
+        elif link.why_not != known:
+            logger.warning("%s refuses %s: %s", link.endpoint, self.info.instance, error)
+
+    def _fence(self) -> None:
+        old, new = self.info.incarnation, new_incarnation(self.info.incarnation)
+        logger.warning("%s was declared dead, and joins anew as incarnation %d", self.info.instance, new)
+        try:
+            self._on_fenced(old, new)
+        except Exception as error:
+            logger.exception("incarnation %d cannot be given up", old)
+            self._stop(JoinFailed(f"incarnation {old} of {self.info.instance} cannot be given up: {error}"))
+            return
+        self._previous = old
+        self.info = msgspec.structs.replace(self.info, incarnation=new)
+        for link in self._links:
+            link.joined, link.join_at = False, 0.0
+
+    def _stop(self, error: MemPoolError) -> None:
+        self._stopping = True
+        if self._accepted.is_set():
+            _call(self._on_stopped, error)
+        self._error = error
+        self._accepted.set()
+
+    def _say(self, message: Beat | Leave) -> None:
+        for link in self._links:
+            if link.joined:
+                link.send(message)
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        if changes:
+            self._members = self._view.members
+        for change in changes:
+            _call(self._on_change, change)
+
+
+def _call(callback: Callable[[Any], None], argument: Any) -> None:
+    try:
+        callback(argument)
+    except Exception:
+        logger.exception("a change of the membership was not taken")
+
+
+def _error(info: InstanceInfo, refusal: Refusal) -> MemPoolError:
+    if refusal.reason is Reason.LAYOUT:
+        return LayoutMismatch(refusal.field, refusal.joiner, refusal.registry)
+    if refusal.reason is Reason.NAMESPACE:
+        return NamespaceMismatch(refusal.field, refusal.joiner, refusal.registry)
+    if refusal.reason is Reason.SUPERSEDED and refusal.registry.isdecimal():
+        return Superseded(info.instance, info.incarnation, int(refusal.registry))
+    return JoinFailed(f"refused: {refusal.reason} {refusal.field} {refusal.registry}")

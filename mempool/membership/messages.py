@@ -1,0 +1,188 @@
+"""Messages between an instance and a registry: typed msgpack, one ZeroMQ frame each. Imports no torch.
+
+instance to registry        registry to instance
+--------------------        --------------------
+Join                        Snapshot (pages, the last is `done`) or Refusal
+Beat                        Heard or Refusal
+Leave
+                            Changed, to every member
+
+`seq` counts the changes of one registry: a member that sees a gap joins again, which is answered with a
+snapshot and changes nothing.
+"""
+
+import re
+import time
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from mempool import wire
+from mempool.layout import BlockLayout
+
+# A page of a snapshot has to fit into a frame.
+MAX_INFO_BYTES = 4096
+PAGE_INFOS = 48
+MAX_JOIN_BYTES = MAX_INFO_BYTES + 256
+
+_MAX_DIGESTS = 16
+_LARGEST = 2**63 - 1
+_NAME = re.compile(r"[!-~]{1,128}")
+_DIGEST = re.compile(r"[ -~]{0,256}")
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[!-~]{1,240}")
+_TCP = re.compile(r"tcp://(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+Incarnation = Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
+Seq = Annotated[int, msgspec.Meta(ge=0)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Text = Annotated[str, msgspec.Meta(max_length=512)]
+
+
+def new_incarnation(after: int = 0) -> int:
+    """Larger than that of any earlier start, and than `after`.
+
+    The one use of the wall clock: no other clock of a machine goes on over its restart.
+    """
+    return max(time.time_ns(), after + 1)
+
+
+def check_endpoint(endpoint: str, *, lowest_port: int = 1) -> None:
+    """Raises ValueError for what is no address to connect to, or to listen on where port 0 is one."""
+    if not _URL.fullmatch(endpoint):
+        raise ValueError(f"not an endpoint: {endpoint!r:.300}, give scheme://address")
+    tcp = _TCP.fullmatch(endpoint)
+    if endpoint.startswith("tcp:") and not (tcp and lowest_port <= int(tcp[1]) < 65536):
+        raise ValueError(f"not an endpoint: {endpoint!r}, give tcp://host:port")
+
+
+class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instance tells everyone of itself. Raises ValueError when made of values out of bounds.
+
+    `namespace`: named digests of whatever decides what the bytes of a block mean (model, KV dtype, ...).
+    `control`, `data`: endpoints.
+    """
+
+    instance: str
+    incarnation: int
+    role: str
+    layout: BlockLayout
+    namespace: dict[str, str]
+    control: str
+    data: str
+
+    def __post_init__(self) -> None:
+        for name in (self.instance, self.role, self.layout.kind, self.layout.dtype, *self.namespace):
+            _require(_NAME.fullmatch(name), f"a name of 1 to 128 printable characters, not {name!r:.300}")
+        for digest in self.namespace.values():
+            _require(_DIGEST.fullmatch(digest), f"a digest of up to 256 characters, not {digest!r:.300}")
+        for number in (self.incarnation, *_numbers(self.layout)):
+            _require(0 <= number <= _LARGEST, f"a number from 0 to 2**63 - 1, not {number}")
+        _require(self.incarnation, "an incarnation of at least 1")
+        _require(len(self.namespace) <= _MAX_DIGESTS, f"at most {_MAX_DIGESTS} digests")
+        check_endpoint(self.control)
+        check_endpoint(self.data)
+        _require(len(encode(self)) <= MAX_INFO_BYTES, f"at most {MAX_INFO_BYTES} bytes for one instance")
+
+
+class ChangeKind(StrEnum):
+    JOINED = "joined"
+    SUSPECTED = "suspected"
+    RECOVERED = "recovered"
+    DIED = "died"
+    LEFT = "left"
+
+
+class Change(msgspec.Struct, frozen=True):
+    kind: ChangeKind
+    info: InstanceInfo
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """One who is alive. A suspect was silent for a while: give it no new work."""
+
+    info: InstanceInfo
+    suspected: bool = False
+
+
+class Reason(StrEnum):
+    LAYOUT = "layout"
+    NAMESPACE = "namespace"
+    SUPERSEDED = "superseded"
+    DEAD = "dead"
+    FULL = "full"
+
+
+class Join(msgspec.Struct, tag="join", frozen=True):
+    """`previous`: the incarnation that the same process had before it was declared dead."""
+
+    info: InstanceInfo
+    previous: Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)] = 0
+
+
+class Beat(msgspec.Struct, tag="beat", frozen=True):
+    instance: Name
+    incarnation: Incarnation
+
+
+class Leave(msgspec.Struct, tag="leave", frozen=True):
+    instance: Name
+    incarnation: Incarnation
+
+
+class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
+    """`epoch`: a number new at every start of the registry."""
+
+    epoch: Incarnation
+    seq: Seq
+    members: Annotated[tuple[Standing, ...], msgspec.Meta(max_length=PAGE_INFOS)]
+    done: bool
+
+
+class Heard(msgspec.Struct, tag="heard", frozen=True):
+    seq: Seq
+
+
+class Changed(msgspec.Struct, tag="changed", frozen=True):
+    seq: Seq
+    change: Change
+
+
+class Refusal(msgspec.Struct, tag="refusal", frozen=True):
+    """`registry`, `joiner`: the two values of `field` that differ."""
+
+    incarnation: Incarnation
+    reason: Reason
+    field: Text = ""
+    registry: Text = ""
+    joiner: Text = ""
+
+
+ToRegistry = Join | Beat | Leave
+ToMember = Snapshot | Heard | Changed | Refusal
+
+encode = msgspec.msgpack.Encoder().encode
+_to_registry = msgspec.msgpack.Decoder(ToRegistry)
+_to_member = msgspec.msgpack.Decoder(ToMember)
+
+
+def decode_to_registry(frame: bytes | memoryview) -> ToRegistry:
+    """Raises FrameError."""
+    message: ToRegistry = wire.decode(_to_registry, frame)
+    return message
+
+
+def decode_to_member(frame: bytes | memoryview) -> ToMember:
+    """Raises FrameError."""
+    message: ToMember = wire.decode(_to_member, frame)
+    return message
+
+
+def _numbers(layout: BlockLayout) -> tuple[int, ...]:
+    sizes = (layout.page_size, layout.layers, layout.heads)
+    return (*sizes, layout.k_plane_bytes, layout.v_plane_bytes)
+
+
+def _require(holds: object, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"an instance needs {wanted}")

@@ -1,0 +1,170 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mempool.layout import BlockLayout
+from mempool.membership.member import Member
+from mempool.membership.messages import InstanceInfo, new_incarnation
+from mempool.membership.registry import Registry
+
+RUN_MEMBER = Path(__file__).with_name("run_member.py")
+DEADLINE = 20.0
+
+
+def make_layout(**changes):
+    values = {"kind": "mha", "dtype": "bfloat16", "page_size": 16, "layers": 4, "heads": 3}
+    return BlockLayout(**{**values, "k_plane_bytes": 6144, "v_plane_bytes": 6144, **changes})
+
+
+def make_info(instance, incarnation=None, **changes):
+    values = {
+        "role": "prefill",
+        "layout": make_layout(),
+        "namespace": {"model": "m1", "kv_dtype": "bfloat16"},
+        "control": "tcp://127.0.0.1:5000",
+        "data": "tcp://127.0.0.1:5001",
+    }
+    values.update(changes)
+    return InstanceInfo(instance=instance, incarnation=incarnation or new_incarnation(), **values)
+
+
+def wait_until(holds, what):
+    until = time.monotonic() + DEADLINE
+    while not holds():
+        assert time.monotonic() < until, f"never: {what}"
+        time.sleep(0.01)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Watcher:
+    """A member, and all that it was told."""
+
+    def __init__(self, info, registries, **settings):
+        self.changes, self.fenced, self.stopped = [], [], threading.Event()
+        self.member = Member(
+            info,
+            registries,
+            on_change=self.changes.append,
+            on_fenced=lambda old, new: self.fenced.append((old, new)),
+            on_stopped=lambda error: self.stopped.set(),
+            **{"heartbeat": 0.1, **settings},
+        )
+
+    def told(self, instance):
+        return [str(change.kind) for change in list(self.changes) if change.info.instance == instance]
+
+    def wait_told(self, instance, *kinds):
+        """Until these, in this order, are the last that was told of `instance`."""
+        wait_until(lambda: self.told(instance)[-len(kinds) :] == list(kinds), f"{kinds} of {instance}")
+
+
+class Process:
+    """A child that prints a line when it is ready."""
+
+    def __init__(self, *command):
+        self.popen = subprocess.Popen(
+            [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def line(self):
+        return self.popen.stdout.readline().strip()
+
+    def send(self, number):
+        os.kill(self.popen.pid, number)
+
+    def end(self):
+        if self.popen.poll() is None:
+            self.send(signal.SIGKILL)
+        self.popen.communicate()
+
+
+@pytest.fixture(name="make_layout")
+def _make_layout():
+    return make_layout
+
+
+@pytest.fixture(name="make_info")
+def _make_info():
+    return make_info
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until():
+    return wait_until
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def open_things():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def start_registry(open_things):
+    def start(url="tcp://127.0.0.1:0", **settings):
+        registry = Registry(url, **settings)
+        open_things.callback(registry.close)
+        return registry
+
+    return start
+
+
+@pytest.fixture
+def start_process(open_things):
+    def start(*command):
+        process = Process(*command)
+        open_things.callback(process.end)
+        return process
+
+    return start
+
+
+@pytest.fixture
+def start_registry_process(start_process):
+    """A registry of its own process, and its endpoint."""
+
+    def start(url="tcp://127.0.0.1:0", *flags):
+        process = start_process("-m", "mempool.membership.registry", "--bind", url, *flags)
+        return process, process.line()
+
+    return start
+
+
+@pytest.fixture
+def start_member_process(start_process):
+    """An instance of its own process; it prints a line of JSON when it is fenced or stopped."""
+
+    def start(instance, *registries):
+        return start_process(RUN_MEMBER, instance, *registries)
+
+    return start
+
+
+@pytest.fixture
+def join(open_things):
+    def make(instance, *registries, grace=10.0, seconds=DEADLINE, **changes):
+        watcher = Watcher(make_info(instance, **changes), registries, grace=grace)
+        open_things.callback(watcher.member.close)
+        watcher.member.join(seconds)
+        return watcher
+
+    return make

@@ -1,0 +1,179 @@
+"""What an instance makes of several registries, by a clock that the test turns."""
+
+import pytest
+
+from mempool.membership import fences
+from mempool.membership.messages import Change, ChangeKind, Standing
+from mempool.membership.view import View
+
+A, B = "tcp://a:1", "tcp://b:1"
+
+
+@pytest.fixture
+def view(clock):
+    return View("own", [A, B], grace=10.0, clock=clock)
+
+
+@pytest.fixture
+def say(view, make_info):
+    """What a registry says of an instance, and what comes of it."""
+
+    def saying(registry, kind, instance="x", incarnation=1):
+        return kinds(view.change(registry, Change(ChangeKind(kind), make_info(instance, incarnation))))
+
+    return saying
+
+
+@pytest.fixture
+def show(view, make_info):
+    """A snapshot of a registry that names these, and what comes of it."""
+
+    def snapshot(registry, *names, epoch=1, suspected=False):
+        standings = [Standing(make_info(name[:-1], int(name[-1])), suspected) for name in names]
+        return kinds(view.snapshot(registry, epoch, standings))
+
+    return snapshot
+
+
+def kinds(changes):
+    return [f"{change.kind} {change.info.instance}{change.info.incarnation}" for change in changes]
+
+
+def alive(view):
+    return {f"{name}{standing.info.incarnation}" for name, standing in view.members.items()}
+
+
+def test_the_union_names_each_instance_once_and_not_oneself(show, view):
+    assert show(A, "own1", "x1", "y1") == ["joined x1", "joined y1"]
+    assert show(B, "y1", "z1") == ["joined z1"]
+    assert alive(view) == {"x1", "y1", "z1"}
+
+
+def test_the_highest_incarnation_counts_whoever_names_it(show, view):
+    show(A, "x1")
+    assert show(B, "x2") == ["died x1", "joined x2"]
+    assert show(A, "x1") == []
+    assert alive(view) == {"x2"}
+
+
+def test_one_lives_while_any_registry_says_so(show, say):
+    show(A, "x1")
+    show(B, "x1")
+    assert say(A, "died") == []
+    assert say(B, "died") == ["died x1"]
+
+
+def test_registries_that_never_knew_it_have_no_say_in_a_death(show, say):
+    show(A, "x1")
+    show(B)
+    assert say(A, "died") == ["died x1"]
+
+
+def test_a_registry_that_is_away_does_not_keep_the_dead_alive(show, say, view):
+    show(A, "x1")
+    show(B, "x1")
+    view.set_connected(B, False)
+    assert say(A, "died") == ["died x1"]
+
+
+def test_a_death_counts_once_the_registry_that_denied_it_is_away(show, say, view):
+    show(A, "x1")
+    show(B, "x1")
+    say(A, "died")
+    assert kinds(view.set_connected(B, False)) == ["died x1"]
+
+
+def test_what_a_registry_said_is_kept_while_it_is_away(show, view, clock):
+    show(A, "x1")
+    assert view.set_connected(A, False) == []
+    clock.now += 1000
+    assert view.tick() == []
+    assert alive(view) == {"x1"}
+
+
+def test_a_registry_that_lost_its_memory_kills_nobody_before_the_grace_is_over(show, say, view, clock):
+    show(A, "x1", "y1")
+    view.set_connected(A, False)
+    assert show(A, epoch=2) == []
+    clock.now += 9
+    assert say(A, "joined", "x") == []
+    assert view.tick() == []
+    clock.now += 2
+    assert kinds(view.tick()) == ["died y1"]
+    assert alive(view) == {"x1"}
+
+
+def test_a_second_loss_of_memory_begins_the_grace_anew(show, view, clock):
+    show(A, "x1")
+    show(A, epoch=2)
+    clock.now += 9
+    show(A, epoch=3)
+    clock.now += 9
+    assert view.tick() == []
+    clock.now += 2
+    assert kinds(view.tick()) == ["died x1"]
+
+
+def test_a_second_look_at_a_registry_does_not_cut_the_grace_short(show, view):
+    show(A, "x1")
+    show(A, epoch=2)
+    assert show(A, epoch=2) == []
+    assert alive(view) == {"x1"}
+
+
+def test_a_registry_that_lost_nothing_and_names_it_no_more_has_seen_it_die(show, view):
+    show(A, "x1", "y1")
+    assert show(A, "y1") == ["died x1"]
+
+
+def test_the_dead_do_not_come_back_under_the_same_incarnation(show, say, view):
+    show(A, "x1")
+    say(A, "died")
+    assert show(B, "x1") == []
+    assert say(B, "joined") == []
+    assert say(B, "joined", incarnation=2) == ["joined x2"]
+
+
+def test_an_end_is_told_once_however_many_registries_tell_it(show, say):
+    show(A, "x1")
+    show(B, "x1")
+    assert say(A, "left") == []
+    assert say(B, "left") == ["left x1"]
+    assert say(A, "died") == say(B, "died") == []
+
+
+def test_who_left_has_left_even_if_another_registry_saw_the_connection_close(show, say):
+    show(A, "x1")
+    show(B, "x1")
+    say(A, "left")
+    assert say(B, "died") == ["left x1"]
+
+
+def test_one_is_suspected_when_all_that_know_it_suspect_it(show, say, view):
+    show(A, "x1")
+    show(B, "x1")
+    assert say(A, "suspected") == []
+    assert say(B, "suspected") == ["suspected x1"]
+    assert view.members["x"].suspected
+    assert say(A, "recovered") == ["recovered x1"]
+    assert not view.members["x"].suspected
+
+
+def test_a_suspect_is_known_as_one_from_the_first_snapshot(show):
+    assert show(A, "x1", suspected=True) == ["joined x1", "suspected x1"]
+
+
+def test_an_older_incarnation_does_not_follow_the_end_of_a_newer(show, say, view):
+    show(A, "x2")
+    show(B, "x1")
+    assert say(A, "died", incarnation=2) == ["died x2"]
+    assert alive(view) == set()
+
+
+def test_what_is_kept_of_the_dead_is_bounded(monkeypatch):
+    monkeypatch.setattr(fences, "_MOST", 3)
+    kept = fences.Fences()
+    for n in range(5):
+        kept.raise_to(f"x{n}", n + 1)
+    kept.raise_to("x3", 1)
+    assert [kept.of(f"x{n}") for n in range(5)] == [0, 0, 3, 4, 5]

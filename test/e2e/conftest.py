@@ -19,7 +19,7 @@ START_SECONDS = 300
 STOCK = (
     *("--device", "cpu", "--attention-backend", "torch_native", "--disable-cuda-graph"),
     *("--disable-overlap-schedule", "--sleep-on-idle", "--page-size", "16", "--enable-cache-report"),
-    *("--max-total-tokens", "32768", "--enable-fp32-lm-head"),
+    *("--max-total-tokens", "16384", "--enable-fp32-lm-head"),
 )
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 
@@ -68,7 +68,7 @@ class Cluster(Process):
         self.url = f"http://127.0.0.1:{self.port}"
         self.logs = folder / "logs"
         argv = [sys.executable, "-m", "sglang_memserve.cli.main", "up", *sizes]
-        argv += ["--port", str(self.port), "--log-dir", str(self.logs), "--max-total-tokens", "32768"]
+        argv += ["--port", str(self.port), "--log-dir", str(self.logs), "--max-total-tokens", "16384"]
         super().__init__("up", [*argv, "--", "--enable-fp32-lm-head", *flags], folder)
 
     def instance(self, role):

@@ -32,6 +32,15 @@ class BlockLayout(msgspec.Struct, frozen=True, kw_only=True):
     def block_bytes(self) -> int:
         return self.layers * (self.k_plane_bytes + self.v_plane_bytes)
 
+    def row_bytes(self, planes: range) -> int:
+        """Bytes of these planes of one block."""
+        return sum(self.plane_bytes[planes.start : planes.stop])
+
+    def planes_of(self, layer: int) -> tuple[range, ...]:
+        """The K planes and the V planes of a layer, each a range as `send` takes it."""
+        starts = (layer, self.layers + layer) if self.v_plane_bytes else (layer,)
+        return tuple(range(start, start + 1) for start in starts)
+
     def require_same(self, peer: "BlockLayout") -> None:
         """Raises LayoutMismatch with the first field that differs."""
         for field in self.__struct_fields__:

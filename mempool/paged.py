@@ -1,6 +1,6 @@
 """An engine's paged KV buffers, read and written as aggregated blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -29,11 +29,11 @@ class PagedBuffers:
         self._planes = [
             self._rows(plane, size) for plane, size in zip(planes, layout.plane_bytes, strict=True)
         ]
-        self.num_pages = self._planes[0].shape[0]
+        self.num_pages: int = self._planes[0].shape[0]
         if any(plane.shape[0] != self.num_pages for plane in self._planes):
             raise MemPoolError(f"planes of {sorted({p.shape[0] for p in self._planes})} pages in one pool")
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self._slices = self._plane_slices()
+        self._every = range(len(self._planes))
 
     def _rows(self, plane: torch.Tensor, row_bytes: int) -> torch.Tensor:
         if plane.device != self.device:
@@ -44,59 +44,74 @@ class PagedBuffers:
             )
         return plane.view(-1).view(torch.uint8).view(-1, row_bytes).view(self._dtype)
 
-    def _plane_slices(self) -> list[slice]:
-        slices, start = [], 0
-        for size in self.layout.plane_bytes:
-            stop = start + size // self._dtype.itemsize
-            slices.append(slice(start, stop))
+    def _parts(self, planes: range) -> Iterator[tuple[torch.Tensor, slice]]:
+        """Each plane, and where its rows are among the columns of a block of these planes."""
+        start = 0
+        for plane in self._planes[planes.start : planes.stop]:
+            stop = start + plane.shape[1]
+            yield plane, slice(start, stop)
             start = stop
-        return slices
+
+    @property
+    def num_blocks(self) -> int:
+        return self.num_pages
+
+    def host_bytes(self, count: int) -> torch.Tensor:
+        """Host memory, uint8 `[count]`, pinned where CUDA is."""
+        return torch.empty(count, dtype=torch.uint8, pin_memory=self._stream is not None)
 
     def host_blocks(self, count: int) -> torch.Tensor:
         """Host memory for `count` blocks, uint8 `[count, block_bytes]`, pinned where CUDA is."""
-        return torch.empty(
-            (count, self.layout.block_bytes), dtype=torch.uint8, pin_memory=self._stream is not None
-        )
+        return self.host_bytes(count * self.layout.block_bytes).view(count, -1)
 
-    def gather(self, pages: torch.Tensor, out: torch.Tensor) -> None:
-        """Copies blocks out. `pages`: int64 `[n]`, host; `out`: host uint8 `[n, block_bytes]`.
+    def views(self, pages: torch.Tensor, planes: range | None = None) -> None:
+        """An engine's blocks lie in many places: they are to be gathered."""
+        return None
 
-        Raises MemPoolError for a page outside the buffers.
+    def gather(self, pages: torch.Tensor, out: torch.Tensor, planes: range | None = None) -> None:
+        """Copies blocks out, all planes by default.
+
+        `pages`: int64 `[n]`, host; `out`: host uint8 `[n, layout.row_bytes(planes)]`. Raises MemPoolError
+        for a page outside the buffers.
         """
-        self._check(pages, out)
+        planes = self._every if planes is None else planes
+        self._check(pages, out, planes)
         with self._on_stream():
             index = pages.to(self.device, non_blocking=True)
             blocks = out.view(self._dtype)
             target = blocks if self._stream is None else torch.empty_like(blocks, device=self.device)
-            for plane, part in zip(self._planes, self._slices, strict=True):
+            for plane, part in self._parts(planes):
                 torch.index_select(plane, 0, index, out=target[:, part])
             if target is not blocks:
                 blocks.copy_(target, non_blocking=True)
         self._finish()
 
     def scatter(
-        self, pages: torch.Tensor, blocks: torch.Tensor, after: torch.cuda.Event | None = None
+        self,
+        pages: torch.Tensor,
+        blocks: torch.Tensor,
+        after: torch.cuda.Event | None = None,
+        planes: range | None = None,
     ) -> None:
         """Copies blocks in: the inverse of `gather`, with the same shapes and errors.
 
         On CUDA the copy waits for `after`, on the device.
         """
-        self._check(pages, blocks)
+        planes = self._every if planes is None else planes
+        self._check(pages, blocks, planes)
         with self._on_stream():
             if self._stream is not None and after is not None:
                 self._stream.wait_event(after)
             index = pages.to(self.device, non_blocking=True)
             source = blocks.view(self._dtype).to(self.device, non_blocking=True)
-            for plane, part in zip(self._planes, self._slices, strict=True):
+            for plane, part in self._parts(planes):
                 plane.index_copy_(0, index, source[:, part])
         self._finish()
 
-    def _check(self, pages: torch.Tensor, blocks: torch.Tensor) -> None:
-        if blocks.shape != (len(pages), self.layout.block_bytes):
-            raise MemPoolError(
-                f"{len(pages)} pages need [{len(pages)}, {self.layout.block_bytes}] bytes, "
-                f"got {list(blocks.shape)}"
-            )
+    def _check(self, pages: torch.Tensor, blocks: torch.Tensor, planes: range) -> None:
+        shape = (len(pages), self.layout.row_bytes(planes))
+        if blocks.shape != shape:
+            raise MemPoolError(f"{len(pages)} pages need {list(shape)} bytes, got {list(blocks.shape)}")
         if len(pages) and not 0 <= int(pages.min()) <= int(pages.max()) < self.num_pages:
             raise MemPoolError(
                 f"page {int(pages.min())} or {int(pages.max())} is not in [0, {self.num_pages})"

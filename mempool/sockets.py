@@ -1,19 +1,32 @@
-"""ZeroMQ sockets of the block channel, each with bounded queues and no lingering."""
+"""ZeroMQ sockets with bounded queues and no lingering, and what wakes a thread that polls them."""
 
 import os
+import threading
+from dataclasses import dataclass
 
 import zmq
 
-from mempool.wire import MAX_HEADER_BYTES
-
-SILENCE_IS_DEATH_SECONDS = 10.0
-_HEARTBEAT_SECONDS = 2.0
-# Far above what the window of unacknowledged messages lets a peer queue: reaching it means a broken peer.
+# Far above what is sent without an answer: reaching it means a broken peer.
 _SEND_QUEUE_MESSAGES = 1024
 # Low, since a message may be large: the rest waits in the sender's window.
 _RECEIVE_QUEUE_MESSAGES = 16
 # As many as libzmq allows; a peer takes three, and its own default is 1,023 in all.
 _MAX_SOCKETS = 65535
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a peer is dead: no connection after `connect_seconds`, or no sign on it for `silence_seconds`.
+
+    A connection that closes is dead at once.
+    """
+
+    connect_seconds: float = 5.0
+    silence_seconds: float = 10.0
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        return self.silence_seconds / 5
 
 
 def tcp_endpoint(host: str, port: int) -> str:
@@ -26,57 +39,34 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return context
 
 
-def bind_router(
-    context: zmq.Context[zmq.Socket[bytes]], host: str, max_message_bytes: int
-) -> tuple[zmq.Socket[bytes], str]:
-    """The receiving end, on a free port of `host`, and its endpoint. A larger frame closes its connection."""
-    socket = context.socket(zmq.ROUTER)
-    _bound(socket, tcp_endpoint(host, 0))
-    socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
-    port = socket.bind_to_random_port(tcp_endpoint(host, 0).rsplit(":", 1)[0])
-    return socket, tcp_endpoint(host, port)
-
-
-def connect_dealer(
-    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, events: int
-) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """The sending end, and a monitor of `events`, which is there before the first of them can happen.
-
-    It never reconnects: a peer that comes back is a new peer with a new endpoint. Raises zmq.ZMQError for an
-    endpoint that is none.
-    """
-    socket = context.socket(zmq.DEALER)
-    monitor = socket.get_monitor_socket(events)
-    _bound(socket, endpoint)
-    socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_HEADER_BYTES)
-    socket.connect(endpoint)
-    return socket, monitor
-
-
-def _bound(socket: zmq.Socket[bytes], endpoint: str) -> None:
+def bound(socket: zmq.Socket[bytes], endpoint: str, limits: Limits) -> None:
+    """Sets what every socket of the block channel has, before it listens or connects."""
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)
     socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE_MESSAGES)
     socket.setsockopt(zmq.SNDTIMEO, 0)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, int(_HEARTBEAT_SECONDS * 1000))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(SILENCE_IS_DEATH_SECONDS * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(limits.heartbeat_seconds * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(limits.silence_seconds * 1000))
     if "[" in endpoint:
         socket.setsockopt(zmq.IPV6, 1)
 
 
 class Wakeup:
-    """Wakes a thread that polls sockets, from any other thread."""
+    """Wakes a thread that polls sockets, from any other thread, also when that thread has ended."""
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closed = False
+        # Without it a late `set` may reach whatever got the number of the closed descriptor.
+        self._lock = threading.Lock()
 
     def fileno(self) -> int:
         return self._fd
 
     def set(self) -> None:
-        os.eventfd_write(self._fd, 1)
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._fd, 1)
 
     def clear(self) -> None:
         try:
@@ -85,4 +75,6 @@ class Wakeup:
             return
 
     def close(self) -> None:
-        os.close(self._fd)
+        with self._lock:
+            self._closed = True
+            os.close(self._fd)

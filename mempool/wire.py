@@ -1,14 +1,18 @@
-"""Messages of the block channel: typed msgpack, one ZeroMQ frame each. Imports no torch.
+"""Messages of the block channel: typed msgpack, one header frame each. Imports no torch.
 
 sender to receiver          receiver to sender
 ------------------          ------------------
-Blocks + payload frame      Ack
-Finish                      Ack
-Fail                        Refuse
+Hello                       Welcome, or Bye
+Begin                       Ack
+Blocks + payload frames     Ack, or Refuse
+Finish                      Ack, or Refuse
+Fail                        Ack
+anything else               Bye
 
-A ticket is the receiver's name for one transfer that it expects: a number that nobody can guess, valid
-once. The receiver keeps the destination pages, and the wire names positions in that list only, so a late
-or forged frame cannot reach a page that its transfer does not own.
+Every message but Hello is answered once, in order. A ticket is the receiver's name for one transfer that it
+expects: a number that nobody can guess, valid once. The receiver keeps the destination pages, and the wire
+names positions in that list only, so a late or forged frame cannot reach a page that its transfer does not
+own.
 """
 
 from typing import Annotated, Any
@@ -17,21 +21,44 @@ import msgspec
 
 from mempool.errors import FrameError
 
+VERSION = 2
 MAX_HEADER_BYTES = 256 * 1024
-# Blocks of one message. A block that is larger than this travels alone.
+# What the payload of one message may have. A plane of a block, which is never cut, has to fit.
 MAX_PIECE_BYTES = 16 * 1024 * 1024
+MAX_PAYLOAD_FRAMES = 1024
 
 Unsigned = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
 Reason = Annotated[str, msgspec.Meta(max_length=2048)]
 
 
+class Hello(msgspec.Struct, tag="hello", frozen=True):
+    """The first message of a connection."""
+
+    version: Unsigned
+
+
+class Begin(msgspec.Struct, tag="begin", frozen=True):
+    """The ticket's blocks will come over this connection: where it ends, so does the transfer."""
+
+    ticket: Unsigned
+    seq: Unsigned
+
+
 class Blocks(msgspec.Struct, tag="blocks", frozen=True):
-    """`count` blocks, to go to positions `first` and on of the ticket's pages."""
+    """A rectangle of cells: planes `[plane, plane + planes)` of pages `[first, first + count)` of the ticket.
+
+    The payload has the planes of one block after those of the other. It may come in several frames, each of
+    whole rows of the rectangle. `checksum`: xxh3 (64 bit) of the payload.
+    """
 
     ticket: Unsigned
     seq: Unsigned
     first: Unsigned
-    count: Annotated[int, msgspec.Meta(ge=1)]
+    count: Positive
+    plane: Unsigned
+    planes: Positive
+    checksum: Unsigned | None = None
 
 
 class Finish(msgspec.Struct, tag="finish", frozen=True):
@@ -47,26 +74,41 @@ class Fail(msgspec.Struct, tag="fail", frozen=True):
     """The sender gives the transfer up."""
 
     ticket: Unsigned
+    seq: Unsigned
     reason: Reason
 
 
+class Welcome(msgspec.Struct, tag="welcome", frozen=True):
+    """`window_bytes` of payload may be unacknowledged on this connection."""
+
+    version: Unsigned
+    window_bytes: Positive
+
+
 class Ack(msgspec.Struct, tag="ack", frozen=True):
-    """The message `seq` is applied: its bytes are in the receiver's pool."""
+    """The message `seq` is applied: its bytes are in the receiver's blocks."""
 
     ticket: Unsigned
     seq: Unsigned
 
 
 class Refuse(msgspec.Struct, tag="refuse", frozen=True):
-    """The receiver knows no such ticket, or the message does not fit it."""
+    """The receiver knows no such ticket, or the message does not fit it; `corrupt`: nor its checksum."""
 
     ticket: Unsigned
     seq: Unsigned
     reason: Reason
+    corrupt: bool = False
 
 
-ToReceiver = Blocks | Finish | Fail
-ToSender = Ack | Refuse
+class Bye(msgspec.Struct, tag="bye", frozen=True):
+    """The receiver takes nothing more from this connection."""
+
+    reason: Reason
+
+
+ToReceiver = Hello | Begin | Blocks | Finish | Fail
+ToSender = Welcome | Ack | Refuse | Bye
 
 encode = msgspec.msgpack.Encoder().encode
 _to_receiver = msgspec.msgpack.Decoder(ToReceiver)
@@ -98,3 +140,7 @@ def decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> 
 def short(reason: str) -> str:
     """A reason that fits the wire."""
     return reason if len(reason) <= 2048 else reason[:2045] + "..."
+
+
+def other_version(version: int) -> str:
+    return f"it speaks version {version} of the block channel, this instance version {VERSION}"

@@ -6,19 +6,20 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from mempool.errors import TransferError
+from mempool.errors import MemPoolError, TransferError
+from mempool.store import BlockSource
+from mempool.transfer.cut import Mode, Piece
 from mempool.wire import short
 
 logger = logging.getLogger(__name__)
 
 
 class Open(NamedTuple):
-    """Connects, where that is not done, and watches the connection for this transfer."""
+    """Connects, where that is not done, and tells the receiver where the transfer will come from."""
 
 
 class SendBlocks(NamedTuple):
-    pages: torch.Tensor
-    first: int
+    blocks: Piece
     ready: Callable[[], bool] | None
 
 
@@ -31,11 +32,11 @@ class SendFail(NamedTuple):
     reason: str
 
 
-Work = SendBlocks | SendFinish | SendFail
+Work = Open | SendBlocks | SendFinish | SendFail
 
 
 class Submit(Protocol):
-    def __call__(self, transfer: "OutgoingTransfer", work: Open | Work) -> None: ...
+    def __call__(self, transfer: "OutgoingTransfer", work: Work) -> None: ...
 
 
 class OutgoingTransfer:
@@ -43,24 +44,47 @@ class OutgoingTransfer:
 
     `on_end` is called once, on the sender's thread: with None when the receiver has everything, with the
     error otherwise, also when the receiver dies before anything was sent. It is not called after `fail`.
+    After either the blocks may be written to: what is still under way of them lands in no finished transfer.
     """
 
     def __init__(
-        self, submit: Submit, endpoint: str, ticket: int, on_end: Callable[[TransferError | None], None]
+        self,
+        submit: Submit,
+        store: BlockSource,
+        endpoint: str,
+        ticket: int,
+        on_end: Callable[[TransferError | None], None],
+        mode: Mode,
     ) -> None:
+        self.store = store
         self.endpoint = endpoint
         self.ticket = ticket
+        self.mode = mode
         self.ended = False
         self._submit = submit
         self._on_end = on_end
         submit(self, Open())
 
-    def send(self, pages: torch.Tensor, first: int, ready: Callable[[], bool] | None = None) -> None:
+    def send(
+        self,
+        pages: torch.Tensor,
+        first: int,
+        ready: Callable[[], bool] | None = None,
+        *,
+        planes: range | None = None,
+    ) -> None:
         """Sends the blocks at `pages` (int64 `[n]`) to positions `first` and on of the ticket's pages.
 
-        Nothing is read before `ready`, which is asked on the sender's thread again and again, says True.
+        `planes`: which planes of them, all by default. What is queued first goes first. Nothing is read
+        before `ready`, which is asked on the sender's thread again and again, says True. Raises MemPoolError
+        for planes that are not of the layout.
         """
-        self._submit(self, SendBlocks(pages, first, ready))
+        every = range(len(self.store.layout.plane_bytes))
+        if planes is None:
+            planes = every
+        elif not planes or planes.step != 1 or planes[0] not in every or planes[-1] not in every:
+            raise MemPoolError(f"{planes} of a block of {len(every)} planes")
+        self._submit(self, SendBlocks(Piece(pages, first, planes), ready))
 
     def finish(self, total: int, private: bytes = b"") -> None:
         """Says that `total` blocks were sent in all; `private` is handed to the receiver's callback."""

@@ -3,197 +3,238 @@
 import logging
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import NamedTuple
-
-import torch
-import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from mempool import wire
 from mempool.errors import FrameError, PeerDied, Refused, TransferError
-from mempool.paged import PagedBuffers
-from mempool.sockets import SILENCE_IS_DEATH_SECONDS, connect_dealer
-from mempool.transfer.outgoing import (
-    OutgoingTransfer,
-    SendBlocks,
-    SendFail,
-    SendFinish,
-    Work,
-)
+from mempool.sockets import Limits
+from mempool.store import BlockSource
+from mempool.transfer.checksum import ChecksumMismatch, digest
+from mempool.transfer.cut import Piece
+from mempool.transfer.lanes import Lane, Lanes, Message
+from mempool.transfer.outgoing import Open, OutgoingTransfer, SendFail, SendFinish, Work
+from mempool.transfer.staging import StagingRing
+from mempool.transports.base import Buffer, Connection
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 5.0
-
-_LOST = (
-    zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
+# Also a bound where messages are small: far below what the connection queues.
+_MAX_UNANSWERED = 256
 
 
-class _Unacknowledged(NamedTuple):
+@dataclass(frozen=True)
+class PeerSettings:
+    piece_bytes: int
+    window_bytes: int
+    checksum: bool
+    limits: Limits
+
+
+@dataclass
+class Sent:
+    bytes: int = 0
+    messages: int = 0
+
+
+class _Unanswered(NamedTuple):
+    seq: int
     transfer: OutgoingTransfer
-    slot: torch.Tensor | None
+    payload_bytes: int
+    ring: StagingRing | None
     is_finish: bool
 
 
 class Peer:
-    """Belongs to the sender's thread. `read` and `advance` raise PeerDied when the connection is no more."""
+    """Belongs to the sender's thread. `read` and `advance` raise TransferError when nothing more can come of
+    the connection, and FrameError where the receiver breaks the protocol. What is sent counts in `sent`.
+    """
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        endpoint: str,
-        buffers: PagedBuffers,
-        piece_blocks: int,
-        window: int,
-    ) -> None:
+    def __init__(self, connection: Connection, endpoint: str, settings: PeerSettings, sent: Sent) -> None:
         self.endpoint = endpoint
-        self.bytes_sent = 0
-        self.connected = False
-        self.not_ready = False
-        self.socket, self.monitor = connect_dealer(context, endpoint, zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
-        self._buffers = buffers
-        self._piece_blocks = piece_blocks
-        self._slots_left = window
-        self._free_slots: list[torch.Tensor] = []
-        self._queue: deque[tuple[OutgoingTransfer, Work]] = deque()
+        self.connection = connection
+        self._settings = settings
+        self._sent = sent
+        self._greeted = False
+        self._window: int | None = None
+        self._lanes = Lanes(settings.piece_bytes)
+        self._rings: dict[BlockSource, StagingRing] = {}
         self._open: set[OutgoingTransfer] = set()
-        self._unacknowledged: dict[int, _Unacknowledged] = {}
+        self._unanswered: deque[_Unanswered] = deque()
+        self._bytes_under_way = 0
         self._seq = 0
         self._heard = time.monotonic()
 
     @property
     def waiting(self) -> bool:
         """Whether silence from this peer means anything."""
-        return bool(self._unacknowledged) or not self.connected
+        return bool(self._unanswered) or self._window is None
 
-    def watch(self, transfer: OutgoingTransfer) -> None:
-        self._open.add(transfer)
+    @property
+    def waits_for_pages(self) -> bool:
+        return self._lanes.wait_for_pages
+
+    @property
+    def reached(self) -> bool:
+        """Whether there has ever been a receiver at the endpoint."""
+        return self.connection.opened
 
     def put(self, transfer: OutgoingTransfer, work: Work) -> None:
-        if isinstance(work, SendFail):
-            # What else is queued for it is dropped anyway, and the receiver is to know at once.
-            self._queue.appendleft((transfer, work))
-        else:
-            self._queue.append((transfer, work))
+        if isinstance(work, Open):
+            self._open.add(transfer)
+        elif isinstance(work, SendFail):
+            self._open.discard(transfer)
+        self._lanes.put(transfer, work)
 
     def read(self) -> None:
-        """Takes in what the peer said and what became of the connection."""
-        while self.monitor.poll(0):
-            event = recv_monitor_message(self.monitor)
-            if event["event"] & _LOST:
-                raise PeerDied(self.endpoint, "connection closed" if self.connected else "cannot connect")
-            self.connected = True
-        while True:
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
+        """Takes in what the receiver said."""
+        while (frames := self.connection.receive()) is not None:
             self._heard = time.monotonic()
-            self._apply(frames)
-        limit = SILENCE_IS_DEATH_SECONDS if self.connected else CONNECT_SECONDS
+            if len(frames) != 1:
+                raise FrameError(f"{len(frames)} frames where one was expected")
+            self._apply(wire.decode_to_sender(frames[0]))
+        if self.connection.opened and not self._greeted:
+            self._greeted = True
+            self._heard = time.monotonic()
+            self._send([wire.encode(wire.Hello(wire.VERSION))])
+        self.require_signs()
+
+    def require_signs(self) -> None:
+        """Raises PeerDied where the receiver has been silent for too long."""
+        limits = self._settings.limits
+        limit = limits.silence_seconds if self._greeted else limits.connect_seconds
         if self.waiting and time.monotonic() - self._heard > limit:
             raise PeerDied(self.endpoint, f"silent for {limit:g} s")
 
     def advance(self) -> bool:
         """Sends the next message if the window has room; returns whether there may be more to send now."""
-        self.not_ready = False
-        while self.connected and self._queue:
-            transfer, work = self._queue[0]
-            if isinstance(work, SendFail):
-                self._queue.popleft()
-                self._open.discard(transfer)
-                self._send(wire.Fail(transfer.ticket, work.reason))
-            elif transfer.ended:
-                self._queue.popleft()
-            elif isinstance(work, SendFinish):
-                self._queue.popleft()
-                self._send_tracked(transfer, None, wire.Finish(transfer.ticket, self._seq, *work))
-            elif work.ready is not None and not work.ready():
-                self.not_ready = True
-                return False
-            else:
-                slot = self._take_slot()
-                if slot is None:
-                    return False
-                self._send_piece(transfer, work, slot)
+        if self._window is None:
+            return False
+        for lane in self._lanes:
+            if lane.is_over:
+                self._lanes.drop(lane.transfer)
+                continue
+            try:
+                head = lane.head()
+            except Exception as error:
+                self._give_up(lane.transfer, error)
                 return True
+            if head is not None:
+                return self._serve(lane, head)
         return False
 
     def close(self) -> set[OutgoingTransfer]:
         """Closes the connection; returns the transfers that had not ended."""
-        self.socket.disable_monitor()
-        self.monitor.close(linger=0)
-        self.socket.close(linger=0)
+        self.connection.close()
         return self._open
 
-    def _apply(self, frames: list[bytes]) -> None:
-        if len(frames) != 1:
-            raise FrameError(f"{len(frames)} frames where one was expected")
-        message = wire.decode_to_sender(frames[0])
-        entry = self._unacknowledged.pop(message.seq, None)
-        if entry is None or entry.transfer.ticket != message.ticket:
-            raise FrameError(f"acknowledgement of message {message.seq}, which is not under way")
-        if entry.slot is not None:
-            self._free_slots.append(entry.slot)
+    def _apply(self, message: wire.ToSender) -> None:
+        if isinstance(message, wire.Bye):
+            raise Refused(self.endpoint, message.reason)
+        if isinstance(message, wire.Welcome):
+            if message.version != wire.VERSION:
+                raise Refused(self.endpoint, wire.other_version(message.version))
+            if self._window is not None or not self._greeted:
+                raise FrameError("a welcome where none was expected")
+            self._window = min(message.window_bytes, self._settings.window_bytes)
+            return
+        if not self._unanswered or self._unanswered[0].seq != message.seq:
+            raise FrameError(f"an answer to message {message.seq}, which is not the next to be answered")
+        answered = self._unanswered.popleft()
+        if answered.transfer.ticket != message.ticket:
+            raise FrameError(f"an answer to message {message.seq} names another ticket")
+        self._bytes_under_way -= answered.payload_bytes
+        if answered.ring is not None:
+            answered.ring.give_back_first()
         if isinstance(message, wire.Refuse):
-            self._end(entry.transfer, Refused(self.endpoint, message.reason))
-        elif entry.is_finish:
-            self._end(entry.transfer, None)
+            corrupt = message.corrupt
+            error = ChecksumMismatch(self.endpoint) if corrupt else Refused(self.endpoint, message.reason)
+            self._end(answered.transfer, error)
+        elif answered.is_finish:
+            self._end(answered.transfer, None)
 
     def _end(self, transfer: OutgoingTransfer, error: TransferError | None) -> None:
         self._open.discard(transfer)
         transfer.end(error)
 
-    def _take_slot(self) -> torch.Tensor | None:
-        if self._free_slots:
-            return self._free_slots.pop()
-        if not self._slots_left:
-            return None
-        self._slots_left -= 1
-        return self._buffers.host_blocks(self._piece_blocks)
+    def _give_up(self, transfer: OutgoingTransfer, error: Exception) -> None:
+        logger.error("reading blocks for %s", self.endpoint, exc_info=error)
+        self._end(transfer, TransferError(self.endpoint, f"cannot read the blocks: {error}"))
+        self._lanes.put(transfer, SendFail(wire.short(f"the sender cannot read its blocks: {error}")))
 
-    def _send_piece(self, transfer: OutgoingTransfer, work: SendBlocks, slot: torch.Tensor) -> None:
-        pages, rest = work.pages[: self._piece_blocks], work.pages[self._piece_blocks :]
-        if len(rest):
-            self._queue[0] = (transfer, SendBlocks(rest, work.first + len(pages), None))
+    def _serve(self, lane: Lane, head: Message) -> bool:
+        if len(self._unanswered) >= _MAX_UNANSWERED:
+            return False
+        if isinstance(head, Piece):
+            return self._send_piece(lane, head)
+        transfer = lane.transfer
+        message: wire.Begin | wire.Finish | wire.Fail
+        if isinstance(head, Open):
+            message = wire.Begin(transfer.ticket, self._seq)
+        elif isinstance(head, SendFinish):
+            message = wire.Finish(transfer.ticket, self._seq, *head)
         else:
-            self._queue.popleft()
-        blocks = slot[: len(pages)]
-        try:
-            self._buffers.gather(pages, blocks)
-        except Exception as error:
-            logger.exception("reading %d blocks for %s", len(pages), self.endpoint)
-            self._free_slots.append(slot)
-            self._send(wire.Fail(transfer.ticket, wire.short(f"the sender cannot read its blocks: {error}")))
-            self._end(transfer, TransferError(self.endpoint, f"cannot read the blocks: {error}"))
-            return
-        header = wire.Blocks(transfer.ticket, self._seq, work.first, len(pages))
-        self._send_tracked(transfer, slot, header, blocks)
-        self.bytes_sent += blocks.nbytes
+            message = wire.Fail(transfer.ticket, self._seq, head.reason)
+        self._send([wire.encode(message)])
+        self._sent_now(transfer, is_finish=isinstance(head, SendFinish))
+        self._lanes.served(lane)
+        return True
 
-    def _send_tracked(
+    def _send_piece(self, lane: Lane, piece: Piece) -> bool:
+        assert self._window is not None
+        transfer = lane.transfer
+        size = len(piece.pages) * transfer.store.layout.row_bytes(piece.planes)
+        if self._bytes_under_way and self._bytes_under_way + size > self._window:
+            return False
+        ring: StagingRing | None = None
+        try:
+            frames = transfer.store.views(piece.pages, piece.planes)
+            if frames is None:
+                ring = self._ring(transfer.store)
+                slot = ring.take(size)
+                if slot is None:
+                    return False
+                transfer.store.gather(piece.pages, slot.view(len(piece.pages), -1), piece.planes)
+                frames = [memoryview(slot.numpy())]
+        except Exception as error:
+            if ring is not None:
+                ring.give_back_last()
+            self._give_up(transfer, error)
+            return True
+        checksum = digest(frames) if self._settings.checksum else None
+        planes = piece.planes
+        header = wire.Blocks(
+            transfer.ticket, self._seq, piece.first, len(piece.pages), planes.start, len(planes), checksum
+        )
+        # No copy: neither slot nor blocks are written to before the receiver has answered.
+        self._send([wire.encode(header), *frames])
+        self._sent_now(transfer, size, ring)
+        self._sent.bytes += size
+        self._sent.messages += 1
+        self._lanes.served(lane)
+        return True
+
+    def _sent_now(
         self,
         transfer: OutgoingTransfer,
-        slot: torch.Tensor | None,
-        message: wire.Blocks | wire.Finish,
-        blocks: torch.Tensor | None = None,
+        payload_bytes: int = 0,
+        ring: StagingRing | None = None,
+        *,
+        is_finish: bool = False,
     ) -> None:
-        if not self._unacknowledged:
+        if not self._unanswered:
             self._heard = time.monotonic()
-        self._unacknowledged[self._seq] = _Unacknowledged(transfer, slot, isinstance(message, wire.Finish))
+        self._unanswered.append(_Unanswered(self._seq, transfer, payload_bytes, ring, is_finish))
+        self._bytes_under_way += payload_bytes
         self._seq += 1
-        self._send(message, blocks)
 
-    def _send(self, message: wire.ToReceiver, blocks: torch.Tensor | None = None) -> None:
-        frames: list[bytes | memoryview] = [wire.encode(message)]
-        if blocks is not None:
-            # No copy: the slot is not written again before the receiver has acknowledged its bytes.
-            frames.append(memoryview(blocks.view(-1).numpy()))
-        try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            raise PeerDied(self.endpoint, "takes no more messages") from None
+    def _send(self, frames: list[Buffer]) -> None:
+        if not self.connection.send(frames):
+            raise PeerDied(self.endpoint, "takes no more messages")
+
+    def _ring(self, store: BlockSource) -> StagingRing:
+        if store not in self._rings:
+            assert self._window is not None
+            largest = max(self._settings.piece_bytes, *store.layout.plane_bytes)
+            self._rings[store] = StagingRing(store.host_bytes(self._window + 2 * largest))
+        return self._rings[store]

@@ -1,51 +1,56 @@
-"""Lands the blocks that others send in one instance's buffers, on one thread of its own."""
+"""Lands the blocks that others send in one instance's stores, on one thread of its own."""
 
 import logging
 import secrets
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import zmq
 
 from mempool import wire
-from mempool.errors import FrameError, MemPoolError, Refused, TransferError
-from mempool.paged import PagedBuffers
-from mempool.sockets import Wakeup, bind_router, new_context
+from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
+from mempool.sockets import Limits, Wakeup
+from mempool.store import BlockStore, require_sendable
+from mempool.transfer.checksum import ChecksumMismatch
+from mempool.transfer.expected import Expected
+from mempool.transports.base import Gone, Received
+from mempool.transports.registry import Transports
 
 logger = logging.getLogger(__name__)
 
-
-class _Expected:
-    def __init__(
-        self,
-        pages: torch.Tensor,
-        on_done: Callable[[bytes], None],
-        on_failed: Callable[[TransferError], None],
-        after: torch.cuda.Event | None,
-    ) -> None:
-        self.pages = pages
-        self.on_done = on_done
-        self.on_failed = on_failed
-        self.after = after
-        self.landed = 0
+_SENDER = "the sender"
 
 
 class BlockReceiver:
-    """Bound to a free port of `host`; `endpoint` is what senders connect to.
+    """Listens at `url`; `endpoint` is what senders connect to. Raises MemPoolError where it cannot.
 
-    `bytes_received` counts what landed, `bad_frames` what was not of the protocol.
+    `window_bytes`: how much each connection may have sent without an acknowledgement.
+
+    `bytes_received` counts what landed, `bad_frames` messages that were not of the protocol, each of which
+    ends its connection, `strays` those for transfers that are not expected, `corrupt` those whose checksum
+    was wrong.
     """
 
-    def __init__(self, buffers: PagedBuffers, host: str) -> None:
-        self._buffers = buffers
-        self._context = new_context()
-        largest = max(wire.MAX_PIECE_BYTES, buffers.layout.block_bytes)
-        self._socket, self.endpoint = bind_router(self._context, host, largest)
+    def __init__(
+        self,
+        url: str,
+        *,
+        window_bytes: int = 4 << 20,
+        limits: Limits | None = None,
+        transports: Transports | None = None,
+    ) -> None:
+        self._listener = (transports or Transports()).listen(url, limits or Limits(), wire.MAX_PIECE_BYTES)
+        self.endpoint = self._listener.endpoint
         self.bytes_received = 0
         self.bad_frames = 0
-        self._expected: dict[int, _Expected] = {}
+        self.strays = 0
+        self.corrupt = 0
+        self._window_bytes = window_bytes
+        self._expected: dict[int, Expected] = {}
+        self._tickets_of: defaultdict[bytes, set[int]] = defaultdict(set)
+        self._welcomed: set[bytes] = set()
         # Held while bytes are written: whoever has withdrawn a ticket may reuse its pages.
         self._lock = threading.RLock()
         self._wakeup = Wakeup()
@@ -55,21 +60,25 @@ class BlockReceiver:
 
     def expect(
         self,
+        store: BlockStore,
         pages: torch.Tensor,
         on_done: Callable[[bytes], None],
         on_failed: Callable[[TransferError], None],
         after: torch.cuda.Event | None = None,
     ) -> int:
-        """Admits one transfer into `pages` (int64 `[n]`, host) and returns its ticket. Never blocks.
+        """Admits one transfer into `pages` (int64 `[n]`, host) of `store`; returns its ticket. Never blocks.
 
         On CUDA nothing is written to the pages before the event `after`.
 
         One of the callbacks is called once, on the receiver's thread, unless `withdraw` comes first:
-        `on_done` with the sender's cookie when every page has landed, `on_failed` when the sender gave up or
-        sent what does not fit. Where `on_done` raises, both sides take the transfer as failed.
+        `on_done` with the sender's cookie when every page has landed, `on_failed` when the sender gave up,
+        died or sent what does not fit. Where `on_done` raises, both sides take the transfer as failed.
+
+        Raises MemPoolError for a store whose blocks no message carries.
         """
+        require_sendable(store.layout)
         ticket = secrets.randbits(63) | 1
-        self._expected[ticket] = _Expected(pages, on_done, on_failed, after)
+        self._expected[ticket] = Expected(store, pages, on_done, on_failed, after)
         return ticket
 
     @property
@@ -80,97 +89,125 @@ class BlockReceiver:
     def withdraw(self, ticket: int) -> None:
         """After this returns no byte is written to the ticket's pages, and no callback runs. Idempotent."""
         with self._lock:
-            self._expected.pop(ticket, None)
+            self._forget(ticket)
 
     def close(self) -> None:
         self._stopping = True
         self._wakeup.set()
         self._thread.join()
         self._wakeup.close()
-        self._socket.close(linger=0)
-        self._context.term()
+        self._listener.close()
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
+        for pollable in self._listener.pollables:
+            poller.register(pollable, zmq.POLLIN)
         while not self._stopping:
             poller.poll()
             self._wakeup.clear()
-            while not self._stopping:
+            while not self._stopping and (received := self._listener.receive()) is not None:
                 try:
-                    frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-                except zmq.Again:
-                    break
-                self._handle(frames)
+                    self._take(received)
+                except Exception:
+                    # This thread serves everyone.
+                    logger.exception("a message to the block channel")
 
-    def _handle(self, frames: list[zmq.Frame]) -> None:
+    def _take(self, received: Received | Gone) -> None:
+        if isinstance(received, Gone):
+            self._hang_up(received.source, PeerDied(_SENDER, "connection closed"))
+            return
         try:
-            if len(frames) not in (2, 3):
-                raise FrameError(f"{len(frames) - 1} frames where one or two were expected")
-            message = wire.decode_to_receiver(frames[1].buffer)
-            reply = self._apply(message, frames[2].buffer if len(frames) == 3 else None)
+            answer = self._answer(received)
         except FrameError as error:
             self.bad_frames += 1
-            logger.debug("dropped a frame: %s", error)
-            return
-        except Exception:
-            # This thread serves everyone.
-            logger.exception("a frame of %d parts", len(frames))
-            return
-        if reply is not None:
-            # A full queue or a closed connection: the sender is gone, and so is its need of an answer.
-            try:
-                self._socket.send_multipart([frames[0].bytes, wire.encode(reply)], zmq.NOBLOCK)
-            except zmq.ZMQError as error:
-                logger.debug("no answer to a sender: %s", error)
+            logger.debug("a bad frame: %s", error)
+            answer = wire.Bye(wire.short(str(error)))
+            self._hang_up(received.source, Refused(_SENDER, f"bad frame: {error}"))
+        self._listener.send(received.source, wire.encode(answer))
 
-    def _apply(self, message: wire.ToReceiver, payload: memoryview | None) -> wire.ToSender | None:
+    def _answer(self, received: Received) -> wire.ToSender:
+        source, frames = received
+        if not 1 <= len(frames) <= 1 + wire.MAX_PAYLOAD_FRAMES:
+            raise FrameError(f"a message of {len(frames)} frames")
+        message = wire.decode_to_receiver(frames[0])
+        if len(frames) > 1 and not isinstance(message, wire.Blocks):
+            raise FrameError(f"{len(frames)} frames where one was expected")
+        if isinstance(message, wire.Hello):
+            return self._welcome(source, message)
+        if source not in self._welcomed:
+            raise FrameError("the connection did not begin with a hello")
         with self._lock:
-            expected = self._expected.get(message.ticket)
-            if isinstance(message, wire.Fail):
-                if expected is not None:
-                    del self._expected[message.ticket]
-                    expected.on_failed(Refused("the sender", message.reason))
-                return None
-            if expected is None:
-                return wire.Refuse(
-                    message.ticket, message.seq, "the receiver does not wait for this transfer"
-                )
-            try:
-                self._take(expected, message, payload)
-            except Exception as error:
-                if not isinstance(error, MemPoolError):
-                    logger.exception("landing blocks")
-                self._expected.pop(message.ticket, None)
-                expected.on_failed(Refused("the sender", str(error)))
-                return wire.Refuse(message.ticket, message.seq, wire.short(str(error)))
-            return wire.Ack(message.ticket, message.seq)
+            return self._apply(source, message, [memoryview(frame) for frame in frames[1:]])
 
-    def _take(
-        self, expected: _Expected, message: wire.Blocks | wire.Finish, payload: memoryview | None
+    def _welcome(self, source: bytes, hello: wire.Hello) -> wire.Welcome | wire.Bye:
+        if hello.version != wire.VERSION:
+            logger.warning("refusing a sender: %s", wire.other_version(hello.version))
+            return wire.Bye(wire.other_version(hello.version))
+        self._welcomed.add(source)
+        return wire.Welcome(wire.VERSION, self._window_bytes)
+
+    def _apply(
+        self,
+        source: bytes,
+        message: wire.Begin | wire.Blocks | wire.Finish | wire.Fail,
+        payload: list[memoryview],
+    ) -> wire.Ack | wire.Refuse:
+        ticket, seq = message.ticket, message.seq
+        expected = self._expected.get(ticket)
+        if expected is None:
+            self.strays += 1
+            if isinstance(message, wire.Blocks | wire.Finish):
+                return wire.Refuse(ticket, seq, "the receiver does not wait for this transfer")
+            return wire.Ack(ticket, seq)
+        if expected.source is None:
+            expected.source = source
+            self._tickets_of[source].add(ticket)
+        if isinstance(message, wire.Fail):
+            self._fail(ticket, Refused(_SENDER, message.reason))
+        elif isinstance(message, wire.Blocks | wire.Finish):
+            try:
+                self._land(expected, message, payload)
+            except Exception as error:
+                return self._refuse(message, error)
+        return wire.Ack(ticket, seq)
+
+    def _land(
+        self, expected: Expected, message: wire.Blocks | wire.Finish, payload: list[memoryview]
     ) -> None:
         if isinstance(message, wire.Blocks):
-            self._land(expected, message, payload)
-        elif expected.landed != len(expected.pages) or message.total != expected.landed:
-            raise MemPoolError(
-                f"{expected.landed} blocks landed, {message.total} were sent, {len(expected.pages)} expected"
-            )
+            self.bytes_received += expected.land(message, payload)
         else:
-            del self._expected[message.ticket]
-            expected.on_done(message.private)
+            expected.finish(message)
+            self._forget(message.ticket)
 
-    def _land(self, expected: _Expected, message: wire.Blocks, payload: memoryview | None) -> None:
-        size = 0 if payload is None else payload.nbytes
-        if payload is None or size != message.count * self._buffers.layout.block_bytes:
-            raise MemPoolError(f"{message.count} blocks in {size} bytes")
-        if message.first != expected.landed or message.first + message.count > len(expected.pages):
-            raise MemPoolError(
-                f"blocks {message.first} to {message.first + message.count} after {expected.landed} "
-                f"of {len(expected.pages)}"
-            )
-        blocks = torch.from_numpy(np.frombuffer(payload, dtype=np.uint8)).view(message.count, -1)
-        pages = expected.pages[message.first : message.first + message.count]
-        self._buffers.scatter(pages, blocks, expected.after)
-        expected.landed += message.count
-        self.bytes_received += size
+    def _refuse(self, message: wire.Blocks | wire.Finish, error: Exception) -> wire.Refuse:
+        if not isinstance(error, MemPoolError):
+            logger.error("landing blocks", exc_info=error)
+        corrupt = isinstance(error, ChecksumMismatch)
+        self.corrupt += corrupt
+        self._fail(
+            message.ticket, error if isinstance(error, ChecksumMismatch) else Refused(_SENDER, str(error))
+        )
+        return wire.Refuse(message.ticket, message.seq, wire.short(str(error)), corrupt)
+
+    def _fail(self, ticket: int, error: TransferError) -> None:
+        expected = self._forget(ticket)
+        if expected is not None:
+            expected.on_failed(error)
+
+    def _forget(self, ticket: int) -> Expected | None:
+        expected = self._expected.pop(ticket, None)
+        if expected is not None and expected.source is not None:
+            self._tickets_of.get(expected.source, set()).discard(ticket)
+        return expected
+
+    def _hang_up(self, source: bytes, error: TransferError) -> None:
+        """Nothing more is taken from this connection."""
+        with self._lock:
+            self._welcomed.discard(source)
+            for ticket in self._tickets_of.pop(source, set()):
+                try:
+                    self._fail(ticket, error)
+                except Exception:
+                    logger.exception("the end of a transfer was not taken")

@@ -1,17 +1,21 @@
-"""Sends blocks of one instance's buffers to any number of receivers, on one thread of its own."""
+"""Sends blocks of one instance's stores to any number of receivers, on one thread of its own."""
 
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
 import zmq
 
-from mempool.errors import FrameError, PeerDied, TransferError
-from mempool.paged import PagedBuffers
-from mempool.sockets import Wakeup, new_context
+from mempool.errors import FrameError, MemPoolError, PeerDied, TransferError
+from mempool.sockets import Limits, Wakeup
+from mempool.store import BlockSource, require_sendable
+from mempool.transfer.cut import Mode
 from mempool.transfer.outgoing import Open, OutgoingTransfer, SendFail, Work
-from mempool.transfer.peer import Peer
+from mempool.transfer.peer import Peer, PeerSettings, Sent
+from mempool.transports.base import Pollable
+from mempool.transports.registry import Transports
 from mempool.wire import MAX_PIECE_BYTES
 
 logger = logging.getLogger(__name__)
@@ -19,21 +23,34 @@ logger = logging.getLogger(__name__)
 _WATCH_MILLISECONDS = 500
 _READY_MILLISECONDS = 1
 
+Result = TypeVar("Result")
+
 
 class BlockSender:
     """
-    `piece_bytes`: about how much one message carries; `window`: how many of them may be unacknowledged at
-    each receiver, which bounds its staging memory to `window * piece_bytes`.
+    `piece_bytes`: how much one message carries, unless a plane of a block is more; `window_bytes`: how much
+    may be unacknowledged at each receiver where it grants more, which bounds the staging memory for it;
+    `checksum`: whether receivers are to check what arrives.
+
+    `bytes_sent` and `messages_sent` count blocks, `bad_frames` what was not of the protocol.
     """
 
-    def __init__(self, buffers: PagedBuffers, *, piece_bytes: int = 4 << 20, window: int = 4) -> None:
-        self._buffers = buffers
-        self._piece_blocks = max(1, min(piece_bytes, MAX_PIECE_BYTES) // buffers.layout.block_bytes)
-        self._window = window
-        self._context = new_context()
-        self._inbox: deque[tuple[OutgoingTransfer, Open | Work]] = deque()
+    def __init__(
+        self,
+        *,
+        piece_bytes: int = 1 << 20,
+        window_bytes: int = 4 << 20,
+        checksum: bool = False,
+        limits: Limits | None = None,
+        transports: Transports | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, checksum, self._limits)
+        self._transports = transports or Transports()
+        self._inbox: deque[tuple[OutgoingTransfer, Work]] = deque()
         self._peers: dict[str, Peer] = {}
-        self._bytes_sent_to_closed = 0
+        self._sent = Sent()
+        self.bad_frames = 0
         self._wakeup = Wakeup()
         self._stopping = False
         self._poller = zmq.Poller()
@@ -42,14 +59,28 @@ class BlockSender:
         self._thread.start()
 
     def open(
-        self, endpoint: str, ticket: int, on_end: Callable[[TransferError | None], None]
+        self,
+        store: BlockSource,
+        endpoint: str,
+        ticket: int,
+        on_end: Callable[[TransferError | None], None],
+        *,
+        mode: Mode = Mode.AGGREGATED,
     ) -> OutgoingTransfer:
-        """Starts a transfer to the receiver at `endpoint`, which named it `ticket`; watches that receiver."""
-        return OutgoingTransfer(self._submit, endpoint, ticket, on_end)
+        """Starts a transfer of blocks of `store` to the receiver at `endpoint`, which named it `ticket`.
+
+        The receiver is watched from now on. Raises MemPoolError for a store whose blocks no message carries.
+        """
+        require_sendable(store.layout)
+        return OutgoingTransfer(self._submit, store, endpoint, ticket, on_end, mode)
 
     @property
     def bytes_sent(self) -> int:
-        return self._bytes_sent_to_closed + sum(peer.bytes_sent for peer in list(self._peers.values()))
+        return self._sent.bytes
+
+    @property
+    def messages_sent(self) -> int:
+        return self._sent.messages
 
     def close(self) -> None:
         """Stops the thread; transfers under way end without a callback."""
@@ -57,79 +88,87 @@ class BlockSender:
         self._wakeup.set()
         self._thread.join()
         self._wakeup.close()
-        self._context.term()
 
-    def _submit(self, transfer: OutgoingTransfer, work: Open | Work) -> None:
+    def _submit(self, transfer: OutgoingTransfer, work: Work) -> None:
         self._inbox.append((transfer, work))
         self._wakeup.set()
 
     def _run(self) -> None:
         timeout: int | None = None
         while not self._stopping:
-            self._poller.poll(timeout)
+            ready = {pollable for pollable, _ in self._poller.poll(timeout)}
             self._wakeup.clear()
             while self._inbox:
                 self._accept(*self._inbox.popleft())
-            timeout = self._serve_peers()
+            timeout = self._serve_peers(ready)
         for peer in self._peers.values():
             peer.close()
 
-    def _accept(self, transfer: OutgoingTransfer, work: Open | Work) -> None:
+    def _accept(self, transfer: OutgoingTransfer, work: Work) -> None:
         if isinstance(work, Open):
             try:
-                self._peer(transfer.endpoint).watch(transfer)
-            except (zmq.ZMQError, OSError) as error:
+                self._peer(transfer.endpoint).put(transfer, work)
+            except (MemPoolError, OSError) as error:
                 transfer.end(PeerDied(transfer.endpoint, f"cannot connect: {error}"))
         elif transfer.endpoint in self._peers:
             self._peers[transfer.endpoint].put(transfer, work)
 
-    def _serve_peers(self) -> int | None:
-        """One message to each peer in turn; returns for how long nothing has to be done (ms)."""
-        busy = waiting = not_ready = False
+    def _serve_peers(self, ready: set[Pollable]) -> int | None:
+        """What all windows have room for, one message to each peer in turn; returns for how long nothing has
+        to be done (ms).
+        """
         for peer in list(self._peers.values()):
-            try:
-                peer.read()
-                busy |= peer.advance()
-                waiting |= peer.waiting
-                not_ready |= peer.not_ready
-            except PeerDied as error:
-                self._drop(peer, error)
-            except FrameError as error:
-                self._drop(peer, PeerDied(peer.endpoint, f"bad frame: {error}"))
-            except Exception as error:
-                logger.exception("sending to %s", peer.endpoint)
-                self._drop(peer, PeerDied(peer.endpoint, f"cannot send: {error}"))
-        if busy:
-            return 0
-        if not_ready:
+            if ready.isdisjoint(peer.connection.pollables):
+                self._guarded(peer, peer.require_signs)
+            else:
+                self._guarded(peer, peer.read)
+        busy = list(self._peers.values())
+        while busy and not self._inbox:
+            busy = [peer for peer in busy if self._guarded(peer, peer.advance)]
+        peers = self._peers.values()
+        if any(peer.waits_for_pages for peer in peers):
             return _READY_MILLISECONDS
-        return _WATCH_MILLISECONDS if waiting else None
+        watch = min(_WATCH_MILLISECONDS, int(self._limits.silence_seconds * 250))
+        return watch if any(peer.waiting for peer in peers) else None
+
+    def _guarded(self, peer: Peer, act: Callable[[], Result]) -> Result | None:
+        """None where the peer was dropped instead."""
+        try:
+            return act()
+        except TransferError as error:
+            self._drop(peer, error)
+        except FrameError as error:
+            self.bad_frames += 1
+            self._drop(peer, PeerDied(peer.endpoint, f"bad frame: {error}"))
+        except Exception as error:
+            logger.exception("sending to %s", peer.endpoint)
+            self._drop(peer, PeerDied(peer.endpoint, f"cannot send: {error}"))
+        return None
 
     def _peer(self, endpoint: str) -> Peer:
         peer = self._peers.get(endpoint)
         if peer is None:
-            peer = Peer(self._context, endpoint, self._buffers, self._piece_blocks, self._window)
-            self._peers[endpoint] = peer
-            self._poller.register(peer.socket, zmq.POLLIN)
-            self._poller.register(peer.monitor, zmq.POLLIN)
+            connection = self._transports.connect(endpoint, self._limits)
+            peer = self._peers[endpoint] = Peer(connection, endpoint, self._settings, self._sent)
+            for pollable in connection.pollables:
+                self._poller.register(pollable, zmq.POLLIN)
         return peer
 
-    def _drop(self, peer: Peer, error: PeerDied) -> None:
+    def _drop(self, peer: Peer, error: TransferError) -> None:
         del self._peers[peer.endpoint]
-        self._bytes_sent_to_closed += peer.bytes_sent
-        self._poller.unregister(peer.socket)
-        self._poller.unregister(peer.monitor)
+        for pollable in peer.connection.pollables:
+            self._poller.unregister(pollable)
         transfers = peer.close()
         if transfers:
             logger.warning("%s; %d transfers fail", error, len(transfers))
         for transfer in transfers:
             transfer.end(error)
-            if peer.connected:
+            if peer.reached:
                 self._tell_anew(transfer, error)
 
-    def _tell_anew(self, transfer: OutgoingTransfer, error: PeerDied) -> None:
+    def _tell_anew(self, transfer: OutgoingTransfer, error: TransferError) -> None:
         """It may be alive and only its connection gone: on a new one it hears of it, instead of waiting."""
         try:
             self._peer(transfer.endpoint).put(transfer, SendFail(error.cause))
-        except (zmq.ZMQError, OSError) as again:
+        except (MemPoolError, OSError) as again:
             logger.debug("%s cannot be told: %s", transfer.endpoint, again)

@@ -12,6 +12,7 @@ from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
 from mempool.errors import FrameError, TransferError
 from mempool.paged import PagedBuffers
+from mempool.sockets import tcp_endpoint
 from mempool.transfer.receiver import BlockReceiver
 from sglang_memserve.transfer import control
 
@@ -23,8 +24,9 @@ class DecodeSide:
     def __init__(self, manager: "MemServeKVManager", buffers: PagedBuffers, forward_stream: Any) -> None:
         self._manager = manager
         self._forward_stream = forward_stream if buffers.device.type == "cuda" else None
+        self._buffers = buffers
         self._layout = buffers.layout
-        self._blocks = BlockReceiver(buffers, manager.local_ip)
+        self._blocks = BlockReceiver(tcp_endpoint(manager.local_ip, 0))
         # Scheduler thread only. Several where one decode rank hears from several prefill ranks.
         self._tickets: dict[int, list[int]] = {}
 
@@ -72,7 +74,11 @@ class DecodeSide:
         # A forward that was launched before its request ended may still write to pages given away since.
         after = None if self._forward_stream is None else self._forward_stream.record_event()
         ticket = self._blocks.expect(
-            pages, partial(self._landed, room, aux_index), partial(self._failed, room), after
+            self._buffers,
+            pages,
+            partial(self._landed, room, aux_index),
+            partial(self._failed, room),
+            after,
         )
         self._tickets.setdefault(room, []).append(ticket)
         return ticket

@@ -52,9 +52,10 @@ class RoomDestination:
 class PrefillSide:
     def __init__(self, manager: "MemServeKVManager", buffers: PagedBuffers) -> None:
         self._manager = manager
+        self._buffers = buffers
         self._layout = buffers.layout
         self._device = buffers.device
-        self._blocks = BlockSender(buffers)
+        self._blocks = BlockSender()
         # Orders what decode's messages, ended transfers and the scheduler do to a room.
         self.lock = threading.RLock()
         self._open_rooms: set[int] = set()
@@ -215,7 +216,10 @@ class PrefillSide:
         with self.lock:
             if not asked.is_dummy:
                 destination.transfer = self._blocks.open(
-                    asked.endpoint, asked.ticket, partial(self._ended, asked.room, destination)
+                    self._buffers,
+                    asked.endpoint,
+                    asked.ticket,
+                    partial(self._ended, asked.room, destination),
                 )
             reason = self._reason_to_refuse(asked)
             if reason is None:

@@ -1,0 +1,89 @@
+"""DRAM blocks: one preallocated piece of host memory, a row for each aggregated block."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mempool.errors import MemPoolError
+from mempool.layout import BlockLayout
+
+# Below, a copy to one place costs less than a frame of its own for each part.
+_SMALLEST_VIEW_BYTES = 32 * 1024
+
+
+class DramArena:
+    """`rows`: uint8 `[num_blocks, block_bytes]`, pinned where CUDA is available. A block's number is its row.
+
+    Takes no part in the allocation of its blocks. Calls for different rows may come from different threads.
+    """
+
+    def __init__(self, layout: BlockLayout, num_blocks: int) -> None:
+        self.layout = layout
+        self.num_blocks = num_blocks
+        self.rows = self.host_bytes(num_blocks * layout.block_bytes).view(num_blocks, -1)
+        self._rows: npt.NDArray[np.uint8] = self.rows.numpy()
+
+    def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
+        """Rows next to each other are one frame. Small parts far from each other are to be gathered."""
+        columns = self._columns(planes)
+        runs = self._runs(pages, columns)
+        size = columns.stop - columns.start
+        if len(runs) > 1 and len(pages) * size < len(runs) * _SMALLEST_VIEW_BYTES:
+            return None
+        return [self._rows[start:stop, columns].reshape(-1).data for start, stop in runs]
+
+    def gather(self, pages: torch.Tensor, out: torch.Tensor, planes: range | None = None) -> None:
+        """Copies blocks out. `pages`: int64 `[n]`; `out`: uint8 `[n, layout.row_bytes(planes)]`."""
+        columns, at, target = self._columns(planes), 0, out.numpy()
+        self._check(pages, target, columns)
+        for start, stop in self._runs(pages, columns):
+            target[at : at + stop - start] = self._rows[start:stop, columns]
+            at += stop - start
+
+    def scatter(
+        self,
+        pages: torch.Tensor,
+        blocks: torch.Tensor,
+        after: torch.cuda.Event | None = None,
+        planes: range | None = None,
+    ) -> None:
+        """Copies blocks in: the inverse of `gather`. Waits for `after` on the host."""
+        columns, at, source = self._columns(planes), 0, blocks.numpy()
+        self._check(pages, source, columns)
+        if after is not None:
+            after.synchronize()
+        for start, stop in self._runs(pages, columns):
+            self._rows[start:stop, columns] = source[at : at + stop - start]
+            at += stop - start
+
+    def host_bytes(self, count: int) -> torch.Tensor:
+        """uint8 `[count]`, as the rows are."""
+        return torch.empty(count, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+
+    def _columns(self, planes: range | None) -> slice:
+        if planes is None or len(planes) == len(self.layout.plane_bytes):
+            return slice(0, self.layout.block_bytes)
+        start = self.layout.row_bytes(range(planes.start))
+        return slice(start, start + self.layout.row_bytes(planes))
+
+    def _runs(self, pages: torch.Tensor, columns: slice) -> list[tuple[int, int]]:
+        """Rows `[start, stop)` that lie next to each other as the pages name them; parts of rows never do."""
+        numbers = pages.tolist()
+        if not numbers:
+            return []
+        if not 0 <= min(numbers) <= max(numbers) < self.num_blocks:
+            raise MemPoolError(f"block {min(numbers)} or {max(numbers)} is not in [0, {self.num_blocks})")
+        whole = columns.stop - columns.start == self.layout.block_bytes
+        runs: list[tuple[int, int]] = []
+        start = stop = numbers[0]
+        for number in numbers:
+            if number != stop or (not whole and stop > start):
+                runs.append((start, stop))
+                start = number
+            stop = number + 1
+        return [*runs, (start, stop)]
+
+    def _check(self, pages: torch.Tensor, blocks: npt.NDArray[np.uint8], columns: slice) -> None:
+        shape = (len(pages), columns.stop - columns.start)
+        if blocks.shape != shape:
+            raise MemPoolError(f"{len(pages)} blocks need {list(shape)} bytes, got {list(blocks.shape)}")

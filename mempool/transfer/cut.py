@@ -1,0 +1,62 @@
+"""How blocks are cut into messages."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+
+from mempool.layout import BlockLayout
+
+
+class Mode(StrEnum):
+    """AGGREGATED: whole blocks. BY_LAYER: one plane of many blocks a message, layer by layer. BY_REQUEST:
+    one plane of one block a message, which is the paper's baseline, to be measured and not to be used.
+    """
+
+    AGGREGATED = "aggregated"
+    BY_LAYER = "by-layer"
+    BY_REQUEST = "by-request"
+
+
+class Piece(NamedTuple):
+    """What one message carries: `planes` of the blocks at `pages` (int64 `[n]`), for positions `first` on."""
+
+    pages: torch.Tensor
+    first: int
+    planes: range
+
+
+def cut(piece: Piece, layout: BlockLayout, mode: Mode, piece_bytes: int) -> Iterator[Piece]:
+    """Pieces of at most `piece_bytes`; a plane of a block is never cut."""
+    if mode == Mode.BY_LAYER:
+        for planes in _by_layer(layout, piece.planes):
+            yield from _rows(piece, planes, max(1, piece_bytes // layout.row_bytes(planes)))
+    elif mode == Mode.BY_REQUEST:
+        for block in _rows(piece, piece.planes, 1):
+            yield from (block._replace(planes=range(plane, plane + 1)) for plane in piece.planes)
+    elif layout.row_bytes(piece.planes) <= piece_bytes:
+        yield from _rows(piece, piece.planes, piece_bytes // layout.row_bytes(piece.planes))
+    else:
+        groups = list(_groups(layout, piece.planes, piece_bytes))
+        for block in _rows(piece, piece.planes, 1):
+            yield from (block._replace(planes=planes) for planes in groups)
+
+
+def _rows(piece: Piece, planes: range, count: int) -> Iterator[Piece]:
+    for start in range(0, len(piece.pages), count):
+        yield Piece(piece.pages[start : start + count], piece.first + start, planes)
+
+
+def _by_layer(layout: BlockLayout, planes: range) -> Iterator[range]:
+    for layer in range(layout.layers):
+        yield from (part for part in layout.planes_of(layer) if part.start in planes)
+
+
+def _groups(layout: BlockLayout, planes: range, piece_bytes: int) -> Iterator[range]:
+    start = planes.start
+    for plane in planes:
+        if plane > start and layout.row_bytes(range(start, plane + 1)) > piece_bytes:
+            yield range(start, plane)
+            start = plane
+    yield range(start, planes.stop)

@@ -1,0 +1,39 @@
+"""Which transport serves which scheme."""
+
+from mempool.errors import MemPoolError
+from mempool.sockets import Limits
+from mempool.transports.base import Connection, Listener, Transport
+from mempool.transports.inproc import InProcess
+from mempool.transports.zeromq import ZeroMQ
+
+
+class Transports:
+    """tcp, ipc and inproc, and what is registered besides.
+
+    `inproc` reaches those that were given the same object.
+    """
+
+    def __init__(self) -> None:
+        zeromq = ZeroMQ()
+        self._by_scheme: dict[str, Transport] = {"tcp": zeromq, "ipc": zeromq, "inproc": InProcess()}
+
+    def register(self, scheme: str, transport: Transport) -> None:
+        """Raises MemPoolError for a scheme that is taken."""
+        if scheme in self._by_scheme:
+            raise MemPoolError(f"there is a transport for {scheme}:// already")
+        self._by_scheme[scheme] = transport
+
+    def listen(self, url: str, limits: Limits, max_frame_bytes: int) -> Listener:
+        """The listener's `endpoint` is what to connect to. Raises MemPoolError."""
+        return self._transport(url).listen(url, limits, max_frame_bytes)
+
+    def connect(self, endpoint: str, limits: Limits) -> Connection:
+        """Raises MemPoolError."""
+        return self._transport(endpoint).connect(endpoint, limits)
+
+    def _transport(self, url: str) -> Transport:
+        scheme, separator, _ = url.partition("://")
+        if not separator or scheme not in self._by_scheme:
+            known = ", ".join(f"{name}://" for name in sorted(self._by_scheme))
+            raise MemPoolError(f"no transport for {url!r}: known are {known}")
+        return self._by_scheme[scheme]

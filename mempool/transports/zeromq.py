@@ -1,0 +1,202 @@
+"""tcp:// and ipc:// over ZeroMQ."""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from mempool.errors import MemPoolError, PeerDied
+from mempool.sockets import Limits, bound, new_context
+from mempool.transports.base import Buffer, Gone, Received
+from mempool.wire import MAX_HEADER_BYTES
+
+_LOST = (
+    zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+# A connection's last messages come before the news that it ended, unless others send without a pause.
+_MESSAGES_BEFORE_GONE = 1024
+
+Socket = zmq.Socket[bytes]
+
+
+class ZeroMQ:
+    """Keeps one context, and with it one thread, for as long as there is a listener or a connection."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._context: zmq.Context[Socket] | None = None
+        self._users = 0
+
+    def listen(self, url: str, limits: Limits, max_frame_bytes: int) -> "ZeroMQListener":
+        if url.startswith("ipc://") and not url.startswith("ipc:///"):
+            raise MemPoolError(f"cannot listen at {url!r}: ipc:// needs an absolute path")
+        ends = _Ends(self, zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        try:
+            bound(ends.socket, url, limits)
+            ends.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+            ends.socket.bind(url)
+        except zmq.ZMQError as error:
+            ends.close()
+            raise MemPoolError(f"cannot listen at {url!r}: {error}") from error
+        return ZeroMQListener(ends, url)
+
+    def connect(self, endpoint: str, limits: Limits) -> "ZeroMQConnection":
+        """It never reconnects: a peer that comes back is a new peer with a new endpoint."""
+        ends = _Ends(self, zmq.DEALER, zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
+        try:
+            bound(ends.socket, endpoint, limits)
+            ends.socket.setsockopt(zmq.IMMEDIATE, 1)
+            ends.socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            ends.socket.setsockopt(zmq.MAXMSGSIZE, MAX_HEADER_BYTES)
+            ends.socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            ends.close()
+            raise MemPoolError(f"{endpoint!r}: {error}") from error
+        return ZeroMQConnection(ends, endpoint)
+
+    def acquire(self) -> "zmq.Context[Socket]":
+        with self._lock:
+            if self._context is None:
+                self._context = new_context()
+            self._users += 1
+            return self._context
+
+    def release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users and self._context is not None:
+                self._context.term()
+                self._context = None
+
+
+class _Ends:
+    """A socket and its monitor, which is there before the first event can happen."""
+
+    def __init__(self, owner: ZeroMQ, kind: int, events: int) -> None:
+        self._owner = owner
+        self.socket: Socket = owner.acquire().socket(kind)
+        self.monitor: Socket = self.socket.get_monitor_socket(events)
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self.monitor.close(linger=0)
+        self.socket.close(linger=0)
+        self._owner.release()
+
+
+class ZeroMQListener:
+    def __init__(self, ends: _Ends, url: str) -> None:
+        self._ends = ends
+        self.endpoint = url
+        if url.startswith("tcp://"):
+            port = ends.socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1]
+            self.endpoint = f"{url.rsplit(':', 1)[0]}:{port}"
+        self._live: set[int] = set()
+        self._known: set[bytes] = set()
+        self._sources: dict[int, bytes] = {}
+        self._gone: deque[Gone] = deque()
+        self._patience = _MESSAGES_BEFORE_GONE
+
+    @property
+    def pollables(self) -> Sequence[Socket]:
+        return (self._ends.socket, self._ends.monitor)
+
+    def receive(self) -> Received | Gone | None:
+        try:
+            if not self._patience:
+                raise zmq.Again
+            source, *frames = self._ends.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            self._patience = _MESSAGES_BEFORE_GONE
+            self._watch()
+            return self._next_gone() if self._gone else None
+        self._patience -= 1
+        if source.bytes not in self._known:
+            self._meet(source)
+        return Received(source.bytes, [frame.buffer for frame in frames])
+
+    def send(self, source: bytes, frame: bytes) -> None:
+        try:
+            self._ends.socket.send_multipart([source, frame], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return
+
+    def close(self) -> None:
+        self._ends.close()
+
+    def _watch(self) -> None:
+        while self._ends.monitor.poll(0):
+            event = recv_monitor_message(self._ends.monitor)
+            descriptor = int(event["value"])
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._live.add(descriptor)
+                continue
+            self._live.discard(descriptor)
+            source = self._sources.pop(descriptor, None)
+            if source is not None:
+                self._gone.append(Gone(source))
+
+    def _meet(self, source: zmq.Frame) -> None:
+        # What happened to an earlier connection of this descriptor comes before this one's messages.
+        self._watch()
+        self._known.add(source.bytes)
+        descriptor = int(source.get(zmq.SRCFD))
+        if descriptor in self._live:
+            self._sources[descriptor] = source.bytes
+        else:
+            self._gone.append(Gone(source.bytes))
+
+    def _next_gone(self) -> Gone:
+        gone = self._gone.popleft()
+        self._known.discard(gone.source)
+        return gone
+
+
+class ZeroMQConnection:
+    def __init__(self, ends: _Ends, endpoint: str) -> None:
+        self._ends = ends
+        self._endpoint = endpoint
+        self._lost: str | None = None
+        self.opened = False
+
+    @property
+    def pollables(self) -> Sequence[Socket]:
+        return (self._ends.socket, self._ends.monitor)
+
+    def receive(self) -> Sequence[Buffer] | None:
+        frames = self._next()
+        if frames is None:
+            self._watch()
+            if self._lost is not None:
+                frames = self._next()
+                if frames is None:
+                    raise PeerDied(self._endpoint, self._lost)
+        return frames
+
+    def send(self, frames: Sequence[Buffer]) -> bool:
+        try:
+            self._ends.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._ends.close()
+
+    def _next(self) -> Sequence[Buffer] | None:
+        try:
+            return self._ends.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def _watch(self) -> None:
+        while self._lost is None and self._ends.monitor.poll(0):
+            if recv_monitor_message(self._ends.monitor)["event"] & _LOST:
+                self._lost = "connection closed" if self.opened else "cannot connect"
+            else:
+                self.opened = True

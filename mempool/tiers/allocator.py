@@ -73,6 +73,13 @@ class BlockAllocator:
         index = self._checked(addresses, _ACTIVE, _HISTORICAL)
         return Addresses(self.owner, addresses.blocks[self._state[index] & _HISTORICAL > 0])
 
+    def still_active(self, addresses: Addresses) -> Addresses:
+        """Those of a caller's blocks that are active, whatever became of the others. Raises nothing."""
+        return self._those(addresses, _ACTIVE)
+
+    def still_historical(self, addresses: Addresses) -> Addresses:
+        return self._those(addresses, _HISTORICAL)
+
     def take_off(self, addresses: Addresses) -> None:
         """Whoever frees these blocks, they are not reused before `land` has been called as often as this.
 
@@ -88,6 +95,12 @@ class BlockAllocator:
         landed = index[self._flights[index] == 0]
         self._state[landed] &= ~np.uint8(_IN_FLIGHT)
         self._reuse(landed[self._state[landed] >= _LEAVING])
+
+    def _those(self, addresses: Addresses, state: int) -> Addresses:
+        if addresses.owner != self.owner:
+            return addresses[:0]
+        found = self._state[addresses.blocks.astype(np.intp)] & ~np.uint8(_IN_FLIGHT)
+        return Addresses(self.owner, addresses.blocks[found == state])
 
     def _checked(self, addresses: Addresses, *states: int) -> _Index:
         if addresses.owner != self.owner:

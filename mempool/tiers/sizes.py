@@ -9,12 +9,12 @@ _BLOCKS = re.compile(r"([0-9]+) ?blocks?")
 
 
 def blocks_of_size(size: str | int, block_bytes: int, available_bytes: int) -> int:
-    """Whole blocks in `size`: "8GiB", "500 MB" (both in powers of 1,024), "25%" of what is available,
-    "4096 blocks", or bytes as a number.
+    """Whole blocks in `size`, at least one: "8GiB", "500 MB" (both in powers of 1,024), "1000000" bytes,
+    "25%" of what is available, "4096 blocks", or a number of blocks that is no string.
 
     Raises ValueError for what is none of these, and where `available_bytes` are not enough for it.
     """
-    text = str(size).strip()
+    text = size.strip() if isinstance(size, str) else f"{size} blocks"
     if match := _BLOCKS.fullmatch(text):
         blocks = int(match[1])
     elif match := _SHARE.fullmatch(text):
@@ -28,6 +28,8 @@ def blocks_of_size(size: str | int, block_bytes: int, available_bytes: int) -> i
             f"{text} is {_readable(blocks * block_bytes)} in blocks of {_readable(block_bytes)}, "
             f"but {_readable(available_bytes)} are available"
         )
+    if not blocks:
+        raise ValueError(f"{text} is less than one block of {_readable(block_bytes)}")
     return blocks
 
 

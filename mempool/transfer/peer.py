@@ -119,7 +119,7 @@ class Peer:
             except Exception as error:
                 self._give_up(lane.transfer, error)
                 return True
-            if head is not None:
+            if head is not None and not (isinstance(head, SendFinish) and self._reads_from(lane.transfer)):
                 return self._serve(lane, head)
         return False
 
@@ -152,6 +152,15 @@ class Peer:
             self._end(answered.transfer, error)
         elif answered.is_finish:
             self._end(answered.transfer, None)
+
+    def _reads_from(self, transfer: OutgoingTransfer) -> bool:
+        """Whether blocks of it are under way, where they lie. That all are sent is said once they are there:
+        said before, and then given up, what is written over them meanwhile would be taken for complete.
+        """
+        return any(
+            each.payload_bytes and each.ring is None and each.transfer is transfer
+            for each in self._unanswered
+        )
 
     def _end(self, transfer: OutgoingTransfer, error: TransferError | None) -> None:
         self._open.discard(transfer)

@@ -12,13 +12,13 @@ MIB = 1 << 20
         ("8 mb", 8),
         ("1.5G", 1536),
         ("1tb", 1 << 20),
-        (3 * MIB + 5, 3),
+        (str(3 * MIB + 5), 3),
+        (9, 9),
         ("1024k", 1),
         ("50%", 1 << 20),
         ("100 %", 2 << 20),
         ("7 blocks", 7),
         ("1 block", 1),
-        ("0", 0),
     ],
 )
 def test_a_size_may_be_bytes_a_share_or_blocks(size, blocks):
@@ -28,6 +28,12 @@ def test_a_size_may_be_bytes_a_share_or_blocks(size, blocks):
 @pytest.mark.parametrize("size", ["", "lots", "-1G", "8 GiBs", "5 %%", "1.5 blocks"])
 def test_what_is_no_size_is_named(size):
     with pytest.raises(ValueError, match=r'not a size: write "8GiB", "25%" or "4096 blocks"'):
+        blocks_of_size(size, MIB, 1 << 40)
+
+
+@pytest.mark.parametrize("size", ["0", 0, "900k", "0 blocks", "0%"])
+def test_less_than_one_block_is_refused(size):
+    with pytest.raises(ValueError, match="is less than one block of 1 MiB"):
         blocks_of_size(size, MIB, 1 << 40)
 
 

@@ -1,0 +1,158 @@
+"""The nine calls as futures: what is done elsewhere is under way when they return."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from mempool.address import Addresses, Medium, Owner
+from mempool.errors import MemPoolError
+from mempool.index.keys import Tokens, token_array
+from mempool.local import LocalPool
+from mempool.matched import Matched
+from mempool.membership.messages import InstanceInfo
+from mempool.peers import Peers
+from mempool.remote import messages
+from mempool.remote.asked import settle
+from mempool.remote.control import Control
+from mempool.remote.messages import Allocated, AllocMem, Done, FreeMem, Reply
+from mempool.remote.sending import Flags, Landed, Sending
+
+T = TypeVar("T")
+
+
+class FutureCalls:
+    """As the calls of `MemPool`, with the same arguments; what those raise, the futures hold.
+
+    `seconds` is how long the future may take: it ends with DeadlinePassed after that.
+    """
+
+    def __init__(self, local: LocalPool, peers: Peers, control: Control, sending: Sending) -> None:
+        self._local = local
+        self._peers = peers
+        self._control = control
+        self._sending = sending
+        # What this instance does by itself: one after the other, beside the caller.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="mempool-calls")
+
+    def close(self) -> None:
+        self._worker.shutdown(cancel_futures=True)
+
+    def alloc_mem(
+        self, size: int, medium: Medium = Medium.HBM, instance: str | None = None, *, seconds: float = 5.0
+    ) -> Future[Addresses]:
+        if instance in (None, self._local.instance):
+            return self._worker.submit(self._local.alloc_mem, size, medium)
+
+        def taken(peer: InstanceInfo, reply: Reply) -> Addresses:
+            allocated = messages.expect(reply, Allocated, peer.instance)
+            owner = Owner(peer.instance, allocated.incarnation, medium)
+            return Addresses(owner, messages.unpack(allocated.blocks))
+
+        return self._asked(lambda: self._peers.get(instance), AllocMem(medium, size), seconds, taken)
+
+    def free_mem(self, addresses: Addresses, *, seconds: float = 5.0) -> Future[None]:
+        if addresses.owner.instance == self._local.instance:
+            return self._worker.submit(self._local.free_mem, addresses)
+        ask = FreeMem(addresses.medium, addresses.owner.incarnation, messages.pack(addresses.blocks))
+
+        def taken(peer: InstanceInfo, reply: Reply) -> None:
+            messages.expect(reply, Done, peer.instance)
+
+        return self._asked(lambda: self._peers.owner_of(addresses), ask, seconds, taken)
+
+    def insert(
+        self, tokens: Tokens, addresses: Addresses | Sequence[Addresses], *, namespace: str = ""
+    ) -> Future[list[Addresses]]:
+        return self._worker.submit(self._local.insert, tokens, addresses, namespace=namespace)
+
+    def match(
+        self, tokens: Tokens, *, namespace: str = "", lease_seconds: float | None = 30.0
+    ) -> Future[Matched]:
+        return self._worker.submit(
+            self._local.match, tokens, namespace=namespace, lease_seconds=lease_seconds
+        )
+
+    def delete(self, tokens: Tokens, *, namespace: str = "") -> Future[int]:
+        return self._worker.submit(self._local.delete, tokens, namespace=namespace)
+
+    def swap_out(self, num_blocks: int) -> Future[int]:
+        return self._worker.submit(self._local.swap_out, num_blocks)
+
+    def swap_in(self, addresses: Addresses) -> Future[Addresses]:
+        return self._worker.submit(self._local.swap_in, addresses)
+
+    def transfer(
+        self,
+        instance: str,
+        source: Addresses | Sequence[Addresses],
+        target: Addresses | None = None,
+        flags: Flags | None = None,
+        private: bytes = b"",
+        *,
+        seconds: float = 30.0,
+    ) -> Future[Landed]:
+        return self._transfer(instance, source, target, flags, private, None, "", seconds)
+
+    def transfer_with_insert(
+        self,
+        instance: str,
+        tokens: Tokens,
+        source: Addresses | Sequence[Addresses],
+        target: Addresses | None = None,
+        flags: Flags | None = None,
+        private: bytes = b"",
+        *,
+        namespace: str = "",
+        seconds: float = 30.0,
+    ) -> Future[Landed]:
+        return self._transfer(instance, source, target, flags, private, tokens, namespace, seconds)
+
+    def _transfer(
+        self,
+        instance: str,
+        source: Addresses | Sequence[Addresses],
+        target: Addresses | None,
+        flags: Flags | None,
+        private: bytes,
+        tokens: Tokens | None,
+        namespace: str,
+        seconds: float,
+    ) -> Future[Landed]:
+        try:
+            peer = self._peers.get(instance) if target is None else self._peers.owner_of(target)
+            parts = [source] if isinstance(source, Addresses) else list(source)
+            packed = None if tokens is None else token_array(tokens)
+            return self._sending.transfer(
+                peer, parts, target, flags or Flags(), private, packed, namespace, seconds
+            )
+        except (MemPoolError, ValueError) as error:
+            return _failed(error)
+
+    def _asked(
+        self,
+        find: Callable[[], InstanceInfo],
+        ask: messages.Ask,
+        seconds: float,
+        take: Callable[[InstanceInfo, Reply], T],
+    ) -> Future[T]:
+        try:
+            messages.require_fit(ask)
+            peer = find()
+        except (MemPoolError, ValueError) as error:
+            return _failed(error)
+        result: Future[T] = Future()
+
+        def answered(reply: Future[Reply]) -> None:
+            try:
+                settle(result, take(peer, reply.result()))
+            except MemPoolError as error:
+                settle(result, error)
+
+        self._control.ask(peer.control, ask, seconds).add_done_callback(answered)
+        return result
+
+
+def _failed(error: Exception) -> Future[T]:
+    result: Future[T] = Future()
+    result.set_exception(error)
+    return result

@@ -1,0 +1,280 @@
+"""One instance's part of the MemPool: its tiers and its index, under one lock."""
+
+import threading
+from collections.abc import Sequence
+
+from mempool.address import Addresses, Medium, Owner, merged
+from mempool.errors import BadAddress, MemPoolError, OutOfBlocks, StaleAddress
+from mempool.index.eviction import EvictionPolicy
+from mempool.index.holding import Holding
+from mempool.index.index import Index
+from mempool.index.keys import Tokens
+from mempool.matched import Counts, Matched
+from mempool.tiers.tier import Tier, copy_blocks
+
+
+class LocalPool:
+    """The calls that need nobody else. Thread-safe; bytes are copied outside of the lock.
+
+    `tiers`: one for each medium that this instance has, all of one layout (LayoutMismatch otherwise) and one
+    incarnation.
+    """
+
+    def __init__(
+        self, tiers: Sequence[Tier], *, policy: EvictionPolicy | None = None, ttl: float | None = None
+    ) -> None:
+        for tier in tiers:
+            tiers[0].store.layout.require_same(tier.store.layout)
+        self.lock = threading.RLock()
+        self._policy = policy
+        self._ttl = ttl
+        self._begin({tier.medium: tier for tier in tiers})
+
+    def _begin(self, tiers: dict[Medium, Tier]) -> None:
+        self.tiers = tiers
+        first = next(iter(tiers.values()))
+        self.instance, self.incarnation, _ = first.owner
+        self.layout = first.store.layout
+        self.index = Index(
+            self.layout.page_size,
+            on_freed=self._freed,
+            policy=self._policy,
+            ttl=self._ttl,
+            prefer=[tiers[medium].owner for medium in Medium if medium in tiers],
+        )
+
+    def begin_anew(self, incarnation: int) -> None:
+        """All blocks are free, and every address and lease given out before is stale."""
+        with self.lock:
+            self._begin(
+                {
+                    medium: Tier.of(tier.owner._replace(incarnation=incarnation), tier.store)
+                    for medium, tier in self.tiers.items()
+                }
+            )
+
+    def tier(self, medium: Medium) -> Tier:
+        """Raises OutOfBlocks where this instance has no such medium."""
+        try:
+            return self.tiers[medium]
+        except KeyError:
+            owner = Owner(self.instance, self.incarnation, medium)
+            raise OutOfBlocks(owner, "this instance has none") from None
+
+    def alloc_mem(self, size: int, medium: Medium) -> Addresses:
+        """`size` blocks, the caller's until they are freed or inserted. Evicts historical KV where it must.
+
+        HBM goes to DRAM first, what finds no room there is dropped. Raises OutOfBlocks, having given nothing.
+        """
+        while True:
+            with self.lock:
+                books = self.tier(medium).books
+                short = size - books.free_blocks
+                if short <= 0 or short > books.historical_blocks:
+                    return books.alloc(size)
+            if not self._make_room(medium, short):
+                with self.lock:
+                    return self.tier(medium).books.alloc(size)
+
+    def free_mem(self, addresses: Addresses | Sequence[Addresses]) -> None:
+        """Gives active blocks back. Raises BadAddress or StaleAddress for the first that is not active."""
+        with self.lock:
+            for part in _parts(addresses):
+                self.tier(part.medium).books.free(part)
+
+    def insert(
+        self, tokens: Tokens, addresses: Addresses | Sequence[Addresses], namespace: str = ""
+    ) -> list[Addresses]:
+        """Publishes the KV of the whole blocks of `tokens`, or of the last ones where the head is published.
+
+        Idempotent. Returns those blocks whose place is taken: they stay the caller's, who frees them. Raises
+        BadAddress or StaleAddress for blocks of this instance that are not active, ValueError for more blocks
+        than `tokens` have, or where blocks before them are missing.
+        """
+        parts = _parts(addresses)
+        with self.lock:
+            for part in self._local(parts):
+                known = self.tier(part.medium).books.inactive(part)
+                if not self.index.has_published(known):
+                    raise BadAddress(part.owner, "blocks that have been unpublished are not the caller's")
+            adopted, returned = self.index.insert(namespace, tokens, parts)
+            self._publish(adopted)
+            return returned
+
+    def match(self, tokens: Tokens, namespace: str = "", *, lease_seconds: float | None = 30.0) -> Matched:
+        """The longest published prefix of `tokens` in whole blocks, under a lease: release it."""
+        with self.lock:
+            index = self.index
+            match = index.match(namespace, tokens, lease_seconds=lease_seconds)
+            return Matched(match, self.lock, lambda: index is self.index)
+
+    def delete(self, tokens: Tokens, namespace: str = "") -> int:
+        """Unpublishes `tokens` and all that continue them; returns how many blocks.
+
+        Blocks under a lease are reused only after it.
+        """
+        with self.lock:
+            return self.index.delete(namespace, tokens)
+
+    def swap_out(self, num_blocks: int) -> int:
+        """Moves `num_blocks` of historical KV from HBM to DRAM, the least recently used first.
+
+        Returns how many left HBM: fewer where the rest is leased. What finds no room in DRAM is dropped.
+        """
+        hbm, left = self.tier(Medium.HBM), 0
+        while left < num_blocks:
+            with self.lock:
+                index = self.index
+                victims = index.victims(hbm.owner, num_blocks - left)
+                for victim in victims:
+                    hbm.books.take_off(victim.addresses)
+            gone = sum([self._demote(index, hbm, victim) for victim in victims])
+            if not gone:
+                break
+            left += gone
+        return left
+
+    def swap_in(self, addresses: Addresses) -> Addresses:
+        """Copies published DRAM blocks to HBM and publishes them there too; the DRAM copy stays for now.
+
+        Returns the HBM addresses in the same order. Raises OutOfBlocks, and BadAddress for blocks that are
+        not published, or not any more: hold the lease that `match` gave.
+        """
+        source, target = self.tier(addresses.medium), self.tier(Medium.HBM)
+        with self.lock:
+            holdings = self.index.holdings(addresses)
+            source.books.take_off(addresses)
+        try:
+            copies = rest = self.alloc_mem(len(addresses), Medium.HBM)
+            try:
+                copy_blocks(source, addresses, target, copies)
+                with self.lock:
+                    for holding in holdings:
+                        self._add_copy(source, holding, rest[: len(holding.addresses)])
+                        rest = rest[len(holding.addresses) :]
+            except BaseException:
+                self._give_back(rest)
+                raise
+            return copies
+        finally:
+            with self.lock:
+                source.books.land(addresses)
+
+    def take_off(self, addresses: Sequence[Addresses]) -> None:
+        """Keeps the blocks from being reused, whoever frees them, until `land`; the caller holds the lock.
+
+        Raises BadAddress, StaleAddress, having kept none.
+        """
+        taken: list[Addresses] = []
+        try:
+            for part in addresses:
+                self.tier(part.medium).books.take_off(part)
+                taken.append(part)
+        except MemPoolError:
+            self.land(taken)
+            raise
+
+    def land(self, addresses: Sequence[Addresses]) -> None:
+        for part in addresses:
+            if part.owner.incarnation == self.incarnation:
+                self.tier(part.medium).books.land(part)
+
+    def give_up(self, addresses: Sequence[Addresses]) -> None:
+        """Frees what is active, and unpublishes what is historical, not leased, and not before other KV.
+
+        What is neither any more is none of the caller's.
+        """
+        with self.lock:
+            for part in reversed(addresses):
+                books = self.tier(part.medium).books
+                self._unpublish(books.still_historical(part))
+                self._free_active(part)
+
+    def expire(self) -> None:
+        """Ends leases whose deadline has passed, and what outlived the index's TTL."""
+        with self.lock:
+            self.index.expire_leases()
+            self.index.expire_ttl()
+
+    def forget(self, instance: str, keep_incarnation: int | None = None) -> int:
+        """Unpublishes what points to a dead instance; returns how many blocks."""
+        with self.lock:
+            return self.index.drop_owners(instance, keep_incarnation)
+
+    def counts(self, medium: Medium) -> Counts:
+        with self.lock:
+            books = self.tier(medium).books
+            return Counts(books.free_blocks, books.active_blocks, books.historical_blocks, books.total)
+
+    def _make_room(self, medium: Medium, blocks: int) -> int:
+        if medium is Medium.HBM and Medium.DRAM in self.tiers:
+            return self.swap_out(blocks)
+        with self.lock:
+            return self.index.evict(self.tiers[medium].owner, blocks)
+
+    def _demote(self, index: Index, hbm: Tier, victim: Holding) -> int:
+        copy = None if victim.copies > 1 else self._dram_for(len(victim.addresses))
+        try:
+            if copy is not None:
+                copy_blocks(hbm, victim.addresses, self.tiers[Medium.DRAM], copy)
+            with self.lock:
+                done = index is self.index and index.replace(victim, copy)
+                if done and copy is not None:
+                    self._publish([copy])
+                    copy = None
+        finally:
+            with self.lock:
+                if copy is not None:
+                    self._give_back(copy)
+                hbm.books.land(victim.addresses)
+        return len(victim.addresses) if done else 0
+
+    def _dram_for(self, blocks: int) -> Addresses | None:
+        if Medium.DRAM not in self.tiers:
+            return None
+        try:
+            return self.alloc_mem(blocks, Medium.DRAM)
+        except OutOfBlocks:
+            return None
+
+    def _add_copy(self, source: Tier, holding: Holding, copy: Addresses) -> None:
+        if self.tiers[source.medium] is not source:
+            raise StaleAddress(source.owner, f"no more: the present incarnation is {self.incarnation}")
+        if not self.index.add_copy(holding, copy):
+            raise BadAddress(source.owner, "evicted, or swapped in by another, meanwhile")
+        self._publish([copy])
+
+    def _publish(self, adopted: Sequence[Addresses]) -> None:
+        for part in self._local(adopted):
+            self.tier(part.medium).books.publish(part)
+
+    def _freed(self, addresses: Addresses) -> None:
+        for part in self._local([addresses]):
+            self.tier(part.medium).books.retire(part)
+
+    def _unpublish(self, addresses: Addresses) -> None:
+        whole = self.index.has_published(addresses)
+        parts = [addresses] if whole else [addresses[n : n + 1] for n in range(len(addresses))]
+        for part in reversed(parts):
+            # One that was unpublished already is historical until the lease on it ends.
+            if self.index.has_published(part):
+                for holding in reversed(self.index.holdings(part)):
+                    self.index.replace(holding, None)
+
+    def _free_active(self, addresses: Addresses) -> None:
+        with self.lock:
+            books = self.tier(addresses.medium).books
+            books.free(books.still_active(addresses))
+
+    def _give_back(self, addresses: Addresses) -> None:
+        """Of a call that came to nothing, perhaps because this instance began anew meanwhile."""
+        with self.lock:
+            if addresses.owner.incarnation == self.incarnation:
+                self.tier(addresses.medium).books.free(addresses)
+
+    def _local(self, addresses: Sequence[Addresses]) -> list[Addresses]:
+        return [part for part in addresses if part.owner.instance == self.instance]
+
+
+def _parts(addresses: Addresses | Sequence[Addresses]) -> list[Addresses]:
+    return merged([addresses] if isinstance(addresses, Addresses) else addresses)

@@ -1,0 +1,42 @@
+"""Which other instances this one may turn to."""
+
+import threading
+from collections.abc import Mapping
+
+from mempool.address import Addresses
+from mempool.errors import PeerDied, StaleAddress
+from mempool.membership.messages import InstanceInfo, Standing
+
+
+class Peers:
+    """What the membership says; without one, those that were introduced by hand."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._introduced: dict[str, Standing] = {}
+        self.members: Mapping[str, Standing] = {}
+
+    def introduce(self, info: InstanceInfo) -> None:
+        with self._lock:
+            self._introduced[info.instance] = Standing(info)
+
+    def all(self) -> dict[str, InstanceInfo]:
+        """Those that `get` gives."""
+        standings = {**self._introduced, **self.members}
+        return {name: standing.info for name, standing in standings.items() if not standing.suspected}
+
+    def get(self, instance: str) -> InstanceInfo:
+        """Raises PeerDied for one that is not known, or silent."""
+        standing = self.members.get(instance) or self._introduced.get(instance)
+        if standing is None:
+            raise PeerDied(instance, "not known, or no more")
+        if standing.suspected:
+            raise PeerDied(instance, "silent: it gets no new work before it is heard again")
+        return standing.info
+
+    def owner_of(self, addresses: Addresses) -> InstanceInfo:
+        """Raises StaleAddress for addresses of an incarnation that is no more, and what `get` raises."""
+        info = self.get(addresses.owner.instance)
+        if info.incarnation != addresses.owner.incarnation:
+            raise StaleAddress(addresses.owner, f"no more: the present incarnation is {info.incarnation}")
+        return info

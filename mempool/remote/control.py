@@ -1,0 +1,148 @@
+"""Questions between instances: one thread that asks others and answers them, on connections of its own."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import zmq
+
+from mempool.errors import FrameError, MemPoolError, PeerDied
+from mempool.remote import messages
+from mempool.remote.asked import AskedPeer, settle
+from mempool.remote.messages import Answer, Ask, Call, Caller, Reply
+from mempool.sockets import Limits, Wakeup
+from mempool.transports.base import Gone, Received
+from mempool.transports.registry import Transports
+
+logger = logging.getLogger(__name__)
+
+# A deadline may be as far away as a caller likes, a poll may not.
+_LONGEST_POLL_SECONDS = 3600.0
+
+
+class Control:
+    """Listens at `url`; `endpoint` is where others ask.
+
+    `serve(call)` answers them on this thread: it must be quick, and must not raise. `caller` says to others
+    who asks.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        caller: Caller,
+        serve: Callable[[Call], Reply],
+        *,
+        limits: Limits,
+        transports: Transports,
+    ) -> None:
+        self.caller = caller
+        self._serve = serve
+        self._limits = limits
+        self._transports = transports
+        self._listener = transports.listen(url, limits, messages.MAX_BYTES)
+        self.endpoint = self._listener.endpoint
+        self.bad_frames = 0
+        self._inbox: deque[tuple[str, Ask, float, Future[Reply]]] = deque()
+        self._peers: dict[str, AskedPeer] = {}
+        self._wakeup = Wakeup()
+        self._stopping = False
+        self._poller = zmq.Poller()
+        for pollable in (self._wakeup, *self._listener.pollables):
+            self._poller.register(pollable, zmq.POLLIN)
+        self._thread = threading.Thread(target=self._run, name="mempool-control", daemon=True)
+        self._thread.start()
+
+    def ask(self, endpoint: str, ask: Ask, seconds: float) -> Future[Reply]:
+        """The reply, PeerDied, or DeadlinePassed after `seconds`. From any thread; never blocks."""
+        reply: Future[Reply] = Future()
+        self._inbox.append((endpoint, ask, time.monotonic() + seconds, reply))
+        self._wakeup.set()
+        if self._stopping:
+            self._end_unasked()
+        return reply
+
+    def close(self) -> None:
+        """What was asked and not answered ends with PeerDied."""
+        self._stopping = True
+        self._wakeup.set()
+        self._thread.join()
+        self._end_unasked()
+        self._wakeup.close()
+        self._listener.close()
+
+    def _end_unasked(self) -> None:
+        while self._inbox:
+            try:
+                endpoint, _, _, reply = self._inbox.popleft()
+            except IndexError:
+                return
+            settle(reply, PeerDied(endpoint, "this instance stops"))
+
+    def _run(self) -> None:
+        timeout: int | None = None
+        while not self._stopping:
+            self._poller.poll(timeout)
+            self._wakeup.clear()
+            while self._inbox:
+                self._ask(*self._inbox.popleft())
+            while not self._stopping and (received := self._listener.receive()) is not None:
+                self._answer(received)
+            timeout = self._serve_peers()
+        for peer in list(self._peers.values()):
+            self._drop(peer, PeerDied(peer.endpoint, "this instance stops"))
+
+    def _ask(self, endpoint: str, ask: Ask, deadline: float, reply: Future[Reply]) -> None:
+        try:
+            self._peer(endpoint).ask(self.caller, ask, deadline, reply)
+        except (MemPoolError, OSError) as error:
+            settle(reply, PeerDied(endpoint, f"cannot connect: {error}"))
+
+    def _peer(self, endpoint: str) -> AskedPeer:
+        peer = self._peers.get(endpoint)
+        if peer is None:
+            connection = self._transports.connect(endpoint, self._limits)
+            peer = self._peers[endpoint] = AskedPeer(connection, endpoint)
+            for pollable in connection.pollables:
+                self._poller.register(pollable, zmq.POLLIN)
+        return peer
+
+    def _drop(self, peer: AskedPeer, error: MemPoolError) -> None:
+        del self._peers[peer.endpoint]
+        for pollable in peer.connection.pollables:
+            self._poller.unregister(pollable)
+        peer.close(error)
+
+    def _serve_peers(self) -> int | None:
+        """Returns for how long nothing has to be done (ms)."""
+        soonest: float | None = None
+        for peer in list(self._peers.values()):
+            try:
+                deadline = peer.serve()
+            except FrameError as error:
+                self.bad_frames += 1
+                self._drop(peer, PeerDied(peer.endpoint, f"bad frame: {error}"))
+            except MemPoolError as error:
+                self._drop(peer, error)
+            else:
+                if deadline is not None:
+                    soonest = deadline if soonest is None else min(soonest, deadline)
+        if soonest is None:
+            return None
+        return int(min(max(0.0, soonest - time.monotonic()), _LONGEST_POLL_SECONDS) * 1000) + 1
+
+    def _answer(self, received: Received | Gone) -> None:
+        if isinstance(received, Gone):
+            return
+        try:
+            if len(received.frames) != 1:
+                raise FrameError(f"{len(received.frames)} frames where one was expected")
+            call = messages.decode_call(received.frames[0])
+        except FrameError as error:
+            self.bad_frames += 1
+            logger.debug("dropped a question: %s", error)
+            return
+        self._listener.send(received.source, messages.encode(Answer(call.id, self._serve(call))))

@@ -1,0 +1,169 @@
+"""What one instance asks of another: typed msgpack, one frame a message. Imports no torch.
+
+caller to owner                                     owner to caller
+---------------                                     ---------------
+AllocMem                                            Allocated
+FreeMem                                             Done
+Offer: blocks that the caller wants to send         Admitted: a ticket of the block channel, and where they go
+any                                                 Failed
+"""
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from mempool.address import BlockNumbers, Medium, Owner
+from mempool.errors import BadAddress, FrameError, OutOfBlocks, Refused, StaleAddress
+from mempool.layout import BlockLayout
+from mempool.wire import Reason, Unsigned
+
+# Tokens are four bytes each: room for a prompt of a million, and its blocks.
+MAX_BYTES = 8 << 20
+MAX_COOKIE_BYTES = 64 << 10
+MAX_SECONDS = 3600.0
+# An answer names them all in one header frame.
+MAX_BLOCKS = 65_000
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOCKS)]
+PackedBlocks = Annotated[bytes, msgspec.Meta(max_length=4 << 20)]
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class AllocMem(msgspec.Struct, tag="alloc", frozen=True):
+    medium: Medium
+    count: Count
+
+
+class FreeMem(msgspec.Struct, tag="free", frozen=True):
+    medium: Medium
+    incarnation: Unsigned
+    blocks: PackedBlocks
+
+
+class Offer(msgspec.Struct, tag="offer", frozen=True):
+    """`blocks`: the destination, blocks that `AllocMem` gave; None: the owner allocates.
+
+    `tokens`: int32; with them the owner publishes the blocks, which are the last ones of these tokens.
+    """
+
+    layout: BlockLayout
+    medium: Medium
+    count: Count
+    incarnation: Unsigned | None = None
+    blocks: PackedBlocks | None = None
+    namespace: Name = ""
+    tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)] | None = None
+
+
+class Allocated(msgspec.Struct, tag="allocated", frozen=True):
+    incarnation: Unsigned
+    blocks: PackedBlocks
+
+
+class Done(msgspec.Struct, tag="done", frozen=True):
+    pass
+
+
+class Admitted(msgspec.Struct, tag="admitted", frozen=True):
+    """The first `present` of the offered blocks are published there already and are not to be sent."""
+
+    incarnation: Unsigned
+    blocks: PackedBlocks
+    ticket: Unsigned
+    present: Unsigned
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """`kind`: the name of a MemPoolError."""
+
+    kind: Name
+    medium: Medium
+    incarnation: Unsigned
+    cause: Reason
+
+
+Ask = AllocMem | FreeMem | Offer
+Reply = Allocated | Done | Admitted | Failed
+R = TypeVar("R", Allocated, Done, Admitted)
+
+
+class Caller(msgspec.Struct, frozen=True):
+    instance: Name
+    incarnation: Unsigned
+
+
+class Call(msgspec.Struct, frozen=True):
+    """`seconds`: what is left of the caller's deadline."""
+
+    id: Unsigned
+    caller: Caller
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_SECONDS)]
+    ask: Ask
+
+
+class Answer(msgspec.Struct, frozen=True):
+    id: Unsigned
+    reply: Reply
+
+
+encode = msgspec.msgpack.Encoder().encode
+_asks = msgspec.msgpack.Decoder(Ask)
+_calls = msgspec.msgpack.Decoder(Call)
+_answers = msgspec.msgpack.Decoder(Answer)
+
+
+def decode_call(frame: bytes | memoryview) -> Call:
+    """Raises FrameError."""
+    call: Call = _decode(_calls, frame)
+    return call
+
+
+def decode_answer(frame: bytes | memoryview) -> Answer:
+    """Raises FrameError."""
+    answer: Answer = _decode(_answers, frame)
+    return answer
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> Any:
+    try:
+        return decoder.decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FrameError(f"not a message of the protocol: {error}") from error
+
+
+def require_fit(ask: Ask, private: bytes = b"") -> None:
+    """Raises ValueError for what the other side would not take: it answers no bad frame."""
+    frame = encode(ask)
+    if len(frame) > MAX_BYTES - 1024:
+        raise ValueError(f"{len(frame)} bytes of tokens and blocks, a message has at most {MAX_BYTES}")
+    if len(private) > MAX_COOKIE_BYTES:
+        raise ValueError(f"{len(private)} bytes of cookie, at most {MAX_COOKIE_BYTES} are allowed")
+    try:
+        _asks.decode(frame)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{type(ask).__name__}: {error}") from None
+
+
+def pack(blocks: BlockNumbers) -> bytes:
+    return blocks.astype("<i4", copy=False).tobytes()
+
+
+def unpack(packed: bytes) -> BlockNumbers:
+    """Raises FrameError."""
+    if len(packed) % 4:
+        raise FrameError(f"{len(packed)} bytes are no list of block numbers")
+    return np.frombuffer(packed, dtype="<i4").astype(np.int32)
+
+
+def expect(reply: Reply, kind: type[R], instance: str) -> R:
+    """The reply, if it is of that kind. Raises the other side's error, or Refused."""
+    if isinstance(reply, kind):
+        return reply
+    if not isinstance(reply, Failed):
+        raise Refused(instance, f"answered with {type(reply).__name__}")
+    owner = Owner(instance, reply.incarnation, reply.medium)
+    for error in (OutOfBlocks, BadAddress, StaleAddress):
+        if reply.kind == error.__name__:
+            raise error(owner, reply.cause)
+    raise Refused(instance, reply.cause)

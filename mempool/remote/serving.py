@@ -1,0 +1,237 @@
+"""What other instances may do to this one: allocate, free, and send blocks that are then published."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from mempool.address import Addresses, Medium
+from mempool.errors import BadAddress, MemPoolError, Refused
+from mempool.local import LocalPool
+from mempool.matched import Matched
+from mempool.remote import messages
+from mempool.remote.messages import Admitted, Allocated, AllocMem, Call, Caller, Done, Failed, FreeMem, Offer
+from mempool.tiers.tier import Tier
+from mempool.transfer.receiver import BlockReceiver
+from mempool.wire import short
+
+
+class Received(NamedTuple):
+    """What another instance's transfer brought. `published`: to this instance's index; active KV otherwise.
+
+    `private` is the sender's cookie.
+    """
+
+    instance: str
+    private: bytes
+    addresses: Addresses
+    published: bool
+
+
+class _Incoming(NamedTuple):
+    caller: Caller
+    offer: Offer
+    tier: Tier
+    addresses: Addresses
+    # Keeps the blocks before the offered ones published meanwhile.
+    head: Matched | None
+    deadline: float
+
+
+class Serving:
+    """
+    Blocks that were allocated for another instance are held for it: until it frees them, until they are
+    published, or until it is dead. Those that it sent without tokens are too, where there is no
+    `on_received`; otherwise they are that callback's from then on, which runs on the receiver's thread.
+    """
+
+    def __init__(
+        self, local: LocalPool, receiver: BlockReceiver, on_received: Callable[[Received], None] | None
+    ) -> None:
+        self._local = local
+        self._receiver = receiver
+        self._on_received = on_received
+        self._held: dict[Caller, dict[Medium, set[int]]] = {}
+        self._incoming: dict[int, _Incoming] = {}
+
+    def answer(self, call: Call) -> messages.Reply:
+        """On the control thread. Never raises."""
+        try:
+            if isinstance(call.ask, AllocMem):
+                return self._alloc(call.caller, call.ask)
+            if isinstance(call.ask, FreeMem):
+                return self._free(call.caller, call.ask)
+            return self._admit(call, call.ask)
+        except (MemPoolError, ValueError) as error:
+            return Failed(
+                kind=type(error).__name__ if isinstance(error, MemPoolError) else Refused.__name__,
+                medium=call.ask.medium,
+                incarnation=self._local.incarnation,
+                cause=short(getattr(error, "cause", str(error))),
+            )
+
+    def expire(self) -> None:
+        """Gives up what did not arrive by its deadline."""
+        now = time.monotonic()
+        self._withdraw([ticket for ticket, each in list(self._incoming.items()) if each.deadline < now])
+
+    def release(self, instance: str, keep_incarnation: int | None = None) -> None:
+        """Frees all that is held for, or under way from, an instance that is dead."""
+
+        def is_dead(caller: Caller) -> bool:
+            return caller.instance == instance and caller.incarnation != keep_incarnation
+
+        self._withdraw([ticket for ticket, each in list(self._incoming.items()) if is_dead(each.caller)])
+        with self._local.lock:
+            for caller in [caller for caller in self._held if is_dead(caller)]:
+                for medium, blocks in self._held.pop(caller).items():
+                    owner = self._local.tier(medium).owner
+                    self._local.free_mem(Addresses(owner, sorted(blocks)))
+
+    def close(self) -> None:
+        """Nothing that is under way lands any more, and nothing is held."""
+        self._withdraw(list(self._incoming))
+        with self._local.lock:
+            self._held.clear()
+
+    @property
+    def held_blocks(self) -> int:
+        return sum(len(blocks) for held in self._held.values() for blocks in held.values())
+
+    @property
+    def incoming(self) -> int:
+        """Transfers that were admitted and have not ended."""
+        return len(self._incoming)
+
+    def _alloc(self, caller: Caller, ask: AllocMem) -> Allocated:
+        addresses = self._local.alloc_mem(ask.count, ask.medium)
+        self._hold(caller, addresses)
+        return Allocated(addresses.owner.incarnation, messages.pack(addresses.blocks))
+
+    def _free(self, caller: Caller, ask: FreeMem) -> Done:
+        with self._local.lock:
+            addresses = self._held_for(caller, ask.medium, ask.incarnation, ask.blocks)
+            self._local.free_mem(addresses)
+            self._let_go(caller, addresses)
+        return Done()
+
+    def _admit(self, call: Call, offer: Offer) -> Admitted:
+        self._local.layout.require_same(offer.layout)
+        tier = self._local.tier(offer.medium)
+        head, present = self._head(call, offer)
+        try:
+            addresses = self._destination(call.caller, offer, present)
+            with self._local.lock:
+                tier.books.take_off(addresses)
+        except MemPoolError:
+            if head is not None:
+                head.release()
+            raise
+        pages = torch.from_numpy(addresses.blocks).to(torch.int64)
+        ticket = self._receiver.expect(
+            tier.store,
+            pages,
+            lambda private: self._landed(ticket, private),
+            lambda error: self._failed(ticket),
+        )
+        deadline = time.monotonic() + call.seconds
+        self._incoming[ticket] = _Incoming(call.caller, offer, tier, addresses, head, deadline)
+        return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, present)
+
+    def _head(self, call: Call, offer: Offer) -> tuple[Matched | None, int]:
+        """What is published already of the tokens, and how many of the offered blocks that covers."""
+        if offer.tokens is None:
+            return None, 0
+        tokens = messages.unpack(offer.tokens)
+        before = len(tokens) // self._local.layout.page_size - offer.count
+        head = self._local.match(tokens, offer.namespace, lease_seconds=call.seconds)
+        if before < 0 or head.blocks < before:
+            head.release()
+            raise ValueError(
+                f"{-before} blocks more than whole blocks of tokens"
+                if before < 0
+                else f"the {before - head.blocks} blocks before those offered are not here"
+            )
+        return head, 0 if offer.blocks is not None else head.blocks - before
+
+    def _destination(self, caller: Caller, offer: Offer, present: int) -> Addresses:
+        if offer.blocks is None:
+            return self._local.alloc_mem(offer.count - present, offer.medium)
+        with self._local.lock:
+            named = self._held_for(caller, offer.medium, offer.incarnation or 0, offer.blocks)
+        if len(named) != offer.count:
+            raise BadAddress(named.owner, f"{len(named)} blocks named for {offer.count} offered")
+        return named
+
+    def _held_for(self, caller: Caller, medium: Medium, incarnation: int, packed: bytes) -> Addresses:
+        tier = self._local.tier(medium)
+        addresses = Addresses(tier.owner._replace(incarnation=incarnation), messages.unpack(packed))
+        tier.books.require_active(addresses)
+        if not self._held.get(caller, {}).get(medium, set()).issuperset(addresses.blocks.tolist()):
+            raise BadAddress(tier.owner, f"these blocks are not held for {caller.instance}")
+        return addresses
+
+    def _landed(self, ticket: int, private: bytes) -> None:
+        """On the receiver's thread. Where it raises, the sender hears of it."""
+        with self._local.lock:
+            incoming = self._incoming.pop(ticket, None)
+            if incoming is None:
+                raise Refused("the sender", "the transfer was given up")
+            incoming.tier.books.land(incoming.addresses)
+            try:
+                self._settle(incoming)
+            except (MemPoolError, ValueError):
+                self._give_back(incoming)
+                raise
+            finally:
+                if incoming.head is not None:
+                    incoming.head.release()
+        if self._on_received is not None:
+            self._on_received(
+                Received(
+                    incoming.caller.instance, private, incoming.addresses, incoming.offer.tokens is not None
+                )
+            )
+
+    def _settle(self, incoming: _Incoming) -> None:
+        caller, offer, addresses = incoming.caller, incoming.offer, incoming.addresses
+        if offer.tokens is not None:
+            returned = self._local.insert(messages.unpack(offer.tokens), addresses, offer.namespace)
+            self._let_go(caller, addresses)
+            self._local.free_mem(returned)
+        elif self._on_received is None:
+            self._hold(caller, addresses)
+        else:
+            self._let_go(caller, addresses)
+
+    def _failed(self, ticket: int) -> None:
+        with self._local.lock:
+            incoming = self._incoming.pop(ticket, None)
+            if incoming is None:
+                return
+            incoming.tier.books.land(incoming.addresses)
+            self._give_back(incoming)
+            if incoming.head is not None:
+                incoming.head.release()
+
+    def _give_back(self, incoming: _Incoming) -> None:
+        if incoming.offer.blocks is None:
+            self._local.free_mem(incoming.addresses)
+
+    def _withdraw(self, tickets: list[int]) -> None:
+        """Not under the pool's lock: the receiver's thread takes that while it holds its own."""
+        for ticket in tickets:
+            self._receiver.withdraw(ticket)
+            self._failed(ticket)
+
+    def _hold(self, caller: Caller, addresses: Addresses) -> None:
+        with self._local.lock:
+            held = self._held.setdefault(caller, {})
+            held.setdefault(addresses.medium, set()).update(addresses.blocks.tolist())
+
+    def _let_go(self, caller: Caller, addresses: Addresses) -> None:
+        held = self._held.get(caller, {})
+        held.get(addresses.medium, set()).difference_update(addresses.blocks.tolist())
+        if not any(held.values()):
+            self._held.pop(caller, None)

@@ -1,0 +1,77 @@
+"""A medium of this instance: its blocks' bytes and its books."""
+
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from mempool.address import Addresses, Medium, Owner
+from mempool.arena import DramArena
+from mempool.layout import BlockLayout
+from mempool.paged import PagedBuffers
+from mempool.store import BlockStore
+from mempool.tiers.allocator import BlockAllocator
+from mempool.tiers.sizes import blocks_of_size
+
+_STAGING_BYTES = 16 << 20
+
+
+class Tier(NamedTuple):
+    books: BlockAllocator
+    store: BlockStore
+
+    @classmethod
+    def of(cls, owner: Owner, store: BlockStore) -> "Tier":
+        """All blocks of `store`, which nobody else gives out."""
+        return cls(BlockAllocator(owner, store.num_blocks), store)
+
+    @property
+    def owner(self) -> Owner:
+        return self.books.owner
+
+    @property
+    def medium(self) -> Medium:
+        return self.books.owner.medium
+
+
+def device_buffers(layout: BlockLayout, size: str | int, device: torch.device | str = "cpu") -> PagedBuffers:
+    """Buffers of our own as an engine would have them, a plane each, zeroed. The HBM of an instance.
+
+    `size`: as `blocks_of_size` takes it, of the memory that the device has free now; raises its ValueError.
+    """
+    device = torch.device(device)
+    blocks = blocks_of_size(size, layout.block_bytes, _free_bytes(device))
+    planes = [
+        torch.zeros((blocks * layout.page_size, size // layout.page_size), dtype=torch.uint8, device=device)
+        for size in layout.plane_bytes
+    ]
+    return PagedBuffers(planes, layout)
+
+
+def dram_arena(layout: BlockLayout, size: str | int) -> DramArena:
+    """An arena of host memory, not zeroed. The DRAM of an instance.
+
+    `size`: as `blocks_of_size` takes it, of the memory that the machine has free now; raises its ValueError.
+    """
+    return DramArena(layout, blocks_of_size(size, layout.block_bytes, _free_bytes(torch.device("cpu"))))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def copy_blocks(source: Tier, read: Addresses, target: Tier, written: Addresses) -> None:
+    """Copies bytes; moves no block in the books. Both sides' blocks must be held by the caller meanwhile."""
+    block_bytes = source.store.layout.block_bytes
+    chunk = max(1, min(len(read), _STAGING_BYTES // block_bytes))
+    staging = source.store.host_bytes(chunk * block_bytes).view(chunk, block_bytes)
+    for first in range(0, len(read), chunk):
+        blocks = staging[: min(chunk, len(read) - first)]
+        source.store.gather(_index(read, first, len(blocks)), blocks)
+        target.store.scatter(_index(written, first, len(blocks)), blocks)
+
+
+def _index(addresses: Addresses, first: int, count: int) -> torch.Tensor:
+    return torch.from_numpy(addresses.blocks[first : first + count]).to(torch.int64)

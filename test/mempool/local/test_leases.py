@@ -1,0 +1,83 @@
+"""What a lease keeps, and for how long."""
+
+import numpy as np
+import pytest
+import torch
+
+from mempool.address import Medium
+from mempool.errors import LeaseExpired, OutOfBlocks
+
+PAGE = 4
+HBM, DRAM = Medium.HBM, Medium.DRAM
+
+
+def tokens(blocks, first=0):
+    return np.arange(first, first + blocks * PAGE)
+
+
+@pytest.mark.parametrize("medium", [HBM, DRAM])
+def test_a_lease_keeps_blocks_from_being_evicted_until_it_is_released(pool, medium):
+    _, data = pool.published(tokens(4), medium)
+    lease = pool.match(tokens(4))
+    with pytest.raises(OutOfBlocks):
+        pool.alloc_mem(5, medium)
+    lease.check()
+    assert torch.equal(pool.stored(lease.addresses), data)
+    lease.release()
+    assert len(pool.alloc_mem(5, medium)) == 5
+    with pytest.raises(LeaseExpired, match="released"):
+        lease.check()
+
+
+def test_a_lease_keeps_deleted_blocks_from_being_reused(pool):
+    addresses, data = pool.published(tokens(4))
+    lease = pool.match(tokens(4))
+    assert pool.delete(tokens(4)) == 4
+    assert pool.match(tokens(4)).blocks == 0
+    taken = pool.alloc_mem(4, HBM)
+    assert not set(taken.blocks) & set(addresses.blocks)
+    pool.filled(taken)
+    with pytest.raises(OutOfBlocks):
+        pool.alloc_mem(1, HBM)
+    assert torch.equal(pool.stored(addresses), data)
+    lease.release()
+    assert pool.used(HBM) == (4, 4, 0)
+
+
+def test_a_lease_that_outlives_its_deadline_is_reclaimed_and_its_reader_told(pool):
+    pool.published(tokens(8))
+    lease = pool.match(tokens(8), lease_seconds=0.0)
+    pool.expire()
+    assert len(pool.alloc_mem(8, HBM)) == 8
+    with pytest.raises(LeaseExpired, match="outlived"):
+        lease.check()
+    with pytest.raises(LeaseExpired):
+        lease.renew(5)
+    lease.release()
+
+
+def test_a_lease_that_was_renewed_does_not_expire(pool):
+    pool.published(tokens(8))
+    lease = pool.match(tokens(8), lease_seconds=60)
+    lease.renew(0.0)
+    with pytest.raises(LeaseExpired):
+        lease.renew(60)
+    kept = pool.match(tokens(8), lease_seconds=60)
+    kept.renew(120)
+    pool.expire()
+    kept.check()
+
+
+def test_blocks_matched_without_a_lease_may_be_gone(pool):
+    pool.published(tokens(2))
+    found = pool.match(tokens(2), lease_seconds=None)
+    with pytest.raises(LeaseExpired, match="without a lease"):
+        found.check()
+    assert pool.index.leases == 0
+
+
+def test_what_was_not_used_for_its_time_to_live_is_unpublished(make):
+    pool = make(ttl=1e-9)
+    pool.published(tokens(2))
+    pool.expire()
+    assert pool.used(HBM) == (8, 0, 0)

@@ -1,0 +1,62 @@
+"""Tiers of a size that the user writes, and bytes between them."""
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from mempool.address import Medium, Owner
+from mempool.layout import BlockLayout
+from mempool.tiers.tier import Tier, copy_blocks, device_buffers, dram_arena
+
+LAYOUT = BlockLayout(
+    kind="mha", dtype="uint8", page_size=4, layers=2, heads=1, k_plane_bytes=256, v_plane_bytes=256
+)
+MAKE = [device_buffers, dram_arena]
+
+
+@pytest.fixture
+def free_memory(monkeypatch):
+    """Says how much memory the machine has free."""
+
+    def say(count):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=count))
+
+    return say
+
+
+@pytest.mark.parametrize("make", MAKE)
+@pytest.mark.parametrize(
+    ("size", "blocks"), [("16KiB", 16), ("50%", 32), ("7 blocks", 7), (7, 7), ("3000", 2)]
+)
+def test_a_store_has_the_size_that_the_user_writes(free_memory, make, size, blocks):
+    free_memory(64 << 10)
+    store = make(LAYOUT, size)
+    assert store.num_blocks == blocks
+    assert store.layout == LAYOUT
+
+
+@pytest.mark.parametrize("make", MAKE)
+@pytest.mark.parametrize("size", ["65KiB", "65 blocks", 65])
+def test_a_store_that_the_machine_has_no_memory_for_is_refused_at_start(free_memory, make, size):
+    free_memory(64 << 10)
+    with pytest.raises(ValueError, match="but 64 KiB are available"):
+        make(LAYOUT, size)
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_more_than_this_very_machine_has_is_refused(make):
+    with pytest.raises(ValueError, match="are available"):
+        make(LAYOUT, "1000000 TiB")
+
+
+def test_blocks_are_copied_in_parts_where_they_are_more_than_staging_holds(monkeypatch):
+    monkeypatch.setattr("mempool.tiers.tier._STAGING_BYTES", 3 * LAYOUT.block_bytes)
+    source = Tier.of(Owner("a", 1, Medium.HBM), device_buffers(LAYOUT, 8))
+    target = Tier.of(Owner("a", 1, Medium.DRAM), dram_arena(LAYOUT, 8))
+    data = torch.randint(0, 256, (8, LAYOUT.block_bytes), dtype=torch.uint8)
+    source.store.scatter(torch.arange(8), data)
+    read, written = source.books.alloc(7), target.books.alloc(7)
+    copy_blocks(source, read, target, written)
+    assert torch.equal(target.store.rows[torch.from_numpy(written.blocks).long()], data[:7])

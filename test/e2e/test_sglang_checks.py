@@ -20,8 +20,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 class TestKits(AbortAllMixin, BasicAPIContractMixin, unittest.TestCase):
-    # SGLang refuses what cannot fit the context, of 8,192 tokens here.
+    # SGLang refuses what cannot fit the context, of 8,192 tokens here. Decode sets 512 tokens of its pool
+    # aside for each request that it takes in, and all are to decode when they are aborted.
+    abort_all_num_requests = 16
     abort_all_max_new_tokens = 4000
+    abort_all_sleep = 6
 
     @pytest.fixture(autouse=True)
     def _cluster(self, one_p_one_d):

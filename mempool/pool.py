@@ -260,10 +260,14 @@ class MemPool:
 
     def _fenced(self, old: int, new: int) -> None:
         """Others took this instance for dead, and have freed what was its own there: it begins anew."""
-        self._sending.close(PeerDied(self.info.instance, f"incarnation {old} was declared dead"))
+        dead = PeerDied(self.info.instance, f"incarnation {old} was declared dead")
+        self._sending.close(dead)
         self._serving.close()
         self.local.begin_anew(new)
         self._control.caller = Caller(self.info.instance, new)
+        # What other threads began between the first close and the new books.
+        self._sending.close(dead)
+        self._serving.close()
         self.info = msgspec.structs.replace(self.info, incarnation=new)
 
     def _stopped(self, error: MemPoolError) -> None:

@@ -106,7 +106,10 @@ class Serving:
 
     def _alloc(self, caller: Caller, ask: AllocMem) -> Allocated:
         addresses = self._local.alloc_mem(ask.count, ask.medium)
-        self._hold(caller, addresses)
+        with self._local.lock:
+            # The numbers of an incarnation that is no more name others' blocks.
+            self._local.tier(ask.medium).books.require_active(addresses)
+            self._hold(caller, addresses)
         return Allocated(addresses.owner.incarnation, messages.pack(addresses.blocks))
 
     def _free(self, caller: Caller, ask: FreeMem) -> Done:
@@ -160,8 +163,10 @@ class Serving:
             return self._local.alloc_mem(offer.count - present, offer.medium)
         with self._local.lock:
             named = self._held_for(caller, offer.medium, offer.incarnation or 0, offer.blocks)
-        if len(named) != offer.count:
-            raise BadAddress(named.owner, f"{len(named)} blocks named for {offer.count} offered")
+            if len(named) != offer.count:
+                raise BadAddress(named.owner, f"{len(named)} blocks named for {offer.count} offered")
+            # Until it has ended they are the transfer's: not to be freed, nor named for another.
+            self._let_go(caller, named)
         return named
 
     def _held_for(self, caller: Caller, medium: Medium, incarnation: int, packed: bytes) -> Addresses:
@@ -195,15 +200,12 @@ class Serving:
             )
 
     def _settle(self, incoming: _Incoming) -> None:
-        caller, offer, addresses = incoming.caller, incoming.offer, incoming.addresses
+        offer, addresses = incoming.offer, incoming.addresses
         if offer.tokens is not None:
             returned = self._local.insert(messages.unpack(offer.tokens), addresses, offer.namespace)
-            self._let_go(caller, addresses)
             self._local.free_mem(returned)
         elif self._on_received is None:
-            self._hold(caller, addresses)
-        else:
-            self._let_go(caller, addresses)
+            self._hold(incoming.caller, addresses)
 
     def _failed(self, ticket: int) -> None:
         with self._local.lock:
@@ -218,6 +220,8 @@ class Serving:
     def _give_back(self, incoming: _Incoming) -> None:
         if incoming.offer.blocks is None:
             self._local.free_mem(incoming.addresses)
+        else:
+            self._hold(incoming.caller, incoming.addresses)
 
     def _withdraw(self, tickets: list[int]) -> None:
         """Not under the pool's lock: the receiver's thread takes that while it holds its own."""

@@ -171,7 +171,6 @@ class Side:
     def check(self, flights):
         """What holds after every call."""
         pool, local = self.pool, self.pool.local
-        leaving = {key for flight in flights if flight.source is self for key in flight.blocks}
         quiet = not any(self in (flight.source, flight.target) for flight in flights)
         with local.lock:
             local.index.check_integrity()
@@ -193,7 +192,10 @@ class Side:
             if quiet:
                 assert active == mine, "active blocks that nobody has"
             assert kept >= published
-            assert kept == published or self.leases or leaving
+            assert kept == published or self.leases or not quiet
+            # Raises for one that is free.
+            pinned = [block for where, block in leased if where is medium]
+            local.tier(medium).books.inactive(Addresses(owner, pinned))
         if quiet:
             counters = pool.counters()
             assert (counters["incoming"], counters["outgoing"]) == (0, 0)

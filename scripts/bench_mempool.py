@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""What do the MemPool's books, index and transfers cost, against those that do the same?
+
+Five parts, each with its peer in the same run and in turn with it:
+- books: alloc and free in batches of 1,000, a million blocks, half of them free, by chance: a hundred batches
+  are taken, then the hundred that were held longest freed. The paper says 800 ns a block.
+- index: match, and insert of new sequences, of 4,096 tokens at page 16, in indexes of 10K, 100K and 1M
+  blocks; sequences are one run each, or 8 nodes of 512 tokens ("in 8 calls": inserted as these grow; "in
+  place": after as much was evicted). Against SGLang's RadixCache.create_simulated() of the same sequences,
+  four calls each in turn, each in a process of its own; SGLang's Rust core beside them, without a bar.
+  Arguments are made before a call is timed, as each wants them; garbage collection is off in the call.
+  Memory a block: what the resident memory of the process grows by.
+- throughput: 512 MiB between two processes over TCP loopback, in blocks of 64 KiB, 1 MiB and 8 MiB that lie
+  scattered at both sides (128 MiB of memory each): our block channel into a DRAM arena, until acknowledged;
+  one socket with sendall and recv_into a block; Mooncake's TransferEngine (scripts/setup_peers.sh) with its
+  defaults, 1,024 blocks a batch as its queue takes no more. Every byte is checked to have landed.
+- fairness: 64 KiB transfers, one after the other, while 1 GB flows to the same receiver, of the same sender
+  or of another; and while nothing else flows.
+- modes: the paper's figure. Messages and seconds for the KV of 512 to 8,192 tokens of Llama-2-13B at TP2 (40
+  layers, 20 heads of 128, bfloat16, page 16): by-layer and by-request out of an engine's buffers, aggregated
+  out of aggregated blocks, and aggregated ones gathered out of an engine's buffers on the way. Nothing is
+  computed meanwhile, which is what by-layer is for. --plot draws it.
+
+Figures are medians of the rounds with lowest and highest; ratios are of one round's pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sglang_memserve.bench.figures import Rounds, machine, report, show_bars
+from sglang_memserve.bench.mempool import books, fairness, index, modes, throughput
+from sglang_memserve.bench.mempool.plan import Plan, say
+from sglang_memserve.bench.peers import Peers
+from sglang_memserve.cluster.errors import ClusterError
+
+PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
+PARTS = {"books": books, "index": index, "throughput": throughput, "fairness": fairness, "modes": modes}
+
+
+def where(found: dict[str, Any]) -> str:
+    return f"{found['cpu']}, {found['cores']} cores"
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    uses_peer = "throughput" in options.only and not options.without_peer
+    if uses_peer:
+        PEERS.require()
+    rounds, skipped = Rounds(), [f"{name}: --only" for name in PARTS if name not in options.only]
+    with tempfile.TemporaryDirectory(prefix="bench_mempool.") as folder:
+        plan = Plan(options.rounds, options.log_dir or Path(folder), PEERS if uses_peer else None)
+        for name in options.only:
+            skipped += PARTS[name].measure(rounds, plan)
+    bars = [bar for part in PARTS.values() for bar in part.bars(rounds)]
+    found = machine("numpy", "torch", "pyzmq", "sglang", "sglang-memserve") | PEERS.versions()
+    if options.plot is not None:
+        options.plot.write_text(modes.figure(rounds, where(found)))
+        say(f"{options.plot} is written")
+    print(rounds.table())
+    print(show_bars(bars, skipped))
+    if options.json:
+        print(report(found, rounds.results(), bars, skipped))
+
+
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("--full", action="store_true", help="three times the rounds")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts alone")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw part modes, as SVG")
+    parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
+    parser.add_argument("--without-peer", action="store_true", help="measure without Mooncake")
+    options = parser.parse_args(arguments)
+    if options.plot is not None and "modes" not in options.only:
+        parser.error("--plot draws what part modes measures")
+    options.rounds *= 3 if options.full else 1
+    return options
+
+
+def main() -> int:
+    options = parsed()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        benchmark(options)
+    except KeyboardInterrupt:
+        return 130
+    except (ClusterError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""What bench_mempool calls a bar met, what its processes do, and what is left of them."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from sglang_memserve.bench.chart import Panel, chart
+from sglang_memserve.bench.figures import Rounds
+from sglang_memserve.bench.mempool import books, fairness, index, modes, throughput
+from sglang_memserve.bench.mempool.far import Far, FarError
+from sglang_memserve.bench.mempool.index_end import IndexEnd
+from sglang_memserve.bench.mempool.pages import scattered
+from sglang_memserve.bench.mempool.plan import Plan
+from sglang_memserve.bench.peers import Peers
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_mempool.py"
+
+
+@pytest.fixture(scope="module")
+def bench_mempool():
+    spec = importlib.util.spec_from_file_location("bench_mempool", SCRIPT)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    for name, size in (("ARENA_BYTES", 1 << 20), ("TOTAL_BYTES", 4 << 20), ("WARM_UP_BYTES", 1 << 18)):
+        monkeypatch.setattr(throughput, name, size)
+
+
+def values(part, rounds):
+    return [(bar.value, bar.ok) for bar in part.bars(rounds)]
+
+
+def test_no_bar_is_met_by_what_was_not_measured(bench_mempool):
+    bars = [bar for part in bench_mempool.PARTS.values() for bar in part.bars(Rounds())]
+    assert len(bars) == 17
+    assert not any(bar.ok or bar.value is not None for bar in bars)
+
+
+def test_books_and_fairness_are_judged_by_medians():
+    rounds = Rounds()
+    for nanoseconds in (90.0, 95.0, 400.0):
+        rounds.note(books.WORKLOAD, books.OURS, **{books.FIGURE: nanoseconds})
+    rounds.note(fairness.WORKLOAD, fairness.SAME, p99_ms=10.5)
+    rounds.note(fairness.WORKLOAD, fairness.OTHER, p99_ms=9.5)
+    assert values(books, rounds) == [(95.0, True)]
+    assert values(fairness, rounds) == [(10.5, False), (9.5, True)]
+
+
+def test_an_index_is_judged_by_the_ratio_to_its_pair_of_the_round():
+    rounds, name = Rounds(), index.workload("one run", "1M")
+    for ours, theirs in ((10.0, 20.0), (60.0, 80.0), (99.0, 90.0)):
+        index.note(rounds, name, {index.MATCH: {"memserve": ours, "RadixCache": theirs, "Rust core": 1.0}})
+    rounds.note(name, "memserve", bytes_a_block=401.0)
+    found = {bar.name: (bar.value, bar.ok) for bar in index.bars(rounds) if bar.value is not None}
+    assert found == {f"match, {name}": (0.75, True), f"memory, {name}": (401.0, False)}
+
+
+def test_throughput_is_judged_against_both_peers():
+    rounds = Rounds()
+    rounds.note(throughput.workload("1 MiB"), "memserve", times_raw_socket=0.81, times_mooncake_tcp=1.9)
+    measured = [bar for bar in throughput.bars(rounds) if bar.value is not None]
+    assert [(bar.peer, bar.bar, bar.ok) for bar in measured] == [
+        ("raw socket", 0.8, True),
+        ("Mooncake TCP", 2.0, False),
+    ]
+
+
+def test_modes_are_judged_where_aggregation_saves_least():
+    rounds = Rounds()
+    for tokens, few in ((512, 100.0), (1024, 125.0)):
+        rounds.note(modes.workload(tokens), "by-request", messages=1200.0, seconds=2.0)
+        rounds.note(modes.workload(tokens), "aggregated", messages=few, seconds=1.0)
+    assert values(modes, rounds) == [(9.6, False)]
+
+
+def test_the_figure_is_drawn_from_medians():
+    rounds = Rounds()
+    for tokens in modes.LENGTHS:
+        for arm in modes.ARMS:
+            rounds.note(modes.workload(tokens), arm.name, messages=tokens * 5.0, seconds=tokens / 1e3)
+    svg = ElementTree.fromstring(modes.figure(rounds, "a <machine>"))
+    texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert any("a <machine>" in text for text in texts)
+    assert {"by-layer", "by-request", "aggregated", "messages", "seconds", "8192"} <= set(texts)
+    assert len(list(svg.iter("{http://www.w3.org/2000/svg}polyline"))) == 2 * len(modes.ARMS)
+
+
+def test_a_chart_without_points_is_refused():
+    with pytest.raises(ValueError, match="seconds"):
+        chart("title", "x", [Panel("seconds", {})])
+
+
+def test_arms_take_turns_in_other_orders():
+    orders = Plan(4, Path(), None).turns("part", ["a", "b", "c"])
+    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
+    assert orders[1] == orders[0][::-1]
+    assert orders[3] == orders[2][::-1]
+
+
+def test_scattered_blocks_are_all_blocks():
+    pages = scattered(20, 8, seed=1)
+    assert sorted(pages[:8]) == sorted(pages[8:16]) == list(range(8))
+    assert (np.diff(pages[:8]) != 1).any()
+
+
+def test_half_of_the_books_is_free_after_each_round_of_exchanges():
+    made, held = books.half_full(4000, 100)
+    before = list(held)
+    assert made.free_blocks == 2000
+    assert books.seconds_a_block(made, held, 100) > 0
+    assert made.free_blocks == 2000
+    assert not any(batch in before for batch in list(held)[:4])
+
+
+def test_an_end_of_the_index_finds_what_was_built_and_nothing_else():
+    end = IndexEnd("memserve")
+    end.build(sequences=3, node_tokens=512)
+    assert len(end.match([0, 2])) == 2
+    assert len(end.insert([7, 8], node_tokens=512)) == 2
+    assert len(end.match([7])) == 1
+    with pytest.raises(RuntimeError, match="matched 0 tokens"):
+        end.match([9])
+    assert len(end.insert_in_place([9])) == 1
+    assert len(end.match([9])) == 1
+
+
+def test_a_process_that_fails_is_an_error_with_the_cause(tmp_path):
+    with Far("socket", "raw", tmp_path, block_bytes=64, blocks=4) as far:
+        with pytest.raises(FarError, match=r"raw: .*nothing_like_it"):
+            far.ask("nothing_like_it")
+        assert far.ask("holds", stamp=0) is True
+    with (
+        Far("nothing", "lost", tmp_path) as far,
+        pytest.raises(FarError, match=r"(?s)lost has died.*KeyError"),
+    ):
+        far.ask("holds", stamp=0)
+
+
+def test_a_process_that_does_not_answer_in_time_answers_nothing_more(tmp_path):
+    with Far("socket", "raw", tmp_path, block_bytes=64, blocks=4) as far:
+        far.ask("listen")
+        with pytest.raises(FarError, match=r"did not answer within 0.2 s"):
+            far.ask("receive", 0.2, blocks=1)
+        with pytest.raises(FarError, match="has died"):
+            far.ask("holds", stamp=0)
+    assert not psutil.pid_exists(far.pid)
+
+
+def test_a_peer_that_cannot_be_had_is_named_and_the_others_are_measured(small, tmp_path):
+    rounds = Rounds()
+    (tmp_path / "peers").mkdir()
+    skipped = throughput.measure_size(rounds, Plan(1, tmp_path, Peers(tmp_path / "peers")), "64 KiB")
+    assert len(skipped) == 1
+    assert "Mooncake TCP, blocks of 64 KiB" in skipped[0]
+    assert "No module named 'mooncake'" in skipped[0]
+    assert rounds.median(throughput.workload("64 KiB"), "memserve", "times_raw_socket") > 0
+    assert rounds.median(throughput.workload("64 KiB"), "memserve", "times_mooncake_tcp") is None
+
+
+def test_bytes_that_did_not_land_are_no_figure(small):
+    class Lossy:
+        name = "lossy"
+
+        def fill(self, stamp):
+            pass
+
+        def seconds(self, blocks):
+            return 1.0
+
+        def holds(self, stamp):
+            return False
+
+    with pytest.raises(FarError, match="lossy: not all bytes have landed"):
+        throughput.one_transfer(Lossy(), 1 << 16, 1)
+
+
+def test_a_mode_is_measured_by_messages_that_landed(tmp_path):
+    shape = throughput.layout(64 << 10)
+    with (
+        Far("channel", "sender", tmp_path, layout=shape, blocks=4, paged=True) as sender,
+        Far("channel", "receiver", tmp_path, layout=shape, blocks=4) as receiver,
+    ):
+        endpoint, counts = receiver.ask("listen"), {}
+        for stamp, arm in enumerate(modes.ARMS, 1):
+            sender.ask("fill", stamp=stamp)
+            (ticket,) = receiver.ask("expect", blocks=4)
+            how = {"mode": arm.mode, "store": arm.store}
+            sent = sender.ask("send", endpoint=endpoint, ticket=ticket, blocks=4, **how)
+            assert receiver.ask("holds", stamp=stamp)
+            counts[arm.name] = sent["messages"]
+    assert counts == {"by-layer": 32, "by-request": 128, "aggregated": 1, "aggregated, gathered": 1}
+
+
+def test_a_plot_needs_the_part_that_it_draws(bench_mempool, capsys):
+    with pytest.raises(SystemExit):
+        bench_mempool.parsed(["--plot", "x.svg", "--only", "books"])
+    assert "modes" in capsys.readouterr().err
+
+
+def test_without_its_peer_it_says_so_and_measures_nothing(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPT, tmp_path / "scripts")
+    command = [sys.executable, str(tmp_path / "scripts" / SCRIPT.name), "--json"]
+    env = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "scripts/setup_peers.sh" in done.stderr
+
+
+def test_json_comes_last(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--only", "books", "--rounds", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert set(report) == {"machine", "results", "bars", "skipped"}
+    assert "index: --only" in report["skipped"]
+    assert report["results"][books.WORKLOAD]["memserve"]["ns_a_block"]["median"] > 0
+
+
+def started(tmp_path, *flags, processes):
+    """The benchmark, and its processes."""
+    command = [sys.executable, str(SCRIPT), "--log-dir", str(tmp_path), *flags]
+    bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(found := psutil.Process(bench.pid).children(recursive=True)) < processes:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return bench, found
+
+
+def require_end(bench, children, code):
+    assert bench.wait(30) == code
+    bench.stderr.close()
+    deadline = time.monotonic() + 30
+    while (left := [child for child in children if child.is_running()]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+def test_ctrl_c_amid_transfers_leaves_no_process(tmp_path):
+    bench, children = started(tmp_path, "--only", "fairness", processes=3)
+    assert "round 1" in bench.stderr.readline()
+    os.killpg(bench.pid, signal.SIGINT)  # as a terminal does it
+    require_end(bench, children, 130)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_process_outlives_it(tmp_path, number, code):
+    bench, children = started(tmp_path, "--only", "throughput", "--without-peer", processes=4)
+    bench.send_signal(number)
+    require_end(bench, children, code)

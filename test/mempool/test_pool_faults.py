@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# A minute long, and its processes are to be heard every second, which a busy machine cannot promise.
+pytestmark = pytest.mark.full
+
 PROCESS = Path(__file__).with_name("pool_process.py")
 BLOCKS = 24
 SUSPICION, DEATH = 1.5, 3.0

@@ -548,6 +548,7 @@ def test_any_sequence_of_calls_keeps_every_block_with_its_bytes(make_sides, mode
         machine,
         settings=settings(
             max_examples=int(os.environ.get("EXAMPLES", "100")),
+            derandomize="EXAMPLES" not in os.environ,
             stateful_step_count=80,
             deadline=None,
             phases=[Phase.generate],

@@ -13,7 +13,11 @@ MemPoolError
     └── Refused        the other side does not want these blocks moved, or not any more
 """
 
-from mempool.address import Owner
+from typing import TYPE_CHECKING
+
+# Wire types and errors import with nothing but msgspec there.
+if TYPE_CHECKING:
+    from mempool.address import Owner
 
 
 class MemPoolError(Exception):
@@ -37,7 +41,7 @@ class FrameError(MemPoolError):
 
 
 class _OfOwner(MemPoolError):
-    def __init__(self, owner: Owner, cause: str) -> None:
+    def __init__(self, owner: "Owner", cause: str) -> None:
         super().__init__(f"{owner}: {cause}")
         self.owner = owner
         self.cause = cause

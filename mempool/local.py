@@ -250,7 +250,9 @@ class LocalPool:
 
     def _freed(self, addresses: Addresses) -> None:
         for part in self._local([addresses]):
-            self.tier(part.medium).books.retire(part)
+            # A lease of before `begin_anew` may end after it.
+            if part.owner.incarnation == self.incarnation:
+                self.tier(part.medium).books.retire(part)
 
     def _unpublish(self, addresses: Addresses) -> None:
         whole = self.index.has_published(addresses)

@@ -129,7 +129,7 @@ class LocalPool:
                 for victim in victims:
                     hbm.books.take_off(victim.addresses)
             gone = sum([self._demote(index, hbm, victim) for victim in victims])
-            if not gone:
+            if not gone and not (victims and self._drop_from_dram(num_blocks - left)):
                 break
             left += gone
         return left
@@ -228,6 +228,12 @@ class LocalPool:
                     self._give_back(copy)
                 hbm.books.land(victim.addresses)
         return len(victim.addresses) if done else 0
+
+    def _drop_from_dram(self, blocks: int) -> int:
+        """Where what is to leave HBM finds no room, and KV in DRAM that hangs on it keeps it."""
+        with self.lock:
+            dram = self.tiers.get(Medium.DRAM)
+            return 0 if dram is None else self.index.evict(dram.owner, blocks)
 
     def _dram_for(self, blocks: int) -> Addresses | None:
         if Medium.DRAM not in self.tiers:

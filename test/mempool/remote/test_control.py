@@ -1,33 +1,25 @@
 """The control socket: what comes in wrong, late, or to nobody."""
 
-import contextlib
 import math
-import random
 import threading
 import time
 from concurrent.futures import Future
 
-import msgspec
 import numpy as np
 import pytest
 import zmq
 
 from mempool.address import Addresses, Medium, Owner
-from mempool.arena import DramArena
 from mempool.errors import DeadlinePassed, OutOfBlocks, PeerDied
-from mempool.layout import BlockLayout
-from mempool.pool import MemPool
 from mempool.remote import messages
 from mempool.remote.control import Control
 from mempool.remote.messages import (
     Allocated,
     AllocMem,
     Answer,
-    Call,
     Caller,
     Done,
     FreeMem,
-    Offer,
     decode_call,
 )
 from mempool.sockets import Limits
@@ -36,16 +28,6 @@ from mempool.transports.registry import Transports
 
 LOCAL = "tcp://127.0.0.1:0"
 ME = Caller("me", 7)
-FRAMES = 10_000
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=2, layers=2, heads=1, k_plane_bytes=32, v_plane_bytes=32
-)
-
-
-@pytest.fixture
-def things():
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture
@@ -54,29 +36,6 @@ def make_control(things):
         control = Control(url, ME, serve, limits=Limits(), transports=transports or Transports())
         things.callback(lambda: control._thread.is_alive() and control.close())
         return control
-
-    return make
-
-
-@pytest.fixture
-def make_pool(things):
-    def make(name, blocks=16):
-        stores = {Medium.HBM: DramArena(LAYOUT, blocks), Medium.DRAM: DramArena(LAYOUT, blocks)}
-        return things.enter_context(MemPool(name, stores))
-
-    return make
-
-
-@pytest.fixture
-def raw(things):
-    """A socket that says what it likes to an endpoint."""
-
-    def make(endpoint):
-        context = zmq.Context()
-        socket = context.socket(zmq.DEALER)
-        things.callback(context.destroy, linger=0)
-        socket.connect(endpoint)
-        return socket
 
     return make
 
@@ -105,116 +64,6 @@ class LateToOpen(InProcess):
         connection.opened = False
         self.connections.append(connection)
         return connection
-
-
-def until(holds):
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
-
-
-def is_call(frame):
-    try:
-        decode_call(frame)
-    except messages.FrameError:
-        return False
-    return True
-
-
-def honest_calls(pool):
-    incarnation = pool.info.incarnation
-    blocks = messages.pack(np.arange(4))
-    asks = [
-        AllocMem(Medium.DRAM, 3),
-        FreeMem(Medium.HBM, incarnation, blocks),
-        Offer(layout=LAYOUT, medium=Medium.DRAM, count=2, tokens=messages.pack(np.arange(4))),
-        Offer(layout=LAYOUT, medium=Medium.HBM, count=4, incarnation=incarnation, blocks=blocks),
-    ]
-    return [messages.encode(Call(n, Caller("stranger", 1), 5.0, ask)) for n, ask in enumerate(asks)]
-
-
-def mutated(frame, chance):
-    kind = chance.randrange(6)
-    if kind == 0:
-        return chance.randbytes(chance.randrange(200))
-    if kind == 1:
-        return frame[: chance.randrange(len(frame))]
-    if kind == 2:
-        return frame + chance.randbytes(chance.randrange(1, 9))
-    changed = bytearray(frame)
-    for _ in range(chance.randrange(1, 4)):
-        at = chance.randrange(len(changed))
-        if kind == 3:
-            changed[at] = chance.randrange(256)
-        elif kind == 4:
-            changed[at] ^= 1 << chance.randrange(8)
-        else:
-            del changed[at : at + chance.randrange(1, 20)]
-            changed = changed or bytearray(b"x")
-    return bytes(changed)
-
-
-def test_ten_thousand_bad_frames_touch_no_block_and_are_counted(make_pool, raw):
-    """Those that happen to be calls are left out: what a stranger may ask for is another matter."""
-    pool, friend = make_pool("pool"), make_pool("friend")
-    friend.introduce(pool.info)
-    mine = pool.alloc_mem(5)
-    for medium in Medium:
-        pool.local.tier(medium).store.rows.fill_(77)
-    chance = random.Random(4711)
-    calls = honest_calls(pool)
-    frames = [mutated(chance.choice(calls), chance) for _ in range(2 * FRAMES)]
-    frames = [frame for frame in frames if not is_call(frame)][:FRAMES]
-    assert len(frames) == FRAMES
-    counts = [pool.counts(medium) for medium in Medium]
-    stranger = raw(pool.info.control)
-    for n, frame in enumerate(frames):
-        stranger.send(frame)
-        if n % 1000 == 0:
-            friend.free_mem(friend.alloc_mem(2, Medium.DRAM, "pool"))
-    stranger.send_multipart([calls[0], calls[0]])
-    stranger.send_multipart([b""] * 50)
-    until(lambda: pool.counters()["bad_frames"] == FRAMES + 2)
-    assert [pool.counts(medium) for medium in Medium] == counts
-    assert all(bool((pool.local.tier(medium).store.rows == 77).all()) for medium in Medium)
-    pool.free_mem(mine)
-
-
-def test_calls_of_a_stranger_with_wrong_values_are_answered_and_change_nothing(make_pool, raw):
-    pool = make_pool("pool")
-    held = pool.alloc_mem(4)
-    chance, stranger = random.Random(815), raw(pool.info.control)
-    numbers = [0, 1, 4, 17, 2**31, 2**62]
-    blocks = [messages.pack(np.array(some)) for some in ([], [0, 0], [-1], [3], [99], range(16))] + [b"odd"]
-    counts = [pool.counts(medium) for medium in Medium]
-    sent = 0
-    for n in range(2000):
-        medium, some = chance.choice(list(Medium)), chance.choice(blocks)
-        count = chance.choice(numbers[3:])
-        ask = chance.choice(
-            [
-                AllocMem(medium, count),
-                FreeMem(medium, chance.choice([pool.info.incarnation, *numbers]), some or b"no"),
-                Offer(layout=LAYOUT, medium=medium, count=count, tokens=chance.choice([some, None])),
-                Offer(layout=LAYOUT, medium=medium, count=count, blocks=some,
-                      incarnation=chance.choice([pool.info.incarnation, None])),
-                Offer(layout=msgspec.structs.replace(LAYOUT, layers=3), medium=medium, count=1),
-            ]
-        )  # fmt: skip
-        frame = messages.encode(Call(n, Caller("stranger", 1), 5.0, ask))
-        sent += is_call(frame)
-        stranger.send(frame)
-    for _ in range(sent):
-        assert stranger.poll(20_000), "a call was not answered"
-        assert isinstance(messages.decode_answer(stranger.recv()).reply, messages.Failed)
-    assert [pool.counts(medium) for medium in Medium] == counts
-    assert (pool.counters()["held_blocks"], pool.counters()["leases"], pool.counters()["incoming"]) == (
-        0,
-        0,
-        0,
-    )
-    pool.free_mem(held)
 
 
 def test_answers_that_make_no_sense_end_the_connection_and_the_next_question_is_answered(
@@ -252,7 +101,7 @@ def test_a_slow_owner_costs_its_caller_the_deadline_and_nobody_else(make_control
     assert control.ask(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
 
 
-def test_blocks_that_come_after_the_deadline_are_given_back(make_control, slow_owner):
+def test_blocks_that_come_after_the_deadline_are_given_back(make_control, slow_owner, until):
     slow, asked, go = slow_owner
     control = make_control()
     late = control.ask(slow.endpoint, AllocMem(Medium.HBM, 2), 0.2)
@@ -300,7 +149,7 @@ def test_a_deadline_may_be_far_away(make_control):
         assert asks[0].ask(asks[1].endpoint, FreeMem(Medium.HBM, 1, b""), seconds).result(20) == Done()
 
 
-def test_an_answer_to_one_who_has_cancelled_is_dropped(make_control, slow_owner):
+def test_an_answer_to_one_who_has_cancelled_is_dropped(make_control, slow_owner, until):
     slow, asked, go = slow_owner
     control = make_control()
     first, second = (control.ask(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0) for _ in range(2))
@@ -313,7 +162,7 @@ def test_an_answer_to_one_who_has_cancelled_is_dropped(make_control, slow_owner)
     assert control.ask(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
 
 
-def test_what_was_asked_when_the_owner_dies_ends_with_that(make_control, slow_owner):
+def test_what_was_asked_when_the_owner_dies_ends_with_that(make_control, slow_owner, until):
     slow, asked, go = slow_owner
     control = make_control()
     replies = [control.ask(slow.endpoint, AllocMem(Medium.HBM, 1), 60.0) for _ in range(5)]

@@ -1,0 +1,1 @@
+"""Workloads of the benchmarks: sessions of turns, generated or read from traces."""

@@ -1,0 +1,59 @@
+import contextlib
+import time
+
+import pytest
+import zmq
+
+from mempool.address import Medium
+from mempool.arena import DramArena
+from mempool.layout import BlockLayout
+from mempool.pool import MemPool
+
+LAYOUT = BlockLayout(
+    kind="mha", dtype="uint8", page_size=2, layers=2, heads=1, k_plane_bytes=32, v_plane_bytes=32
+)
+
+
+@pytest.fixture
+def things():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def make_pool(things):
+    def make(name, blocks=16):
+        stores = {Medium.HBM: DramArena(LAYOUT, blocks), Medium.DRAM: DramArena(LAYOUT, blocks)}
+        return things.enter_context(MemPool(name, stores))
+
+    return make
+
+
+@pytest.fixture
+def raw(things):
+    """A socket that says what it likes to an endpoint."""
+
+    def make(endpoint):
+        context = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        things.callback(context.destroy, linger=0)
+        socket.connect(endpoint)
+        return socket
+
+    return make
+
+
+@pytest.fixture
+def layout():
+    return LAYOUT
+
+
+@pytest.fixture
+def until():
+    def wait(holds):
+        deadline = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.005)
+
+    return wait

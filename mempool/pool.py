@@ -29,7 +29,7 @@ from mempool.transports.registry import Transports
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = "tcp://127.0.0.1:0"
+_CONTROL, _DATA = "tcp://127.0.0.1:0", "stream://127.0.0.1:0"
 _TICK_SECONDS = 0.1
 
 
@@ -53,8 +53,8 @@ class MemPool:
         role: str = "colocated",
         namespace: Mapping[str, str] | None = None,
         registries: Sequence[str] = (),
-        control: str = LOOPBACK,
-        data: str = LOOPBACK,
+        control: str = _CONTROL,
+        data: str = _DATA,
         policy: EvictionPolicy | None = None,
         ttl: float | None = None,
         checksum: bool = False,

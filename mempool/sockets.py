@@ -1,5 +1,6 @@
 """ZeroMQ sockets with bounded queues and no lingering, and what wakes a thread that polls them."""
 
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ class Limits:
         return self.silence_seconds / 5
 
 
-def tcp_endpoint(host: str, port: int) -> str:
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+def endpoint_of(scheme: str, host: str, port: int) -> str:
+    """scheme://host:port, with brackets around an IPv6 address."""
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -49,6 +51,12 @@ def bound(socket: zmq.Socket[bytes], endpoint: str, limits: Limits) -> None:
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(limits.silence_seconds * 1000))
     if "[" in endpoint:
         socket.setsockopt(zmq.IPV6, 1)
+
+
+def milliseconds(*seconds: float | None) -> int | None:
+    """For how long to poll where something is due after each of these; None for never."""
+    due = [each for each in seconds if each is not None]
+    return max(0, math.ceil(min(due) * 1000)) if due else None
 
 
 class Wakeup:

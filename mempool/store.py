@@ -29,7 +29,7 @@ class BlockSource(Protocol):
 
 
 class BlockStore(BlockSource, Protocol):
-    """Blocks that may be written to as well."""
+    """Blocks that may be written to as well, also through their `views`."""
 
     @property
     def num_blocks(self) -> int: ...

@@ -31,7 +31,7 @@ _LARGEST = 2**63 - 1
 _NAME = re.compile(r"[!-~]{1,128}")
 _DIGEST = re.compile(r"[ -~]{0,256}")
 _URL = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[!-~]{1,240}")
-_TCP = re.compile(r"tcp://(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+_TCP = re.compile(r"(?:tcp|stream)://(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 Incarnation = Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
 Seq = Annotated[int, msgspec.Meta(ge=0)]
@@ -52,8 +52,8 @@ def check_endpoint(endpoint: str, *, lowest_port: int = 1) -> None:
     if not _URL.fullmatch(endpoint):
         raise ValueError(f"not an endpoint: {endpoint!r:.300}, give scheme://address")
     tcp = _TCP.fullmatch(endpoint)
-    if endpoint.startswith("tcp:") and not (tcp and lowest_port <= int(tcp[1]) < 65536):
-        raise ValueError(f"not an endpoint: {endpoint!r}, give tcp://host:port")
+    if endpoint.startswith(("tcp:", "stream:")) and not (tcp and lowest_port <= int(tcp[1]) < 65536):
+        raise ValueError(f"not an endpoint: {endpoint!r}, give {endpoint.partition(':')[0]}://host:port")
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,8 +40,11 @@ class AskedPeer:
         call = Call(number, caller, min(seconds, messages.MAX_SECONDS), ask)
         self._unsent.append((number, messages.encode(call)))
 
-    def serve(self) -> float | None:
-        """Sends, reads, ends what is overdue; returns the next deadline. Raises PeerDied, FrameError."""
+    def serve(self) -> list[float]:
+        """Sends, reads, ends what is overdue; returns in how many seconds there is something to do again.
+
+        Raises PeerDied, FrameError.
+        """
         while (frames := self.connection.receive()) is not None:
             if len(frames) != 1:
                 raise FrameError(f"{len(frames)} frames where one was expected")
@@ -54,7 +57,8 @@ class AskedPeer:
             elif not self.connection.send([frame]):
                 break
             self._unsent.popleft()
-        return self._expire()
+        due = (self.connection.tend(), self._expire())
+        return [seconds for seconds in due if seconds is not None]
 
     def close(self, error: MemPoolError) -> None:
         """What was asked and not answered ends with `error`."""
@@ -63,11 +67,13 @@ class AskedPeer:
             settle(reply, error)
 
     def _expire(self) -> float | None:
+        """Seconds to the next deadline."""
         while self._deadlines:
             deadline, number = self._deadlines[0]
             if number in self._asked:
-                if deadline > time.monotonic():
-                    return deadline
+                left = deadline - time.monotonic()
+                if left > 0:
+                    return left
                 self._overdue(number)
             heapq.heappop(self._deadlines)
         return None

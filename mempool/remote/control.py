@@ -13,7 +13,7 @@ from mempool.errors import FrameError, MemPoolError, PeerDied
 from mempool.remote import messages
 from mempool.remote.asked import AskedPeer, settle
 from mempool.remote.messages import Answer, Ask, Call, Caller, Reply
-from mempool.sockets import Limits, Wakeup
+from mempool.sockets import Limits, Wakeup, milliseconds
 from mempool.transports.base import Gone, Received
 from mempool.transports.registry import Transports
 
@@ -91,7 +91,7 @@ class Control:
                 self._ask(*self._inbox.popleft())
             while not self._stopping and (received := self._listener.receive()) is not None:
                 self._answer(received)
-            timeout = self._serve_peers()
+            timeout = milliseconds(self._listener.tend(), self._serve_peers())
         for peer in list(self._peers.values()):
             self._drop(peer, PeerDied(peer.endpoint, "this instance stops"))
 
@@ -116,23 +116,18 @@ class Control:
             self._poller.unregister(pollable)
         peer.close(error)
 
-    def _serve_peers(self) -> int | None:
-        """Returns for how long nothing has to be done (ms)."""
-        soonest: float | None = None
+    def _serve_peers(self) -> float | None:
+        """Returns for how long nothing has to be done (seconds)."""
+        due: list[float] = []
         for peer in list(self._peers.values()):
             try:
-                deadline = peer.serve()
+                due += peer.serve()
             except FrameError as error:
                 self.bad_frames += 1
                 self._drop(peer, PeerDied(peer.endpoint, f"bad frame: {error}"))
             except MemPoolError as error:
                 self._drop(peer, error)
-            else:
-                if deadline is not None:
-                    soonest = deadline if soonest is None else min(soonest, deadline)
-        if soonest is None:
-            return None
-        return int(min(max(0.0, soonest - time.monotonic()), _LONGEST_POLL_SECONDS) * 1000) + 1
+        return min([*due, _LONGEST_POLL_SECONDS]) if due else None
 
     def _answer(self, received: Received | Gone) -> None:
         if isinstance(received, Gone):

@@ -46,8 +46,8 @@ class _Unanswered(NamedTuple):
 
 
 class Peer:
-    """Belongs to the sender's thread. `read` and `advance` raise TransferError when nothing more can come of
-    the connection, and FrameError where the receiver breaks the protocol. What is sent counts in `sent`.
+    """Belongs to the sender's thread. `attend` and `advance` raise TransferError when nothing more can come
+    of the connection, and FrameError where the receiver breaks the protocol. What is sent counts in `sent`.
     """
 
     def __init__(self, connection: Connection, endpoint: str, settings: PeerSettings, sent: Sent) -> None:
@@ -86,8 +86,14 @@ class Peer:
             self._open.discard(transfer)
         self._lanes.put(transfer, work)
 
-    def read(self) -> None:
-        """Takes in what the receiver said."""
+    def attend(self, there_is_more: bool) -> float | None:
+        """Takes in what the receiver said, if there is more of it; in how many seconds to do so again."""
+        if there_is_more:
+            self._read()
+        self._require_signs()
+        return self.connection.tend()
+
+    def _read(self) -> None:
         while (frames := self.connection.receive()) is not None:
             self._heard = time.monotonic()
             if len(frames) != 1:
@@ -97,9 +103,8 @@ class Peer:
             self._greeted = True
             self._heard = time.monotonic()
             self._send([wire.encode(wire.Hello(wire.VERSION))])
-        self.require_signs()
 
-    def require_signs(self) -> None:
+    def _require_signs(self) -> None:
         """Raises PeerDied where the receiver has been silent for too long."""
         limits = self._settings.limits
         limit = limits.silence_seconds if self._greeted else limits.connect_seconds

@@ -11,11 +11,12 @@ import zmq
 
 from mempool import wire
 from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
-from mempool.sockets import Limits, Wakeup
+from mempool.sockets import Limits, Wakeup, milliseconds
 from mempool.store import BlockStore, require_sendable
 from mempool.transfer.checksum import ChecksumMismatch
 from mempool.transfer.expected import Expected
-from mempool.transports.base import Gone, Received
+from mempool.transfer.landing import Landing, Nowhere
+from mempool.transports.base import Buffer, Gone, Place, Received
 from mempool.transports.registry import Transports
 
 logger = logging.getLogger(__name__)
@@ -37,11 +38,13 @@ class BlockReceiver:
         self,
         url: str,
         *,
-        window_bytes: int = 4 << 20,
+        window_bytes: int = 8 << 20,
         limits: Limits | None = None,
         transports: Transports | None = None,
     ) -> None:
-        self._listener = (transports or Transports()).listen(url, limits or Limits(), wire.MAX_PIECE_BYTES)
+        self._listener = (transports or Transports()).listen(
+            url, limits or Limits(), wire.MAX_PIECE_BYTES, self._place
+        )
         self.endpoint = self._listener.endpoint
         self.bytes_received = 0
         self.bad_frames = 0
@@ -103,9 +106,11 @@ class BlockReceiver:
         poller.register(self._wakeup, zmq.POLLIN)
         for pollable in self._listener.pollables:
             poller.register(pollable, zmq.POLLIN)
+        timeout: int | None = None
         while not self._stopping:
-            poller.poll()
+            poller.poll(timeout)
             self._wakeup.clear()
+            timeout = milliseconds(self._listener.tend())
             while not self._stopping and (received := self._listener.receive()) is not None:
                 try:
                     self._take(received)
@@ -115,7 +120,8 @@ class BlockReceiver:
 
     def _take(self, received: Received | Gone) -> None:
         if isinstance(received, Gone):
-            self._hang_up(received.source, PeerDied(_SENDER, "connection closed"))
+            self.bad_frames += bool(received.fault)
+            self._hang_up(received.source, PeerDied(_SENDER, received.fault or "connection closed"))
             return
         try:
             answer = self._answer(received)
@@ -126,8 +132,26 @@ class BlockReceiver:
             self._hang_up(received.source, Refused(_SENDER, f"bad frame: {error}"))
         self._listener.send(received.source, wire.encode(answer))
 
+    def _place(self, source: bytes, header: Buffer, size: int) -> Place:
+        """What is wrong with the message is said when it is whole."""
+        try:
+            message = wire.decode_to_receiver(header)
+            if not isinstance(message, wire.Blocks) or source not in self._welcomed:
+                raise FrameError(f"{size} bytes of payload where none was expected")
+            with self._lock:
+                expected = self._claimed(message, source)
+                memory = expected.place(message, size)
+        except MemPoolError as error:
+            return Nowhere(size, error)
+        except Exception as error:
+            logger.exception("placing blocks")
+            return Nowhere(size, MemPoolError(str(error)))
+        return Landing(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
+
     def _answer(self, received: Received) -> wire.ToSender:
-        source, frames = received
+        source, frames, place = received
+        if isinstance(place, Nowhere) and isinstance(place.error, FrameError):
+            raise place.error
         if not 1 <= len(frames) <= 1 + wire.MAX_PAYLOAD_FRAMES:
             raise FrameError(f"a message of {len(frames)} frames")
         message = wire.decode_to_receiver(frames[0])
@@ -138,7 +162,7 @@ class BlockReceiver:
         if source not in self._welcomed:
             raise FrameError("the connection did not begin with a hello")
         with self._lock:
-            return self._apply(source, message, [memoryview(frame) for frame in frames[1:]])
+            return self._apply(source, message, [memoryview(frame) for frame in frames[1:]], place)
 
     def _welcome(self, source: bytes, hello: wire.Hello) -> wire.Welcome | wire.Bye:
         if hello.version != wire.VERSION:
@@ -152,34 +176,56 @@ class BlockReceiver:
         source: bytes,
         message: wire.Begin | wire.Blocks | wire.Finish | wire.Fail,
         payload: list[memoryview],
+        place: Place | None,
     ) -> wire.Ack | wire.Refuse:
         ticket, seq = message.ticket, message.seq
-        expected = self._expected.get(ticket)
-        if expected is None:
+        try:
+            expected = self._claimed(message, source)
+        except MemPoolError as error:
             self.strays += 1
             if isinstance(message, wire.Blocks | wire.Finish):
-                return wire.Refuse(ticket, seq, "the receiver does not wait for this transfer")
+                return wire.Refuse(ticket, seq, str(error))
             return wire.Ack(ticket, seq)
-        if expected.source is None:
-            expected.source = source
-            self._tickets_of[source].add(ticket)
         if isinstance(message, wire.Fail):
             self._fail(ticket, Refused(_SENDER, message.reason))
         elif isinstance(message, wire.Blocks | wire.Finish):
             try:
-                self._land(expected, message, payload)
+                self._land(expected, message, payload, place)
             except Exception as error:
                 return self._refuse(message, error)
         return wire.Ack(ticket, seq)
 
+    def _claimed(
+        self, message: wire.Begin | wire.Blocks | wire.Finish | wire.Fail, source: bytes
+    ) -> Expected:
+        """The transfer, which is this connection's from now on. Raises MemPoolError."""
+        expected = self._expected.get(message.ticket)
+        if expected is None:
+            raise MemPoolError("the receiver does not wait for this transfer")
+        if expected.source is None:
+            expected.source = source
+            self._tickets_of[source].add(message.ticket)
+        # A sender whose connection broke says on another that it gave up, and nothing else.
+        elif expected.source != source and not isinstance(message, wire.Fail):
+            raise MemPoolError("this transfer comes over another connection")
+        return expected
+
     def _land(
-        self, expected: Expected, message: wire.Blocks | wire.Finish, payload: list[memoryview]
+        self,
+        expected: Expected,
+        message: wire.Blocks | wire.Finish,
+        payload: list[memoryview],
+        place: Place | None,
     ) -> None:
-        if isinstance(message, wire.Blocks):
-            self.bytes_received += expected.land(message, payload)
-        else:
+        if isinstance(message, wire.Finish):
             expected.finish(message)
             self._forget(message.ticket)
+        elif isinstance(place, Landing):
+            self.bytes_received += expected.land(message, place.memory, placed=True)
+        elif isinstance(place, Nowhere):
+            raise place.error
+        else:
+            self.bytes_received += expected.land(message, payload)
 
     def _refuse(self, message: wire.Blocks | wire.Finish, error: Exception) -> wire.Refuse:
         if not isinstance(error, MemPoolError):

@@ -4,12 +4,13 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied, TransferError
-from mempool.sockets import Limits, Wakeup
+from mempool.sockets import Limits, Wakeup, milliseconds
 from mempool.store import BlockSource, require_sendable
 from mempool.transfer.cut import Mode
 from mempool.transfer.outgoing import Open, OutgoingTransfer, SendFail, Work
@@ -20,8 +21,8 @@ from mempool.wire import MAX_PIECE_BYTES
 
 logger = logging.getLogger(__name__)
 
-_WATCH_MILLISECONDS = 500
-_READY_MILLISECONDS = 1
+_WATCH_SECONDS = 0.5
+_READY_SECONDS = 0.001
 
 Result = TypeVar("Result")
 
@@ -38,8 +39,8 @@ class BlockSender:
     def __init__(
         self,
         *,
-        piece_bytes: int = 1 << 20,
-        window_bytes: int = 4 << 20,
+        piece_bytes: int = 2 << 20,
+        window_bytes: int = 8 << 20,
         checksum: bool = False,
         limits: Limits | None = None,
         transports: Transports | None = None,
@@ -117,19 +118,19 @@ class BlockSender:
         """What all windows have room for, one message to each peer in turn; returns for how long nothing has
         to be done (ms).
         """
+        due: list[float | None] = []
         for peer in list(self._peers.values()):
-            if ready.isdisjoint(peer.connection.pollables):
-                self._guarded(peer, peer.require_signs)
-            else:
-                self._guarded(peer, peer.read)
+            there_is_more = not ready.isdisjoint(peer.connection.pollables)
+            due.append(self._guarded(peer, partial(peer.attend, there_is_more)))
         busy = list(self._peers.values())
         while busy and not self._inbox:
             busy = [peer for peer in busy if self._guarded(peer, peer.advance)]
         peers = self._peers.values()
         if any(peer.waits_for_pages for peer in peers):
-            return _READY_MILLISECONDS
-        watch = min(_WATCH_MILLISECONDS, int(self._limits.silence_seconds * 250))
-        return watch if any(peer.waiting for peer in peers) else None
+            due.append(_READY_SECONDS)
+        if any(peer.waiting for peer in peers):
+            due.append(min(_WATCH_SECONDS, self._limits.silence_seconds / 4))
+        return milliseconds(*due)
 
     def _guarded(self, peer: Peer, act: Callable[[], Result]) -> Result | None:
         """None where the peer was dropped instead."""

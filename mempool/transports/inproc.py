@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from mempool.errors import MemPoolError, PeerDied
 from mempool.sockets import Limits, Wakeup
-from mempool.transports.base import Buffer, Gone, Received
+from mempool.transports.base import Buffer, Gone, Placing, Received
 
 _QUEUE_MESSAGES = 1024
 
@@ -19,7 +19,9 @@ class InProcess:
         self._lock = threading.Lock()
         self._listeners: dict[str, InProcessListener] = {}
 
-    def listen(self, url: str, limits: Limits, max_frame_bytes: int) -> "InProcessListener":
+    def listen(
+        self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None = None
+    ) -> "InProcessListener":
         with self._lock:
             if url in self._listeners or url == "inproc://":
                 raise MemPoolError(f"cannot listen at {url!r}: the name is empty or taken")
@@ -73,6 +75,9 @@ class InProcessListener:
             connection = self.connections.get(source)
         if connection is not None:
             connection.deliver(frame)
+
+    def tend(self) -> None:
+        """Nothing is due: one process dies as a whole."""
 
     def close(self) -> None:
         self._forget(self.endpoint)
@@ -128,6 +133,9 @@ class InProcessConnection:
             self.lose("connection closed")
             return True
         return self._listener.deliver(Received(self._source, frames))
+
+    def tend(self) -> None:
+        """Nothing is due: one process dies as a whole."""
 
     def close(self) -> None:
         if self._listener is not None:

@@ -2,20 +2,26 @@
 
 from mempool.errors import MemPoolError
 from mempool.sockets import Limits
-from mempool.transports.base import Connection, Listener, Transport
+from mempool.transports.base import Connection, Listener, Placing, Transport
 from mempool.transports.inproc import InProcess
+from mempool.transports.stream import Stream
 from mempool.transports.zeromq import ZeroMQ
 
 
 class Transports:
-    """tcp, ipc and inproc, and what is registered besides.
+    """stream, tcp, ipc and inproc, and what is registered besides.
 
     `inproc` reaches those that were given the same object.
     """
 
     def __init__(self) -> None:
         zeromq = ZeroMQ()
-        self._by_scheme: dict[str, Transport] = {"tcp": zeromq, "ipc": zeromq, "inproc": InProcess()}
+        self._by_scheme: dict[str, Transport] = {
+            "stream": Stream(),
+            "tcp": zeromq,
+            "ipc": zeromq,
+            "inproc": InProcess(),
+        }
 
     def register(self, scheme: str, transport: Transport) -> None:
         """Raises MemPoolError for a scheme that is taken."""
@@ -23,9 +29,11 @@ class Transports:
             raise MemPoolError(f"there is a transport for {scheme}:// already")
         self._by_scheme[scheme] = transport
 
-    def listen(self, url: str, limits: Limits, max_frame_bytes: int) -> Listener:
+    def listen(
+        self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None = None
+    ) -> Listener:
         """The listener's `endpoint` is what to connect to. Raises MemPoolError."""
-        return self._transport(url).listen(url, limits, max_frame_bytes)
+        return self._transport(url).listen(url, limits, max_frame_bytes, place)
 
     def connect(self, endpoint: str, limits: Limits) -> Connection:
         """Raises MemPoolError."""

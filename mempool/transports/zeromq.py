@@ -9,7 +9,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from mempool.errors import MemPoolError, PeerDied
 from mempool.sockets import Limits, bound, new_context
-from mempool.transports.base import Buffer, Gone, Received
+from mempool.transports.base import Buffer, Gone, Placing, Received
 from mempool.wire import MAX_HEADER_BYTES
 
 _LOST = (
@@ -32,7 +32,9 @@ class ZeroMQ:
         self._context: zmq.Context[Socket] | None = None
         self._users = 0
 
-    def listen(self, url: str, limits: Limits, max_frame_bytes: int) -> "ZeroMQListener":
+    def listen(
+        self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None = None
+    ) -> "ZeroMQListener":
         if url.startswith("ipc://") and not url.startswith("ipc:///"):
             raise MemPoolError(f"cannot listen at {url!r}: ipc:// needs an absolute path")
         ends = _Ends(self, zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
@@ -126,6 +128,9 @@ class ZeroMQListener:
         except zmq.ZMQError:
             return
 
+    def tend(self) -> None:
+        """ZeroMQ's own thread does it."""
+
     def close(self) -> None:
         self._ends.close()
 
@@ -184,6 +189,9 @@ class ZeroMQConnection:
         except zmq.Again:
             return False
         return True
+
+    def tend(self) -> None:
+        """ZeroMQ's own thread does it."""
 
     def close(self) -> None:
         self._ends.close()

@@ -13,7 +13,7 @@ TAG = b"MEMSERVE1"
 MAX_BYTES = 64 * 1024
 
 Endpoint = Annotated[
-    str, msgspec.Meta(pattern=r"^tcp://(\[[0-9a-fA-F:.%]+\]|[0-9A-Za-z_.-]+):[0-9]{1,5}$", max_length=256)
+    str, msgspec.Meta(pattern=r"^stream://(\[[0-9a-fA-F:.%]+\]|[0-9A-Za-z_.-]+):[0-9]{1,5}$", max_length=256)
 ]
 
 

@@ -12,7 +12,7 @@ from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
 from mempool.errors import FrameError, TransferError
 from mempool.paged import PagedBuffers
-from mempool.sockets import tcp_endpoint
+from mempool.sockets import endpoint_of
 from mempool.transfer.receiver import BlockReceiver
 from sglang_memserve.transfer import control
 
@@ -26,7 +26,7 @@ class DecodeSide:
         self._forward_stream = forward_stream if buffers.device.type == "cuda" else None
         self._buffers = buffers
         self._layout = buffers.layout
-        self._blocks = BlockReceiver(tcp_endpoint(manager.local_ip, 0))
+        self._blocks = BlockReceiver(endpoint_of("stream", manager.local_ip, 0))
         # Scheduler thread only. Several where one decode rank hears from several prefill ranks.
         self._tickets: dict[int, list[int]] = {}
 

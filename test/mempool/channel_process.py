@@ -1,7 +1,7 @@
 """The other end of the block channel in a process of its own, to be killed or stopped.
 
-`receiver`: prints its endpoint and a ticket; takes the blocks slowly. `sender ENDPOINT TICKET`: sends them in
-pieces of one block, prints when it has begun, and never finishes.
+`receiver URL`: prints its endpoint and a ticket; takes the blocks slowly. `sender ENDPOINT TICKET`: sends
+them in pieces of one block, prints when it has begun, and never finishes.
 """
 
 import sys
@@ -24,13 +24,16 @@ BLOCKS = 256
 
 
 class SlowArena(DramArena):
+    def views(self, *args, **kwargs):
+        return None
+
     def scatter(self, *args, **kwargs):
         time.sleep(0.02)
         super().scatter(*args, **kwargs)
 
 
-def receive():
-    receiver = BlockReceiver("tcp://127.0.0.1:0", limits=LIMITS)
+def receive(url):
+    receiver = BlockReceiver(url, limits=LIMITS)
     store = SlowArena(LAYOUT, BLOCKS)
     ticket = receiver.expect(store, torch.arange(BLOCKS), print, print)
     print(receiver.endpoint, ticket, flush=True)

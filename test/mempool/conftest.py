@@ -73,7 +73,7 @@ class Outcome:
 class Channel:
     """A sender and a receiver with a store each; both are closed after the test."""
 
-    def __init__(self, source, target, *, url="tcp://127.0.0.1:0", to_sender=None, to_receiver=None):
+    def __init__(self, source, target, *, url="stream://127.0.0.1:0", to_sender=None, to_receiver=None):
         self.source, self.target = source, target
         self.sender = BlockSender(**(to_sender or {}))
         self.receiver = BlockReceiver(url, **(to_receiver or {}))

@@ -14,6 +14,7 @@ from mempool.transports.registry import Transports
 
 THROWN = 10_000
 A_CONNECTION = 10
+ZEROMQ = "tcp://127.0.0.1:0"
 
 
 def valid_messages(ticket, size):
@@ -67,7 +68,7 @@ def test_a_receiver_counts_each_bad_frame_and_goes_on(make_paged, make_channel, 
     """A connection that greeted is thrown off by its first bad frame; where it greets anew, by the next."""
     rng = random.Random(7)
     source, target = make_paged(8, seed=1, layers=1), make_paged(8, layers=1)
-    channel = make_channel(source, target)
+    channel = make_channel(source, target, url=ZEROMQ)
     open_one, there, here = channel.begin([5])
     open_one.send(torch.tensor([2]), 0)
     socket, thrown = stranger(channel.receiver.endpoint, greets), 0
@@ -109,7 +110,7 @@ def test_a_receiver_counts_each_bad_frame_and_goes_on(make_paged, make_channel, 
 def test_blocks_that_lie_about_themselves_fail_their_transfer_and_touch_nothing(
     make_paged, make_channel, tools, part
 ):
-    channel = make_channel(make_paged(4), make_paged(4))
+    channel = make_channel(make_paged(4), make_paged(4), url=ZEROMQ)
     failed = tools.Outcome()
     ticket = channel.receiver.expect(channel.target, torch.tensor([2]), failed.done, failed.ended)
     socket = stranger(channel.receiver.endpoint, True)
@@ -123,7 +124,7 @@ def test_blocks_that_lie_about_themselves_fail_their_transfer_and_touch_nothing(
 
 @pytest.mark.parametrize("frames", [[], [b""], [b"x" * 5], [b"x" * 10, b""]])
 def test_a_payload_in_frames_of_no_whole_rows_touches_nothing(make_paged, make_channel, tools, frames):
-    channel = make_channel(make_paged(4), make_paged(4))
+    channel = make_channel(make_paged(4), make_paged(4), url=ZEROMQ)
     failed = tools.Outcome()
     ticket = channel.receiver.expect(channel.target, torch.tensor([2]), failed.done, failed.ended)
     socket = stranger(channel.receiver.endpoint, True)
@@ -136,7 +137,7 @@ def test_a_payload_in_frames_of_no_whole_rows_touches_nothing(make_paged, make_c
 
 
 def test_too_many_frames_of_one_message_are_a_bad_frame(make_paged, make_channel, tools):
-    channel = make_channel(make_paged(4), make_paged(4))
+    channel = make_channel(make_paged(4), make_paged(4), url=ZEROMQ)
     socket = stranger(channel.receiver.endpoint, True)
     socket.send_multipart([wire.encode(wire.Blocks(1, 0, 0, 1, 0, 8))] + [b"x"] * 2000)
     assert isinstance(wire.decode_to_sender(socket.recv()), wire.Bye)

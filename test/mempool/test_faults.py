@@ -50,16 +50,21 @@ def make_arena():
     return lambda: DramArena(layout, BLOCKS)
 
 
+@pytest.fixture(params=["stream", "tcp"])
+def url(request):
+    return f"{request.param}://127.0.0.1:0"
+
+
 @pytest.mark.parametrize(("how", "limits"), [(signal.SIGKILL, LONG), (signal.SIGSTOP, SHORT)])
 def test_a_receiver_that_dies_in_the_middle_fails_its_transfer_only(
-    spawn, make_channel, make_arena, tools, how, limits
+    spawn, make_channel, make_arena, tools, url, how, limits
 ):
     source = make_arena()
     size = source.layout.block_bytes
-    channel = make_channel(source, make_arena(), to_sender={"piece_bytes": size, "limits": limits})
+    channel = make_channel(source, make_arena(), url=url, to_sender={"piece_bytes": size, "limits": limits})
     channel.carry_one(1)
     before = descriptors()
-    process, (endpoint, ticket) = spawn("receiver")
+    process, (endpoint, ticket) = spawn("receiver", url)
     before += 1
     here = tools.Outcome()
     transfer = channel.sender.open(source, endpoint, int(ticket), here.ended)
@@ -80,9 +85,9 @@ def test_a_receiver_that_dies_in_the_middle_fails_its_transfer_only(
 
 @pytest.mark.parametrize(("how", "limits"), [(signal.SIGKILL, LONG), (signal.SIGSTOP, SHORT)])
 def test_a_sender_that_dies_in_the_middle_fails_its_transfer_only(
-    spawn, make_channel, make_arena, tools, how, limits
+    spawn, make_channel, make_arena, tools, url, how, limits
 ):
-    channel = make_channel(make_arena(), make_arena(), to_receiver={"limits": limits})
+    channel = make_channel(make_arena(), make_arena(), url=url, to_receiver={"limits": limits})
     channel.carry_one(1)
     before = descriptors()
     there = tools.Outcome()
@@ -103,18 +108,23 @@ def test_a_sender_that_dies_in_the_middle_fails_its_transfer_only(
     tools.until(lambda: descriptors() <= before)
 
 
-def test_peers_that_come_and_go_leave_nothing_behind(make_channel, make_paged, tools):
-    channel = make_channel(make_paged(8, seed=1), make_paged(8))
+def test_peers_that_come_and_go_leave_nothing_behind(make_channel, make_paged, tools, url):
+    channel = make_channel(make_paged(8, seed=1), make_paged(8), url=url)
     channel.carry_one(1)
     before = descriptors()
     for _ in range(20):
-        other = make_channel(channel.source, channel.target)
+        other = make_channel(channel.source, channel.target, url=url)
         other.carry_one(2, receiver=channel.receiver)
         channel.carry_one(3, receiver=other.receiver)
         other.close()
         other.close = lambda: None
     tools.until(lambda: descriptors() <= before)
     listener = channel.receiver._listener
-    tools.until(lambda: len(channel.sender._peers) == len(listener._known) == len(listener._sources) == 1)
+    kept = (
+        (listener._by_source, listener._by_number)
+        if url.startswith("stream")
+        else (listener._known, listener._sources)
+    )
+    tools.until(lambda: {len(each) for each in (channel.sender._peers, *kept)} == {1})
     assert len(channel.receiver._welcomed) == 1
     assert channel.receiver.expected == 0

@@ -239,7 +239,8 @@ def test_a_sender_keeps_to_its_own_bound_where_the_receiver_grants_more(make_pag
 
 
 @pytest.mark.parametrize("how", ["the receiver's version", "the sender's version"])
-def test_another_version_of_the_channel_is_refused_by_name(channel, mute, tools, how):
+def test_another_version_of_the_channel_is_refused_by_name(make_paged, make_channel, mute, tools, how):
+    channel = make_channel(make_paged(4), make_paged(4), url="tcp://127.0.0.1:0")
     if how == "the receiver's version":
         newer, here = mute(version=wire.VERSION + 1), tools.Outcome()
         channel.sender.open(channel.source, newer.endpoint, 5, here.ended)

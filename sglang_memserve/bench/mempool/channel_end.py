@@ -60,8 +60,8 @@ class ChannelEnd:
         self._sender = BlockSender()
         self._flow = Ending()
 
-    def listen(self) -> str:
-        self._receiver = BlockReceiver("tcp://127.0.0.1:0")
+    def listen(self, scheme: str = "stream") -> str:
+        self._receiver = BlockReceiver(f"{scheme}://127.0.0.1:0")
         return self._receiver.endpoint
 
     def expect(self, blocks: int, transfers: int = 1) -> list[int]:

@@ -10,7 +10,7 @@ from sglang_memserve.bench.mempool import mooncake_end
 from sglang_memserve.bench.mempool.far import Far, FarError
 from sglang_memserve.bench.mempool.plan import Plan, say
 
-OURS, SOCKET, MOONCAKE = "memserve", "raw socket", "Mooncake TCP"
+OURS, ZEROMQ, SOCKET, MOONCAKE = "memserve", "memserve, ZeroMQ", "raw socket", "Mooncake TCP"
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = {"64 KiB": 64 * KIB, "1 MiB": MIB, "8 MiB": 8 * MIB}
 # Beyond the processor's caches.
@@ -46,11 +46,10 @@ class _Ends:
 
 
 class Channel(_Ends):
-    name = OURS
-
-    def __init__(self, sender: Far, receiver: Far) -> None:
+    def __init__(self, name: str, scheme: str, sender: Far, receiver: Far) -> None:
         super().__init__(sender, receiver)
-        self.endpoint = receiver.ask("listen")
+        self.name = name
+        self.endpoint = receiver.ask("listen", scheme=scheme)
 
     def seconds(self, blocks: int) -> float:
         (ticket,) = self.receiver.ask("expect", blocks=blocks)
@@ -120,6 +119,7 @@ def pairs(plan: Plan, size: str, skipped: list[str]) -> Iterator[list[Pair]]:
 
         shape = {"layout": layout(block_bytes), "blocks": blocks}
         ours = far("channel", "sender", **shape), far("channel", "receiver", **shape)
+        queued = far("channel", "zmq sender", **shape), far("channel", "zmq receiver", **shape)
         raw = far("socket", "raw sender", **plain), far("socket", "raw receiver", **plain)
         found: list[Pair] = []
         if plan.peers is not None:
@@ -129,7 +129,8 @@ def pairs(plan: Plan, size: str, skipped: list[str]) -> Iterator[list[Pair]]:
                 found.append(Mooncake(*peer))
             except FarError as error:
                 skipped.append(f"{MOONCAKE}, blocks of {size}: {error}")
-        yield [Channel(*ours), Socket(*raw), *found]
+        channels = Channel(OURS, "stream", *ours), Channel(ZEROMQ, "tcp", *queued)
+        yield [*channels, Socket(*raw), *found]
 
 
 def one_transfer(pair: Pair, block_bytes: int, stamp: int) -> float:

@@ -54,6 +54,7 @@ class Gate:
         self.opened.set()
         self.send = listener.send
         self.pollables = listener.pollables
+        self.tend = listener.tend
 
     def receive(self):
         return self._listener.receive() if self.opened.wait(0.001) else None
@@ -67,8 +68,8 @@ class Gated(InProcess):
         super().__init__()
         self.gates = {}
 
-    def listen(self, url, limits, max_frame_bytes):
-        self.gates[url] = Gate(super().listen(url, limits, max_frame_bytes))
+    def listen(self, url, limits, max_frame_bytes, place=None):
+        self.gates[url] = Gate(super().listen(url, limits, max_frame_bytes, place))
         return self.gates[url]
 
 

@@ -45,6 +45,8 @@ def test_endpoints_of_any_transport_are_taken(endpoint):
         "tcp://127.0.0.1",
         "tcp://127.0.0.1:0",
         "tcp://127.0.0.1:65536",
+        "stream://127.0.0.1:0",
+        "stream://127.0.0.1",
         "tcp://:80",
         "tcp://a:80/x",
         "tcp://a:80\n",

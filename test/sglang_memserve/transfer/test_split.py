@@ -248,7 +248,7 @@ def test_a_destination_whose_request_never_comes_is_swept(split, tools):
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["nonsense", "tcp://nonsense", "tcp://127.0.0.1:0", "tcp://no.such.host:7"]
+    "endpoint", ["nonsense", "stream://nonsense", "stream://127.0.0.1:0", "stream://no.such.host:7"]
 )
 def test_a_senseless_endpoint_costs_its_own_room_only(split, tools, paired, endpoint):
     split.d.decode._blocks.endpoint, real = endpoint, split.d.decode._blocks.endpoint

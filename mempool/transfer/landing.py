@@ -1,0 +1,45 @@
+"""Where the payload of a message goes that a transport reads into its place."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+from mempool.errors import MemPoolError
+from mempool.transports.base import Read
+from mempool.transports.vector import Vector
+
+_NOWHERE_BYTES = 64 * 1024
+
+
+class Nowhere:
+    """Takes what is not wanted: `size` bytes, because of `error`."""
+
+    def __init__(self, size: int, error: MemPoolError) -> None:
+        self.error = error
+        self._left = size
+        self._memory = memoryview(bytearray(min(size, _NOWHERE_BYTES)))
+
+    def fill(self, read: Read) -> int:
+        count = read([self._memory[: self._left]])
+        self._left -= count
+        return count
+
+
+class Landing:
+    """Memory of a transfer, for as long as that is `alive`; looked at, and written to, under `lock`."""
+
+    def __init__(
+        self, memory: Sequence[memoryview], lock: threading.RLock, alive: Callable[[], bool]
+    ) -> None:
+        self.memory = memory
+        self._vector = Vector(memory)
+        self._lock = lock
+        self._alive = alive
+
+    def fill(self, read: Read) -> int:
+        with self._lock:
+            if self._alive():
+                return self._vector.fill(read)
+        gone = Nowhere(self._vector.left, MemPoolError("withdrawn"))
+        count = gone.fill(read)
+        self._vector.advance(count)
+        return count

@@ -1,0 +1,107 @@
+"""One connection at a listener."""
+
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from mempool.sockets import Limits
+from mempool.transports.base import Buffer, Place, Placing, Received
+from mempool.transports.stream.framing import ARE_YOU_THERE, I_AM, PREFIX, Clock, Writer
+from mempool.transports.stream.memory import Memory
+from mempool.wire import MAX_HEADER_BYTES
+
+
+class EndedError(Exception):
+    """Nothing more comes of the connection; `fault`: what it did wrong."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault: Final = fault
+
+
+class Accepted:
+    """Reads a message after the other: its prefix, its header, its payload to where `place` says."""
+
+    def __init__(
+        self,
+        stream: socket.socket,
+        source: bytes,
+        limits: Limits,
+        max_frame_bytes: int,
+        place: Placing | None,
+    ) -> None:
+        self.socket = stream
+        self.source = source
+        self.writer = Writer(stream)
+        self.clock = Clock(limits)
+        # Whether the listener's user has heard of it.
+        self.known = False
+        self.waits_for_room = False
+        self._max_frame_bytes = max_frame_bytes
+        self._place = place
+        self._begin()
+
+    def read(self) -> Received | None:
+        """Reads the socket until a message is whole, or a part of a payload is read.
+
+        Raises BlockingIOError where there is nothing to read now, OSError and EndedError at its end.
+        """
+        while True:
+            in_payload = self._payload is not None
+            message = self._read_once()
+            if message is not None or in_payload:
+                return message
+
+    def _read_once(self) -> Received | None:
+        count = self._target.fill(self._into)
+        if not count:
+            raise EndedError
+        self.clock.hear()
+        self._left -= count
+        return None if self._left else self._next()
+
+    def _into(self, parts: Sequence[memoryview]) -> int:
+        try:
+            return self.socket.recvmsg_into(parts)[0]
+        except ConnectionError:
+            return 0
+
+    def _begin(self) -> None:
+        self._prefix = Memory(PREFIX.size)
+        self._header: Memory | None = None
+        self._payload: Place | None = None
+        self._aim(self._prefix, PREFIX.size)
+
+    def _aim(self, target: Place, left: int) -> None:
+        self._target, self._left = target, left
+
+    def _next(self) -> Received | None:
+        """Turns to what follows the part that is complete; the message where that was its last."""
+        header_bytes, payload_bytes = PREFIX.unpack(self._prefix.bytes)
+        if self._header is None:
+            self._take_prefix(header_bytes, payload_bytes)
+            return None
+        header, payload = memoryview(self._header.bytes), self._payload
+        if payload is None and payload_bytes:
+            self._payload = self._place_for(header, payload_bytes)
+            self._aim(self._payload, payload_bytes)
+            return None
+        self._begin()
+        frames: list[Buffer] = [header]
+        if isinstance(payload, Memory):
+            return Received(self.source, [*frames, memoryview(payload.bytes)])
+        return Received(self.source, frames, payload)
+
+    def _take_prefix(self, header: int, payload: int) -> None:
+        if not header and payload in (ARE_YOU_THERE, I_AM):
+            if payload == ARE_YOU_THERE:
+                self.writer.put_sign(I_AM)
+            self._begin()
+            return
+        most = min(self._max_frame_bytes, MAX_HEADER_BYTES)
+        if not 0 < header <= most or payload > self._max_frame_bytes:
+            raise EndedError(f"a message of {header} and {payload} bytes")
+        self._header = Memory(header)
+        self._aim(self._header, header)
+
+    def _place_for(self, header: Buffer, size: int) -> Place:
+        return Memory(size) if self._place is None else self._place(self.source, header, size)

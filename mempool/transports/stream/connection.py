@@ -1,0 +1,127 @@
+"""The end of a stream that connects."""
+
+import errno
+import select
+import socket
+from collections import deque
+from collections.abc import Sequence
+
+from mempool.errors import PeerDied
+from mempool.sockets import Limits
+from mempool.transports.base import Buffer
+from mempool.transports.stream.framing import ARE_YOU_THERE, I_AM, PREFIX, Clock, Writer, address_of, prepare
+from mempool.wire import MAX_HEADER_BYTES
+
+_READ_BYTES = 64 * 1024
+
+
+class StreamConnection:
+    """It never reconnects: a peer that comes back is a new peer with a new endpoint."""
+
+    def __init__(self, endpoint: str, limits: Limits) -> None:
+        family, address = address_of(endpoint, numeric=True)
+        self.opened = False
+        self._endpoint = endpoint
+        self._limits = limits
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        prepare(self._socket, limits)
+        self._writer = Writer(self._socket)
+        self._clock = Clock(limits)
+        self._lost: str | None = None
+        self._inbox: deque[bytes] = deque()
+        self._unread = bytearray()
+        # One descriptor to poll, whether it waits for bytes or for room.
+        self._epoll = select.epoll()
+        if self._socket.connect_ex(address) not in (0, errno.EINPROGRESS):
+            self._lost = "cannot connect"
+        self._waits_for_room = True
+        self._epoll.register(self._socket, select.EPOLLIN | select.EPOLLOUT)
+
+    @property
+    def pollables(self) -> Sequence[int]:
+        return (self._epoll.fileno(),)
+
+    def receive(self) -> Sequence[Buffer] | None:
+        if self._inbox:
+            return [self._inbox.popleft()]
+        if self._lost is None and (self.opened or self._has_opened()):
+            self._read()
+            self._flush()
+        if self._inbox:
+            return [self._inbox.popleft()]
+        if self._lost is not None:
+            raise PeerDied(self._endpoint, self._lost)
+        return None
+
+    def send(self, frames: Sequence[Buffer]) -> bool:
+        if self._writer.full:
+            return False
+        was_empty = self._writer.empty
+        self._writer.put(frames)
+        if self.opened and was_empty:
+            self._flush()
+        return True
+
+    def tend(self) -> float | None:
+        if left := self._clock.due_in():
+            return left
+        if self.opened and self._lost is None:
+            if self._clock.silent:
+                raise PeerDied(self._endpoint, f"silent for {self._limits.silence_seconds:g} s")
+            self._writer.put_sign(ARE_YOU_THERE)
+            self._flush()
+        return self._clock.interval
+
+    def close(self) -> None:
+        self._epoll.close()
+        self._socket.close()
+
+    def _has_opened(self) -> bool:
+        if not self._epoll.poll(0):
+            return False
+        if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._lost = "cannot connect"
+            return False
+        self.opened = True
+        self._clock.hear()
+        return True
+
+    def _flush(self) -> None:
+        try:
+            self._writer.flush()
+        except OSError:
+            # What the other side said before it closed is still to be read, and then its end.
+            self._writer.drop()
+        waits = not self._writer.empty
+        if waits != self._waits_for_room:
+            self._waits_for_room = waits
+            self._epoll.modify(self._socket, select.EPOLLIN | (select.EPOLLOUT if waits else 0))
+
+    def _read(self) -> None:
+        """All that is there, and cuts it into messages."""
+        try:
+            while part := self._socket.recv(_READ_BYTES):
+                self._clock.hear()
+                self._unread += part
+            self._lost = "connection closed"
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._lost = f"connection closed: {error.strerror}"
+        self._cut()
+
+    def _cut(self) -> None:
+        at = 0
+        while len(self._unread) - at >= PREFIX.size:
+            header, payload = PREFIX.unpack_from(self._unread, at)
+            if header > MAX_HEADER_BYTES or payload > (0 if header else I_AM):
+                self._lost = "it does not speak this protocol"
+                break
+            if len(self._unread) - at - PREFIX.size < header:
+                break
+            at += PREFIX.size + header
+            if header:
+                self._inbox.append(bytes(self._unread[at - header : at]))
+            elif payload == ARE_YOU_THERE:
+                self._writer.put_sign(I_AM)
+        del self._unread[:at]

@@ -44,7 +44,8 @@ class FreeMem(msgspec.Struct, tag="free", frozen=True):
 class Offer(msgspec.Struct, tag="offer", frozen=True):
     """`blocks`: the destination, blocks that `AllocMem` gave; None: the owner allocates.
 
-    `tokens`: int32; with them the owner publishes the blocks, which are the last ones of these tokens.
+    `tokens`: int32; with them the owner publishes the blocks, which are the last ones of these tokens, and
+    keeps them for `pin_seconds` at least.
     """
 
     layout: BlockLayout
@@ -53,6 +54,7 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
     incarnation: Unsigned | None = None
     blocks: PackedBlocks | None = None
     namespace: Name = ""
+    pin_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)] = 0.0
     tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)] | None = None
 
 
@@ -130,6 +132,16 @@ def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) ->
         return decoder.decode(frame)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FrameError(f"not a message of the protocol: {error}") from error
+
+
+def require_pin(seconds: float, published: bool) -> None:
+    """Raises ValueError for a pin that no receiver grants."""
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"a pin lasts 0 to {MAX_SECONDS:g} s, not {seconds} s")
+    if seconds and not published:
+        raise ValueError(
+            "only what is published is pinned: blocks sent without tokens are held for the sender"
+        )
 
 
 def require_fit(ask: Ask, private: bytes = b"") -> None:

@@ -21,11 +21,15 @@ from mempool.transfer.sender import BlockSender
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
-    """How a transfer goes. `medium`: where to; `move`: the source is given up once all has arrived."""
+    """How a transfer goes. `medium`: where to; `move`: the source is given up once all has arrived.
+
+    `pin`: for so many seconds, an hour at most, the receiver keeps what it publishes.
+    """
 
     medium: Medium = Medium.DRAM
     mode: Mode = Mode.AGGREGATED
     move: bool = False
+    pin: float = 0.0
 
 
 class Landed(NamedTuple):
@@ -89,6 +93,7 @@ class Sending:
         """As `MemPool.transfer`. Raises BadAddress, StaleAddress for blocks that are not this instance's,
         and ValueError for what no message carries.
         """
+        messages.require_pin(flags.pin, tokens is not None)
         outgoing = _Outgoing(peer, source, target, flags, private)
         offer = Offer(
             layout=self._local.layout,
@@ -97,6 +102,7 @@ class Sending:
             incarnation=None if target is None else target.owner.incarnation,
             blocks=None if target is None else messages.pack(target.blocks),
             namespace=namespace,
+            pin_seconds=flags.pin,
             tokens=None if tokens is None else messages.pack(tokens),
         )
         messages.require_fit(offer, private)

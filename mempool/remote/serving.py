@@ -202,8 +202,11 @@ class Serving:
     def _settle(self, incoming: _Incoming) -> None:
         offer, addresses = incoming.offer, incoming.addresses
         if offer.tokens is not None:
-            returned = self._local.insert(messages.unpack(offer.tokens), addresses, offer.namespace)
-            self._local.free_mem(returned)
+            tokens = messages.unpack(offer.tokens)
+            self._local.free_mem(self._local.insert(tokens, addresses, offer.namespace))
+            if offer.pin_seconds:
+                # Its deadline ends this lease: the sender may die, or never come back.
+                self._local.match(tokens, offer.namespace, lease_seconds=offer.pin_seconds)
         elif self._on_received is None:
             self._hold(incoming.caller, addresses)
 

@@ -21,7 +21,6 @@ LAYOUT = BlockLayout(
     kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
 )
 HBM, DRAM = Medium.HBM, Medium.DRAM
-SCHEMES = ["inproc", "tcp", "ipc"]
 
 
 class Pool(MemPool):
@@ -78,6 +77,7 @@ class World:
         number = next(self.numbers)
         return {
             "inproc": f"inproc://{number}",
+            "stream": "stream://127.0.0.1:0",
             "tcp": "tcp://127.0.0.1:0",
             "ipc": f"ipc://{self.folder}/{number}",
         }[scheme]

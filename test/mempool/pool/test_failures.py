@@ -15,7 +15,7 @@ LAYOUT = BlockLayout(
     kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
 )
 HBM, DRAM = Medium.HBM, Medium.DRAM
-SCHEMES = ["inproc", "tcp", "ipc"]
+SCHEMES = ["inproc", "stream", "tcp", "ipc"]
 
 
 def tokens(blocks, first=0):

@@ -9,7 +9,7 @@ from mempool.remote.messages import MAX_BLOCKS, MAX_COOKIE_BYTES
 
 PAGE = 4
 HBM, DRAM = Medium.HBM, Medium.DRAM
-SCHEMES = ["inproc", "tcp", "ipc"]
+SCHEMES = ["inproc", "stream", "tcp", "ipc"]
 
 
 def tokens(blocks, first=0):

@@ -1,11 +1,13 @@
 """Blocks from one instance to another, and into its index."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from mempool.address import Addresses, Medium
-from mempool.errors import BadAddress, Refused
+from mempool.errors import BadAddress, OutOfBlocks, Refused
 from mempool.layout import BlockLayout
 from mempool.remote.sending import Flags
 from mempool.transfer.cut import Mode
@@ -15,7 +17,7 @@ LAYOUT = BlockLayout(
     kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
 )
 HBM, DRAM = Medium.HBM, Medium.DRAM
-SCHEMES = ["inproc", "tcp", "ipc"]
+SCHEMES = ["inproc", "stream", "tcp", "ipc"]
 
 
 def tokens(blocks, first=0):
@@ -139,3 +141,28 @@ def test_a_namespace_goes_with_what_is_inserted(world):
     assert b.match(tokens(2)).blocks == 0
     with b.match(tokens(2), namespace="tenant") as found:
         assert found.blocks == 2
+
+
+def test_what_is_pinned_is_kept_for_so_long_and_no_longer(world):
+    a, b = world.pair()
+    own, data = a.filled(4)
+    a.transfer_with_insert("b", tokens(4), own, flags=Flags(pin=1.0))
+    with pytest.raises(OutOfBlocks):
+        b.alloc_mem(13, DRAM)
+    assert torch.equal(b.found(tokens(4)), data)
+    deadline = time.monotonic() + 10
+    while b.counters()["leases"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    b.free_mem(b.alloc_mem(16, DRAM))
+
+
+@pytest.mark.parametrize(("pin", "match"), [(-1.0, "not -1"), (float("nan"), "nan"), (3601.0, "3601")])
+def test_a_pin_that_nobody_grants_is_refused_at_once(world, pin, match):
+    a, _ = world.pair()
+    own, _ = a.filled(1)
+    with pytest.raises(ValueError, match=match):
+        a.transfer_with_insert("b", tokens(1), own, flags=Flags(pin=pin))
+    with pytest.raises(ValueError, match="published"):
+        a.transfer("b", own, flags=Flags(pin=1.0))
+    assert a.counters()["outgoing"] == 0

@@ -39,6 +39,8 @@ class MemPool:
     `stores`: the bytes of each medium that this instance has, all of one layout. `namespace`: named digests
     of what decides what the bytes mean (model, KV dtype, ...); an instance whose layout or namespace differs
     is refused by the registries. `control`, `data`: URLs to listen at. `on_received`: see `Serving`.
+    `on_hbm`: for an engine that allocates and publishes in HBM itself; there is no store of that medium then.
+    What others send there lands in DRAM blocks, which that callback is given, and frees: see `Serving`.
     `on_stopped`: a newer incarnation of this instance is there, and this one takes part no more.
 
     Raises LayoutMismatch, NamespaceMismatch, JoinFailed where no registry takes it, MemPoolError for URLs
@@ -59,12 +61,15 @@ class MemPool:
         ttl: float | None = None,
         checksum: bool = False,
         on_received: Callable[[Received], None] | None = None,
+        on_hbm: Callable[[Received], None] | None = None,
         on_stopped: Callable[[MemPoolError], None] | None = None,
         limits: Limits | None = None,
         transports: Transports | None = None,
     ) -> None:
         for store in stores.values():
             require_sendable(store.layout)
+        if on_hbm is not None and set(stores) != {Medium.DRAM}:
+            raise MemPoolError("an engine that owns its HBM needs a DRAM store, and no other")
         limits, transports = limits or Limits(), transports or Transports()
         incarnation = new_incarnation()
         tiers = [Tier.of(Owner(instance, incarnation, medium), store) for medium, store in stores.items()]
@@ -72,7 +77,7 @@ class MemPool:
         self._peers = Peers()
         self._on_stopped = on_stopped
         self._receiver = BlockReceiver(data, limits=limits, transports=transports)
-        self._serving = Serving(self.local, self._receiver, on_received)
+        self._serving = Serving(self.local, self._receiver, on_received, on_hbm)
         caller = Caller(instance, incarnation)
         self._control = Control(control, caller, self._serving.answer, limits=limits, transports=transports)
         self._sender = BlockSender(checksum=checksum, limits=limits, transports=transports)

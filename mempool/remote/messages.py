@@ -68,12 +68,16 @@ class Done(msgspec.Struct, tag="done", frozen=True):
 
 
 class Admitted(msgspec.Struct, tag="admitted", frozen=True):
-    """The first `present` of the offered blocks are published there already and are not to be sent."""
+    """The first `present` of the offered blocks are published there already and are not to be sent.
+
+    `placed_later`: the owner's engine finds them places of its own; `blocks` is empty then.
+    """
 
     incarnation: Unsigned
     blocks: PackedBlocks
     ticket: Unsigned
     present: Unsigned
+    placed_later: bool = False
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):

@@ -36,7 +36,7 @@ class Landed(NamedTuple):
     """A transfer that the receiver has confirmed.
 
     `addresses`: of the blocks that were sent, there; the `present` blocks before them had been published
-    there already. `private`: the caller's cookie.
+    there already. Empty where the receiver's engine places them itself. `private`: the caller's cookie.
     """
 
     addresses: Addresses
@@ -140,7 +140,7 @@ class Sending:
     def _begin(self, outgoing: _Outgoing, admitted: Admitted) -> None:
         peer, count = outgoing.peer, sum(map(len, outgoing.source))
         blocks = messages.unpack(admitted.blocks)
-        if admitted.present + len(blocks) != count:
+        if not admitted.placed_later and admitted.present + len(blocks) != count:
             raise TransferError(
                 peer.instance, f"{admitted.present} and {len(blocks)} blocks admitted of {count} offered"
             )

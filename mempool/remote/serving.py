@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from mempool.address import Addresses, Medium
+from mempool.address import Addresses, BlockNumbers, Medium
 from mempool.errors import BadAddress, MemPoolError, Refused
 from mempool.local import LocalPool
 from mempool.matched import Matched
@@ -20,13 +20,16 @@ from mempool.wire import short
 class Received(NamedTuple):
     """What another instance's transfer brought. `published`: to this instance's index; active KV otherwise.
 
-    `private` is the sender's cookie.
+    `private` is the sender's cookie; `tokens`, int32, and `namespace` are what it named for the blocks, which
+    are the last ones of the tokens.
     """
 
     instance: str
     private: bytes
     addresses: Addresses
     published: bool
+    tokens: BlockNumbers | None
+    namespace: str
 
 
 class _Incoming(NamedTuple):
@@ -44,14 +47,22 @@ class Serving:
     Blocks that were allocated for another instance are held for it: until it frees them, until they are
     published, or until it is dead. Those that it sent without tokens are too, where there is no
     `on_received`; otherwise they are that callback's from then on, which runs on the receiver's thread.
+
+    `on_hbm`: HBM is the engine's, who alone allocates and publishes there. What is sent there lands in DRAM;
+    the callback, on the receiver's thread, is given it, and has to free it.
     """
 
     def __init__(
-        self, local: LocalPool, receiver: BlockReceiver, on_received: Callable[[Received], None] | None
+        self,
+        local: LocalPool,
+        receiver: BlockReceiver,
+        on_received: Callable[[Received], None] | None,
+        on_hbm: Callable[[Received], None] | None = None,
     ) -> None:
         self._local = local
         self._receiver = receiver
         self._on_received = on_received
+        self._on_hbm = on_hbm
         self._held: dict[Caller, dict[Medium, set[int]]] = {}
         self._incoming: dict[int, _Incoming] = {}
 
@@ -121,16 +132,31 @@ class Serving:
 
     def _admit(self, call: Call, offer: Offer) -> Admitted:
         self._local.layout.require_same(offer.layout)
+        if self._is_for_engine(offer):
+            staging = self._local.tier(Medium.DRAM)
+            addresses = self._local.alloc_mem(offer.count, Medium.DRAM)
+            ticket = self._expect(call, offer, staging, addresses, None)
+            return Admitted(staging.owner.incarnation, b"", ticket, 0, placed_later=True)
         tier = self._local.tier(offer.medium)
         head, present = self._head(call, offer)
         try:
             addresses = self._destination(call.caller, offer, present)
-            with self._local.lock:
-                tier.books.take_off(addresses)
+            ticket = self._expect(call, offer, tier, addresses, head)
         except MemPoolError:
             if head is not None:
                 head.release()
             raise
+        return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, present)
+
+    def _is_for_engine(self, offer: Offer) -> bool:
+        return self._on_hbm is not None and offer.medium is Medium.HBM and offer.blocks is None
+
+    def _expect(
+        self, call: Call, offer: Offer, tier: Tier, addresses: Addresses, head: Matched | None
+    ) -> int:
+        """The ticket of a transfer into these blocks."""
+        with self._local.lock:
+            tier.books.take_off(addresses)
         pages = torch.from_numpy(addresses.blocks).to(torch.int64)
         ticket = self._receiver.expect(
             tier.store,
@@ -140,7 +166,7 @@ class Serving:
         )
         deadline = time.monotonic() + call.seconds
         self._incoming[ticket] = _Incoming(call.caller, offer, tier, addresses, head, deadline)
-        return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, present)
+        return ticket
 
     def _head(self, call: Call, offer: Offer) -> tuple[Matched | None, int]:
         """What is published already of the tokens, and how many of the offered blocks that covers."""
@@ -192,15 +218,23 @@ class Serving:
             finally:
                 if incoming.head is not None:
                     incoming.head.release()
-        if self._on_received is not None:
-            self._on_received(
-                Received(
-                    incoming.caller.instance, private, incoming.addresses, incoming.offer.tokens is not None
-                )
-            )
+        for_engine = self._is_for_engine(incoming.offer)
+        callback = self._on_hbm if for_engine else self._on_received
+        if callback is not None:
+            callback(self._received(incoming, private, for_engine))
+
+    def _received(self, incoming: _Incoming, private: bytes, for_engine: bool) -> Received:
+        offer = incoming.offer
+        tokens = None if offer.tokens is None else messages.unpack(offer.tokens)
+        published = tokens is not None and not for_engine
+        return Received(
+            incoming.caller.instance, private, incoming.addresses, published, tokens, offer.namespace
+        )
 
     def _settle(self, incoming: _Incoming) -> None:
         offer, addresses = incoming.offer, incoming.addresses
+        if self._is_for_engine(offer):
+            return
         if offer.tokens is not None:
             tokens = messages.unpack(offer.tokens)
             self._local.free_mem(self._local.insert(tokens, addresses, offer.namespace))

@@ -42,5 +42,19 @@ def add_transfer_backend() -> None:
     TransferBackend._value2member_map_[BACKEND] = member
 
 
+def add_radix_cache() -> None:
+    """Makes `--radix-cache-backend memserve` known."""
+    from sglang.srt.mem_cache.registry import get_radix_cache_factory, register_radix_cache_backend
+
+    if get_radix_cache_factory(BACKEND) is None:
+        register_radix_cache_backend(BACKEND, _radix_cache)
+
+
+def _radix_cache(context: Any) -> Any:
+    from sglang_memserve.caching.tree import create
+
+    return create(context)
+
+
 def is_our_backend(transfer_backend: Any) -> bool:
     return bool(transfer_backend.value == BACKEND)

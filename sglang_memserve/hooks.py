@@ -4,10 +4,13 @@ SGLang only logs a hook whose target is gone, and the server comes up without it
 to serve with MemServe therefore calls `require_applied` first.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sglang_memserve import compat, samples
+
+logger = logging.getLogger(__name__)
 
 Hook = Callable[..., Any]
 
@@ -115,6 +118,31 @@ def attach_pool(manager: Any, queue: Any) -> None:
     if isinstance(manager, MemServeKVManager):
         manager.attach_pool(queue.token_to_kv_pool, getattr(queue.scheduler, "forward_stream", None))
         queue.scheduler.memserve_manager = manager
+        manager.agent = caching_agent(manager, queue.scheduler, queue.token_to_kv_pool)
+
+
+def caching_agent(manager: Any, scheduler: Any, pool: Any) -> Any:
+    """None where answers are not sent back to prefill."""
+    from sglang_memserve.caching.agent import CachingAgent
+    from sglang_memserve.caching.tree import MemServeRadixCache
+    from sglang_memserve.kv_pool import paged_buffers
+    from sglang_memserve.options import InstanceOptions
+
+    options, args, tree = InstanceOptions.from_environment(), scheduler.server_args, scheduler.tree_cache
+    if options.caching != "3" or tree.disable or not isinstance(tree, MemServeRadixCache):
+        return None
+    if args.tp_size > 1:
+        logger.warning("--memserve-caching 3 sends no answers back with --tp-size > 1 yet: as 2")
+        return None
+    return CachingAgent(
+        f"{manager.local_ip}:{args.port}",
+        args.disaggregation_mode,
+        manager.local_ip,
+        tree,
+        (paged_buffers(pool), paged_buffers(pool)),
+        options.dram,
+        getattr(scheduler, "forward_stream", None),
+    )
 
 
 def refuse_what_was_not_admitted(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
@@ -131,6 +159,8 @@ def tick(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     the threads that would end the wait.
     """
     manager = getattr(scheduler, "memserve_manager", None)
+    if manager is not None and manager.agent is not None:
+        manager.agent.tick()
     if (
         manager is not None
         and scheduler.is_fully_idle(for_health_check=True)
@@ -143,7 +173,8 @@ def tick(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
 def add_counters(result: Any, scheduler: Any, *args: Any) -> None:
     manager = getattr(scheduler, "memserve_manager", None)
     if manager is not None:
-        result.internal_state["memserve"] = manager.counters()
+        prompts = getattr(scheduler.tree_cache, "prompts", {})
+        result.internal_state["memserve"] = {**manager.counters(), **prompts}
 
 
 def advertise(result: dict[str, Any], scheduler: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sglang_memserve.compat import BACKEND
+from sglang_memserve.options import InstanceOptions, OptionError, help_text, take
 
 API_KEY_VARIABLE = "MEMSERVE_INSTANCE_API_KEY"
 CPU_PLATFORM = "memserve_cpu"
@@ -29,10 +30,10 @@ _MAY_NAME_A_HUB_MODEL = (
 )
 
 
-def with_defaults(argv: list[str], *, cuda: bool) -> list[str]:
+def with_defaults(argv: list[str], *, cuda: bool, caching: str = InstanceOptions.caching) -> list[str]:
     """`argv` with MemServe's defaults put before it, so that whatever the user gives wins.
 
-    A decode instance keeps its own radix cache unless `--disable-radix-cache` is given.
+    `caching`: see `InstanceOptions`; `--disable-radix-cache` keeps nothing on its instance, whatever it says.
     """
     role = value_of(argv, "--disaggregation-mode")
     defaults = ["--page-size", "16", "--enable-cache-report"]
@@ -40,16 +41,18 @@ def with_defaults(argv: list[str], *, cuda: bool) -> list[str]:
         defaults += _CPU
     if role in ("prefill", "decode"):
         defaults += ["--disaggregation-transfer-backend", BACKEND]
-    if role == "decode":
-        defaults += _decode_cache(argv, cuda)
+        defaults += _cache(argv, role, caching, cuda)
     return defaults + argv
 
 
-def _decode_cache(argv: list[str], cuda: bool) -> list[str]:
-    if not given(argv, "--disable-radix-cache"):
-        return ["--disaggregation-decode-enable-radix-cache"]
+def _cache(argv: list[str], role: str, caching: str, cuda: bool) -> list[str]:
+    keepers = {"basic": (), "1": ("prefill",)}.get(caching, ("prefill", "decode"))
+    if role in keepers and not given(argv, "--disable-radix-cache"):
+        ours = ["--radix-cache-backend", BACKEND]
+        return [*ours, "--disaggregation-decode-enable-radix-cache"] if role == "decode" else ours
     # SGLang's own choice without a decode radix cache is a host pool that needs CUDA's copy kernels.
-    return [] if cuda else ["--disaggregation-decode-retraction-backup", "cpu_tensor"]
+    backup = ["--disaggregation-decode-retraction-backup", "cpu_tensor"]
+    return ["--disable-radix-cache", *(backup if role == "decode" and not cuda else [])]
 
 
 def given(argv: list[str], *names: str) -> bool:
@@ -75,10 +78,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_environment(os.environ)
         if given(argv, "-h", "--help"):
-            print(f"{__doc__}\nWithout --model-path: the embedded model. SGLang's flags:\n", flush=True)
+            print(
+                f"{__doc__}\nWithout --model-path: the embedded model.\n\n{help_text()}\nSGLang's flags:\n",
+                flush=True,
+            )
         else:
             argv = _with_model(argv)
-    except (ModelError, OSError) as error:
+        options, argv = take(argv)
+        options.publish(os.environ)
+    except (ModelError, OptionError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     _serve(argv)
@@ -126,7 +134,8 @@ def _serve(argv: list[str]) -> None:
 
     # Not a flag: those can be read by everybody on the machine.
     api_key = os.environ.pop(API_KEY_VARIABLE, None)
-    argv = with_defaults(_expanded(argv), cuda=torch.cuda.is_available())
+    caching = InstanceOptions.from_environment().caching
+    argv = with_defaults(_expanded(argv), cuda=torch.cuda.is_available(), caching=caching)
     if _is_loopback(value_of(argv, "--host") or "127.0.0.1"):
         # Otherwise SGLang tells its peers, and listens for them on, the address of a network interface.
         os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")

@@ -21,6 +21,7 @@ def register() -> None:
         logger.warning("%s", reason)
         return
     compat.add_transfer_backend()
+    compat.add_radix_cache()
     if hooks.on_cpu():
         cpu_attention.add_choice()
     hooks.register()

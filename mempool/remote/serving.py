@@ -4,15 +4,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
-
 from mempool.address import Addresses, BlockNumbers, Medium
 from mempool.errors import BadAddress, MemPoolError, Refused
 from mempool.local import LocalPool
 from mempool.matched import Matched
 from mempool.remote import messages
 from mempool.remote.messages import Admitted, Allocated, AllocMem, Call, Caller, Done, Failed, FreeMem, Offer
-from mempool.tiers.tier import Tier
+from mempool.tiers.tier import Tier, pages_of
 from mempool.transfer.receiver import BlockReceiver
 from mempool.wire import short
 
@@ -157,10 +155,9 @@ class Serving:
         """The ticket of a transfer into these blocks."""
         with self._local.lock:
             tier.books.take_off(addresses)
-        pages = torch.from_numpy(addresses.blocks).to(torch.int64)
         ticket = self._receiver.expect(
             tier.store,
-            pages,
+            pages_of(addresses),
             lambda private: self._landed(ticket, private),
             lambda error: self._failed(ticket),
         )

@@ -9,7 +9,7 @@ from mempool.address import Addresses, Medium, Owner
 from mempool.arena import DramArena
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
-from mempool.store import BlockStore
+from mempool.store import BlockSource, BlockStore
 from mempool.tiers.allocator import BlockAllocator
 from mempool.tiers.sizes import blocks_of_size
 
@@ -64,14 +64,20 @@ def _free_bytes(device: torch.device) -> int:
 
 def copy_blocks(source: Tier, read: Addresses, target: Tier, written: Addresses) -> None:
     """Copies bytes; moves no block in the books. Both sides' blocks must be held by the caller meanwhile."""
-    block_bytes = source.store.layout.block_bytes
+    copy_between(source.store, pages_of(read), target.store, pages_of(written))
+
+
+def pages_of(addresses: Addresses) -> torch.Tensor:
+    """int64 `[n]`: the blocks as stores take them."""
+    return torch.from_numpy(addresses.blocks).to(torch.int64)
+
+
+def copy_between(source: BlockSource, read: torch.Tensor, target: BlockStore, written: torch.Tensor) -> None:
+    """Copies the bytes of blocks `read` to blocks `written`, int64 `[n]` each."""
+    block_bytes = source.layout.block_bytes
     chunk = max(1, min(len(read), _STAGING_BYTES // block_bytes))
-    staging = source.store.host_bytes(chunk * block_bytes).view(chunk, block_bytes)
+    staging = source.host_bytes(chunk * block_bytes).view(chunk, block_bytes)
     for first in range(0, len(read), chunk):
         blocks = staging[: min(chunk, len(read) - first)]
-        source.store.gather(_index(read, first, len(blocks)), blocks)
-        target.store.scatter(_index(written, first, len(blocks)), blocks)
-
-
-def _index(addresses: Addresses, first: int, count: int) -> torch.Tensor:
-    return torch.from_numpy(addresses.blocks[first : first + count]).to(torch.int64)
+        source.gather(read[first : first + len(blocks)], blocks)
+        target.scatter(written[first : first + len(blocks)], blocks)

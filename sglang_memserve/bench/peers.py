@@ -56,7 +56,8 @@ class Peers:
 class StockSpec(InstanceSpec):
     """An instance of stock SGLang: MemServe's platform for hosts without a GPU, and nothing else of it.
 
-    It gets the flags that MemServe's own instances get, but for the transfer backend: Mooncake over TCP. Only
+    It gets the flags that MemServe's own instances get, but for SGLang's own radix cache, and the transfer
+    backend: Mooncake over TCP. Only
     where these name MemServe's attention backend is the plug-in that brings it loaded as well; its hooks do
     nothing on an instance without MemServe's transfer backend.
     """
@@ -76,6 +77,8 @@ class StockSpec(InstanceSpec):
             flags = ["--model-path", resolve_model(None), "--served-model-name", EMBEDDED_NAME, *flags]
         flags = with_defaults(flags, cuda=bool(share.visible_gpus()))
         # SGLang refuses a name that it does not know even where a later flag wins.
+        if (cache := "--radix-cache-backend") in flags:
+            del flags[flags.index(cache) : flags.index(cache) + 2]
         flags = [MOONCAKE if arg == BACKEND else arg for arg in flags]
         return [*_PYTHON, "sglang.launch_server", *flags]
 

@@ -94,6 +94,8 @@ class DecodeSide:
         if aux_index is not None:
             for index, row in enumerate(handoff.rows):
                 AuxDataCodec.deserialize_data_to_buffer(args, index, aux_index, row)
+        if handoff.instance is not None:
+            self._manager.introduce(room, handoff.instance)
         # Last: the scheduler reads the rows once the status says that they are there.
         self._manager.apply_prefill_status(
             bootstrap_room=room, status=KVPoll.Success, prefill_rank=handoff.prefill_rank

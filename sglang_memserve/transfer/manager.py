@@ -1,5 +1,6 @@
 """The backend's manager: one in each scheduler process, on either side of the split."""
 
+import logging
 import threading
 from typing import Any
 
@@ -9,10 +10,15 @@ from sglang.srt.disaggregation.base.conn import KVPoll
 from sglang.srt.disaggregation.common.conn import CommonKVManager
 from sglang.srt.disaggregation.utils import DisaggregationMode
 
+from mempool.errors import MemPoolError
+from mempool.membership.messages import InstanceInfo
 from sglang_memserve import limits
+from sglang_memserve.caching.agent import CachingAgent
 from sglang_memserve.kv_pool import paged_buffers
 from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.prefill import PrefillSide
+
+logger = logging.getLogger(__name__)
 
 # Long enough to leave the core to the threads that end a wait, too short to be felt by a new request.
 _WAIT_SECONDS = 0.002
@@ -30,6 +36,20 @@ class MemServeKVManager(CommonKVManager):
         super().__init__(args, disaggregation_mode, server_args, *rest)
         self.prefill: PrefillSide | None = None
         self.decode: DecodeSide | None = None
+        self.agent: CachingAgent | None = None
+
+    @property
+    def instance(self) -> InstanceInfo | None:
+        """What decode instances are told of this one, to send answers back to."""
+        return None if self.agent is None else self.agent.info
+
+    def introduce(self, room: int, instance: InstanceInfo) -> None:
+        """The prefill instance that served the room. Its request is none the worse where that fails."""
+        if self.agent is not None:
+            try:
+                self.agent.introduce(room, instance)
+            except MemPoolError as error:
+                logger.warning("answers are not sent back to %s: %s", instance.instance, error)
 
     def attach_pool(self, pool: Any, forward_stream: Any) -> None:
         """Starts to serve; SGLang makes the manager without the tensors of the KV pool.
@@ -46,8 +66,8 @@ class MemServeKVManager(CommonKVManager):
             self._start_heartbeat_checker_thread()
 
     def counters(self) -> dict[str, int]:
-        side = self.prefill or self.decode
-        return {} if side is None else side.counters()
+        parts = (self.prefill, self.decode, self.agent)
+        return {name: count for part in parts if part is not None for name, count in part.counters().items()}
 
     def wait_for_news(self) -> None:
         """Blocks until a room's status has changed, 2 ms at most."""

@@ -151,7 +151,9 @@ class PrefillSide:
             AuxDataCodec.serialize_data_from_buffer(pointer + aux_index * size, size)
             for pointer, size in zip(args.aux_data_ptrs, args.aux_item_lens, strict=True)
         ]
-        return control.encode(control.Handoff(self._manager._prefill_unique_rank(), rows))
+        return control.encode(
+            control.Handoff(self._manager._prefill_unique_rank(), rows, self._manager.instance)
+        )
 
     # The block channel's thread.
 

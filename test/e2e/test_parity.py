@@ -96,6 +96,27 @@ def test_one_prefill_and_one_decode(from_stock, one_p_one_d, post, concurrency):
     check(from_stock, post, one_p_one_d.url, concurrency)
 
 
+def chat(post, url):
+    """The prompts of eight turns, each with all answers before it in it, and the answers."""
+    ids = list(range(3000, 3100))
+    prompts, answers = [], []
+    for turn in range(8):
+        ids = [*ids, *range(7000 + 50 * turn, 7000 + 50 * turn + 30)]
+        prompts.append({"input_ids": ids})
+        answers.append(answer(post, url, prompts[-1]))
+        ids = [*ids, *answers[-1]["output_ids"]]
+    return prompts, answers
+
+
+def test_a_chat_whose_answers_feed_back(from_stock, one_p_one_d, post):
+    """Each turn is asked at once: the last answer's KV may be there, on its way, or neither."""
+    prompts, answers = chat(post, one_p_one_d.url)
+    expected = from_stock("chat", lambda stock: [answer(post, stock, prompt) for prompt in prompts])
+    found = [difference(e, g) for e, g in zip(expected, answers, strict=True)]
+    assert not [what for what in found if what not in (None, "tie")]
+    assert found.count(None) >= len(found) / 2
+
+
 @pytest.mark.parametrize("flags", [CHUNKED, OUR_ATTENTION], ids=["chunked prefill", "our attention"])
 def test_one_prefill_and_one_decode_with_other_flags(from_stock, cluster_of, post, flags):
     cluster = cluster_of("--prefill", "1", "--decode", "1", flags=flags)

@@ -9,18 +9,19 @@ from sglang_memserve import launch_server
 from sglang_memserve.launch_server import check_environment, value_of, with_defaults
 
 
-def parsed(argv, *, cuda=False):
+def parsed(argv, *, cuda=False, caching="3"):
     """What argparse, which SGLang uses, makes of the result."""
     parser = argparse.ArgumentParser()
     for flag in ("device", "attention-backend", "page-size", "disaggregation-mode", "model-path"):
         parser.add_argument(f"--{flag}")
     parser.add_argument("--disaggregation-transfer-backend")
+    parser.add_argument("--radix-cache-backend")
     parser.add_argument("--disaggregation-decode-retraction-backup")
     for flag in ("cuda-graph", "overlap-schedule", "radix-cache"):
         parser.add_argument(f"--disable-{flag}", action="store_true")
     for flag in ("sleep-on-idle", "enable-cache-report", "disaggregation-decode-enable-radix-cache"):
         parser.add_argument(f"--{flag}", action="store_true")
-    return parser.parse_args(with_defaults(argv, cuda=cuda))
+    return parser.parse_args(with_defaults(argv, cuda=cuda, caching=caching))
 
 
 def test_a_host_without_a_gpu():
@@ -61,6 +62,25 @@ def test_prefill_gets_our_transfer():
     args = parsed(["--disaggregation-mode", "prefill"])
     assert args.disaggregation_transfer_backend == "memserve"
     assert not args.disaggregation_decode_enable_radix_cache
+
+
+@pytest.mark.parametrize(
+    ("caching", "prefill_keeps", "decode_keeps"),
+    [("basic", False, False), ("1", True, False), ("2", True, True), ("3", True, True)],
+)
+def test_the_milestones_say_who_keeps_kv(caching, prefill_keeps, decode_keeps):
+    for role, keeps in (("prefill", prefill_keeps), ("decode", decode_keeps)):
+        args = parsed(["--disaggregation-mode", role], caching=caching)
+        assert args.disable_radix_cache != keeps
+        assert args.radix_cache_backend == ("memserve" if keeps else None)
+        assert args.disaggregation_decode_enable_radix_cache == (keeps and role == "decode")
+        only_without = "cpu_tensor" if role == "decode" and not keeps else None
+        assert args.disaggregation_decode_retraction_backup == only_without
+
+
+def test_a_server_that_is_not_split_keeps_sglangs_own_cache():
+    assert parsed([]).radix_cache_backend is None
+    assert not parsed([], caching="basic").disable_radix_cache
 
 
 def test_another_transfer_backend_can_be_asked_for():

@@ -41,7 +41,7 @@ def flags_of(argv):
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode", "colocated"])
-def test_a_stock_instance_gets_the_flags_of_ours_but_for_the_transfer(peers, role):
+def test_a_stock_instance_gets_the_flags_of_ours_but_for_transfer_and_cache(peers, role):
     ours = ENGINE.instance(role, Ports())
     stock = StockSpec.like(ours, peers)
     argv = ours.argv()
@@ -49,6 +49,7 @@ def test_a_stock_instance_gets_the_flags_of_ours_but_for_the_transfer(peers, rol
     if role != "colocated":
         assert expected["--disaggregation-transfer-backend"] == "memserve"
         expected["--disaggregation-transfer-backend"] = "mooncake"
+        assert expected.pop("--radix-cache-backend") == "memserve"
     assert flags_of(stock.argv()[4:]) == expected
     assert "memserve" not in stock.argv()
     assert stock.argv()[:4] == [sys.executable, "-P", "-m", "sglang.launch_server"]

@@ -84,7 +84,7 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVMa
     manager.kv_item_lens_sum = manager.state_item_lens_sum = 0
     manager._news = threading.Event()
     manager._status_lock = threading.Lock()
-    manager.prefill = manager.decode = None
+    manager.prefill = manager.decode = manager.agent = None
     return manager
 
 

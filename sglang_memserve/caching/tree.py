@@ -1,0 +1,144 @@
+"""SGLang's radix cache, and the one place that touches its tree and allocator for others' KV.
+
+All of it runs on SGLang's scheduler thread.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
+from sglang.srt.mem_cache.radix_cache import RadixKey
+from sglang.srt.mem_cache.registry import create_unified_radix_cache
+from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+if TYPE_CHECKING:
+    from sglang_memserve.caching.agent import CachingAgent
+
+
+class Namespace(NamedTuple):
+    """What keeps equal tokens apart in SGLang's tree: LoRA and extra key, and the cache salt."""
+
+    extra_key: str | None
+    cache_salt: str | None
+
+
+class Adopted(StrEnum):
+    """What became of KV that another instance sent."""
+
+    INSERTED = "inserted"
+    PRESENT = "present"
+    GAP = "gap"
+    FULL = "full"
+
+
+class Held(NamedTuple):
+    """Pages `[n]` (int64, host) of one request's KV. The tree keeps them until `release`."""
+
+    pages: torch.Tensor
+    lock: Any
+    epoch: int
+
+
+class MemServeRadixCache(UnifiedRadixCache):
+    """`agent`, once it is there, hears of each request that ends."""
+
+    def __init__(self, params: Any) -> None:
+        self.agent: CachingAgent | None = None
+        # A reset empties the pool: what was held or read before means nothing after it.
+        self.epoch = 0
+        # Of requests that ended: tokens of prompts, and how many of them were cached here.
+        self.prompts: Counter[str] = Counter()
+        super().__init__(params)
+
+    def reset(self) -> None:
+        self.epoch += 1
+        super().reset()
+
+    def checkpoint(self, req: Any, *, up_to: int, **how: Any) -> None:
+        super().checkpoint(req, up_to=up_to, **how)
+        if self.agent is not None and req.finished():
+            self.agent.finished(req, up_to)
+
+    def on_release(self, req: Any, *, checkpointed: bool) -> None:
+        super().on_release(req, checkpointed=checkpointed)
+        if req.finished():
+            self.prompts["prompt_tokens"] += len(req.origin_input_ids)
+            self.prompts["prompt_tokens_cached"] += req.cached_tokens
+        if self.agent is not None:
+            self.agent.released(req)
+
+    def hold(self, node: Any, first: int, stop: int) -> Held:
+        """The pages of tokens `[first, stop)`, whole pages, on the path to `node`."""
+        lock = self.lock(node)
+        slots = self.path_device_indices(node)[first : stop : self.page_size]
+        return Held((slots // self.page_size).to("cpu"), lock, self.epoch)
+
+    def release(self, held: Held) -> None:
+        if held.epoch == self.epoch:
+            self.unlock(held.lock)
+
+    def adopt(
+        self,
+        tokens: npt.NDArray[np.int32],
+        namespace: Namespace,
+        first: int,
+        write: Callable[[torch.Tensor, int], None],
+    ) -> Adopted:
+        """Takes in the KV of `tokens[first:]`, whole pages. `write(pages, skipped)` copies it to pages
+        (int64 `[n]`, host), but for the first `skipped` pages of it. Raises what `write` raises.
+        """
+        key = RadixKey(array("q", tokens.tolist()), namespace.extra_key, cache_salt=namespace.cache_salt)
+        found = self.match_prefix(MatchPrefixParams(key=key))
+        present = int(found.device_prefix_len)
+        if present < first:
+            return Adopted.GAP
+        if present >= len(tokens):
+            return Adopted.PRESENT
+        lock = self.lock(found.last_device_node)
+        try:
+            slots = self._slots(len(tokens) - present)
+            if slots is None:
+                return Adopted.FULL
+            self._fill(
+                key, found.last_device_node, present, slots, lambda pages: write(pages, present - first)
+            )
+        finally:
+            self.unlock(lock)
+        return Adopted.INSERTED
+
+    def _fill(
+        self, key: Any, node: Any, present: int, slots: torch.Tensor, write: Callable[[torch.Tensor], None]
+    ) -> None:
+        try:
+            write((slots[:: self.page_size] // self.page_size).to("cpu", torch.int64))
+        except BaseException:
+            self.token_to_kv_pool_allocator.free(slots)
+            raise
+        head = self.path_device_indices(node)[:present]
+        self.insert(
+            InsertParams(
+                key=key,
+                value=torch.cat([head, slots.to(head.dtype)]),
+                prev_prefix_len=present,
+                inserted_len=len(key),
+            )
+        )
+
+    def _slots(self, count: int) -> torch.Tensor | None:
+        allocator = self.token_to_kv_pool_allocator
+        slots: torch.Tensor | None = allocator.alloc(count)
+        if slots is None:
+            self.evict_for_alloc(EvictParams(num_tokens=count - allocator.available_size()))
+            slots = allocator.alloc(count)
+        return slots
+
+
+def create(context: Any) -> Any:
+    """SGLang's factory for `--radix-cache-backend memserve`."""
+    return create_unified_radix_cache(context, cache_class=MemServeRadixCache)

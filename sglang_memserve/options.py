@@ -1,0 +1,70 @@
+"""What an instance can be told beside SGLang's flags. Defaults are stated here and nowhere else."""
+
+import os
+from collections.abc import MutableMapping
+from dataclasses import dataclass, fields
+
+CACHING = ("basic", "1", "2", "3")
+_HELP = """MemServe's flags (each also as MEMSERVE_CACHING and so on; a flag wins):
+  --memserve-caching {basic,1,2,3}
+                        of a prefill or decode instance: basic keeps no KV; 1: prefill keeps what it computed;
+                        2: decode too, and is sent only what it lacks; 3: decode also sends the answer's KV
+                        back to prefill, where the next turn finds it (default: 3)
+  --memserve-dram SIZE  host memory for KV on its way to and from other instances: "512MiB", "10%" of what is
+                        free, or "64 blocks" (default: 256MiB)
+"""
+
+
+class OptionError(ValueError):
+    pass
+
+
+@dataclass(frozen=True)
+class InstanceOptions:
+    """`caching`: one of CACHING; `dram`: as `mempool.tiers.sizes.blocks_of_size` takes it."""
+
+    caching: str = "3"
+    dram: str = "256MiB"
+
+    def __post_init__(self) -> None:
+        if self.caching not in CACHING:
+            raise OptionError(f"--memserve-caching {self.caching}: choose from {', '.join(CACHING)}")
+
+    @classmethod
+    def from_environment(cls) -> "InstanceOptions":
+        """As `publish` left them, for the processes that SGLang spawns. Raises OptionError."""
+        names = {field.name: _variable(field.name) for field in fields(cls)}
+        return cls(**{name: os.environ[found] for name, found in names.items() if os.environ.get(found)})
+
+    def publish(self, environ: MutableMapping[str, str]) -> None:
+        for field in fields(self):
+            environ[_variable(field.name)] = getattr(self, field.name)
+
+
+def take(argv: list[str]) -> tuple[InstanceOptions, list[str]]:
+    """The options of a command line and of the environment; what is left for SGLang. Raises OptionError."""
+    given: dict[str, str] = {}
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--memserve-"):
+            rest.append(word)
+            continue
+        name = flag.removeprefix("--memserve-").replace("-", "_")
+        if name not in {field.name for field in fields(InstanceOptions)}:
+            raise OptionError(f"{flag}: there is no such flag\n{_HELP}")
+        found = value if equals else next(words, None)
+        if not found or found.startswith("--"):
+            raise OptionError(f"{flag} needs a value\n{_HELP}")
+        given[name] = found
+    environment = InstanceOptions.from_environment()
+    return InstanceOptions(**{**environment.__dict__, **given}), rest
+
+
+def help_text() -> str:
+    return _HELP
+
+
+def _variable(name: str) -> str:
+    return f"MEMSERVE_{name.upper()}"

@@ -1,0 +1,152 @@
+"""SGLang's real trees and allocators on the CPU, with agents between them; no servers."""
+
+import time
+from array import array
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator
+from sglang.srt.mem_cache.base_prefix_cache import InsertParams, MatchPrefixParams
+from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+from sglang.srt.mem_cache.radix_cache import RadixKey
+from sglang.srt.mem_cache.unified_cache.components import ComponentType
+
+from mempool.layout import BlockLayout
+from mempool.paged import PagedBuffers
+from sglang_memserve.caching.agent import CachingAgent
+from sglang_memserve.caching.tree import MemServeRadixCache, Namespace
+
+PAGE, LAYERS, HEADS, DIM = 4, 2, 2, 8
+PLAIN = Namespace(None, None)
+
+
+class Instance:
+    """A tree over a pool of `pages`, and an agent. `core`: rust or python."""
+
+    def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks"):
+        self.pages = pages
+        self.planes = [torch.zeros((pages + 1) * PAGE, HEADS, DIM) for _ in range(2 * LAYERS)]
+        self.allocator = PagedTokenToKVPoolAllocator(
+            pages * PAGE, PAGE, torch.float32, "cpu", SimpleNamespace(), need_sort=False
+        )
+        self.tree = MemServeRadixCache(
+            CacheInitParams(
+                disable=False,
+                req_to_token_pool=SimpleNamespace(),
+                token_to_kv_pool_allocator=self.allocator,
+                page_size=PAGE,
+                tree_components=(ComponentType.FULL,),
+                tree_core_backend=core,
+            )
+        )
+        self.agent = CachingAgent(
+            name, role, "127.0.0.1", self.tree, (self.buffers(), self.buffers()), dram, None
+        )
+
+    def buffers(self):
+        plane = PAGE * HEADS * DIM * 4
+        layout = BlockLayout(
+            kind="mha", dtype="float32", page_size=PAGE, layers=LAYERS, heads=HEADS,
+            k_plane_bytes=plane, v_plane_bytes=plane,
+        )  # fmt: skip
+        return PagedBuffers(self.planes, layout)
+
+    def compute(self, tokens, namespace=PLAIN):
+        """As a forward would: KV of all the tokens, whole pages, that says which token it is of."""
+        present = self.known(tokens, namespace)
+        slots = self.allocator.alloc(len(tokens) - present)
+        for layer, plane in enumerate(self.planes):
+            plane[slots] = kv_of(tokens, layer)[present:, None, None].expand(-1, HEADS, DIM)
+        key = key_of(tokens, namespace)
+        node = self.tree.match_prefix(MatchPrefixParams(key=key)).last_device_node
+        head = self.tree.path_device_indices(node)[:present]
+        result = self.tree.insert(
+            InsertParams(
+                key=key,
+                value=torch.cat([head, slots]),
+                prev_prefix_len=present,
+                inserted_len=len(tokens),
+            )
+        )
+        return result.last_device_node
+
+    def known(self, tokens, namespace=PLAIN):
+        found = self.tree.match_prefix(MatchPrefixParams(key=key_of(tokens, namespace)))
+        return int(found.device_prefix_len)
+
+    def holds(self, tokens, namespace=PLAIN):
+        """Whether the tree has all of it, and the bytes are those of these tokens."""
+        key = key_of(tokens, namespace)
+        found = self.tree.match_prefix(MatchPrefixParams(key=key))
+        if int(found.device_prefix_len) != len(tokens):
+            return False
+        slots = self.tree.path_device_indices(found.last_device_node)
+        return all(
+            torch.equal(plane[slots], kv_of(tokens, layer)[:, None, None].expand(-1, HEADS, DIM))
+            for layer, plane in enumerate(self.planes)
+        )
+
+    def everything_is_accounted_for(self):
+        tree = self.tree
+        return (
+            self.allocator.available_size() + tree.full_evictable_size() == self.pages * PAGE
+            and self.agent._pool.counts("dram")[1] == 0
+        )
+
+    def close(self):
+        self.agent.close()
+
+
+def kv_of(tokens, layer):
+    """Attention has seen all before it."""
+    return torch.tensor(tokens, dtype=torch.float32).cumsum(0) * (layer + 1)
+
+
+def key_of(tokens, namespace=PLAIN):
+    return RadixKey(array("q", tokens), namespace.extra_key, cache_salt=namespace.cache_salt)
+
+
+def answered(instance, room, prompt, answer, namespace=PLAIN, **how):
+    """A request that decode has finished: all of it but the last token is in its tree."""
+    tokens = prompt + answer
+    stop = (len(tokens) - 1) // PAGE * PAGE
+    node = instance.compute(tokens[:stop], namespace)
+    req = SimpleNamespace(
+        bootstrap_room=room,
+        origin_input_ids=prompt,
+        full_untruncated_fill_ids=array("q", tokens),
+        last_node=node,
+        extra_key=namespace.extra_key,
+        cache_salt=namespace.cache_salt,
+        finished_reason=how.get("reason"),
+        multimodal_inputs=how.get("multimodal"),
+        skip_radix_cache_insert=False,
+    )
+    instance.agent.finished(req, len(tokens) - 1)
+    return tokens[:stop]
+
+
+def until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def make_instance():
+    made = []
+
+    def make(name, role, **how):
+        made.append(Instance(name, role, **how))
+        return made[-1]
+
+    yield make
+    for instance in made:
+        instance.close()
+
+
+@pytest.fixture
+def tools():
+    return SimpleNamespace(answered=answered, until=until, PAGE=PAGE, Namespace=Namespace)

@@ -1,0 +1,53 @@
+"""MemServe's own flags, out of SGLang's command line."""
+
+import pytest
+
+from sglang_memserve.options import InstanceOptions, OptionError, take
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    for name in ("MEMSERVE_CACHING", "MEMSERVE_DRAM"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--memserve-caching", "2", "--memserve-dram=1GiB"],
+        ["--memserve-caching=2", "--memserve-dram", "1GiB"],
+    ],
+)
+def test_our_flags_are_taken_and_sglangs_left(given):
+    options, rest = take(["--port", "1", *given, "--tp-size=2"])
+    assert options == InstanceOptions(caching="2", dram="1GiB")
+    assert rest == ["--port", "1", "--tp-size=2"]
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch):
+    assert take([])[0].caching == "3"
+    monkeypatch.setenv("MEMSERVE_CACHING", "1")
+    assert take([])[0].caching == "1"
+    assert take(["--memserve-caching", "basic"])[0].caching == "basic"
+
+
+def test_spawned_processes_find_what_was_asked_for(monkeypatch):
+    environ = {}
+    InstanceOptions(caching="1", dram="2GiB").publish(environ)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert InstanceOptions.from_environment() == InstanceOptions(caching="1", dram="2GiB")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--memserve-caching", "4"], "--memserve-caching 4: choose from basic, 1, 2, 3"),
+        (["--memserve-caching"], "--memserve-caching needs a value"),
+        (["--memserve-caching", "--port"], "--memserve-caching needs a value"),
+        (["--memserve-cachnig", "3"], "--memserve-cachnig: there is no such flag"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(argv, says):
+    with pytest.raises(OptionError, match=says):
+        take(argv)

@@ -1,8 +1,8 @@
 """A workload: sessions of turns, as every generator and loader makes them and every client replays them.
 
-The prompt of turn n is the tokens of turn 1, the answer to it, the tokens of turn 2, ... the tokens of turn n.
-Turn n is sent only after answer n-1 has come, and its prompt holds the answer that really came. Prefixes are
-shared where sessions begin with equal tokens.
+The prompt of turn n is the tokens of turn 1, the answer to it, the tokens of turn 2, ... the tokens of turn
+n. Turn n is sent only after answer n-1 has come, and its prompt holds the answer that really came. Prefixes
+are shared where sessions begin with equal tokens.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 class Turn:
     """What is added to the conversation before an answer of `output_tokens`.
 
-    `tokens`: the added token ids (after the previous answer). `text`: the same as text, where the source has one
-    (else None). `after`: seconds between the end of the previous answer and this turn (0 for the first).
+    `tokens`: the added token ids (after the previous answer). `text`: the same as text, where the source has
+    one (else None). `after`: seconds between the end of the previous answer and this turn (0 for the first).
     """
 
     tokens: tuple[int, ...]

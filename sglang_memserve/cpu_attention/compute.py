@@ -86,31 +86,28 @@ def _extend_in_blocks(
     scale: float,
     out: torch.Tensor,
 ) -> None:
-    """Scores and their softmax are fp32. They weigh V in bf16 for bf16 queries, else in fp32."""
+    """Scores, their softmax and what they weigh are fp32; bf16 instructions multiply what came as bf16."""
     new, heads, dim = query.shape
-    weigh_in = torch.bfloat16 if query.dtype == torch.bfloat16 else torch.float32
-    k, v = keys.float().permute(1, 2, 0), values.to(weigh_in).transpose(0, 1)
+    k, v = keys.float().permute(1, 2, 0), values.float().transpose(0, 1)
+    # A column of ones sums up the weights as they are multiplied, rounded: their rounding cancels out.
+    v = torch.cat([v, v.new_ones(*v.shape[:2], 1)], -1)
     rows = min(block_rows(heads, len(keys)), new)
     future = torch.full((rows, rows), float("-inf")).triu(1)
     # Made once: new memory for every block costs more than what is computed in it.
     scratch = torch.empty(heads * rows * len(keys))
-    weights = scratch if weigh_in == torch.float32 else torch.empty_like(scratch, dtype=weigh_in)
     # Query heads of one KV head, side by side: [kv_heads, heads of it, tokens, dim].
     shared, shared_out = (x.view(new, len(k), heads // len(k), -1).permute(1, 2, 0, 3) for x in (query, out))
     for start in range(0, new, rows):
         block = shared[:, :, start : start + rows].float()
         count, seen = block.shape[2], prefix + start + block.shape[2]
         scores = scratch[: heads * count * seen].view(len(k), -1, seen)
-        weight = scores if weights is scratch else weights[: scores.numel()].view_as(scores)
         flat = block.reshape(len(k), -1, dim)
         with multiplied_as(query.dtype, keys.dtype):
             torch.baddbmm(scores, flat, k[:, :, :seen], beta=0, alpha=scale, out=scores)
-        scores.view(len(k), -1, count, seen)[..., seen - count :] += future[:count, :count]
-        torch.softmax(scores, -1, out=scores)
-        if weight is not scores:
-            weight.copy_(scores)
-        weighed = torch.bmm(weight, v[:, :seen])
-        shared_out[:, :, start : start + rows] = weighed.view(len(k), -1, count, v.shape[-1])
+            scores.view(len(k), -1, count, seen)[..., seen - count :] += future[:count, :count]
+            weighed = torch.bmm(torch.softmax(scores, -1, out=scores), v[:, :seen])
+        weighed = weighed[..., :-1] / weighed[..., -1:]
+        shared_out[:, :, start : start + rows] = weighed.view(len(k), -1, count, weighed.shape[-1])
 
 
 @contextmanager

@@ -89,8 +89,6 @@ def _extend_in_blocks(
     """Scores, their softmax and what they weigh are fp32; bf16 instructions multiply what came as bf16."""
     new, heads, dim = query.shape
     k, v = keys.float().permute(1, 2, 0), values.float().transpose(0, 1)
-    # A column of ones sums up the weights as they are multiplied, rounded: their rounding cancels out.
-    v = torch.cat([v, v.new_ones(*v.shape[:2], 1)], -1)
     rows = min(block_rows(heads, len(keys)), new)
     future = torch.full((rows, rows), float("-inf")).triu(1)
     # Made once: new memory for every block costs more than what is computed in it.
@@ -106,16 +104,16 @@ def _extend_in_blocks(
             torch.baddbmm(scores, flat, k[:, :, :seen], beta=0, alpha=scale, out=scores)
             scores.view(len(k), -1, count, seen)[..., seen - count :] += future[:count, :count]
             weighed = torch.bmm(torch.softmax(scores, -1, out=scores), v[:, :seen])
-        weighed = weighed[..., :-1] / weighed[..., -1:]
-        shared_out[:, :, start : start + rows] = weighed.view(len(k), -1, count, weighed.shape[-1])
+        shared_out[:, :, start : start + rows] = weighed.view(len(k), -1, count, v.shape[-1])
 
 
 @contextmanager
 def multiplied_as(*dtypes: torch.dtype) -> Iterator[None]:
-    """In the block fp32 matrices made of these dtypes are multiplied by bf16 instructions, if all are bf16.
+    """In the block fp32 matrices may be multiplied by bf16 instructions, where all of these dtypes are bf16.
 
-    Each product of two such numbers is exact in fp32, in which they are summed: nothing is lost, and it is
-    more than twice as fast. Elsewhere, and on CPUs without the instructions, nothing is another.
+    The product of two numbers that came as bf16 is exact in fp32, in which they are summed: nothing is lost,
+    and it is more than twice as fast. Softmax's weights may be rounded to bf16, as torch's own kernel does.
+    On CPUs without the instructions nothing is another.
     """
     matmul = torch.backends.mkldnn.matmul
     before = matmul.fp32_precision

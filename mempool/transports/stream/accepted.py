@@ -10,6 +10,8 @@ from mempool.transports.stream.framing import ARE_YOU_THERE, I_AM, PREFIX, Clock
 from mempool.transports.stream.memory import Memory
 from mempool.wire import MAX_HEADER_BYTES
 
+_AT_ONCE = 1024 * 1024
+
 
 class EndedError(Exception):
     """Nothing more comes of the connection; `fault`: what it did wrong."""
@@ -36,6 +38,7 @@ class Accepted:
         # Whether the listener's user has heard of it.
         self.known = False
         self.waits_for_room = False
+        self._awake_at = 1
         self._max_frame_bytes = max_frame_bytes
         self._place = place
         self._begin()
@@ -57,7 +60,11 @@ class Accepted:
             raise EndedError
         self.clock.hear()
         self._left -= count
-        return None if self._left else self._next()
+        if not self._left:
+            return self._next()
+        if self._left < self._awake_at:
+            self._wake_at(self._left)
+        return None
 
     def _into(self, parts: Sequence[memoryview]) -> int:
         try:
@@ -73,6 +80,13 @@ class Accepted:
 
     def _aim(self, target: Place, left: int) -> None:
         self._target, self._left = target, left
+        self._wake_at(min(left, _AT_ONCE) if target is self._payload else 1)
+
+    def _wake_at(self, count: int) -> None:
+        """Polls as readable only once so much is there: large payloads are read in large parts."""
+        if count != self._awake_at:
+            self._awake_at = count
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def _next(self) -> Received | None:
         """Turns to what follows the part that is complete; the message where that was its last."""

@@ -14,6 +14,7 @@ from mempool.peers import Peers
 from mempool.remote import messages
 from mempool.remote.asked import settle
 from mempool.remote.control import Control
+from mempool.remote.fetching import Fetching
 from mempool.remote.messages import Allocated, AllocMem, Done, FreeMem, Reply
 from mempool.remote.sending import Flags, Landed, Sending
 
@@ -26,7 +27,10 @@ class FutureCalls:
     `seconds` is how long the future may take: it ends with DeadlinePassed after that.
     """
 
-    def __init__(self, local: LocalPool, peers: Peers, control: Control, sending: Sending) -> None:
+    def __init__(
+        self, local: LocalPool, peers: Peers, control: Control, sending: Sending, fetching: Fetching
+    ) -> None:
+        self._fetching = fetching
         self._local = local
         self._peers = peers
         self._control = control
@@ -106,6 +110,14 @@ class FutureCalls:
         seconds: float = 30.0,
     ) -> Future[Landed]:
         return self._transfer(instance, source, target, flags, private, tokens, namespace, seconds)
+
+    def fetch(
+        self, instance: str, tokens: Tokens, *, namespace: str = "", seconds: float = 30.0
+    ) -> Future[int]:
+        try:
+            return self._fetching.ask(instance, token_array(tokens), namespace, seconds)
+        except (MemPoolError, ValueError) as error:
+            return _failed(error)
 
     def _transfer(
         self,

@@ -116,6 +116,11 @@ class LocalPool:
         with self.lock:
             return self.index.delete(namespace, tokens)
 
+    def clear(self) -> None:
+        """Unpublishes everything. Blocks under a lease are reused only after it."""
+        with self.lock:
+            self.index.clear()
+
     def swap_out(self, num_blocks: int) -> int:
         """Moves `num_blocks` of historical KV from HBM to DRAM, the least recently used first.
 

@@ -17,6 +17,7 @@ from mempool.membership.member import Member
 from mempool.membership.messages import Change, ChangeKind, InstanceInfo, new_incarnation
 from mempool.peers import Peers
 from mempool.remote.control import Control
+from mempool.remote.fetching import Fetching
 from mempool.remote.messages import Caller
 from mempool.remote.sending import Flags, Landed, Sending
 from mempool.remote.serving import Received, Serving
@@ -82,7 +83,9 @@ class MemPool:
         self._control = Control(control, caller, self._serving.answer, limits=limits, transports=transports)
         self._sender = BlockSender(checksum=checksum, limits=limits, transports=transports)
         self._sending = Sending(self.local, self._control, self._sender)
-        self.start = FutureCalls(self.local, self._peers, self._control, self._sending)
+        self._fetching = Fetching(self.local, self._peers, self._control, self._sending)
+        self._serving.fetching = self._fetching
+        self.start = FutureCalls(self.local, self._peers, self._control, self._sending, self._fetching)
         self.info = InstanceInfo(
             instance=instance,
             incarnation=incarnation,
@@ -119,6 +122,7 @@ class MemPool:
             self._member.close()
         self._clock.join()
         self._sending.close(PeerDied(self.info.instance, "this instance stops"))
+        self._fetching.close(PeerDied(self.info.instance, "this instance stops"))
         self._serving.close()
         self.start.close()
         self._control.close()
@@ -170,6 +174,10 @@ class MemPool:
         """As `LocalPool.delete`."""
         return self.local.delete(tokens, namespace)
 
+    def clear(self) -> None:
+        """As `LocalPool.clear`."""
+        self.local.clear()
+
     def swap_out(self, num_blocks: int) -> int:
         """As `LocalPool.swap_out`."""
         return self.local.swap_out(num_blocks)
@@ -216,14 +224,24 @@ class MemPool:
             instance, tokens, source, target, flags, private, namespace=namespace, seconds=seconds
         ).result()
 
+    def fetch(self, instance: str, tokens: Tokens, *, namespace: str = "", seconds: float = 30.0) -> int:
+        """Has `instance` send what it has published of `tokens`, in any medium of its own, to this instance's
+        DRAM, where it is published; what is there already is not sent. Returns how many blocks of the tokens,
+        from the first on, `instance` had, and returns once they are here.
+
+        Raises PeerDied, Refused, OutOfBlocks, DeadlinePassed.
+        """
+        return self.start.fetch(instance, tokens, namespace=namespace, seconds=seconds).result()
+
     def counts(self, medium: Medium) -> Counts:
         return self.local.counts(medium)
 
     def counters(self) -> dict[str, int]:
-        """Now under way or held: `incoming`, `outgoing`, `held_blocks`, `leases`; sums of the rest."""
+        """Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`; sums of the rest."""
         return {
             "incoming": self._serving.incoming,
             "outgoing": self._sending.outgoing,
+            "fetching": self._fetching.asked,
             "held_blocks": self._serving.held_blocks,
             "leases": self.local.index.leases,
             "bytes_sent": self._sender.bytes_sent,
@@ -262,6 +280,7 @@ class MemPool:
         self.local.forget(instance, keep_incarnation)
         self._serving.release(instance, keep_incarnation)
         self._sending.release(instance, keep_incarnation)
+        self._fetching.release(instance, keep_incarnation)
 
     def _fenced(self, old: int, new: int) -> None:
         """Others took this instance for dead, and have freed what was its own there: it begins anew."""
@@ -286,5 +305,6 @@ class MemPool:
                 self.local.expire()
                 self._serving.expire()
                 self._sending.expire()
+                self._fetching.expire()
             except Exception:
                 logger.exception("what is overdue")

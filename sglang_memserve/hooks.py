@@ -29,6 +29,8 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_DECODE}.DecodePreallocQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", refuse_what_was_not_admitted),
+        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", fetch_what_it_hints_at),
+        HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", fetch_what_it_hints_at),
         HookSpec(f"{_SCHEDULER}.ingest_requests", "AROUND", tick),
         HookSpec(f"{_SCHEDULER}.get_internal_state", "AFTER", add_counters),
         HookSpec(f"{_SCHEDULER}.get_init_info", "AFTER", advertise),
@@ -122,17 +124,20 @@ def attach_pool(manager: Any, queue: Any) -> None:
 
 
 def caching_agent(manager: Any, scheduler: Any, pool: Any) -> Any:
-    """None where answers are not sent back to prefill."""
+    """None where nothing is kept but in SGLang's own tree."""
     from sglang_memserve.caching.agent import CachingAgent
     from sglang_memserve.caching.tree import MemServeRadixCache
     from sglang_memserve.kv_pool import paged_buffers
+    from sglang_memserve.model.digest import model_digest
     from sglang_memserve.options import InstanceOptions
 
     options, args, tree = InstanceOptions.from_environment(), scheduler.server_args, scheduler.tree_cache
-    if options.caching != "3" or tree.disable or not isinstance(tree, MemServeRadixCache):
+    if tree.disable or not isinstance(tree, MemServeRadixCache):
         return None
     if args.tp_size > 1:
-        logger.warning("--memserve-caching 3 sends no answers back with --tp-size > 1 yet: as 2")
+        logger.warning(
+            "with --tp-size > 1 no KV is kept in DRAM yet, and no answers are sent back to prefill"
+        )
         return None
     return CachingAgent(
         f"{manager.local_ip}:{args.port}",
@@ -141,7 +146,11 @@ def caching_agent(manager: Any, scheduler: Any, pool: Any) -> Any:
         tree,
         (paged_buffers(pool), paged_buffers(pool)),
         options.dram,
+        options.caching == "3",
         getattr(scheduler, "forward_stream", None),
+        manager.wake,
+        options.all_registries,
+        {"model": model_digest(args.model_path)},
     )
 
 
@@ -150,6 +159,16 @@ def refuse_what_was_not_admitted(result: object, queue: Any, req: Any, *args: An
     manager = getattr(queue.scheduler, "memserve_manager", None)
     if manager is not None and req.disagg_kv_sender is None and req.bootstrap_room:
         manager.prefill.refuse_room(req.bootstrap_room, "rejected by the prefill instance")
+
+
+def fetch_what_it_hints_at(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
+    """A hint must cost no request its answer, whatever is wrong with it."""
+    manager = getattr(queue.scheduler, "memserve_manager", None)
+    if manager is not None and manager.agent is not None and req.bootstrap_room:
+        try:
+            manager.agent.arrived(req)
+        except Exception:
+            logger.exception("the hint of %s", req.rid)
 
 
 def tick(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
@@ -174,7 +193,8 @@ def add_counters(result: Any, scheduler: Any, *args: Any) -> None:
     manager = getattr(scheduler, "memserve_manager", None)
     if manager is not None:
         prompts = getattr(scheduler.tree_cache, "prompts", {})
-        result.internal_state["memserve"] = {**manager.counters(), **prompts}
+        name = {} if manager.agent is None else {"instance": manager.agent.name}
+        result.internal_state["memserve"] = {**manager.counters(), **prompts, **name}
 
 
 def advertise(result: dict[str, Any], scheduler: Any) -> None:

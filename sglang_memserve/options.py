@@ -4,14 +4,20 @@ import os
 from collections.abc import MutableMapping
 from dataclasses import dataclass, fields
 
+from mempool.membership.messages import check_endpoint
+
 CACHING = ("basic", "1", "2", "3")
 _HELP = """MemServe's flags (each also as MEMSERVE_CACHING and so on; a flag wins):
   --memserve-caching {basic,1,2,3}
                         of a prefill or decode instance: basic keeps no KV; 1: prefill keeps what it computed;
                         2: decode too, and is sent only what it lacks; 3: decode also sends the answer's KV
                         back to prefill, where the next turn finds it (default: 3)
-  --memserve-dram SIZE  host memory for KV on its way to and from other instances: "512MiB", "10%" of what is
-                        free, or "64 blocks" (default: 256MiB)
+  --memserve-dram SIZE  host memory for KV of requests that ended, from where it comes back when it has left
+                        the device: "8GiB", "10%" of what is free, "4096 blocks", or 0 for none
+                        (default: 256MiB)
+  --memserve-registries URL[,URL]
+                        registries (python -m mempool.membership.registry) by which instances know each other,
+                        to fetch prefixes from one another (default: none)
 """
 
 
@@ -21,14 +27,27 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True)
 class InstanceOptions:
-    """`caching`: one of CACHING; `dram`: as `mempool.tiers.sizes.blocks_of_size` takes it."""
+    """`caching`: one of CACHING; `dram`: as `mempool.tiers.sizes.blocks_of_size` takes it, or "0".
+
+    `registries`: endpoints, with commas between them.
+    """
 
     caching: str = "3"
     dram: str = "256MiB"
+    registries: str = ""
 
     def __post_init__(self) -> None:
         if self.caching not in CACHING:
             raise OptionError(f"--memserve-caching {self.caching}: choose from {', '.join(CACHING)}")
+        for endpoint in self.all_registries:
+            try:
+                check_endpoint(endpoint)
+            except ValueError as error:
+                raise OptionError(f"--memserve-registries: {error}") from None
+
+    @property
+    def all_registries(self) -> list[str]:
+        return [endpoint.strip() for endpoint in self.registries.split(",") if endpoint.strip()]
 
     @classmethod
     def from_environment(cls) -> "InstanceOptions":

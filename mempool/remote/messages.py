@@ -5,6 +5,7 @@ caller to owner                                     owner to caller
 AllocMem                                            Allocated
 FreeMem                                             Done
 Offer: blocks that the caller wants to send         Admitted: a ticket of the block channel, and where they go
+Fetch: tokens whose blocks are to be sent to it     Comes: how many will be offered
 any                                                 Failed
 """
 
@@ -58,6 +59,20 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
     tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)] | None = None
 
 
+class Fetch(msgspec.Struct, tag="fetch", frozen=True):
+    """`cookie` comes with the blocks as the `private` of their transfer. `tokens`: int32."""
+
+    tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)]
+    namespace: Name
+    cookie: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+
+
+class Comes(msgspec.Struct, tag="comes", frozen=True):
+    """So many blocks of the tokens, those from the first on, are published at the owner, and are sent."""
+
+    blocks: Unsigned
+
+
 class Allocated(msgspec.Struct, tag="allocated", frozen=True):
     incarnation: Unsigned
     blocks: PackedBlocks
@@ -89,9 +104,9 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     cause: Reason
 
 
-Ask = AllocMem | FreeMem | Offer
-Reply = Allocated | Done | Admitted | Failed
-R = TypeVar("R", Allocated, Done, Admitted)
+Ask = AllocMem | FreeMem | Offer | Fetch
+Reply = Allocated | Done | Admitted | Comes | Failed
+R = TypeVar("R", Allocated, Done, Admitted, Comes)
 
 
 class Caller(msgspec.Struct, frozen=True):

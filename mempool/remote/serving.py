@@ -2,17 +2,31 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mempool.address import Addresses, BlockNumbers, Medium
 from mempool.errors import BadAddress, MemPoolError, Refused
 from mempool.local import LocalPool
 from mempool.matched import Matched
 from mempool.remote import messages
-from mempool.remote.messages import Admitted, Allocated, AllocMem, Call, Caller, Done, Failed, FreeMem, Offer
+from mempool.remote.messages import (
+    Admitted,
+    Allocated,
+    AllocMem,
+    Call,
+    Caller,
+    Done,
+    Failed,
+    Fetch,
+    FreeMem,
+    Offer,
+)
 from mempool.tiers.tier import Tier, pages_of
 from mempool.transfer.receiver import BlockReceiver
 from mempool.wire import short
+
+if TYPE_CHECKING:
+    from mempool.remote.fetching import Fetching
 
 
 class Received(NamedTuple):
@@ -61,6 +75,8 @@ class Serving:
         self._receiver = receiver
         self._on_received = on_received
         self._on_hbm = on_hbm
+        # Needs those that need this object.
+        self.fetching: Fetching | None = None
         self._held: dict[Caller, dict[Medium, set[int]]] = {}
         self._incoming: dict[int, _Incoming] = {}
 
@@ -71,11 +87,15 @@ class Serving:
                 return self._alloc(call.caller, call.ask)
             if isinstance(call.ask, FreeMem):
                 return self._free(call.caller, call.ask)
+            if isinstance(call.ask, Fetch):
+                if self.fetching is None:
+                    raise Refused(call.caller.instance, "not yet")
+                return self.fetching.serve(call, call.ask)
             return self._admit(call, call.ask)
         except (MemPoolError, ValueError) as error:
             return Failed(
                 kind=type(error).__name__ if isinstance(error, MemPoolError) else Refused.__name__,
-                medium=call.ask.medium,
+                medium=Medium.DRAM if isinstance(call.ask, Fetch) else call.ask.medium,
                 incarnation=self._local.incarnation,
                 cause=short(getattr(error, "cause", str(error))),
             )
@@ -216,9 +236,12 @@ class Serving:
                 if incoming.head is not None:
                     incoming.head.release()
         for_engine = self._is_for_engine(incoming.offer)
+        received = self._received(incoming, private, for_engine)
+        if received.published and self.fetching is not None and self.fetching.received(received):
+            return
         callback = self._on_hbm if for_engine else self._on_received
         if callback is not None:
-            callback(self._received(incoming, private, for_engine))
+            callback(received)
 
     def _received(self, incoming: _Incoming, private: bytes, for_engine: bool) -> Received:
         offer = incoming.offer

@@ -3,36 +3,52 @@
 import logging
 import threading
 from collections import Counter, deque
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
 
-from mempool.address import Medium
+from mempool.address import Addresses, Medium
 from mempool.arena import DramArena
 from mempool.errors import MemPoolError
+from mempool.index.keys import Tokens
 from mempool.membership.messages import InstanceInfo
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
 from mempool.remote.serving import Received
 from mempool.sockets import endpoint_of
 from mempool.tiers.tier import dram_arena, pages_of
+from sglang_memserve.caching.fetches import Fetches, hint_of
+from sglang_memserve.caching.outgoing import Ended, Outgoing, WayBack
 from sglang_memserve.caching.tree import Adopted, MemServeRadixCache, Namespace
-from sglang_memserve.caching.write_back import Answer, WriteBack
 
 logger = logging.getLogger(__name__)
 
+# What is under way needs some, also where DRAM is no tier.
+STAGING = "64MiB"
 # The longest that the MemPool carries.
 _MAX_NAMESPACE = 256
 # Far above what one instance decodes at once: rooms whose requests ended without a word.
 _MAX_ROOMS = 65_536
+# What is read on the scheduler's thread is not leased for longer.
+_LEASE_SECONDS = 30.0
+
+
+class Prefilled(NamedTuple):
+    """Who prefilled a room's request, and the epoch of the cache that it has it in."""
+
+    instance: InstanceInfo
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class CachingAgent:
-    """`finished`, `released` and `tick` belong to the scheduler's thread, `introduce` to any.
+    """`introduce` may be called from any thread, all else belongs to the scheduler's.
 
-    `buffers`: SGLang's KV pool, a view of this agent's own. `forward_stream`: the scheduler's, on CUDA.
+    `buffers`: two views of SGLang's KV pool, this agent's own. `dram`: a size, "0" where DRAM is to be no
+    tier. `writes_back`: whether answers are sent back. `forward_stream`: the scheduler's, on CUDA. `wake`
+    ends the scheduler's wait, from any thread. `registries`, `namespace`: see `MemPool`.
     """
 
     def __init__(
@@ -43,13 +59,19 @@ class CachingAgent:
         tree: MemServeRadixCache,
         buffers: tuple[PagedBuffers, PagedBuffers],
         dram: str,
+        writes_back: bool,
         forward_stream: Any,
+        wake: Callable[[], None] = lambda: None,
+        registries: Sequence[str] = (),
+        namespace: Mapping[str, str] | None = None,
     ) -> None:
         self._tree = tree
         self._to_hbm, to_dram = buffers
-        self._arena: DramArena = dram_arena(to_dram.layout, dram)
+        self._publishes = dram != "0"
+        self._writes_back = writes_back
+        self._arena: DramArena = dram_arena(to_dram.layout, dram if self._publishes else STAGING)
         self._arrived: deque[Received] = deque()
-        self._rooms: dict[int, InstanceInfo] = {}
+        self._rooms: dict[int, Prefilled] = {}
         self._lock = threading.Lock()
         self._forward_stream = forward_stream if to_dram.device.type == "cuda" else None
         self._counts: Counter[str] = Counter()
@@ -57,58 +79,126 @@ class CachingAgent:
             name,
             {Medium.DRAM: self._arena},
             role=role,
+            namespace=namespace,
+            registries=registries,
             control=endpoint_of("tcp", host, 0),
             data=endpoint_of("stream", host, 0),
             on_hbm=self._arrived.append,
         )
-        self._write_back = WriteBack(self._pool, self._arena, to_dram, lambda epoch: epoch == tree.epoch)
+        self._outgoing = Outgoing(self._pool, self._arena, to_dram, self._publishes, tree.unless_flushed)
+        self._fetches = Fetches(self._pool, wake)
+        self._role = role
         tree.agent = self
 
     @property
-    def info(self) -> InstanceInfo:
-        return self._pool.info
+    def name(self) -> str:
+        return self._pool.info.instance
+
+    @property
+    def prefilled(self) -> Prefilled:
+        """What a decode instance is told of this one."""
+        return Prefilled(self._pool.info, self._tree.epoch)
 
     def counters(self) -> dict[str, int]:
-        sent = self._pool.counters()["bytes_sent"]
-        return {**self._counts, **self._write_back.counters(), "kv_bytes_written_back": sent}
+        dram, sent = self._pool.counts(Medium.DRAM), self._pool.counters()["bytes_sent"]
+        held = {"dram_blocks": dram.historical, "dram_blocks_in_use": dram.active}
+        parts = (self._counts, self._outgoing.counters(), self._fetches.counters(), held)
+        return {name: count for part in parts for name, count in part.items()} | {
+            "kv_bytes_sent_from_dram": sent
+        }
 
-    def introduce(self, room: int, info: InstanceInfo) -> None:
-        """Names the prefill instance that serves a room. Raises MemPoolError where its KV does not fit."""
+    def introduce(self, room: int, prefilled: Prefilled) -> None:
+        """Says who prefilled a room's request. Raises MemPoolError where its KV does not fit."""
+        info = prefilled.instance
         known = self._pool.others.get(info.instance)
         if known is None or known.incarnation != info.incarnation:
             self._pool.introduce(info)
         with self._lock:
-            self._rooms[room] = info
+            self._rooms[room] = prefilled
             if len(self._rooms) > _MAX_ROOMS:
                 self._rooms.pop(next(iter(self._rooms)))
 
     def finished(self, req: Any, up_to: int) -> None:
         """The tree has the request's KV up to `up_to` now."""
         with self._lock:
-            info = self._rooms.pop(req.bootstrap_room, None)
-        if info is None or not _is_an_answer(req):
+            prefilled = self._rooms.pop(req.bootstrap_room, None)
+        name = _name(Namespace(req.extra_key, req.cache_salt))
+        if name is None or not _is_whole(req):
             return
         page = self._tree.page_size
-        first, stop = len(req.origin_input_ids) // page * page, up_to // page * page
-        namespace = msgspec.json.encode(Namespace(req.extra_key, req.cache_salt)).decode()
-        if first >= stop or len(namespace) > _MAX_NAMESPACE:
-            return
-        tokens = np.array(req.full_untruncated_fill_ids[:stop], dtype=np.int32)
-        held = self._tree.hold(req.last_node, first, stop)
-        self._write_back.put(Answer(info.instance, tokens, namespace, held, self._forward_event()))
+        tokens = np.array(req.full_untruncated_fill_ids[: up_to // page * page], dtype=np.int32)
+        back = self._way_back(prefilled, len(req.origin_input_ids) // page, len(tokens) // page)
+        first = self._first_missing(tokens, name, back)
+        if first * page < len(tokens) or back is not None:
+            held = self._tree.hold(req.last_node, first * page, len(tokens))
+            self._outgoing.put(Ended(tokens, name, first, held, self._forward_event(), back))
 
     def released(self, req: Any) -> None:
         with self._lock:
             self._rooms.pop(req.bootstrap_room, None)
+        self._fetches.forget(req.bootstrap_room)
+
+    def arrived(self, req: Any) -> None:
+        """A request that is not scheduled yet: what its hint names is fetched, if it is not here."""
+        try:
+            hint = hint_of(req)
+        except msgspec.ValidationError as error:
+            logger.debug("a hint of %s: %s", req.rid, error)
+            self._fetches.count("hints_malformed")
+            return
+        if hint is None or hint.role not in (None, self._role) or hint.source == self.name:
+            return
+        page, namespace = self._tree.page_size, Namespace(req.extra_key, req.cache_salt)
+        tokens, name = np.array(req.origin_input_ids, dtype=np.int32), _name(namespace)
+        tokens = tokens[: (len(tokens) - 1) // page * page]
+        if name is None or not self._publishes or req.multimodal_inputs is not None:
+            return
+        here = self._pool.match(tokens, namespace=name, lease_seconds=None).tokens
+        if max(here, self._tree.known(tokens, namespace)) < len(tokens):
+            self._fetches.begin(req.bootstrap_room, hint, tokens, name)
+
+    def waits(self, room: int) -> bool:
+        """Whether the room's request waits for what it is to find here."""
+        return self._fetches.waits(room)
+
+    def flushed(self) -> None:
+        """Nothing that was kept counts any more: weights may be others from now on."""
+        self._pool.clear()
+
+    def bring_in(self, key: Any, req: Any, present: int) -> bool:
+        """Whether DRAM had more of the key than the `present` tokens, and the tree has that now.
+
+        Each request is looked up once: what could not be brought in then is computed.
+        """
+        # A streaming session's KV is not all in the tree.
+        if not self._publishes or req.session is not None or getattr(req, "memserve_looked_up", False):
+            return False
+        req.memserve_looked_up = True
+        page, namespace = self._tree.page_size, Namespace(key.extra_key, key.cache_salt)
+        tokens, name = np.array(key.raw_token_ids(), dtype=np.int32), _name(namespace)
+        if name is None or len(tokens) // page * page <= present:
+            return False
+        with self._pool.match(tokens, namespace=name, lease_seconds=_LEASE_SECONDS) as found:
+            if found.tokens <= present:
+                return False
+            try:
+                outcome = self._adopt(tokens[: found.tokens], namespace, found.addresses, found.check)
+            except MemPoolError as error:
+                logger.warning("KV in DRAM was gone before it was read: %s", error)
+                return False
+        self._counts[f"dram_hits_{outcome}"] += 1
+        if outcome is Adopted.INSERTED:
+            self._counts["prompt_tokens_from_dram"] += found.tokens - present
+        return outcome is Adopted.INSERTED
 
     def tick(self) -> None:
         """Before the scheduler takes in requests: what has come is in the tree when they are matched."""
-        for held in self._write_back.done():
+        for held in self._outgoing.done():
             self._tree.release(held)
         while self._arrived:
             received = self._arrived.popleft()
             try:
-                self._counts[f"write_backs_{self._adopt(received)}"] += 1
+                self._counts[f"write_backs_{self._take_in(received)}"] += 1
             except Exception:
                 logger.exception("KV from %s", received.instance)
                 self._counts["write_backs_failed"] += 1
@@ -116,22 +206,49 @@ class CachingAgent:
                 self._give_back(received)
 
     def close(self) -> None:
-        self._write_back.close()
+        self._outgoing.close()
         self._pool.close()
 
-    def _adopt(self, received: Received) -> Adopted:
+    def _way_back(self, prefilled: Prefilled | None, first: int, stop: int) -> WayBack | None:
+        if prefilled is None or not self._writes_back or first >= stop:
+            return None
+        return WayBack(prefilled.instance.instance, first, prefilled.epoch.to_bytes(8))
+
+    def _first_missing(self, tokens: Tokens, name: str, back: WayBack | None) -> int:
+        """The first block that DRAM has to be given."""
+        if self._publishes:
+            return self._pool.match(tokens, namespace=name, lease_seconds=None).blocks
+        return len(tokens) // self._tree.page_size if back is None else back.first
+
+    def _take_in(self, received: Received) -> str:
         tokens, page = received.tokens, self._tree.page_size
         if tokens is None or len(tokens) % page:
             raise MemPoolError("KV without its tokens, or of half a block")
+        if int.from_bytes(received.private) != self._tree.epoch:
+            return "flushed"
         namespace = msgspec.json.decode(received.namespace, type=Namespace)
-        rows = pages_of(received.addresses)
-        first = len(tokens) - len(rows) * page
+        return self._adopt(tokens, namespace, [received.addresses], lambda: self._require_own(received))
+
+    def _require_own(self, received: Received) -> None:
+        if received.addresses.owner.incarnation != self._pool.info.incarnation:
+            raise MemPoolError("it came for an earlier incarnation, and its blocks are others' now")
+
+    def _adopt(
+        self, tokens: Any, namespace: Namespace, addresses: list[Addresses], check: Callable[[], None]
+    ) -> Adopted:
+        """Into the tree, what these DRAM blocks hold of the last of the tokens.
+
+        `check`, called after they were read, raises where they may have been others' meanwhile.
+        """
+        page = self._tree.page_size
+        rows = torch.cat([pages_of(part) for part in addresses])
 
         def write(pages: torch.Tensor, skipped: int) -> None:
             wanted = rows[skipped // page :]
             self._to_hbm.scatter(pages, self._arena.rows[wanted], self._forward_event())
+            check()
 
-        return self._tree.adopt(tokens, namespace, first, write)
+        return self._tree.adopt(tokens, namespace, len(tokens) - len(rows) * page, write)
 
     def _give_back(self, received: Received) -> None:
         try:
@@ -144,7 +261,13 @@ class CachingAgent:
         return None if self._forward_stream is None else self._forward_stream.record_event()
 
 
-def _is_an_answer(req: Any) -> bool:
+def _name(namespace: Namespace) -> str | None:
+    """As the MemPool knows it; None for one that it cannot carry."""
+    name = msgspec.json.encode(namespace).decode()
+    return name if len(name) <= _MAX_NAMESPACE else None
+
+
+def _is_whole(req: Any) -> bool:
     """Whether it ended by itself, and its tokens say all of what its KV hangs on."""
     from sglang.srt.managers.schedule_batch import FINISH_ABORT
 

@@ -3,6 +3,7 @@
 All of it runs on SGLang's scheduler thread.
 """
 
+import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -52,13 +53,33 @@ class MemServeRadixCache(UnifiedRadixCache):
         self.agent: CachingAgent | None = None
         # A reset empties the pool: what was held or read before means nothing after it.
         self.epoch = 0
+        self._flushing = threading.Lock()
         # Of requests that ended: tokens of prompts, and how many of them were cached here.
         self.prompts: Counter[str] = Counter()
         super().__init__(params)
 
     def reset(self) -> None:
-        self.epoch += 1
+        with self._flushing:
+            self.epoch += 1
+            if self.agent is not None:
+                self.agent.flushed()
         super().reset()
+
+    def unless_flushed(self, epoch: int, act: Callable[[], None]) -> bool:
+        """Calls `act` if it is still that epoch, which it stays until that has returned. From any thread."""
+        with self._flushing:
+            if epoch != self.epoch:
+                return False
+            act()
+            return True
+
+    def match_prefix(self, params: Any) -> Any:
+        found = super().match_prefix(params)
+        if self.agent is None or params.req is None or self.disable:
+            return found
+        if self.agent.bring_in(params.key, params.req, int(found.device_prefix_len)):
+            return super().match_prefix(params)
+        return found
 
     def checkpoint(self, req: Any, *, up_to: int, **how: Any) -> None:
         super().checkpoint(req, up_to=up_to, **how)
@@ -83,6 +104,11 @@ class MemServeRadixCache(UnifiedRadixCache):
         if held.epoch == self.epoch:
             self.unlock(held.lock)
 
+    def known(self, tokens: npt.NDArray[np.int32], namespace: Namespace) -> int:
+        """How many of the tokens it has."""
+        found = self.match_prefix(MatchPrefixParams(key=_key(tokens, namespace)))
+        return int(found.device_prefix_len)
+
     def adopt(
         self,
         tokens: npt.NDArray[np.int32],
@@ -93,7 +119,7 @@ class MemServeRadixCache(UnifiedRadixCache):
         """Takes in the KV of `tokens[first:]`, whole pages. `write(pages, skipped)` copies it to pages
         (int64 `[n]`, host), but for the first `skipped` pages of it. Raises what `write` raises.
         """
-        key = RadixKey(array("q", tokens.tolist()), namespace.extra_key, cache_salt=namespace.cache_salt)
+        key = _key(tokens, namespace)
         found = self.match_prefix(MatchPrefixParams(key=key))
         present = int(found.device_prefix_len)
         if present < first:
@@ -137,6 +163,10 @@ class MemServeRadixCache(UnifiedRadixCache):
             self.evict_for_alloc(EvictParams(num_tokens=count - allocator.available_size()))
             slots = allocator.alloc(count)
         return slots
+
+
+def _key(tokens: npt.NDArray[np.int32], namespace: Namespace) -> Any:
+    return RadixKey(array("q", tokens.tolist()), namespace.extra_key, cache_salt=namespace.cache_salt)
 
 
 def create(context: Any) -> Any:

@@ -14,11 +14,11 @@ import aiohttp
 from sglang_memserve.cluster import child, probe
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
-from sglang_memserve.cluster.spec import InstanceSpec, router_argv, router_env, url_of
+from sglang_memserve.cluster.spec import InstanceSpec, registry_argv, router_argv, router_env, url_of
 from sglang_memserve.cluster.supervisor import Limits, Member, Report, Supervisor
 from sglang_memserve.model import ModelInfo
 
-_ROUTER = "router"
+_ROUTER, _REGISTRY = "router", "registry"
 _NOTICE_S = 30.0  # for the router to see that an instance is back
 _FIRST_REQUEST_S = 120.0
 
@@ -70,7 +70,11 @@ class LocalCluster:
         self._config = config
         self._instances = {spec.name: spec for spec in instances}
         self._session = session
-        self._members = [self._router(), *(self._member(spec) for spec in instances)]
+        self._members = [
+            *self._registries(),
+            self._router(),
+            *(self._member(spec) for spec in instances),
+        ]
         self._supervisor = Supervisor(
             self._members,
             report,
@@ -115,6 +119,17 @@ class LocalCluster:
             # Its clients' requests end with it; SGLang would wait for them.
             first_to_stop=True,
         )
+
+    def _registries(self) -> list[Member]:
+        """One member for each registry that the instances name."""
+        names = dict.fromkeys(name for spec in self._instances.values() for name in spec.registries)
+        return [self._registry(endpoint) for endpoint in names]
+
+    def _registry(self, endpoint: str) -> Member:
+        log = self._config.logs / f"{_REGISTRY}.log"
+        phase = partial(probe.registry_phase, endpoint)
+        env = {"PYTHONUNBUFFERED": "1"}
+        return Member(name=_REGISTRY, argv=registry_argv(endpoint), env=env, log=log, phase=phase)
 
     def _member(self, spec: InstanceSpec) -> Member:
         log = self._config.logs / f"{spec.name}.log"

@@ -1,5 +1,6 @@
 """From what `memserve up` was told to the instances that it starts."""
 
+from mempool.sockets import endpoint_of
 from sglang_memserve.cluster import share
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
@@ -41,6 +42,7 @@ def plan_instances(config: ClusterConfig, model: ModelInfo | None, ports: PortPi
     if model is not None and not gpus[0] and not _pool_given(config):
         tokens = _pool_tokens(config, model)
     threads = config.threads or share.threads_each(share.available_cores(), config.instances)
+    registry = endpoint_of("tcp", _HOST, ports.pick())
     return [
         InstanceSpec(
             role=role,
@@ -53,6 +55,7 @@ def plan_instances(config: ClusterConfig, model: ModelInfo | None, ports: PortPi
             max_total_tokens=tokens,
             gpus=own_gpus,
             api_key=config.api_key,
+            registries=(registry,),
             extra=config.extra,
         )
         for (role, index), own_gpus in zip(_roles(config), gpus, strict=True)

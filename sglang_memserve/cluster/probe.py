@@ -55,6 +55,18 @@ async def instance_phase(session: aiohttp.ClientSession, url: str, log: Path) ->
     return "loading" if await asyncio.to_thread(_contains, log, _LOADING) else "starting"
 
 
+async def registry_phase(endpoint: str) -> str:
+    """Whether a registry listens at `endpoint`: starting or ready."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except _NETWORK_ERRORS:
+        return "starting"
+    writer.close()
+    return "ready"
+
+
 async def router_phase(session: aiohttp.ClientSession, url: str) -> str:
     """Whether a router has come up: starting or ready."""
     return "ready" if await answers(session, f"{url}/workers") else "starting"

@@ -20,8 +20,9 @@ class InstanceSpec:
     """An instance of `role`; `index` counts within the role. None leaves the choice to SGLang.
 
     `threads` are OpenMP's, `max_total_tokens` is the KV pool's size in tokens, `gpus` are what CUDA may see,
-    `api_key` is asked of clients (it travels in the environment, since everybody can read command lines), and
-    `extra` are flags of SGLang's that win over everything else.
+    `api_key` is asked of clients (it travels in the environment, since everybody can read command lines),
+    `registries` are how instances know each other, and `extra` are flags of SGLang's that win over everything
+    else.
     """
 
     role: Role
@@ -34,6 +35,7 @@ class InstanceSpec:
     max_total_tokens: int | None = None
     gpus: tuple[int, ...] = ()
     api_key: str | None = field(default=None, repr=False)
+    registries: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
 
     @property
@@ -65,9 +67,17 @@ class InstanceSpec:
             env["OMP_NUM_THREADS"] = str(self.threads)
         if self.api_key:
             env[API_KEY_VARIABLE] = self.api_key
+        if self.registries:
+            env["MEMSERVE_REGISTRIES"] = ",".join(self.registries)
         if self.gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
         return env
+
+
+def registry_argv(endpoint: str) -> list[str]:
+    """The command that starts a registry of instances."""
+    command = [*_PYTHON, "mempool.membership.registry", "--bind", endpoint]
+    return [*command, "--log-level", "warning"]
 
 
 def router_argv(host: str, port: int, instances: Sequence[InstanceSpec]) -> list[str]:

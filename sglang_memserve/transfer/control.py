@@ -7,8 +7,8 @@ import msgspec
 from mempool import wire
 from mempool.errors import FrameError
 from mempool.layout import BlockLayout
-from mempool.membership.messages import InstanceInfo
 from mempool.wire import Unsigned
+from sglang_memserve.caching.agent import Prefilled
 
 TAG = b"MEMSERVE1"
 MAX_BYTES = 64 * 1024
@@ -44,12 +44,12 @@ class Destination(msgspec.Struct, tag="destination", frozen=True):
 class Handoff(msgspec.Struct, frozen=True):
     """The cookie of a transfer: the request's row of each of SGLang's metadata buffers.
 
-    `instance`: the prefill instance in the MemPool, where answers are to be sent back to.
+    `prefilled`: the prefill instance in the MemPool, where answers are to be sent back to.
     """
 
     prefill_rank: Unsigned
     rows: list[bytes]
-    instance: InstanceInfo | None = None
+    prefilled: Prefilled | None = None
 
 
 _control = msgspec.msgpack.Decoder(Hello | Destination)

@@ -94,8 +94,8 @@ class DecodeSide:
         if aux_index is not None:
             for index, row in enumerate(handoff.rows):
                 AuxDataCodec.deserialize_data_to_buffer(args, index, aux_index, row)
-        if handoff.instance is not None:
-            self._manager.introduce(room, handoff.instance)
+        if handoff.prefilled is not None:
+            self._manager.introduce(room, handoff.prefilled)
         # Last: the scheduler reads the rows once the status says that they are there.
         self._manager.apply_prefill_status(
             bootstrap_room=room, status=KVPoll.Success, prefill_rank=handoff.prefill_rank
@@ -114,6 +114,17 @@ class MemServeKVReceiver(CommonKVReceiver):
         super().__init__(mgr, bootstrap_addr, bootstrap_room)
         if not self._owns_room:
             self.conclude_state = KVPoll.Failed
+
+    def poll(self) -> Any:
+        status = super().poll()
+        # Before its destination is made: what is fetched meanwhile, prefill need not send.
+        asked = self.init_time is not None
+        held = (
+            not asked
+            and status == KVPoll.WaitingForInput
+            and self.kv_mgr.waits_for_fetch(self.bootstrap_room)
+        )
+        return KVPoll.Bootstrapping if held else status
 
     def clear(self) -> None:
         if self._owns_room:

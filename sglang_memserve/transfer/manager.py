@@ -11,9 +11,8 @@ from sglang.srt.disaggregation.common.conn import CommonKVManager
 from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.errors import MemPoolError
-from mempool.membership.messages import InstanceInfo
 from sglang_memserve import limits
-from sglang_memserve.caching.agent import CachingAgent
+from sglang_memserve.caching.agent import CachingAgent, Prefilled
 from sglang_memserve.kv_pool import paged_buffers
 from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.prefill import PrefillSide
@@ -39,17 +38,17 @@ class MemServeKVManager(CommonKVManager):
         self.agent: CachingAgent | None = None
 
     @property
-    def instance(self) -> InstanceInfo | None:
+    def prefilled(self) -> Prefilled | None:
         """What decode instances are told of this one, to send answers back to."""
-        return None if self.agent is None else self.agent.info
+        return None if self.agent is None else self.agent.prefilled
 
-    def introduce(self, room: int, instance: InstanceInfo) -> None:
+    def introduce(self, room: int, prefilled: Prefilled) -> None:
         """The prefill instance that served the room. Its request is none the worse where that fails."""
         if self.agent is not None:
             try:
-                self.agent.introduce(room, instance)
+                self.agent.introduce(room, prefilled)
             except MemPoolError as error:
-                logger.warning("answers are not sent back to %s: %s", instance.instance, error)
+                logger.warning("answers are not sent back to %s: %s", prefilled.instance.instance, error)
 
     def attach_pool(self, pool: Any, forward_stream: Any) -> None:
         """Starts to serve; SGLang makes the manager without the tensors of the KV pool.
@@ -73,6 +72,13 @@ class MemServeKVManager(CommonKVManager):
         """Blocks until a room's status has changed, 2 ms at most."""
         self._news.wait(_WAIT_SECONDS)
         self._news.clear()
+
+    def wake(self) -> None:
+        """Ends that wait, from any thread."""
+        self._news.set()
+
+    def waits_for_fetch(self, room: int) -> bool:
+        return self.agent is not None and self.agent.waits(room)
 
     def update_status(self, bootstrap_room: int, status: Any) -> None:
         # SGLang reads, compares and writes: two threads at once would lose the later status.

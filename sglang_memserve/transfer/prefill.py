@@ -152,7 +152,7 @@ class PrefillSide:
             for pointer, size in zip(args.aux_data_ptrs, args.aux_item_lens, strict=True)
         ]
         return control.encode(
-            control.Handoff(self._manager._prefill_unique_rank(), rows, self._manager.instance)
+            control.Handoff(self._manager._prefill_unique_rank(), rows, self._manager.prefilled)
         )
 
     # The block channel's thread.
@@ -291,6 +291,12 @@ class MemServeKVSender(CommonKVSender):
         if not self._owns_room:
             self._failure = "another request is in this room"
             self.conclude_state = KVPoll.Failed
+
+    def poll(self) -> Any:
+        status = super().poll()
+        # Its request stays where it is, and holds nobody else.
+        held = status == KVPoll.WaitingForInput and self.kv_mgr.waits_for_fetch(self.bootstrap_room)
+        return KVPoll.Bootstrapping if held else status
 
     def abort(self) -> None:
         """SGLang's own leaves decode to its timeout, and often no call follows that would end the room."""

@@ -1,5 +1,6 @@
 """Real servers: a stock SGLang to compare with, and clusters as a user starts them. One of each a session."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -111,7 +112,19 @@ def cluster_of(tmp_path_factory, free_port):
             assert "memory leak" not in text, log
             assert "Traceback" not in text, f"{log}: {text[text.index('Traceback') :][:3000]}"
 
-    start.stop = stop
+    @contextlib.contextmanager
+    def used(*sizes, flags=()):
+        """Stopped at the end of the block, whatever happened there: the next one needs the memory."""
+        cluster = start(*sizes, flags=flags)
+        try:
+            yield cluster
+        except BaseException:
+            running.remove(cluster)
+            cluster.stop()
+            raise
+        stop(cluster)
+
+    start.stop, start.used = stop, used
     yield start
     for cluster in list(running):
         stop(cluster)

@@ -11,10 +11,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 PAGE, TURNS, NEW, ANSWER = 16, 8, 30, 40
 
 
+def states(url, role):
+    """What each instance of a role, behind the router at `url`, tells of itself."""
+    workers = get(f"{url}/workers")["workers"]
+    found = [get(f"{worker['url']}/server_info") for worker in workers if worker["role"] == role]
+    return [info["internal_states"][0]["memserve"] for info in found]
+
+
 def counters(url, role):
-    """Of the first instance of a role behind the router at `url`."""
-    worker = next(worker for worker in get(f"{url}/workers")["workers"] if worker["role"] == role)
-    return get(f"{worker['url']}/server_info")["internal_states"][0]["memserve"]
+    """Of the first instance of a role."""
+    return states(url, role)[0]
 
 
 def get(url):
@@ -36,16 +42,18 @@ def written_back(url):
 class Turn:
     """One turn of a chat by token ids: what was added, what prefill computed, and the bytes that it sent."""
 
-    def __init__(self, url, post, ids, added):
+    def __init__(self, url, post, ids, added, **fields):
         before = counters(url, "prefill")
         self.prompt = [*ids, *added]
         sampling = {"temperature": 0, "max_new_tokens": ANSWER, "ignore_eos": True}
-        status, body = post(url, "/generate", {"input_ids": self.prompt, "sampling_params": sampling})
+        request = {"input_ids": self.prompt, "sampling_params": sampling, **fields}
+        status, body = post(url, "/generate", request)
         assert status == 200, body
         self.whole = [*self.prompt, *body["output_ids"]]
         until(lambda: counters(url, "prefill")["prompt_tokens"] > before.get("prompt_tokens", 0))
         after = counters(url, "prefill")
-        self.grown = {name: after[name] - before.get(name, 0) for name in after}
+        numbers = {name: value for name, value in after.items() if isinstance(value, int)}
+        self.grown = {name: value - before.get(name, 0) for name, value in numbers.items()}
         assert self.grown["prompt_tokens"] == len(self.prompt)
 
     @property
@@ -71,7 +79,7 @@ def test_prefill_computes_what_is_new_and_decode_is_sent_what_it_lacks(one_p_one
     for turn in turns[1:]:
         assert turn.computed <= NEW + 2 * PAGE
         assert turn.grown["kv_bytes_sent"] <= (NEW / PAGE + 2) * block
-    assert counters(url, "decode")["kv_bytes_written_back"] > 0
+    assert counters(url, "decode")["kv_bytes_sent_from_dram"] > 0
 
 
 def layout_bytes(url):
@@ -82,10 +90,61 @@ def layout_bytes(url):
     return 2 * 30 * PAGE * 3 * 64 * (4 if dtype == "float32" else 2)
 
 
-def test_without_write_back_prefill_computes_the_answers_again(cluster_of, post):
-    cluster = cluster_of("--prefill", "1", "--decode", "1", flags=("--memserve-caching", "2"))
-    turns = chat(cluster.url, post, 20_000, lambda done: time.sleep(0.3))
+@pytest.fixture(scope="module")
+def small(cluster_of):
+    """A pair that writes nothing back, with pools that six prompts of a thousand tokens do not fit into."""
+    flags = ("--memserve-caching", "2", "--max-total-tokens", "4096", "--memserve-dram", "1GiB")
+    with cluster_of.used("--prefill", "1", "--decode", "1", flags=flags) as cluster:
+        yield cluster
+
+
+def test_without_write_back_prefill_computes_the_answers_again(small, post):
+    turns = chat(small.url, post, 20_000, lambda done: time.sleep(0.3))
     for turn in turns[1:]:
         assert turn.computed >= NEW + ANSWER
-    assert "write_backs_offered" not in counters(cluster.url, "decode")
-    cluster_of.stop(cluster)
+    assert "write_backs_offered" not in counters(small.url, "decode")
+
+
+def test_kv_that_was_evicted_comes_back_from_dram(small, post):
+    def ask(first):
+        body = {"input_ids": list(range(first, first + 1000)), "sampling_params": {"temperature": 0}}
+        body["sampling_params"]["max_new_tokens"] = 8
+        status, answer = post(small.url, "/generate", body)
+        assert status == 200, answer
+        return answer["output_ids"]
+
+    once = ask(1000)
+    for other in range(5):
+        ask(3000 + 1000 * other)
+    before = counters(small.url, "prefill")
+    assert ask(1000) == once
+    until(lambda: counters(small.url, "prefill")["prompt_tokens"] == before["prompt_tokens"] + 1000)
+    after = counters(small.url, "prefill")
+    assert after["prompt_tokens_from_dram"] - before.get("prompt_tokens_from_dram", 0) >= 900
+    assert after["prompt_tokens_cached"] - before["prompt_tokens_cached"] >= 1000 - 2 * PAGE
+
+
+def with_hint(source, deadline_ms=20_000):
+    payload = {"from": source, "deadline_ms": deadline_ms, "role": "prefill"}
+    action = {"action_id": "1", "action_type": "memserve.fetch", "action_version": "1", "payload": payload}
+    return {"kv_hints": {"protocol_version": "1", "message_id": "1", "actions": [action]}}
+
+
+def test_prefill_fetches_from_decode_what_a_hint_names(small, post):
+    url = small.url
+    decode = counters(url, "decode")["instance"]
+    published = counters(url, "decode")["dram_blocks"]
+    first = Turn(url, post, [], list(range(9000, 9400)))
+    until(lambda: counters(url, "decode")["dram_blocks"] - published >= len(first.whole) // PAGE - 1)
+    fetched = Turn(url, post, first.whole, list(range(9500, 9500 + NEW)), **with_hint(decode))
+    assert fetched.grown["fetches_came"] == 1
+    assert fetched.computed <= NEW + 2 * PAGE
+    until(lambda: counters(url, "prefill")["open_fetches"] == 0)
+
+
+def test_a_source_that_is_not_there_costs_a_request_nothing(small, post):
+    url, before = small.url, counters(small.url, "prefill")
+    began = time.monotonic()
+    Turn(url, post, [], list(range(15_000, 15_100)), **with_hint("127.0.0.1:1", 60_000))
+    assert time.monotonic() - began < 40
+    assert counters(url, "prefill")["fetches_failed_PeerDied"] > before.get("fetches_failed_PeerDied", 0)

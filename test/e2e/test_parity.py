@@ -119,10 +119,9 @@ def test_a_chat_whose_answers_feed_back(from_stock, one_p_one_d, post):
 
 @pytest.mark.parametrize("flags", [CHUNKED, OUR_ATTENTION], ids=["chunked prefill", "our attention"])
 def test_one_prefill_and_one_decode_with_other_flags(from_stock, cluster_of, post, flags):
-    cluster = cluster_of("--prefill", "1", "--decode", "1", flags=flags)
-    check(from_stock, post, cluster.url, 1)
-    check(from_stock, post, cluster.url, 8)
-    cluster_of.stop(cluster)
+    with cluster_of.used("--prefill", "1", "--decode", "1", flags=flags) as cluster:
+        check(from_stock, post, cluster.url, 1)
+        check(from_stock, post, cluster.url, 8)
 
 
 @pytest.mark.full
@@ -138,7 +137,6 @@ def test_one_prefill_and_one_decode_with_other_flags(from_stock, cluster_of, pos
     ids=["2P1D", "2P1D chunked", "1P2D", "2P1D our attention", "1P2D our attention"],
 )
 def test_more_instances(from_stock, cluster_of, post, prefill, decode, flags):
-    cluster = cluster_of("--prefill", prefill, "--decode", decode, flags=flags)
-    check(from_stock, post, cluster.url, 1)
-    check(from_stock, post, cluster.url, 8)
-    cluster_of.stop(cluster)
+    with cluster_of.used("--prefill", prefill, "--decode", decode, flags=flags) as cluster:
+        check(from_stock, post, cluster.url, 1)
+        check(from_stock, post, cluster.url, 8)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator
-from sglang.srt.mem_cache.base_prefix_cache import InsertParams, MatchPrefixParams
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
@@ -24,7 +24,7 @@ PLAIN = Namespace(None, None)
 class Instance:
     """A tree over a pool of `pages`, and an agent. `core`: rust or python."""
 
-    def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks"):
+    def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks", writes_back=True):
         self.pages = pages
         self.planes = [torch.zeros((pages + 1) * PAGE, HEADS, DIM) for _ in range(2 * LAYERS)]
         self.allocator = PagedTokenToKVPoolAllocator(
@@ -41,7 +41,7 @@ class Instance:
             )
         )
         self.agent = CachingAgent(
-            name, role, "127.0.0.1", self.tree, (self.buffers(), self.buffers()), dram, None
+            name, role, "127.0.0.1", self.tree, (self.buffers(), self.buffers()), dram, writes_back, None
         )
 
     def buffers(self):
@@ -75,6 +75,33 @@ class Instance:
         found = self.tree.match_prefix(MatchPrefixParams(key=key_of(tokens, namespace)))
         return int(found.device_prefix_len)
 
+    def finish(self, tokens, namespace=PLAIN):
+        """A request for these tokens, whole pages, that has ended; waits until DRAM has its KV."""
+        node = self.compute(tokens, namespace)
+        req = SimpleNamespace(
+            bootstrap_room=None,
+            origin_input_ids=tokens,
+            full_untruncated_fill_ids=array("q", tokens),
+            last_node=node,
+            extra_key=namespace.extra_key,
+            cache_salt=namespace.cache_salt,
+            finished_reason=None,
+            multimodal_inputs=None,
+            skip_radix_cache_insert=False,
+        )
+        self.agent.finished(req, len(tokens))
+        until(lambda: self.agent.tick() or self.everything_is_accounted_for())
+
+    def ask(self, tokens, namespace=PLAIN, req=None):
+        """What a request that is scheduled finds in the tree, in tokens."""
+        req = req or SimpleNamespace(session=None)
+        found = self.tree.match_prefix(MatchPrefixParams(key=key_of(tokens, namespace), req=req))
+        return int(found.device_prefix_len)
+
+    def evict_all(self):
+        self.tree.evict(EvictParams(num_tokens=self.pages * PAGE))
+        assert self.allocator.available_size() == self.pages * PAGE
+
     def holds(self, tokens, namespace=PLAIN):
         """Whether the tree has all of it, and the bytes are those of these tokens."""
         key = key_of(tokens, namespace)
@@ -93,6 +120,27 @@ class Instance:
             self.allocator.available_size() + tree.full_evictable_size() == self.pages * PAGE
             and self.agent._pool.counts("dram")[1] == 0
         )
+
+    def meet(self, other):
+        """As the membership has instances meet."""
+        self.agent._pool.introduce(other.agent._pool.info)
+        other.agent._pool.introduce(self.agent._pool.info)
+
+    def arrive(self, room, tokens, hint, **how):
+        """A request with a hint that SGLang has taken in."""
+        custom = {"memserve.fetch": hint} if how.get("custom") else None
+        action = SimpleNamespace(action_type=how.get("action", "memserve.fetch"), payload=hint)
+        req = SimpleNamespace(
+            rid="r",
+            bootstrap_room=room,
+            origin_input_ids=tokens,
+            extra_key=None,
+            cache_salt=None,
+            multimodal_inputs=None,
+            kv_hints=None if custom else SimpleNamespace(actions=[action]),
+            sampling_params=SimpleNamespace(custom_params=custom),
+        )
+        self.agent.arrived(req)
 
     def close(self):
         self.agent.close()

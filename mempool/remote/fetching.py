@@ -1,0 +1,132 @@
+"""KV that another instance has published, asked for and sent: match there, `transfer_with_insert` to here."""
+
+import secrets
+import threading
+import time
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from mempool.address import Addresses, BlockNumbers
+from mempool.errors import DeadlinePassed, MemPoolError, PeerDied, Refused, TransferError
+from mempool.local import LocalPool
+from mempool.matched import Matched
+from mempool.peers import Peers
+from mempool.remote import messages
+from mempool.remote.asked import settle
+from mempool.remote.control import Control
+from mempool.remote.messages import Call, Comes, Fetch, Reply
+from mempool.remote.sending import Flags, Landed, Sending
+from mempool.remote.serving import Received
+
+
+class _Asked(NamedTuple):
+    instance: str
+    incarnation: int
+    deadline: float
+    result: Future[int]
+
+
+class Fetching:
+    """Both sides of it. `ask` may be called from any thread."""
+
+    def __init__(self, local: LocalPool, peers: Peers, control: Control, sending: Sending) -> None:
+        self._local = local
+        self._peers = peers
+        self._control = control
+        self._sending = sending
+        self._lock = threading.Lock()
+        self._asked: dict[bytes, _Asked] = {}
+
+    @property
+    def asked(self) -> int:
+        """Fetches that have not ended."""
+        return len(self._asked)
+
+    def ask(self, instance: str, tokens: BlockNumbers, namespace: str, seconds: float) -> Future[int]:
+        """As `MemPool.fetch`. Raises PeerDied, ValueError."""
+        cookie = secrets.token_bytes(16)
+        fetch = Fetch(messages.pack(tokens), namespace, cookie)
+        messages.require_fit(fetch)
+        peer = self._peers.get(instance)
+        result: Future[int] = Future()
+        with self._lock:
+            self._asked[cookie] = _Asked(instance, peer.incarnation, time.monotonic() + seconds, result)
+        asked = self._control.ask(peer.control, fetch, seconds)
+        asked.add_done_callback(lambda reply: self._answered(instance, cookie, reply))
+        return result
+
+    def received(self, received: Received) -> bool:
+        """Whether it is what was asked for here. On the receiver's thread."""
+        if received.tokens is None:
+            return False
+        return self._end(received.private, len(received.tokens) // self._local.layout.page_size)
+
+    def serve(self, call: Call, fetch: Fetch) -> Comes:
+        """Sends what is published here to the caller. On the control thread. Raises MemPoolError."""
+        peer = self._peers.get(call.caller.instance)
+        if peer.incarnation != call.caller.incarnation:
+            raise Refused(call.caller.instance, "known here under another incarnation")
+        tokens = messages.unpack(fetch.tokens)
+        found = self._local.match(tokens, fetch.namespace, lease_seconds=call.seconds)
+        source = self._of_this_instance(found)
+        blocks = sum(map(len, source))
+        if not blocks:
+            found.release()
+            return Comes(0)
+        whole = tokens[: blocks * self._local.layout.page_size]
+        try:
+            sent = self._sending.transfer(
+                peer, source, None, Flags(), fetch.cookie, whole, fetch.namespace, call.seconds
+            )
+        except (MemPoolError, ValueError):
+            found.release()
+            raise
+        sent.add_done_callback(lambda landed: self._sent(found, landed))
+        return Comes(blocks)
+
+    def expire(self) -> None:
+        now = time.monotonic()
+        for cookie, asked in list(self._asked.items()):
+            if asked.deadline < now:
+                self._end(cookie, DeadlinePassed(asked.instance, "not here in time"))
+
+    def release(self, instance: str, keep_incarnation: int | None = None) -> None:
+        """Ends what was asked of an instance that is dead."""
+        for cookie, asked in list(self._asked.items()):
+            if asked.instance == instance and asked.incarnation != keep_incarnation:
+                self._end(cookie, PeerDied(instance, "declared dead"))
+
+    def close(self, error: TransferError) -> None:
+        for cookie in list(self._asked):
+            self._end(cookie, error)
+
+    def _answered(self, instance: str, cookie: bytes, reply: Future[Reply]) -> None:
+        try:
+            comes = messages.expect(reply.result(), Comes, instance)
+        except MemPoolError as error:
+            self._end(cookie, error)
+        else:
+            if not comes.blocks:
+                self._end(cookie, 0)
+
+    def _end(self, cookie: bytes, outcome: int | MemPoolError) -> bool:
+        with self._lock:
+            asked = self._asked.pop(cookie, None)
+        if asked is None:
+            return False
+        settle(asked.result, outcome)
+        return True
+
+    def _of_this_instance(self, found: Matched) -> list[Addresses]:
+        """The blocks up to the first that only another instance has."""
+        source: list[Addresses] = []
+        for part in found.addresses:
+            if part.owner.instance != self._local.instance:
+                break
+            source.append(part)
+        return source
+
+    def _sent(self, found: Matched, landed: Future[Landed]) -> None:
+        # The caller hears of a failure by its deadline, or by this instance's death.
+        landed.exception()
+        found.release()

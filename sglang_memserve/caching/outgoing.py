@@ -1,0 +1,201 @@
+"""KV of requests that ended, behind those that run: to DRAM, where it is published, and back to prefill."""
+
+import logging
+import queue
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mempool.address import Addresses, Medium
+from mempool.arena import DramArena
+from mempool.errors import MemPoolError, OutOfBlocks
+from mempool.paged import PagedBuffers
+from mempool.pool import MemPool
+from mempool.remote.sending import Flags, Landed
+from mempool.tiers.tier import copy_between, pages_of
+from sglang_memserve.caching.tree import Held
+
+logger = logging.getLogger(__name__)
+
+# What takes longer is not worth its bytes: the next turn has come, or nobody listens.
+SECONDS = 10.0
+_MAX_WAITING = 64
+
+
+class WayBack(NamedTuple):
+    """Where the answer, which begins at block `first`, is sent back to, and the cookie that goes with it."""
+
+    instance: str
+    first: int
+    private: bytes
+
+
+class Ended(NamedTuple):
+    """KV of `tokens`, whole blocks, from block `first` on: in the pages of `held`, after `written`."""
+
+    tokens: npt.NDArray[np.int32]
+    namespace: str
+    first: int
+    held: Held
+    written: torch.cuda.Event | None
+    back: WayBack | None
+
+
+class Outgoing:
+    """One thread does it all. `put` and `done` never block.
+
+    `publishes`: whether DRAM is a tier, or only on the way. `unless_flushed(epoch, act)` calls `act` unless
+    the engine's cache was flushed since that epoch; says whether it did.
+    """
+
+    def __init__(
+        self,
+        pool: MemPool,
+        arena: DramArena,
+        buffers: PagedBuffers,
+        publishes: bool,
+        unless_flushed: Callable[[int, Callable[[], None]], bool],
+    ) -> None:
+        self._pool = pool
+        self._arena = arena
+        self._buffers = buffers
+        self._publishes = publishes
+        self._unless_flushed = unless_flushed
+        self._waiting: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._done: deque[Held] = deque()
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._run, name="memserve-outgoing", daemon=True)
+        self._thread.start()
+
+    def counters(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._counts)
+
+    def put(self, ended: Ended) -> None:
+        if ended.back is not None:
+            self._count("write_backs_offered")
+        if self._waiting.qsize() < _MAX_WAITING:
+            self._waiting.put(ended)
+        else:
+            self._done.append(ended.held)
+            self._drop(ended, "busy")
+
+    def done(self) -> list[Held]:
+        """What need not be held any longer."""
+        return [self._done.popleft() for _ in range(len(self._done))]
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (ended := self._waiting.get()) is not None:
+            try:
+                self._take(ended)
+            except Exception:
+                logger.exception("KV of a request that ended")
+
+    def _take(self, ended: Ended) -> None:
+        try:
+            blocks = self._copied(ended)
+        finally:
+            self._done.append(ended.held)
+        if blocks is None:
+            return
+        if not self._unless_flushed(ended.held.epoch, lambda: self._publish(ended, blocks)):
+            # Its pages may have been others' while they were copied.
+            self._pool.free_mem(blocks)
+            self._drop(ended, "flushed")
+        elif ended.back is not None:
+            self._send(ended, ended.back, blocks)
+
+    def _copied(self, ended: Ended) -> Addresses | None:
+        try:
+            blocks = self._pool.alloc_mem(len(ended.held.pages), Medium.DRAM)
+        except OutOfBlocks:
+            self._drop(ended, "no_dram")
+            return None
+        if ended.written is not None:
+            ended.written.synchronize()
+        copy_between(self._buffers, ended.held.pages, self._arena, pages_of(blocks))
+        return blocks
+
+    def _publish(self, ended: Ended, blocks: Addresses) -> None:
+        if not self._publishes:
+            return
+        try:
+            returned = self._pool.insert(ended.tokens, blocks, namespace=ended.namespace)
+        except ValueError:
+            # What comes before it was evicted meanwhile.
+            returned = [blocks]
+        self._pool.free_mem(returned)
+        self._count("dram_blocks_published", len(blocks) - sum(map(len, returned)))
+
+    def _send(self, ended: Ended, back: WayBack, blocks: Addresses) -> None:
+        source, give_back = self._source(ended, back, blocks)
+        if source is None:
+            give_back()
+            self._drop(ended, "evicted")
+            return
+        sent = self._begin(ended, back, source)
+        sent.add_done_callback(lambda landed: self._sent(landed, give_back))
+
+    def _source(
+        self, ended: Ended, back: WayBack, blocks: Addresses
+    ) -> tuple[Sequence[Addresses] | None, Callable[[], None]]:
+        """The answer's blocks in DRAM, None where they are gone; and what to call when they are sent."""
+        if not self._publishes:
+            return [blocks[back.first - ended.first :]], lambda: self._pool.free_mem(blocks)
+        found = self._pool.match(ended.tokens, namespace=ended.namespace, lease_seconds=2 * SECONDS)
+        whole = found.tokens == len(ended.tokens)
+        return (_after(found.addresses, back.first) if whole else None), found.release
+
+    def _begin(self, ended: Ended, back: WayBack, source: Sequence[Addresses]) -> Future[Landed]:
+        try:
+            return self._pool.start.transfer_with_insert(
+                back.instance,
+                ended.tokens,
+                source,
+                flags=Flags(medium=Medium.HBM),
+                private=back.private,
+                namespace=ended.namespace,
+                seconds=SECONDS,
+            )
+        except (MemPoolError, ValueError) as error:
+            failed: Future[Landed] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def _sent(self, landed: Future[Landed], give_back: Callable[[], None]) -> None:
+        error = landed.exception()
+        self._count("write_backs_sent" if error is None else f"write_backs_failed_{type(error).__name__}")
+        if error is not None:
+            logger.debug("an answer was not taken: %s", error)
+        try:
+            give_back()
+        except MemPoolError as stale:
+            logger.debug("an answer's blocks: %s", stale)
+
+    def _drop(self, ended: Ended, reason: str) -> None:
+        self._count(f"{'write_backs' if ended.back is not None else 'dram'}_dropped_{reason}")
+
+    def _count(self, name: str, by: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += by
+
+
+def _after(addresses: Sequence[Addresses], first: int) -> list[Addresses]:
+    """All but the first blocks."""
+    left, found = first, []
+    for part in addresses:
+        if left < len(part):
+            found.append(part[left:])
+        left = max(0, left - len(part))
+    return found

@@ -93,7 +93,7 @@ def layout_bytes(url):
 @pytest.fixture(scope="module")
 def small(cluster_of):
     """A pair that writes nothing back, with pools that six prompts of a thousand tokens do not fit into."""
-    flags = ("--memserve-caching", "2", "--max-total-tokens", "4096", "--memserve-dram", "1GiB")
+    flags = ("--memserve-caching", "2", "--max-total-tokens", "4096", "--memserve-dram", "384MiB")
     with cluster_of.used("--prefill", "1", "--decode", "1", flags=flags) as cluster:
         yield cluster
 

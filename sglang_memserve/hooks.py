@@ -139,13 +139,14 @@ def caching_agent(manager: Any, scheduler: Any, pool: Any) -> Any:
             "with --tp-size > 1 no KV is kept in DRAM yet, and no answers are sent back to prefill"
         )
         return None
+    buffers = paged_buffers(pool), paged_buffers(pool)
     return CachingAgent(
         f"{manager.local_ip}:{args.port}",
         args.disaggregation_mode,
         manager.local_ip,
         tree,
-        (paged_buffers(pool), paged_buffers(pool)),
-        options.dram,
+        buffers,
+        options.dram_beside(buffers[0].device.type),
         options.caching == "3",
         getattr(scheduler, "forward_stream", None),
         manager.wake,

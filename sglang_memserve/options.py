@@ -14,7 +14,7 @@ _HELP = """MemServe's flags (each also as MEMSERVE_CACHING and so on; a flag win
                         back to prefill, where the next turn finds it (default: 3)
   --memserve-dram SIZE  host memory for KV of requests that ended, from where it comes back when it has left
                         the device: "8GiB", "10%" of what is free, "4096 blocks", or 0 for none
-                        (default: 256MiB)
+                        (default: 2% on a GPU host, 256MiB elsewhere)
   --memserve-registries URL[,URL]
                         registries (python -m mempool.membership.registry) by which instances know each other,
                         to fetch prefixes from one another (default: none)
@@ -27,13 +27,14 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True)
 class InstanceOptions:
-    """`caching`: one of CACHING; `dram`: as `mempool.tiers.sizes.blocks_of_size` takes it, or "0".
+    """`caching`: one of CACHING; `dram`: as `mempool.tiers.sizes.blocks_of_size` takes it, "0" for none, or
+    nothing, which leaves it to `dram_beside`.
 
     `registries`: endpoints, with commas between them.
     """
 
     caching: str = "3"
-    dram: str = "256MiB"
+    dram: str = ""
     registries: str = ""
 
     def __post_init__(self) -> None:
@@ -44,6 +45,10 @@ class InstanceOptions:
                 check_endpoint(endpoint)
             except ValueError as error:
                 raise OptionError(f"--memserve-registries: {error}") from None
+
+    def dram_beside(self, device: str) -> str:
+        """The size where KV is on a torch device of this type."""
+        return self.dram or {"cuda": "2%"}.get(device, "256MiB")
 
     @property
     def all_registries(self) -> list[str]:

@@ -51,3 +51,9 @@ def test_spawned_processes_find_what_was_asked_for(monkeypatch):
 def test_what_cannot_be_meant_is_refused_by_name(argv, says):
     with pytest.raises(OptionError, match=says):
         take(argv)
+
+
+def test_the_size_of_dram_is_what_was_given_or_fits_the_host():
+    assert take(["--memserve-dram", "0"])[0].dram_beside("cuda") == "0"
+    assert take([])[0].dram_beside("cuda") == "2%"
+    assert take([])[0].dram_beside("cpu") == "256MiB"

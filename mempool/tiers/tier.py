@@ -64,7 +64,8 @@ def _free_bytes(device: torch.device) -> int:
 
 def copy_blocks(source: Tier, read: Addresses, target: Tier, written: Addresses) -> None:
     """Copies bytes; moves no block in the books. Both sides' blocks must be held by the caller meanwhile."""
-    copy_between(source.store, pages_of(read), target.store, pages_of(written))
+    staging = staging_for(source.store)
+    copy_between(source.store, pages_of(read), target.store, pages_of(written), staging)
 
 
 def pages_of(addresses: Addresses) -> torch.Tensor:
@@ -72,12 +73,23 @@ def pages_of(addresses: Addresses) -> torch.Tensor:
     return torch.from_numpy(addresses.blocks).to(torch.int64)
 
 
-def copy_between(source: BlockSource, read: torch.Tensor, target: BlockStore, written: torch.Tensor) -> None:
-    """Copies the bytes of blocks `read` to blocks `written`, int64 `[n]` each."""
+def staging_for(source: BlockSource) -> torch.Tensor:
+    """Host memory, uint8 `[blocks, block_bytes]`, for `copy_between` out of this source, again and again."""
     block_bytes = source.layout.block_bytes
-    chunk = max(1, min(len(read), _STAGING_BYTES // block_bytes))
-    staging = source.host_bytes(chunk * block_bytes).view(chunk, block_bytes)
-    for first in range(0, len(read), chunk):
-        blocks = staging[: min(chunk, len(read) - first)]
+    blocks = max(1, _STAGING_BYTES // block_bytes)
+    return source.host_bytes(blocks * block_bytes).view(blocks, block_bytes)
+
+
+def copy_between(
+    source: BlockSource,
+    read: torch.Tensor,
+    target: BlockStore,
+    written: torch.Tensor,
+    staging: torch.Tensor,
+    after: torch.cuda.Event | None = None,
+) -> None:
+    """Copies the bytes of blocks `read` to blocks `written`, int64 `[n]` each; on CUDA not before `after`."""
+    for first in range(0, len(read), len(staging)):
+        blocks = staging[: min(len(staging), len(read) - first)]
         source.gather(read[first : first + len(blocks)], blocks)
-        target.scatter(written[first : first + len(blocks)], blocks)
+        target.scatter(written[first : first + len(blocks)], blocks, after)

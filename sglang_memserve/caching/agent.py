@@ -19,7 +19,7 @@ from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
 from mempool.remote.serving import Received
 from mempool.sockets import endpoint_of
-from mempool.tiers.tier import dram_arena, pages_of
+from mempool.tiers.tier import copy_between, dram_arena, pages_of, staging_for
 from sglang_memserve.caching.fetches import Fetches, hint_of
 from sglang_memserve.caching.outgoing import Ended, Outgoing, WayBack
 from sglang_memserve.caching.tree import Adopted, MemServeRadixCache, Namespace
@@ -70,6 +70,7 @@ class CachingAgent:
         self._publishes = dram != "0"
         self._writes_back = writes_back
         self._arena: DramArena = dram_arena(to_dram.layout, dram if self._publishes else STAGING)
+        self._staging = staging_for(self._arena)
         self._arrived: deque[Received] = deque()
         self._rooms: dict[int, Prefilled] = {}
         self._lock = threading.Lock()
@@ -245,7 +246,7 @@ class CachingAgent:
 
         def write(pages: torch.Tensor, skipped: int) -> None:
             wanted = rows[skipped // page :]
-            self._to_hbm.scatter(pages, self._arena.rows[wanted], self._forward_event())
+            copy_between(self._arena, wanted, self._to_hbm, pages, self._staging, self._forward_event())
             check()
 
         return self._tree.adopt(tokens, namespace, len(tokens) - len(rows) * page, write)

@@ -18,7 +18,7 @@ from mempool.errors import MemPoolError, OutOfBlocks
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
 from mempool.remote.sending import Flags, Landed
-from mempool.tiers.tier import copy_between, pages_of
+from mempool.tiers.tier import copy_between, pages_of, staging_for
 from sglang_memserve.caching.tree import Held
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class Outgoing:
         self._pool = pool
         self._arena = arena
         self._buffers = buffers
+        self._staging = staging_for(buffers)
         self._publishes = publishes
         self._unless_flushed = unless_flushed
         self._waiting: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
@@ -124,7 +125,7 @@ class Outgoing:
             return None
         if ended.written is not None:
             ended.written.synchronize()
-        copy_between(self._buffers, ended.held.pages, self._arena, pages_of(blocks))
+        copy_between(self._buffers, ended.held.pages, self._arena, pages_of(blocks), self._staging)
         return blocks
 
     def _publish(self, ended: Ended, blocks: Addresses) -> None:

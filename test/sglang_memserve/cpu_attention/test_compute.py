@@ -85,6 +85,7 @@ def test_decode(lengths, heads, page_size, dtype):
 def test_extend(monkeypatch, in_blocks, prefixes, new, heads, page_size, dtype):
     if in_blocks:
         monkeypatch.setattr(compute, "FUSED_SCORES", 0)
+        monkeypatch.setattr(compute, "FUSED_CAUSAL", 0)
         monkeypatch.setattr(compute, "BLOCK_ROWS", range(32, 33))
     lengths = [prefix + count for prefix, count in zip(prefixes, new, strict=True)]
     pool = Pool(lengths, page_size, heads[1], dtype)

@@ -1,0 +1,1 @@
+"""The open-loop benchmark of serving systems: client, arms, rounds and report."""

@@ -1,0 +1,166 @@
+"""The three forms in which a conversation goes over HTTP, and how their streams are read."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from sglang_memserve.bench.serving.answer import Answer, RequestError
+from sglang_memserve.bench.workloads.form import Turn
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What every request says. `ignore_eos`: generate exactly as many tokens as asked (SGLang, vLLM)."""
+
+    model: str = "default"
+    ignore_eos: bool = True
+
+
+class Conversation(Protocol):
+    """One session's side of a dialogue: each prompt holds the answers that really came before."""
+
+    path: str
+
+    def ask(self, turn: Turn) -> bytes:
+        """The body of the request for the next answer. Raises RequestError if the turn lacks its text."""
+
+    def hear(self, event: dict[str, Any], at: float, answer: Answer) -> None:
+        """Adds what one event of the stream says, `at` seconds. Raises RequestError for a failure."""
+
+    def keep(self, answer: Answer) -> None:
+        """Adds the whole answer to the dialogue. Raises RequestError where it cannot be continued."""
+
+
+class Generate:
+    """SGLang's own form: token ids there and back, so the next prompt holds the very tokens of the answer."""
+
+    path = "/generate"
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+        self._tokens: list[int] = []
+
+    def ask(self, turn: Turn) -> bytes:
+        self._tokens += turn.tokens
+        sampling = {
+            "max_new_tokens": turn.output_tokens,
+            "temperature": 0,
+            "ignore_eos": self._asking.ignore_eos,
+        }
+        return orjson.dumps({"input_ids": self._tokens, "sampling_params": sampling, "stream": True})
+
+    def hear(self, event: dict[str, Any], at: float, answer: Answer) -> None:
+        meta = event.get("meta_info") or {}
+        reason = meta.get("finish_reason")
+        if reason and reason.get("type") == "abort":
+            raise RequestError(f"aborted: {reason.get('message') or 'no reason given'}")
+        ids, had = event.get("output_ids") or [], len(answer.token_times)
+        total = int(meta.get("completion_tokens") or len(ids))
+        # SGLang sends all tokens so far, or the new ones alone under --incremental-streaming-output.
+        answer.ids = ids if len(ids) >= total else answer.ids + ids
+        answer.heard(at, total - had)
+        answer.told_tokens = total or None
+        answer.text = event.get("text") or answer.text
+        answer.finished = answer.finished or bool(reason)
+        answer.prompt_tokens = meta.get("prompt_tokens", answer.prompt_tokens)
+        answer.cached_tokens = meta.get("cached_tokens", answer.cached_tokens)
+        answer.cached_by = _counts(meta.get("cached_tokens_details")) or answer.cached_by
+
+    def keep(self, answer: Answer) -> None:
+        if len(answer.ids) != answer.tokens:
+            raise RequestError("the answer's token ids were not told (output_ids): use --api completions")
+        self._tokens += answer.ids
+
+
+class Completions:
+    """OpenAI's text form: the prompt is all text so far."""
+
+    path = "/v1/completions"
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+        self._text = ""
+
+    def ask(self, turn: Turn) -> bytes:
+        self._text += _text_of(turn)
+        return _openai_body(self._asking, turn, prompt=self._text)
+
+    def hear(self, event: dict[str, Any], at: float, answer: Answer) -> None:
+        for choice in _openai_choices(event, answer):
+            _openai_text(choice.get("text"), at, answer)
+
+    def keep(self, answer: Answer) -> None:
+        self._text += answer.text
+
+
+class Chat:
+    """OpenAI's chat form: the server puts the messages into the model's template."""
+
+    path = "/v1/chat/completions"
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+        self._messages: list[dict[str, str]] = []
+
+    def ask(self, turn: Turn) -> bytes:
+        self._messages.append({"role": "user", "content": _text_of(turn)})
+        return _openai_body(self._asking, turn, messages=self._messages)
+
+    def hear(self, event: dict[str, Any], at: float, answer: Answer) -> None:
+        for choice in _openai_choices(event, answer):
+            _openai_text((choice.get("delta") or {}).get("content"), at, answer)
+
+    def keep(self, answer: Answer) -> None:
+        self._messages.append({"role": "assistant", "content": answer.text})
+
+
+APIS: dict[str, type[Generate] | type[Completions] | type[Chat]] = {
+    "generate": Generate,
+    "completions": Completions,
+    "chat": Chat,
+}
+
+
+def _text_of(turn: Turn) -> str:
+    if turn.text is None:
+        raise RequestError("the workload has token ids alone, no text: use --api generate")
+    return turn.text
+
+
+def _openai_body(asking: Asking, turn: Turn, **prompt: Any) -> bytes:
+    body = {
+        "model": asking.model,
+        **prompt,
+        "max_tokens": turn.output_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    # OpenAI's own servers refuse a field that they do not know.
+    return orjson.dumps(body | ({"ignore_eos": True} if asking.ignore_eos else {}))
+
+
+def _openai_choices(event: dict[str, Any], answer: Answer) -> list[dict[str, Any]]:
+    if usage := event.get("usage"):
+        answer.prompt_tokens = usage.get("prompt_tokens", answer.prompt_tokens)
+        answer.told_tokens = usage.get("completion_tokens") or answer.told_tokens
+        details = usage.get("prompt_tokens_details") or {}
+        answer.cached_tokens = details.get("cached_tokens", answer.cached_tokens)
+    choices: list[dict[str, Any]] = event.get("choices") or []
+    for reason in filter(None, (choice.get("finish_reason") for choice in choices)):
+        if reason == "abort":
+            raise RequestError("aborted")
+        answer.finished = True
+    return choices
+
+
+def _openai_text(text: str | None, at: float, answer: Answer) -> None:
+    if text:
+        answer.text += text
+        answer.heard(at, 1)
+
+
+def _counts(details: Any) -> dict[str, int]:
+    """Those of `cached_tokens_details` that are numbers: device, host, storage."""
+    return {name: n for name, n in (details or {}).items() if isinstance(n, int)}

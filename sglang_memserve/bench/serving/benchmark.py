@@ -1,0 +1,138 @@
+"""`memserve bench` from its options to its report."""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from sglang_memserve import cpu_attention
+from sglang_memserve.bench import children
+from sglang_memserve.bench.clusters import Builder, Engine
+from sglang_memserve.bench.figures import machine
+from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.serving import arms as known
+from sglang_memserve.bench.serving import inputs
+from sglang_memserve.bench.serving.apis import Asking
+from sglang_memserve.bench.serving.arms import INSTANCE_BYTES, METRICS, Arm, Target
+from sglang_memserve.bench.serving.client import open_session
+from sglang_memserve.bench.serving.measure import Slo
+from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, Options
+from sglang_memserve.bench.serving.outcome import Outcome
+from sglang_memserve.bench.serving.rounds import Comparison, Plan
+from sglang_memserve.bench.workloads.form import Workload
+from sglang_memserve.cluster import probe, share
+from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.local import read_model
+from sglang_memserve.cluster.ports import PortPicker
+from sglang_memserve.model import ModelInfo
+
+_MODEL_S = 600.0
+_GPU_ATTENTION = "flashinfer"
+
+
+async def benchmark(options: Options) -> None:
+    """Measures and prints. Raises ClusterError."""
+    arms = [*map(known.named, options.arms), *map(known.running, options.urls)]
+    if any(arm.needs_peers for arm in arms):
+        Peers(options.peers).require()
+    gpus = bool(share.visible_gpus()) if options.arms else True
+    model = await read_model(options.model, _MODEL_S) if options.arms else None
+    made = inputs.make(options, GPU_LOAD if gpus else CPU_LOAD, Path(model.path) if model else None)
+    workloads = {_label(workload, rate): workload for rate, workload in made.items()}
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memserve_bench.")))
+        session = await stack.enter_async_context(open_session(options.api_key))
+        probing = await stack.enter_async_context(probe.client())
+        ports = stack.enter_context(PortPicker(children.HOST, options.port))
+        engine = _engine(options, model, gpus) if model else None
+        builder = Builder(engine, ports, options.log_dir or folder, probing) if engine else None
+
+        def raise_(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[Target]]:
+            return known.serving(chosen, builder, Peers(options.peers))
+
+        together = _together(options, arms, model)
+        comparison = Comparison(_plan(options, workloads, together), session, raise_)
+        failure = await _measured(comparison, arms)
+    outcome = Outcome(
+        comparison.laps,
+        comparison.notes,
+        workloads,
+        {_label(workload, rate): rate for rate, workload in made.items()},
+        comparison.plan.slo,
+        arms,
+        _described(options, engine, together),
+    )
+    outcome.publish(options)
+    if failure:
+        raise failure
+
+
+async def _measured(comparison: Comparison, arms: Sequence[Arm]) -> ClusterError | None:
+    """What ended it early, if there are figures from before. Raises it where there are none."""
+    try:
+        await comparison.run(arms)
+    except ClusterError as error:
+        if not comparison.laps:
+            raise
+        comparison.notes.append(f"ended early: {error}")
+        return error
+    return None
+
+
+def _label(workload: Workload, rate: float | None) -> str:
+    return f"{workload.name}, " + ("its own times" if rate is None else f"{rate:g} sessions a second")
+
+
+def _plan(options: Options, workloads: dict[str, Workload], together: bool) -> Plan:
+    def seconds(limit_ms: float | None) -> float | None:
+        return None if limit_ms is None else limit_ms / 1e3
+
+    return Plan(
+        workloads=workloads,
+        rounds=options.rounds,
+        api=options.api,
+        asking=Asking(options.request_model, options.ignore_eos),
+        slo=Slo(seconds(options.slo_ttft), seconds(options.slo_tpot)),
+        request_s=options.timeout,
+        run_s=options.run_timeout,
+        together=together,
+        seed=options.seed,
+    )
+
+
+def _engine(options: Options, model: ModelInfo, gpus: bool) -> Engine:
+    """What every instance of every started arm has in common."""
+    return Engine(
+        model=model.path,
+        attention_backend=options.attention_backend or (_GPU_ATTENTION if gpus else cpu_attention.NAME),
+        threads=options.threads,
+        pool_tokens=options.pool_tokens,
+        extra=(METRICS, *options.extra),
+    )
+
+
+def _together(options: Options, arms: Sequence[Arm], model: ModelInfo | None) -> bool:
+    """Whether all arms are up at once: they need no time to start then, between runs."""
+    if model is None or options.up != "auto":
+        return options.up != "in-turn"
+    each = INSTANCE_BYTES + model.weight_bytes + options.pool_tokens * model.kv_bytes_per_token
+    need, free = each * sum(arm.instances for arm in arms), share.available_memory()
+    fits = need <= free
+    how = "all arms are up together" if fits else "each arm is started for its turn of each round"
+    print(f"{how}: they need some {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free", file=sys.stderr)
+    return fits
+
+
+def _described(options: Options, engine: Engine | None, together: bool) -> dict[str, Any]:
+    """The machine, the versions, and what was held constant."""
+    said = {one.name: getattr(options, one.name) for one in fields(options) if one.repr}
+    return {
+        **machine("sglang", "torch", "sglang-memserve"),
+        **Peers(options.peers).versions(),
+        "engine": engine and asdict(engine),
+        "together": together,
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in said.items()},
+    }

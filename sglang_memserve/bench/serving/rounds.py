@@ -1,0 +1,121 @@
+"""Rounds: in each, every arm gets the same sessions at the same moments, in an order of its own."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+
+import aiohttp
+
+from sglang_memserve.bench.serving import admin
+from sglang_memserve.bench.serving.answer import RequestError
+from sglang_memserve.bench.serving.apis import APIS, Asking, Conversation
+from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.client import Client
+from sglang_memserve.bench.serving.measure import Slo, figures
+from sglang_memserve.bench.serving.progress import Progress
+from sglang_memserve.bench.serving.replay import Run, replay
+from sglang_memserve.bench.workloads.form import Workload
+from sglang_memserve.cluster.errors import ClusterError
+
+Raise = Callable[[Sequence[Arm]], AbstractAsyncContextManager[list[Target]]]
+"""Starts arms for as long as a block lasts."""
+_WARM_UP_TOKENS = 4
+_BETWEEN_S, _SEEN_S = 0.5, 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How arms are compared. `workloads`: the same sessions at each rate, by label. Seconds throughout.
+
+    `request_s` bounds a request, `run_s` one run of a workload. `together`: all arms are up all the time;
+    otherwise each is started for its turn of each round.
+    """
+
+    workloads: dict[str, Workload]
+    rounds: int
+    api: str
+    asking: Asking
+    slo: Slo
+    request_s: float
+    run_s: float
+    together: bool
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One arm's run of one workload in one round (from 1)."""
+
+    round: int
+    workload: str
+    arm: str
+    run: Run
+    figures: dict[str, float]
+
+
+@dataclass
+class Comparison:
+    """Runs a plan. `laps` holds what came of it; `notes` what a reader of it has to know."""
+
+    plan: Plan
+    session: aiohttp.ClientSession
+    raise_: Raise
+    laps: list[Lap] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    async def run(self, arms: Sequence[Arm]) -> None:
+        """Raises ClusterError if an arm cannot be started, or answers no request at all."""
+        rng = random.Random(self.plan.seed)
+        if self.plan.together:
+            async with self.raise_(arms) as targets:
+                for number in range(1, self.plan.rounds + 1):
+                    for label in self.plan.workloads:
+                        for target in rng.sample(targets, len(targets)):
+                            await self._lap(number, label, target)
+            return
+        for number in range(1, self.plan.rounds + 1):
+            for arm in rng.sample(list(arms), len(arms)):
+                async with self.raise_([arm]) as (target,):
+                    for label in self.plan.workloads:
+                        await self._lap(number, label, target)
+
+    async def _lap(self, number: int, label: str, target: Target) -> None:
+        plan, workload = self.plan, self.plan.workloads[label]
+        client = Client(self.session, target.url, plan.request_s)
+        await self._warm_up(client, target, workload)
+        if reason := await admin.flush(self.session, target):
+            self._note(f"{target.name}'s caches were not emptied between the runs: {reason}")
+        await asyncio.sleep(_BETWEEN_S)
+        before = await admin.moved_mb(self.session, target)
+        what = f"round {number} of {plan.rounds}, {label}, {target.name}"
+        with Progress(what, sum(len(session.turns) for session in workload.sessions)) as progress:
+            run = await replay(workload, client, self._conversation, progress.count, plan.run_s)
+        after = await admin.moved_mb(self.session, target)
+        moved = {name: value - before[name] for name, value in after.items() if name in before}
+        self.laps.append(Lap(number, label, target.name, run, figures(run, plan.slo) | moved))
+
+    async def _warm_up(self, client: Client, target: Target, workload: Workload) -> None:
+        """The first request of the workload, answered shortly: what is done once only is done now."""
+        first = replace(workload.sessions[0].turns[0], output_tokens=_WARM_UP_TOKENS)
+        # sglang-router is ready before it has seen that its workers are.
+        deadline = time.monotonic() + (_SEEN_S if target.engines else 0.0)
+        while True:
+            conversation = self._conversation()
+            try:
+                await client.ask(conversation, conversation.ask(first))
+                return
+            except RequestError as error:
+                if time.monotonic() > deadline:
+                    what = f"{target.name} ({client.url}) fails its first request: {error}"
+                    raise ClusterError(what) from None
+            await asyncio.sleep(_BETWEEN_S)
+
+    def _conversation(self) -> Conversation:
+        return APIS[self.plan.api](self.plan.asking)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)

@@ -1,0 +1,161 @@
+"""`memserve bench`: systems compared under the same open-loop load."""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+_EXAMPLES = """\
+examples:
+  memserve bench --workload sharegpt --arms colocated,stock-pd,memserve-pd --plot out/
+  memserve bench --workload no-sharing --arms colocated,colocated-no-radix
+  memserve bench --url mine=http://10.0.0.5:30000 --url theirs=http://10.0.0.6:30000 --rates 1,2,4
+  memserve bench --url api=https://example.com --api chat --traces DIR --tokenizer MODEL
+
+Every arm gets the same sessions at the same moments, in rounds, whether or not it keeps up.
+docs/benchmarking.md says what is held constant, and what the figures do not show."""
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="compare systems under the same open-loop load",
+        description="Starts systems on this machine (--arms), or takes some that run already (--url), "
+        "replays the same workload on each in turn, and reports latencies, load and errors.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--list", action="store_true", help="say what arms and workloads there are, and end")
+    for title, flags in _flags().items():
+        group = parser.add_argument_group(title)
+        for name, text, how in flags:
+            group.add_argument(name, default=None, help=text, **how)
+    parser.set_defaults(command=run)
+
+
+def run(args: argparse.Namespace, passed_on: list[str]) -> int:
+    """Returns 0 when all was measured, 1 for an error, 130 after Ctrl-C."""
+    # Here, so that no other command pays for what this one imports.
+    from sglang_memserve.bench import children
+    from sglang_memserve.bench.serving.benchmark import benchmark
+    from sglang_memserve.bench.serving.options import Options
+
+    if args.list:
+        print(listed())
+        return 0
+    names = [field.name for field in dataclasses.fields(Options)]
+    given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    given["api_key"] = args.api_key or os.environ.get("MEMSERVE_API_KEY")
+    return children.run(benchmark(Options(**given, extra=tuple(passed_on))))
+
+
+def listed() -> str:
+    """Arms and workloads for a reader."""
+    from sglang_memserve.bench.serving.arms import ARMS
+    from sglang_memserve.bench.workloads.named import option_names, trace_files, workload_names
+
+    lines = ["arms:", *(f"  {arm.name:<20}{arm.about}" for arm in ARMS.values()), "", "workloads:"]
+    for name in workload_names():
+        lines.append(f"  {name:<20}options: {', '.join(option_names(name))}")
+        lines += [f"  {'':<20}read from {file} in --traces" for file in trace_files(name)]
+    return "\n".join(lines)
+
+
+def _flags() -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
+    """By group: name, help, and what argparse is to do with it. Defaults are those of Options."""
+    number, amount = {"type": _count, "metavar": "N"}, {"type": _positive}
+    return {
+        "systems": [
+            ("--arms", "systems to start, see --list", {"type": _names, "metavar": "NAME,NAME"}),
+            ("--url", "a system that runs already; repeatable", _many("urls", str, "NAME=URL")),
+            ("--api", _API, {"choices": ("generate", "completions", "chat")}),
+            ("--request-model", "`model` in requests of OpenAI's forms", {"metavar": "NAME"}),
+            ("--no-ignore-eos", _EOS, {"action": "store_false", "dest": "ignore_eos"}),
+            ("--api-key", "presented to every system (default: MEMSERVE_API_KEY)", {"metavar": "KEY"}),
+        ],
+        "workload": [
+            ("--workload", "see --list (default: sharegpt)", {"metavar": "NAME"}),
+            ("--traces", "read the workload from a file here, if it is there", _path("DIR")),
+            ("--tokenizer", "a model's folder or tokenizer.json, for texts", {"metavar": "MODEL"}),
+            ("--sessions", "how many (default: by the machine)", number),
+            ("--rates", _RATES, {"type": _rates, "metavar": "R,R"}),
+            ("--scale", "all lengths times this (default: by the machine)", amount | {"metavar": "S"}),
+            ("--max-context", "a session ends before it; scaled too", {"type": _count, "metavar": "TOKENS"}),
+            ("--vocabulary", "made-up token ids are from here to there", _VOCABULARY),
+            ("--seed", "of lengths, tokens, arrivals and order", {"type": int, "metavar": "N"}),
+            ("--option", "of this workload alone; repeatable", _many("more", _option, "NAME=JSON")),
+        ],
+        "measurement": [
+            ("--rounds", "in each, every arm has its turn (default: 3)", number),
+            ("--slo-ttft", "goodput counts the requests within this", amount | {"metavar": "MS"}),
+            ("--slo-tpot", "and within this", amount | {"metavar": "MS"}),
+            ("--timeout", "of one request (default: 120)", amount | {"metavar": "S"}),
+            ("--run-timeout", "of one run of one arm (default: 600)", amount | {"metavar": "S"}),
+            ("--up", _UP, {"choices": ("auto", "together", "in-turn")}),
+        ],
+        "instances that --arms starts (SGLang's own flags follow after `--`)": [
+            ("--model", "a local folder or a hub name (default: the embedded model)", {}),
+            ("--attention-backend", "of every instance", {"metavar": "NAME"}),
+            ("--threads", "of every instance (default: 1)", number),
+            ("--pool-tokens", "KV pool of every instance (default: 16384)", number),
+            ("--port", "takes free ports from here up (default: 39000)", number),
+            ("--log-dir", "keep the processes' logs here", _path("DIR")),
+            ("--peers", "what scripts/setup_peers.sh has installed", _path("DIR")),
+        ],
+        "report": [
+            ("--json", "end with one JSON object", {"action": "store_true"}),
+            ("--plot", "draw rates.svg, cdf.svg and timeline.svg here", _path("DIR")),
+            ("--records", "write a line of JSON for each request", _path("FILE")),
+        ],
+    }
+
+
+_API = "SGLang's own form, by token ids (the default), or OpenAI's, by text"
+_EOS = "let answers end where the model ends them: for servers that do not know ignore_eos"
+_RATES = "sessions a second, one run each; `trace` for a trace's own times (default: by the machine)"
+_UP = "all arms at once, or each started for its turn (default: at once if memory allows)"
+_VOCABULARY: dict[str, Any] = {"type": int, "nargs": 2, "metavar": ("LOW", "HIGH")}
+
+
+def _path(name: str) -> dict[str, Any]:
+    return {"type": Path, "metavar": name}
+
+
+def _many(field: str, kind: Any, name: str) -> dict[str, Any]:
+    return {"action": "append", "dest": field, "type": kind, "metavar": name}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _rates(text: str) -> tuple[float | None, ...]:
+    return tuple(None if rate == "trace" else _positive(rate) for rate in text.split(","))
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        read = json.loads(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give NAME=VALUE, as in document=[300,400]") from None
+    return name, tuple(read) if isinstance(read, list) else read

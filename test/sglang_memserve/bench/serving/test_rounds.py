@@ -1,0 +1,130 @@
+"""Rounds: every arm gets the same, in an order that changes, with its caches empty."""
+
+import contextlib
+
+import pytest
+
+from sglang_memserve.bench.serving.apis import Asking
+from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.client import open_session
+from sglang_memserve.bench.serving.measure import Slo
+from sglang_memserve.bench.serving.rounds import Comparison, Plan
+from sglang_memserve.cluster.errors import ClusterError
+
+
+@pytest.fixture
+def systems(engines):
+    """Mock systems by name; `raised` lists what was up together, in order."""
+
+    class Systems(dict):
+        def __init__(self):
+            self.raised = []
+
+        async def add(self, *names):
+            for name in names:
+                self[name] = await engines()
+
+        @contextlib.asynccontextmanager
+        async def raise_(self, arms):
+            self.raised.append([arm.name for arm in arms])
+            yield [Target(arm.name, self[arm.name].url) for arm in arms]
+
+    return Systems()
+
+
+@pytest.fixture
+def compare(systems, dialogue):
+    """Runs a comparison of all systems and returns it."""
+
+    async def run(workloads=None, **changes):
+        workloads = workloads or {"w": dialogue(0.0, 0.02, turns=[dialogue.turn()] * 2)}
+        plan = {"rounds": 2, "api": "generate", "together": True, "seed": 0} | changes
+        async with open_session() as session:
+            comparison = Comparison(
+                Plan(workloads, asking=Asking(), slo=Slo(), request_s=5, run_s=20, **plan),
+                session,
+                systems.raise_,
+            )
+            await comparison.run([Arm(name, "", "running") for name in systems])
+        return comparison
+
+    return run
+
+
+async def test_every_arm_gets_the_same_requests_in_every_round(systems, compare, dialogue):
+    await systems.add("a", "b")
+    loads = {"slow": dialogue(0.0, 0.1), "fast": dialogue(0.0, 0.01)}
+    comparison = await compare(loads, rounds=3)
+    laps = {(lap.round, lap.workload, lap.arm) for lap in comparison.laps}
+    assert laps == {(n, w, arm) for n in (1, 2, 3) for w in loads for arm in ("a", "b")}
+    assert systems["a"].bodies == systems["b"].bodies
+    assert all(lap.figures["failed_percent"] == 0 for lap in comparison.laps)
+
+
+async def test_no_arm_is_always_the_first(systems, compare, dialogue):
+    await systems.add("a", "b", "c")
+    comparison = await compare({"w": dialogue(0.0)}, rounds=6)
+    firsts = {lap.arm for number, lap in enumerate(comparison.laps) if number % 3 == 0}
+    assert len(firsts) > 1
+
+
+async def test_caches_are_empty_after_the_warm_up(systems, compare):
+    await systems.add("a")
+    comparison = await compare()
+    # In each round: a short warm-up with the workload's first turn, then its four requests.
+    asked = [body["sampling_params"]["max_new_tokens"] for body in systems["a"].bodies]
+    assert asked == [4, 3, 3, 3, 3] * 2
+    assert systems["a"].calls["/flush_cache"] == 2
+    assert not comparison.notes
+
+
+async def test_a_cache_that_cannot_be_emptied_is_noted_once(systems, compare):
+    await systems.add("a")
+    del systems["a"].pages["/flush_cache"]
+    comparison = await compare()
+    (note,) = comparison.notes
+    assert "a's caches were not emptied" in note
+    assert "404" in note
+
+
+async def test_arms_that_do_not_fit_together_are_started_for_their_turn(systems, compare):
+    await systems.add("a", "b")
+    await compare(together=False, rounds=2)
+    assert sorted(systems.raised) == [["a"], ["a"], ["b"], ["b"]]
+
+
+async def test_an_arm_that_fails_at_once_ends_the_comparison(systems, compare):
+    await systems.add("a")
+    systems["a"].fails = {0: 503}
+    with pytest.raises(ClusterError, match=r"a .* fails its first request: 503"):
+        await compare()
+
+
+async def test_errors_in_a_run_are_counted(systems, compare):
+    await systems.add("a")
+    systems["a"].fails = {1: 500}
+    comparison = await compare(rounds=1)
+    assert comparison.laps[0].figures["failed_percent"] == 25
+    assert comparison.laps[0].figures["unsent_percent"] == 25
+
+
+async def test_kv_that_moved_is_the_difference_of_a_run(systems, compare):
+    class Counting(dict):
+        moved = 1.0
+
+        def get(self, path):
+            if path != "/metrics":
+                return super().get(path)
+            self.moved += 2.0
+            return b'# HELP\nsglang:kv_transfer_total_mb_sum{engine_type="prefill"} %.1f\n' % self.moved
+
+    await systems.add("a")
+    systems["a"].pages = Counting(systems["a"].pages)
+    comparison = await compare(rounds=1)
+    assert comparison.laps[0].figures["kv_moved_mb"] == pytest.approx(2 * 1.048576)
+
+
+async def test_a_system_that_does_not_tell_what_it_moved_has_no_figure_for_it(systems, compare):
+    await systems.add("a")
+    comparison = await compare(rounds=1)
+    assert "kv_moved_mb" not in comparison.laps[0].figures

@@ -1,0 +1,136 @@
+"""`memserve bench`: a whole run against running systems, and what it says of bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sglang_memserve.cli import main
+
+MOCK = [sys.executable, "-P", "-m", "sglang_memserve.bench.serving.mock_engine", "--port"]
+SMALL = ("--sessions", "4", "--rates", "20", "--scale", "0.01", "--rounds", "2")
+
+
+@pytest.fixture
+def mock(free_port):
+    """Starts mock engines, and returns the URL of each once it serves."""
+    running = []
+
+    def start(*flags):
+        port = free_port()
+        running.append(subprocess.Popen([*MOCK, str(port), *flags]))
+        deadline = time.monotonic() + 20
+        while not answers(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def answers(port):
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_two_systems_are_compared(mock, tmp_path, capsys):
+    fast, slow = mock("--first-ms", "5", "--gap-ms", "1"), mock("--first-ms", "300", "--gap-ms", "1")
+    plot, records = tmp_path / "plots", tmp_path / "records.jsonl"
+    argv = ["bench", "--url", f"fast={fast}", "--url", f"slow={slow}", *SMALL, "--rates", "20,40"]
+    assert main.main([*argv, "--json", "--plot", str(plot), "--records", str(records)]) == 0
+    out, err = capsys.readouterr()
+    *table, last = out.splitlines()
+    assert any(line.split()[:1] == ["fast:"] for line in table)
+    report = json.loads(last)
+    assert set(report) == {"machine", "results", "bars", "skipped"}
+    for arms in report["results"].values():
+        assert arms["slow"]["ttft_p50_ms"]["median"] - arms["fast"]["ttft_p50_ms"]["median"] > 150
+        assert arms["slow"]["failed_percent"]["high"] == 0
+    assert len(report["results"]) == 2
+    assert sorted(file.name for file in plot.iterdir()) == [
+        "cdf-1.svg", "cdf-2.svg", "rates.svg", "timeline-1.svg", "timeline-2.svg",
+    ]  # fmt: skip
+    requests = sum(report["machine"]["workloads"][label]["requests"] for label in report["results"])
+    assert len(records.read_text().splitlines()) == 2 * 2 * requests
+    assert "round 2 of 2" in err
+
+
+def test_a_key_is_not_reported(mock, capsys):
+    argv = ["bench", "--url", f"a={mock('--first-ms', '1')}", *SMALL, "--json", "--api-key", "K-secret"]
+    assert main.main(argv) == 0
+    assert "K-secret" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        ([], "give --arms, --url"),
+        (["--arms", "colocatde"], "--arms colocatde: there is no such arm"),
+        (["--url", "http://x:1"], "--url http://x:1: give NAME=URL"),
+        (["--url", "a=http://x:1", "--url", "a=http://y:1"], "a is there twice"),
+        (["--url", "a=http://x:1", "--workload", "shareGPT"], "shareGPT"),
+        (["--url", "a=http://x:1", "--", "--page-size", "1"], "--page-size after `--`"),
+        (["--arms", "stock-pd", "--peers", "/nowhere"], "scripts/setup_peers.sh"),
+    ],
+)
+def test_bad_input_is_a_line_and_not_a_traceback(argv, complaint, capsys):
+    assert main.main(["bench", *argv]) == 1
+    out, err = capsys.readouterr()
+    assert complaint in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--rates", "1,zero"),
+        ("--scale", "-1"),
+        ("--sessions", "0"),
+        ("--rounds", "1.5"),
+        ("--option", "document"),
+        ("--option", "document=[1,"),
+        ("--api", "telepathy"),
+    ],
+)
+def test_a_bad_value_is_named(flag, value, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main.main(["bench", "--url", "a=http://x:1", flag, value])
+    assert refused.value.code == 2
+    told = capsys.readouterr().err
+    assert flag in told
+    assert value.split(",")[-1] in told
+
+
+def test_a_system_that_is_not_there_is_named(free_port, capsys):
+    url = f"http://127.0.0.1:{free_port()}"
+    assert main.main(["bench", "--url", f"mine={url}", *SMALL]) == 1
+    assert f"mine ({url}) fails its first request" in capsys.readouterr().err
+
+
+def test_arms_and_workloads_are_listed(capsys):
+    assert main.main(["bench", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "stock-pd-radix" in listed
+    assert "no-sharing" in listed
+
+
+def test_ctrl_c_ends_it_at_once(mock):
+    url = mock("--first-ms", "20000")
+    command = [sys.executable, "-m", "sglang_memserve.cli.main", "bench", "--url", f"a={url}", *SMALL]
+    bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    time.sleep(2.5)
+    assert bench.poll() is None
+    bench.send_signal(signal.SIGINT)
+    _, said = bench.communicate(timeout=10)
+    assert bench.returncode == 130
+    assert "Traceback" not in said

@@ -30,12 +30,16 @@ class Expected:
         self._pages = pages
         self._after = after
         self._cells = Cells(len(pages), len(store.layout.plane_bytes))
-        self._staging = torch.empty(0, dtype=torch.uint8)
         # Whether the payload of the message that is being read goes straight to its pages.
         self._in_place = False
 
-    def place(self, part: wire.Blocks, size: int) -> Sequence[memoryview]:
-        """Memory for the `size` bytes of its payload, until `land` is called with that."""
+    def place(
+        self, part: wire.Blocks, size: int, staging: Callable[[BlockStore, int], torch.Tensor]
+    ) -> Sequence[memoryview]:
+        """Memory for the `size` bytes of its payload, until `land` is called with that.
+
+        `staging` gives so many bytes of host memory of a store, where the payload cannot go to its pages.
+        """
         planes = self._require_fits(part, [size])
         memory = self._store.views(self._pages_of(part), planes)
         self._in_place = memory is not None
@@ -43,9 +47,7 @@ class Expected:
             if self._after is not None:
                 self._after.synchronize()
             return memory
-        if len(self._staging) < size:
-            self._staging = self._store.host_bytes(size)
-        return [memoryview(self._staging[:size].numpy())]
+        return [memoryview(staging(self._store, size)[:size].numpy())]
 
     def land(self, part: wire.Blocks, payload: Sequence[memoryview], *, placed: bool = False) -> int:
         """Brings the payload to its pages, where it is not `placed` there; returns its bytes."""

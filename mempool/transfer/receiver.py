@@ -5,6 +5,7 @@ import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import zmq
@@ -22,6 +23,8 @@ from mempool.transports.registry import Transports
 logger = logging.getLogger(__name__)
 
 _SENDER = "the sender"
+# What a message of ours carries at most, unless one plane of a block is more.
+_STAGING_BYTES = 2 << 20
 
 
 class BlockReceiver:
@@ -54,6 +57,7 @@ class BlockReceiver:
         self._expected: dict[int, Expected] = {}
         self._tickets_of: defaultdict[bytes, set[int]] = defaultdict(set)
         self._welcomed: set[bytes] = set()
+        self._staging: defaultdict[bytes, dict[BlockStore, torch.Tensor]] = defaultdict(dict)
         # Held while bytes are written: whoever has withdrawn a ticket may reuse its pages.
         self._lock = threading.RLock()
         self._wakeup = Wakeup()
@@ -140,13 +144,20 @@ class BlockReceiver:
                 raise FrameError(f"{size} bytes of payload where none was expected")
             with self._lock:
                 expected = self._claimed(message, source)
-                memory = expected.place(message, size)
+                memory = expected.place(message, size, partial(self._staging_of, source))
         except MemPoolError as error:
             return Nowhere(size, error)
         except Exception as error:
             logger.exception("placing blocks")
             return Nowhere(size, MemPoolError(str(error)))
         return Landing(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
+
+    def _staging_of(self, source: bytes, store: BlockStore, size: int) -> torch.Tensor:
+        """Kept for as long as the connection: made anew for each transfer, it leaves holes in the heap."""
+        kept = self._staging[source].get(store)
+        if kept is None or len(kept) < size:
+            kept = self._staging[source][store] = store.host_bytes(max(size, _STAGING_BYTES))
+        return kept
 
     def _answer(self, received: Received) -> wire.ToSender:
         source, frames, place = received
@@ -252,6 +263,7 @@ class BlockReceiver:
         """Nothing more is taken from this connection."""
         with self._lock:
             self._welcomed.discard(source)
+            self._staging.pop(source, None)
             for ticket in self._tickets_of.pop(source, set()):
                 try:
                     self._fail(ticket, error)

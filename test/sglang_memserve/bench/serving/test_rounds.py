@@ -1,6 +1,7 @@
 """Rounds: every arm gets the same, in an order that changes, with its caches empty."""
 
 import contextlib
+import json
 
 import pytest
 
@@ -122,6 +123,23 @@ async def test_kv_that_moved_is_the_difference_of_a_run(systems, compare):
     systems["a"].pages = Counting(systems["a"].pages)
     comparison = await compare(rounds=1)
     assert comparison.laps[0].figures["kv_moved_mb"] == pytest.approx(2 * 1.048576)
+
+
+async def test_kv_that_went_back_to_prefill_is_what_our_instances_count(systems, compare):
+    class Counting(dict):
+        sent = 0
+
+        def get(self, path):
+            if path != "/server_info":
+                return super().get(path)
+            self.sent += 3_000_000
+            state = {"memserve": {"kv_bytes_sent_from_dram": self.sent, "dram_blocks": 7}}
+            return json.dumps({"internal_states": [state]}).encode()
+
+    await systems.add("a")
+    systems["a"].pages = Counting(systems["a"].pages)
+    comparison = await compare(rounds=1)
+    assert comparison.laps[0].figures["kv_written_back_mb"] == pytest.approx(3)
 
 
 async def test_a_system_that_does_not_tell_what_it_moved_has_no_figure_for_it(systems, compare):

@@ -78,18 +78,7 @@ class Instance:
     def finish(self, tokens, namespace=PLAIN):
         """A request for these tokens, whole pages, that has ended; waits until DRAM has its KV."""
         node = self.compute(tokens, namespace)
-        req = SimpleNamespace(
-            bootstrap_room=None,
-            origin_input_ids=tokens,
-            full_untruncated_fill_ids=array("q", tokens),
-            last_node=node,
-            extra_key=namespace.extra_key,
-            cache_salt=namespace.cache_salt,
-            finished_reason=None,
-            multimodal_inputs=None,
-            skip_radix_cache_insert=False,
-        )
-        self.agent.finished(req, len(tokens))
+        self.agent.finished(ended(None, tokens, tokens, node, namespace), len(tokens))
         until(lambda: self.agent.tick() or self.everything_is_accounted_for())
 
     def ask(self, tokens, namespace=PLAIN, req=None):
@@ -155,22 +144,27 @@ def key_of(tokens, namespace=PLAIN):
     return RadixKey(array("q", tokens), namespace.extra_key, cache_salt=namespace.cache_salt)
 
 
-def answered(instance, room, prompt, answer, namespace=PLAIN, **how):
-    """A request that decode has finished: all of it but the last token is in its tree."""
-    tokens = prompt + answer
-    stop = (len(tokens) - 1) // PAGE * PAGE
-    node = instance.compute(tokens[:stop], namespace)
-    req = SimpleNamespace(
+def ended(room, prompt, tokens, node, namespace, reason=None, multimodal=None):
+    """What SGLang's request has of one that ended; `tokens`: prompt and answer."""
+    return SimpleNamespace(
         bootstrap_room=room,
         origin_input_ids=prompt,
         full_untruncated_fill_ids=array("q", tokens),
         last_node=node,
         extra_key=namespace.extra_key,
         cache_salt=namespace.cache_salt,
-        finished_reason=how.get("reason"),
-        multimodal_inputs=how.get("multimodal"),
+        finished_reason=reason,
+        multimodal_inputs=multimodal,
         skip_radix_cache_insert=False,
     )
+
+
+def answered(instance, room, prompt, answer, namespace=PLAIN, **how):
+    """A request that decode has finished: all of it but the last token is in its tree."""
+    tokens = prompt + answer
+    stop = (len(tokens) - 1) // PAGE * PAGE
+    node = instance.compute(tokens[:stop], namespace)
+    req = ended(room, prompt, tokens, node, namespace, how.get("reason"), how.get("multimodal"))
     instance.agent.finished(req, len(tokens) - 1)
     return tokens[:stop]
 

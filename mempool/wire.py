@@ -21,7 +21,7 @@ import msgspec
 
 from mempool.errors import FrameError
 
-VERSION = 2
+VERSION = 3
 MAX_HEADER_BYTES = 256 * 1024
 # What the payload of one message may have. A plane of a block, which is never cut, has to fit.
 MAX_PIECE_BYTES = 16 * 1024 * 1024
@@ -49,7 +49,8 @@ class Blocks(msgspec.Struct, tag="blocks", frozen=True):
     """A rectangle of cells: planes `[plane, plane + planes)` of pages `[first, first + count)` of the ticket.
 
     The payload has the planes of one block after those of the other. It may come in several frames, each of
-    whole rows of the rectangle. `checksum`: xxh3 (64 bit) of the payload.
+    whole rows of the rectangle. `checksum`: xxh3 (64 bit) of the payload. `again`: some of the cells may
+    have landed before, and this is what they hold in the end.
     """
 
     ticket: Unsigned
@@ -59,6 +60,7 @@ class Blocks(msgspec.Struct, tag="blocks", frozen=True):
     plane: Unsigned
     planes: Positive
     checksum: Unsigned | None = None
+    again: bool = False
 
 
 class Finish(msgspec.Struct, tag="finish", frozen=True):

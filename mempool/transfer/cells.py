@@ -26,15 +26,19 @@ class Cells:
             raise MemPoolError(f"{_name(part)} of {self._blocks} blocks of {self._planes} planes")
 
     def land(self, part: wire.Blocks) -> None:
-        """Marks cells in range. Raises MemPoolError where one has landed before; nothing is marked then."""
+        """Marks cells in range. Raises MemPoolError where one has landed before, unless it is sent `again`;
+        nothing is marked then.
+        """
         if self._table is None and not self._follows(part):
             self._table = np.zeros((self._blocks, self._planes), dtype=np.bool_)
             self._table.reshape(-1)[: self._landed] = True
         if self._table is not None:
             cells = self._table[part.first : part.first + part.count, part.plane : part.plane + part.planes]
-            if cells.any():
+            before = int(cells.sum())
+            if before and not part.again:
                 raise MemPoolError(f"{_name(part)}: some have landed before")
             cells[:] = True
+            self._landed -= before
         self._landed += part.count * part.planes
 
     def __str__(self) -> str:

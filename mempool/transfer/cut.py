@@ -20,11 +20,15 @@ class Mode(StrEnum):
 
 
 class Piece(NamedTuple):
-    """What one message carries: `planes` of the blocks at `pages` (int64 `[n]`), for positions `first` on."""
+    """What one message carries: `planes` of the blocks at `pages` (int64 `[n]`), for positions `first` on.
+
+    `again`: they may have been sent there before.
+    """
 
     pages: torch.Tensor
     first: int
     planes: range
+    again: bool = False
 
 
 def cut(piece: Piece, layout: BlockLayout, mode: Mode, piece_bytes: int) -> Iterator[Piece]:
@@ -45,7 +49,8 @@ def cut(piece: Piece, layout: BlockLayout, mode: Mode, piece_bytes: int) -> Iter
 
 def _rows(piece: Piece, planes: range, count: int) -> Iterator[Piece]:
     for start in range(0, len(piece.pages), count):
-        yield Piece(piece.pages[start : start + count], piece.first + start, planes)
+        pages = piece.pages[start : start + count]
+        yield piece._replace(pages=pages, first=piece.first + start, planes=planes)
 
 
 def _by_layer(layout: BlockLayout, planes: range) -> Iterator[range]:

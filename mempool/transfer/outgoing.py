@@ -72,10 +72,12 @@ class OutgoingTransfer:
         ready: Callable[[], bool] | None = None,
         *,
         planes: range | None = None,
+        again: bool = False,
     ) -> None:
         """Sends the blocks at `pages` (int64 `[n]`) to positions `first` and on of the ticket's pages.
 
-        `planes`: which planes of them, all by default. What is queued first goes first. Nothing is read
+        `planes`: which planes of them, all by default. `again`: some may have been queued for these positions
+        before; the last ones stay there. What is queued first goes first. Nothing is read
         before `ready`, which is asked on the sender's thread again and again, says True. Raises MemPoolError
         for planes that are not of the layout.
         """
@@ -84,7 +86,7 @@ class OutgoingTransfer:
             planes = every
         elif not planes or planes.step != 1 or planes[0] not in every or planes[-1] not in every:
             raise MemPoolError(f"{planes} of a block of {len(every)} planes")
-        self._submit(self, SendBlocks(Piece(pages, first, planes), ready))
+        self._submit(self, SendBlocks(Piece(pages, first, planes, again), ready))
 
     def finish(self, total: int, private: bytes = b"") -> None:
         """Says that `total` blocks were sent in all; `private` is handed to the receiver's callback."""

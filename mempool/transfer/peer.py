@@ -217,9 +217,8 @@ class Peer:
             return True
         checksum = digest(frames) if self._settings.checksum else None
         planes = piece.planes
-        header = wire.Blocks(
-            transfer.ticket, self._seq, piece.first, len(piece.pages), planes.start, len(planes), checksum
-        )
+        where = piece.first, len(piece.pages), planes.start, len(planes)
+        header = wire.Blocks(transfer.ticket, self._seq, *where, checksum, piece.again)
         # No copy: neither slot nor blocks are written to before the receiver has answered.
         self._send([wire.encode(header), *frames])
         self._sent_now(transfer, size, ring)

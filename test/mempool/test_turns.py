@@ -148,6 +148,14 @@ def test_a_cell_that_lands_twice_or_is_out_of_range_is_refused(parts):
         landed(*parts)
 
 
+def test_what_is_sent_again_counts_once():
+    again = msgspec.structs.replace(part(0, 3), again=True)
+    assert not landed(part(0, 2, 0, 1), again).complete
+    assert landed(part(0, 2, 0, 1), again, part(3, 1)).complete
+    with pytest.raises(MemPoolError, match="before"):
+        landed(again, part(2, 1))
+
+
 def test_staging_never_gives_out_what_is_still_taken():
     memory = torch.zeros(1024, dtype=torch.uint8)
     ring, taken, waits = StagingRing(memory), [], 0
@@ -218,6 +226,18 @@ def test_a_plane_that_never_came_or_came_twice_fails_the_transfer(one_block_a_me
         assert there.wait().error is not None
     with pytest.raises(MemPoolError, match="of a block of 8 planes"):
         transfer.send(torch.tensor([1]), 0, planes=range(7, 9))
+
+
+def test_blocks_that_are_sent_again_are_the_ones_that_stay(make_paged, make_channel, tools):
+    source, target = make_paged(8, seed=2), make_paged(8)
+    channel = make_channel(source, target)
+    transfer, _, here = channel.begin([4, 5], mode=Mode.BY_LAYER)
+    transfer.send(torch.tensor([1, 2]), 0, planes=range(0, 3))
+    transfer.send(torch.tensor([1]), 0, planes=range(3, 8))
+    transfer.send(torch.tensor([3]), 1, again=True)
+    transfer.finish(2)
+    assert here.wait().error is None
+    assert torch.equal(tools.blocks_of(target, [4, 5]), tools.blocks_of(source, [1, 3]))
 
 
 def test_a_plane_larger_than_a_message_is_refused_at_once(one_block_a_message, tools):

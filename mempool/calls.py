@@ -112,10 +112,16 @@ class FutureCalls:
         return self._transfer(instance, source, target, flags, private, tokens, namespace, seconds)
 
     def fetch(
-        self, instance: str, tokens: Tokens, *, namespace: str = "", seconds: float = 30.0
+        self,
+        instance: str,
+        tokens: Tokens,
+        *,
+        namespace: str = "",
+        seconds: float = 30.0,
+        from_engine: bool = False,
     ) -> Future[int]:
         try:
-            return self._fetching.ask(instance, token_array(tokens), namespace, seconds)
+            return self._fetching.ask(instance, token_array(tokens), namespace, seconds, from_engine)
         except (MemPoolError, ValueError) as error:
             return _failed(error)
 

@@ -17,7 +17,7 @@ from mempool.membership.member import Member
 from mempool.membership.messages import Change, ChangeKind, InstanceInfo, new_incarnation
 from mempool.peers import Peers
 from mempool.remote.control import Control
-from mempool.remote.fetching import Fetching
+from mempool.remote.fetching import Fetching, Wanted
 from mempool.remote.messages import Caller
 from mempool.remote.sending import Flags, Landed, Sending
 from mempool.remote.serving import Received, Serving
@@ -42,6 +42,7 @@ class MemPool:
     is refused by the registries. `control`, `data`: URLs to listen at. `on_received`: see `Serving`.
     `on_hbm`: for an engine that allocates and publishes in HBM itself; there is no store of that medium then.
     What others send there lands in DRAM blocks, which that callback is given, and frees: see `Serving`.
+    `on_wanted`: such an engine is asked to publish what others want of its HBM in DRAM: see `Wanted`.
     `on_stopped`: a newer incarnation of this instance is there, and this one takes part no more.
 
     Raises LayoutMismatch, NamespaceMismatch, JoinFailed where no registry takes it, MemPoolError for URLs
@@ -63,6 +64,7 @@ class MemPool:
         checksum: bool = False,
         on_received: Callable[[Received], None] | None = None,
         on_hbm: Callable[[Received], None] | None = None,
+        on_wanted: Callable[[Wanted], None] | None = None,
         on_stopped: Callable[[MemPoolError], None] | None = None,
         limits: Limits | None = None,
         transports: Transports | None = None,
@@ -83,7 +85,7 @@ class MemPool:
         self._control = Control(control, caller, self._serving.answer, limits=limits, transports=transports)
         self._sender = BlockSender(checksum=checksum, limits=limits, transports=transports)
         self._sending = Sending(self.local, self._control, self._sender)
-        self._fetching = Fetching(self.local, self._peers, self._control, self._sending)
+        self._fetching = Fetching(self.local, self._peers, self._control, self._sending, on_wanted)
         self._serving.fetching = self._fetching
         self.start = FutureCalls(self.local, self._peers, self._control, self._sending, self._fetching)
         self.info = InstanceInfo(
@@ -224,14 +226,25 @@ class MemPool:
             instance, tokens, source, target, flags, private, namespace=namespace, seconds=seconds
         ).result()
 
-    def fetch(self, instance: str, tokens: Tokens, *, namespace: str = "", seconds: float = 30.0) -> int:
+    def fetch(
+        self,
+        instance: str,
+        tokens: Tokens,
+        *,
+        namespace: str = "",
+        seconds: float = 30.0,
+        from_engine: bool = False,
+    ) -> int:
         """Has `instance` send what it has published of `tokens`, in any medium of its own, to this instance's
         DRAM, where it is published; what is there already is not sent. Returns how many blocks of the tokens,
-        from the first on, `instance` had, and returns once they are here.
+        from the first on, `instance` had, and returns once they are here. `from_engine`: where `instance` is
+        an engine that owns its HBM, it is asked for what it has only there, and this waits for that.
 
         Raises PeerDied, Refused, OutOfBlocks, DeadlinePassed.
         """
-        return self.start.fetch(instance, tokens, namespace=namespace, seconds=seconds).result()
+        return self.start.fetch(
+            instance, tokens, namespace=namespace, seconds=seconds, from_engine=from_engine
+        ).result()
 
     def counts(self, medium: Medium) -> Counts:
         return self.local.counts(medium)

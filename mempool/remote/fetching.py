@@ -3,7 +3,9 @@
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple
 
 from mempool.address import Addresses, BlockNumbers
@@ -14,7 +16,7 @@ from mempool.peers import Peers
 from mempool.remote import messages
 from mempool.remote.asked import settle
 from mempool.remote.control import Control
-from mempool.remote.messages import Call, Comes, Fetch, Reply
+from mempool.remote.messages import Call, Comes, Done, Fetch, FetchEnds, Reply
 from mempool.remote.sending import Flags, Landed, Sending
 from mempool.remote.serving import Received
 
@@ -26,10 +28,29 @@ class _Asked(NamedTuple):
     result: Future[int]
 
 
-class Fetching:
-    """Both sides of it. `ask` may be called from any thread."""
+class Wanted(NamedTuple):
+    """Tokens, int32, of which another instance wants what only the engine's HBM has: more than the first
+    `published` of them. `done`, called once from any thread, sends what is published by then.
+    """
 
-    def __init__(self, local: LocalPool, peers: Peers, control: Control, sending: Sending) -> None:
+    tokens: BlockNumbers
+    namespace: str
+    published: int
+    done: Callable[[], None]
+
+
+class Fetching:
+    """Both sides of it. `ask` may be called from any thread. `on_wanted` is called on the control thread."""
+
+    def __init__(
+        self,
+        local: LocalPool,
+        peers: Peers,
+        control: Control,
+        sending: Sending,
+        on_wanted: Callable[[Wanted], None] | None = None,
+    ) -> None:
+        self._on_wanted = on_wanted
         self._local = local
         self._peers = peers
         self._control = control
@@ -42,10 +63,12 @@ class Fetching:
         """Fetches that have not ended."""
         return len(self._asked)
 
-    def ask(self, instance: str, tokens: BlockNumbers, namespace: str, seconds: float) -> Future[int]:
+    def ask(
+        self, instance: str, tokens: BlockNumbers, namespace: str, seconds: float, from_engine: bool = False
+    ) -> Future[int]:
         """As `MemPool.fetch`. Raises PeerDied, ValueError."""
         cookie = secrets.token_bytes(16)
-        fetch = Fetch(messages.pack(tokens), namespace, cookie)
+        fetch = Fetch(messages.pack(tokens), namespace, cookie, from_engine)
         messages.require_fit(fetch)
         peer = self._peers.get(instance)
         result: Future[int] = Future()
@@ -61,28 +84,64 @@ class Fetching:
             return False
         return self._end(received.private, len(received.tokens) // self._local.layout.page_size)
 
-    def serve(self, call: Call, fetch: Fetch) -> Comes:
-        """Sends what is published here to the caller. On the control thread. Raises MemPoolError."""
+    def answer(self, call: Call, ask: Fetch | FetchEnds) -> Comes | Done:
+        """On the control thread. Raises MemPoolError, ValueError."""
+        if isinstance(ask, Fetch):
+            return self._serve(call, ask)
+        asked = self._asked.get(ask.cookie)
+        if asked is not None and asked.instance == call.caller.instance:
+            self._end(ask.cookie, 0)
+        return Done()
+
+    def _serve(self, call: Call, fetch: Fetch) -> Comes:
+        """Sends what is published here to the caller, at once or when the engine has published more."""
+        tokens = messages.unpack(fetch.tokens)
+        if self._on_wanted is not None and fetch.from_engine:
+            found = self._local.match(tokens, fetch.namespace, lease_seconds=None)
+            page = self._local.layout.page_size
+            if found.tokens < len(tokens) // page * page:
+                until = time.monotonic() + call.seconds
+                done = partial(self._serve_later, call, fetch, tokens, until)
+                self._on_wanted(Wanted(tokens, fetch.namespace, found.tokens, done))
+                return Comes(found.blocks, later=True)
+        return Comes(self._send(call, fetch, tokens, call.seconds))
+
+    def _serve_later(self, call: Call, fetch: Fetch, tokens: BlockNumbers, until: float) -> None:
+        seconds = until - time.monotonic()
+        if seconds <= 0:
+            return
+        try:
+            blocks = self._send(call, fetch, tokens, seconds)
+        except (MemPoolError, ValueError):
+            blocks = 0
+        if not blocks:
+            try:
+                peer = self._peers.get(call.caller.instance)
+            except PeerDied:
+                return
+            self._control.ask(peer.control, FetchEnds(fetch.cookie), seconds)
+
+    def _send(self, call: Call, fetch: Fetch, tokens: BlockNumbers, seconds: float) -> int:
+        """How many blocks it begins to send."""
         peer = self._peers.get(call.caller.instance)
         if peer.incarnation != call.caller.incarnation:
             raise Refused(call.caller.instance, "known here under another incarnation")
-        tokens = messages.unpack(fetch.tokens)
-        found = self._local.match(tokens, fetch.namespace, lease_seconds=call.seconds)
+        found = self._local.match(tokens, fetch.namespace, lease_seconds=seconds)
         source = self._of_this_instance(found)
         blocks = sum(map(len, source))
         if not blocks:
             found.release()
-            return Comes(0)
+            return 0
         whole = tokens[: blocks * self._local.layout.page_size]
         try:
             sent = self._sending.transfer(
-                peer, source, None, Flags(), fetch.cookie, whole, fetch.namespace, call.seconds
+                peer, source, None, Flags(), fetch.cookie, whole, fetch.namespace, seconds
             )
         except (MemPoolError, ValueError):
             found.release()
             raise
         sent.add_done_callback(lambda landed: self._sent(found, landed))
-        return Comes(blocks)
+        return blocks
 
     def expire(self) -> None:
         now = time.monotonic()
@@ -106,7 +165,7 @@ class Fetching:
         except MemPoolError as error:
             self._end(cookie, error)
         else:
-            if not comes.blocks:
+            if not comes.blocks and not comes.later:
                 self._end(cookie, 0)
 
     def _end(self, cookie: bytes, outcome: int | MemPoolError) -> bool:

@@ -6,6 +6,8 @@ AllocMem                                            Allocated
 FreeMem                                             Done
 Offer: blocks that the caller wants to send         Admitted: a ticket of the block channel, and where they go
 Fetch: tokens whose blocks are to be sent to it     Comes: how many will be offered
+                                                    FetchEnds, which is asked: none after all
+                                                    (Done is the caller's answer to it)
 any                                                 Failed
 """
 
@@ -29,6 +31,7 @@ MAX_BLOCKS = 65_000
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOCKS)]
 PackedBlocks = Annotated[bytes, msgspec.Meta(max_length=4 << 20)]
 Name = Annotated[str, msgspec.Meta(max_length=256)]
+Cookie = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
 class AllocMem(msgspec.Struct, tag="alloc", frozen=True):
@@ -60,17 +63,32 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
 
 
 class Fetch(msgspec.Struct, tag="fetch", frozen=True):
-    """`cookie` comes with the blocks as the `private` of their transfer. `tokens`: int32."""
+    """`cookie` comes with the blocks as the `private` of their transfer. `tokens`: int32.
+
+    `from_engine`: it is worth the wait until an engine that owns its HBM has been asked for those of the
+    tokens that only its HBM has.
+    """
 
     tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)]
     namespace: Name
-    cookie: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    cookie: Cookie
+    from_engine: bool = False
+
+
+class FetchEnds(msgspec.Struct, tag="fetch ends", frozen=True):
+    """Nothing comes of the fetch of that cookie, though its owner had asked its engine."""
+
+    cookie: Cookie
 
 
 class Comes(msgspec.Struct, tag="comes", frozen=True):
-    """So many blocks of the tokens, those from the first on, are published at the owner, and are sent."""
+    """So many blocks of the tokens, those from the first on, are published at the owner, and are sent.
+
+    `later`: the owner's engine is asked first; there may be more then, or none.
+    """
 
     blocks: Unsigned
+    later: bool = False
 
 
 class Allocated(msgspec.Struct, tag="allocated", frozen=True):
@@ -104,7 +122,7 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     cause: Reason
 
 
-Ask = AllocMem | FreeMem | Offer | Fetch
+Ask = AllocMem | FreeMem | Offer | Fetch | FetchEnds
 Reply = Allocated | Done | Admitted | Comes | Failed
 R = TypeVar("R", Allocated, Done, Admitted, Comes)
 

@@ -18,6 +18,7 @@ from mempool.remote.messages import (
     Done,
     Failed,
     Fetch,
+    FetchEnds,
     FreeMem,
     Offer,
 )
@@ -87,15 +88,15 @@ class Serving:
                 return self._alloc(call.caller, call.ask)
             if isinstance(call.ask, FreeMem):
                 return self._free(call.caller, call.ask)
-            if isinstance(call.ask, Fetch):
+            if isinstance(call.ask, (Fetch, FetchEnds)):
                 if self.fetching is None:
                     raise Refused(call.caller.instance, "not yet")
-                return self.fetching.serve(call, call.ask)
+                return self.fetching.answer(call, call.ask)
             return self._admit(call, call.ask)
         except (MemPoolError, ValueError) as error:
             return Failed(
                 kind=type(error).__name__ if isinstance(error, MemPoolError) else Refused.__name__,
-                medium=Medium.DRAM if isinstance(call.ask, Fetch) else call.ask.medium,
+                medium=getattr(call.ask, "medium", Medium.DRAM),
                 incarnation=self._local.incarnation,
                 cause=short(getattr(error, "cause", str(error))),
             )

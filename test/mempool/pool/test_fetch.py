@@ -9,7 +9,7 @@ import torch
 from mempool.address import Addresses, Medium, Owner
 from mempool.errors import DeadlinePassed, OutOfBlocks, PeerDied, Refused, TransferError
 from mempool.layout import BlockLayout
-from mempool.remote.messages import Comes
+from mempool.remote.messages import Comes, FetchEnds
 from mempool.tiers.tier import dram_arena
 
 PAGE = 4
@@ -70,6 +70,71 @@ def test_an_engine_that_owns_its_hbm_fetches_to_dram(world):
     assert torch.equal(a.found(tokens(3)), data)
 
 
+def engine(world, name, wanted):
+    """One that owns its HBM, and is told what others want of it."""
+    stores = {DRAM: dram_arena(LAYOUT, 16)}
+    return world.pool(name, stores=stores, on_hbm=lambda received: None, on_wanted=wanted.append)
+
+
+def test_what_only_an_engines_hbm_has_comes_once_the_engine_has_published_it(world, until):
+    wanted = []
+    a, b = world.pool("a"), engine(world, "b", wanted)
+    b.published(tokens(2), DRAM)
+    coming = a.start.fetch("b", tokens(5), from_engine=True)
+    until(lambda: wanted)
+    assert (wanted[0].tokens.tolist(), wanted[0].published) == (tokens(5).tolist(), 2 * PAGE)
+    rest, data = b.filled(3, DRAM)
+    b.insert(tokens(5), rest)
+    assert not coming.done()
+    wanted[0].done()
+    assert coming.result(10) == 5
+    assert torch.equal(a.found(tokens(5))[2:], data)
+
+
+def test_an_engine_that_has_no_more_sends_what_there_is_or_says_that_there_is_none(world, until):
+    wanted = []
+    a, b = world.pool("a"), engine(world, "b", wanted)
+    nothing = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
+    until(lambda: wanted)
+    wanted.pop().done()
+    assert nothing.result(10) == 0
+    b.published(tokens(2), DRAM)
+    some = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
+    until(lambda: wanted)
+    wanted.pop().done()
+    assert some.result(10) == 2
+
+
+def test_an_engine_is_asked_for_nothing_that_dram_has_or_that_nobody_waits_for(world):
+    wanted = []
+    a, b = world.pool("a"), engine(world, "b", wanted)
+    b.published(tokens(3), DRAM)
+    assert a.fetch("b", np.append(tokens(3), 99), from_engine=True) == 3
+    assert a.fetch("b", tokens(5)) == 3
+    assert not wanted
+
+
+def test_an_engine_that_never_answers_costs_the_deadline(world):
+    wanted = []
+    a, _ = world.pool("a"), engine(world, "b", wanted)
+    with pytest.raises(DeadlinePassed):
+        a.fetch("b", tokens(3), from_engine=True, seconds=0.3)
+    wanted[0].done()
+    assert a.counters()["fetching"] == 0
+
+
+def test_an_end_that_another_instance_tells_ends_nothing(world, until):
+    wanted = []
+    a, _, c = world.pool("a"), engine(world, "b", wanted), world.pool("c")
+    coming = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
+    until(lambda: wanted)
+    (cookie,) = a._fetching._asked
+    c._control.ask(a.info.control, FetchEnds(cookie), 5.0).result(10)
+    assert not coming.done()
+    wanted[0].done()
+    assert coming.result(10) == 0
+
+
 def test_users_callback_hears_of_no_fetch(world):
     heard = []
     a, b = world.pool("a", on_received=heard.append), world.pool("b")
@@ -107,7 +172,7 @@ def test_a_source_that_dies_ends_it_at_once(world):
     a, b = world.pair()
     b.published(tokens(5))
     asked = threading.Event()
-    b._serving.fetching.serve = lambda *given: asked.set() or Comes(5)
+    b._serving.fetching.answer = lambda *given: asked.set() or Comes(5)
     coming = a.start.fetch("b", tokens(5), seconds=60)
     assert asked.wait(10)
     a._forget("b", None)

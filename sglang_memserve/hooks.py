@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sglang_memserve import compat, samples
+from sglang_memserve.caching import hooks as caching
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,14 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_DECODE}.DecodePreallocQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", refuse_what_was_not_admitted),
-        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", fetch_what_it_hints_at),
-        HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", fetch_what_it_hints_at),
-        HookSpec(f"{_SCHEDULER}.ingest_requests", "AROUND", tick),
+        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", caching.fetch_for_queue),
+        HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", caching.fetch_for_queue),
+        HookSpec(f"{_SCHEDULER}._add_request_to_queue", "AFTER", caching.fetch_for_colocated),
+        HookSpec(f"{_SCHEDULER}.get_new_batch_prefill", "AROUND", caching.leave_out_held),
+        HookSpec(f"{_SCHEDULER}.init_disaggregation", "AFTER", caching.attach_colocated),
+        HookSpec(f"{_PREFILL}.{_MIXIN}.maybe_send_cached_prefix_chunk", "AFTER", announce_layers),
+        HookSpec(f"{_SCHEDULER}.run_batch", "AROUND", launch),
+        HookSpec(f"{_SCHEDULER}.ingest_requests", "AROUND", caching.tick),
         HookSpec(f"{_SCHEDULER}.get_internal_state", "AFTER", add_counters),
         HookSpec(f"{_SCHEDULER}.get_init_info", "AFTER", advertise),
         HookSpec(f"{_TOKENIZER}._handle_batch_request", "AROUND", samples.count_uses),
@@ -54,6 +60,7 @@ def on_cpu() -> bool:
 
 
 _PREFILL = "sglang.srt.disaggregation.prefill"
+_MIXIN = "SchedulerDisaggregationPrefillMixin"
 _DECODE = "sglang.srt.disaggregation.decode"
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 _TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
@@ -120,39 +127,9 @@ def attach_pool(manager: Any, queue: Any) -> None:
     if isinstance(manager, MemServeKVManager):
         manager.attach_pool(queue.token_to_kv_pool, getattr(queue.scheduler, "forward_stream", None))
         queue.scheduler.memserve_manager = manager
-        manager.agent = caching_agent(manager, queue.scheduler, queue.token_to_kv_pool)
-
-
-def caching_agent(manager: Any, scheduler: Any, pool: Any) -> Any:
-    """None where nothing is kept but in SGLang's own tree."""
-    from sglang_memserve.caching.agent import CachingAgent
-    from sglang_memserve.caching.tree import MemServeRadixCache
-    from sglang_memserve.kv_pool import paged_buffers
-    from sglang_memserve.model.digest import model_digest
-    from sglang_memserve.options import InstanceOptions
-
-    options, args, tree = InstanceOptions.from_environment(), scheduler.server_args, scheduler.tree_cache
-    if tree.disable or not isinstance(tree, MemServeRadixCache):
-        return None
-    if args.tp_size > 1:
-        logger.warning(
-            "with --tp-size > 1 no KV is kept in DRAM yet, and no answers are sent back to prefill"
+        manager.agent = caching.attach(
+            queue.scheduler, queue.token_to_kv_pool, manager.local_ip, manager.news
         )
-        return None
-    buffers = paged_buffers(pool), paged_buffers(pool)
-    return CachingAgent(
-        f"{manager.local_ip}:{args.port}",
-        args.disaggregation_mode,
-        manager.local_ip,
-        tree,
-        buffers,
-        options.dram_beside(buffers[0].device.type),
-        options.caching == "3",
-        getattr(scheduler, "forward_stream", None),
-        manager.wake,
-        options.all_registries,
-        {"model": model_digest(args.model_path)},
-    )
 
 
 def refuse_what_was_not_admitted(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
@@ -162,40 +139,45 @@ def refuse_what_was_not_admitted(result: object, queue: Any, req: Any, *args: An
         manager.prefill.refuse_room(req.bootstrap_room, "rejected by the prefill instance")
 
 
-def fetch_what_it_hints_at(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
-    """A hint must cost no request its answer, whatever is wrong with it."""
-    manager = getattr(queue.scheduler, "memserve_manager", None)
-    if manager is not None and manager.agent is not None and req.bootstrap_room:
-        try:
-            manager.agent.arrived(req)
-        except Exception:
-            logger.exception("the hint of %s", req.rid)
-
-
-def tick(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-    """Once an iteration, before the scheduler takes in requests.
-
-    While requests wait for a peer and nothing computes, SGLang's loop spins on a whole core, at the cost of
-    the threads that would end the wait.
-    """
+def launch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     manager = getattr(scheduler, "memserve_manager", None)
-    if manager is not None and manager.agent is not None:
-        manager.agent.tick()
-    if (
-        manager is not None
-        and scheduler.is_fully_idle(for_health_check=True)
-        and not scheduler.is_fully_idle()
-    ):
-        manager.wait_for_news()
-    return original(scheduler, *args, **kwargs)
+    if manager is None or manager.prefill is None:
+        return original(scheduler, *args, **kwargs)
+    with manager.prefill.batch(getattr(scheduler, "forward_stream", None)):
+        return original(scheduler, *args, **kwargs)
+
+
+def announce_layers(result: object, scheduler: Any, req: Any, *args: Any, **kwargs: Any) -> None:
+    """Of each request whose forward follows. What SGLang will send after it, it sends in the same order."""
+    from sglang_memserve.transfer.prefill import MemServeKVSender
+
+    sender, manager = req.disagg_kv_sender, getattr(scheduler, "memserve_manager", None)
+    if manager is None or not manager.prefill.sends_by_layer or not isinstance(sender, MemServeKVSender):
+        return
+    length = len(req.origin_input_ids)
+    stop = min(req.extend_end, length)
+    if stop < length:
+        stop -= stop % scheduler.token_to_kv_pool_allocator.page_size
+    if not req.pending_bootstrap and stop > req.start_send_idx:
+        slots = scheduler.req_to_token_pool.req_to_token[req.kv.req_pool_idx, req.start_send_idx : stop]
+        manager.prefill.announce(sender.bootstrap_room, slots, sender.curr_idx)
 
 
 def add_counters(result: Any, scheduler: Any, *args: Any) -> None:
-    manager = getattr(scheduler, "memserve_manager", None)
-    if manager is not None:
-        prompts = getattr(scheduler.tree_cache, "prompts", {})
-        name = {} if manager.agent is None else {"instance": manager.agent.name}
-        result.internal_state["memserve"] = {**manager.counters(), **prompts, **name}
+    counted = _counters(scheduler)
+    if counted is not None:
+        result.internal_state["memserve"] = counted
+
+
+def _counters(scheduler: Any) -> dict[str, Any] | None:
+    """None where MemServe has no part in the scheduler."""
+    manager, agent = getattr(scheduler, "memserve_manager", None), getattr(scheduler, "memserve_agent", None)
+    if manager is None and agent is None:
+        return None
+    parts = [part.counters() for part in (manager, agent) if part is not None]
+    prompts = getattr(scheduler.tree_cache, "prompts", {})
+    name = {} if agent is None else {"instance": agent.name}
+    return {name: count for part in (*parts, prompts, name) for name, count in part.items()}
 
 
 def advertise(result: dict[str, Any], scheduler: Any) -> None:

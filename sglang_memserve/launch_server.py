@@ -20,6 +20,16 @@ _CPU = (
     "--disable-overlap-schedule",
     "--sleep-on-idle",
 )
+_OTHER_CACHES = (
+    "--disable-radix-cache",
+    "--radix-cache-backend",
+    "--enable-hierarchical-cache",
+    "--enable-lmcache",
+    "--enable-flexkv",
+    "--enable-unified-cache-external-linker",
+    "--enable-kv-cache-sharding",
+    "--enable-int8-mamba-checkpoint",
+)
 _MAY_NAME_A_HUB_MODEL = (
     "--tokenizer-path",
     "--lora-paths",
@@ -42,7 +52,16 @@ def with_defaults(argv: list[str], *, cuda: bool, caching: str = InstanceOptions
     if role in ("prefill", "decode"):
         defaults += ["--disaggregation-transfer-backend", BACKEND]
         defaults += _cache(argv, role, caching, cuda)
+    else:
+        defaults += _colocated_cache(argv, caching)
     return defaults + argv
+
+
+def _colocated_cache(argv: list[str], caching: str) -> list[str]:
+    """Nothing where SGLang itself knows of another cache that is asked for."""
+    if caching == "basic":
+        return ["--disable-radix-cache"]
+    return [] if given(argv, *_OTHER_CACHES) else ["--radix-cache-backend", BACKEND]
 
 
 def _cache(argv: list[str], role: str, caching: str, cuda: bool) -> list[str]:
@@ -136,7 +155,7 @@ def _serve(argv: list[str]) -> None:
     api_key = os.environ.pop(API_KEY_VARIABLE, None)
     caching = InstanceOptions.from_environment().caching
     argv = with_defaults(_expanded(argv), cuda=torch.cuda.is_available(), caching=caching)
-    if _is_loopback(value_of(argv, "--host") or "127.0.0.1"):
+    if is_loopback(value_of(argv, "--host") or "127.0.0.1"):
         # Otherwise SGLang tells its peers, and listens for them on, the address of a network interface.
         os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")
     # Where the plug-in looks, here and in the processes that SGLang spawns, for what it is asked to do.
@@ -151,7 +170,7 @@ def _serve(argv: list[str]) -> None:
         kill_process_tree(os.getpid(), include_parent=False)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from mempool.membership.messages import check_endpoint
 
 CACHING = ("basic", "1", "2", "3")
+# Of `mempool.transfer.cut.Mode`, which imports torch.
+TRANSFER = ("aggregated", "by-layer", "by-request")
 _HELP = """MemServe's flags (each also as MEMSERVE_CACHING and so on; a flag wins):
   --memserve-caching {basic,1,2,3}
                         of a prefill or decode instance: basic keeps no KV; 1: prefill keeps what it computed;
@@ -15,6 +17,10 @@ _HELP = """MemServe's flags (each also as MEMSERVE_CACHING and so on; a flag win
   --memserve-dram SIZE  host memory for KV of requests that ended, from where it comes back when it has left
                         the device: "8GiB", "10%" of what is free, "4096 blocks", or 0 for none
                         (default: 2% on a GPU host, 256MiB elsewhere)
+  --memserve-transfer {aggregated,by-layer,by-request}
+                        how prefill sends KV to decode: aggregated: all layers of a block together; by-layer:
+                        each layer while the next one computes; by-request: a message for each layer of each
+                        block, which is there to be measured (default: aggregated)
   --memserve-registries URL[,URL]
                         registries (python -m mempool.membership.registry) by which instances know each other,
                         to fetch prefixes from one another (default: none)
@@ -30,16 +36,19 @@ class InstanceOptions:
     """`caching`: one of CACHING; `dram`: as `mempool.tiers.sizes.blocks_of_size` takes it, "0" for none, or
     nothing, which leaves it to `dram_beside`.
 
-    `registries`: endpoints, with commas between them.
+    `registries`: endpoints, with commas between them. `transfer`: one of TRANSFER.
     """
 
     caching: str = "3"
     dram: str = ""
     registries: str = ""
+    transfer: str = "aggregated"
 
     def __post_init__(self) -> None:
         if self.caching not in CACHING:
             raise OptionError(f"--memserve-caching {self.caching}: choose from {', '.join(CACHING)}")
+        if self.transfer not in TRANSFER:
+            raise OptionError(f"--memserve-transfer {self.transfer}: choose from {', '.join(TRANSFER)}")
         for endpoint in self.all_registries:
             try:
                 check_endpoint(endpoint)

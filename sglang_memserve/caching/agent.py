@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -17,11 +17,16 @@ from mempool.index.keys import Tokens
 from mempool.membership.messages import InstanceInfo
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
+from mempool.remote.fetching import Wanted
 from mempool.remote.serving import Received
 from mempool.sockets import endpoint_of
 from mempool.tiers.tier import copy_between, dram_arena, pages_of, staging_for
-from sglang_memserve.caching.fetches import Fetches, hint_of
+from sglang_memserve.caching import sources
+from sglang_memserve.caching.counters import Counters
+from sglang_memserve.caching.fetches import Fetches, hint_of, key_of
 from sglang_memserve.caching.outgoing import Ended, Outgoing, WayBack
+from sglang_memserve.caching.reencoded import Reencoded
+from sglang_memserve.caching.sources import Brought
 from sglang_memserve.caching.tree import Adopted, MemServeRadixCache, Namespace
 
 logger = logging.getLogger(__name__)
@@ -32,6 +37,8 @@ STAGING = "64MiB"
 _MAX_NAMESPACE = 256
 # Far above what one instance decodes at once: rooms whose requests ended without a word.
 _MAX_ROOMS = 65_536
+# Of others, for what only HBM has.
+_MAX_WANTED = 256
 # What is read on the scheduler's thread is not leased for longer.
 _LEASE_SECONDS = 30.0
 
@@ -48,7 +55,8 @@ class CachingAgent:
 
     `buffers`: two views of SGLang's KV pool, this agent's own. `dram`: a size, "0" where DRAM is to be no
     tier. `writes_back`: whether answers are sent back. `forward_stream`: the scheduler's, on CUDA. `wake`
-    ends the scheduler's wait, from any thread. `registries`, `namespace`: see `MemPool`.
+    ends the scheduler's wait, from any thread. `registries`, `namespace`: see `MemPool`. `decode`: the
+    tokenizer's, token ids to text, without which answers that came back under other ids are not told.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class CachingAgent:
         wake: Callable[[], None] = lambda: None,
         registries: Sequence[str] = (),
         namespace: Mapping[str, str] | None = None,
+        decode: Callable[[list[int]], str] | None = None,
     ) -> None:
         self._tree = tree
         self._to_hbm, to_dram = buffers
@@ -72,10 +81,12 @@ class CachingAgent:
         self._arena: DramArena = dram_arena(to_dram.layout, dram if self._publishes else STAGING)
         self._staging = staging_for(self._arena)
         self._arrived: deque[Received] = deque()
+        self._wanted: deque[Wanted] = deque()
+        self._wake = wake
         self._rooms: dict[int, Prefilled] = {}
         self._lock = threading.Lock()
         self._forward_stream = forward_stream if to_dram.device.type == "cuda" else None
-        self._counts: Counter[str] = Counter()
+        self._counts = Counters()
         self._pool = MemPool(
             name,
             {Medium.DRAM: self._arena},
@@ -85,10 +96,14 @@ class CachingAgent:
             control=endpoint_of("tcp", host, 0),
             data=endpoint_of("stream", host, 0),
             on_hbm=self._arrived.append,
+            on_wanted=self._want if self._publishes else None,
         )
-        self._outgoing = Outgoing(self._pool, self._arena, to_dram, self._publishes, tree.unless_flushed)
-        self._fetches = Fetches(self._pool, wake)
+        self._outgoing = Outgoing(
+            self._pool, self._arena, to_dram, self._publishes, tree.unless_flushed, self._counts
+        )
+        self._fetches = Fetches(self._pool, wake, self._counts)
         self._role = role
+        self._answers = Reencoded(tree.page_size, self._counts, decode)
         tree.agent = self
 
     @property
@@ -100,12 +115,14 @@ class CachingAgent:
         """What a decode instance is told of this one."""
         return Prefilled(self._pool.info, self._tree.epoch)
 
-    def counters(self) -> dict[str, int]:
+    def counters(self) -> dict[str, Any]:
+        """Numbers by name, and dicts of numbers by source."""
         dram, sent = self._pool.counts(Medium.DRAM), self._pool.counters()["bytes_sent"]
-        held = {"dram_blocks": dram.historical, "dram_blocks_in_use": dram.active}
-        parts = (self._counts, self._outgoing.counters(), self._fetches.counters(), held)
-        return {name: count for part in parts for name, count in part.items()} | {
-            "kv_bytes_sent_from_dram": sent
+        return self._counts.read() | {
+            "open_fetches": self._fetches.open,
+            "dram_blocks": dram.historical,
+            "dram_blocks_in_use": dram.active,
+            "kv_bytes_sent_from_dram": sent,
         }
 
     def introduce(self, room: int, prefilled: Prefilled) -> None:
@@ -137,7 +154,11 @@ class CachingAgent:
     def released(self, req: Any) -> None:
         with self._lock:
             self._rooms.pop(req.bootstrap_room, None)
-        self._fetches.forget(req.bootstrap_room)
+        self._fetches.forget(key_of(req))
+
+    def count_prompt(self, req: Any) -> None:
+        """Of a request that has ended, where its prompt's KV came from."""
+        sources.count(self._counts, req, self._role == "decode")
 
     def arrived(self, req: Any) -> None:
         """A request that is not scheduled yet: what its hint names is fetched, if it is not here."""
@@ -145,52 +166,59 @@ class CachingAgent:
             hint = hint_of(req)
         except msgspec.ValidationError as error:
             logger.debug("a hint of %s: %s", req.rid, error)
-            self._fetches.count("hints_malformed")
+            self._counts.add("hints_malformed")
             return
         if hint is None or hint.role not in (None, self._role) or hint.source == self.name:
             return
         page, namespace = self._tree.page_size, Namespace(req.extra_key, req.cache_salt)
         tokens, name = np.array(req.origin_input_ids, dtype=np.int32), _name(namespace)
-        tokens = tokens[: (len(tokens) - 1) // page * page]
+        tokens = tokens[: min(len(tokens) - 1, hint.tokens or len(tokens)) // page * page]
         if name is None or not self._publishes or req.multimodal_inputs is not None:
             return
-        here = self._pool.match(tokens, namespace=name, lease_seconds=None).tokens
-        if max(here, self._tree.known(tokens, namespace)) < len(tokens):
-            self._fetches.begin(req.bootstrap_room, hint, tokens, name)
+        here = self._pool.match(tokens, namespace=name, lease_seconds=None)
+        if max(here.tokens, self._tree.known(tokens, namespace)) < len(tokens):
+            self._fetches.begin(key_of(req), hint, tokens, name, here.tokens)
 
     def waits(self, room: int) -> bool:
         """Whether the room's request waits for what it is to find here."""
         return self._fetches.waits(room)
 
+    def held(self, reqs: list[Any]) -> list[Any]:
+        """Those of the requests that wait."""
+        return [req for req in reqs if self._fetches.waits(key_of(req))] if self._fetches.open else []
+
     def flushed(self) -> None:
         """Nothing that was kept counts any more: weights may be others from now on."""
         self._pool.clear()
+        self._answers.clear()
 
-    def bring_in(self, key: Any, req: Any, present: int) -> bool:
-        """Whether DRAM had more of the key than the `present` tokens, and the tree has that now.
+    def bring_in(self, key: Any, req: Any, present: int) -> Brought | None:
+        """What the tree has now that it had not: DRAM had more of the key than the `present` tokens.
 
         Each request is looked up once: what could not be brought in then is computed.
         """
         # A streaming session's KV is not all in the tree.
-        if not self._publishes or req.session is not None or getattr(req, "memserve_looked_up", False):
-            return False
+        if req.session is not None or getattr(req, "memserve_looked_up", False):
+            return None
         req.memserve_looked_up = True
         page, namespace = self._tree.page_size, Namespace(key.extra_key, key.cache_salt)
         tokens, name = np.array(key.raw_token_ids(), dtype=np.int32), _name(namespace)
-        if name is None or len(tokens) // page * page <= present:
-            return False
+        if name is None:
+            return None
+        self._answers.arrived(tokens, name)
+        if not self._publishes or len(tokens) // page * page <= present:
+            return None
         with self._pool.match(tokens, namespace=name, lease_seconds=_LEASE_SECONDS) as found:
             if found.tokens <= present:
-                return False
+                return None
             try:
                 outcome = self._adopt(tokens[: found.tokens], namespace, found.addresses, found.check)
             except MemPoolError as error:
                 logger.warning("KV in DRAM was gone before it was read: %s", error)
-                return False
-        self._counts[f"dram_hits_{outcome}"] += 1
-        if outcome is Adopted.INSERTED:
-            self._counts["prompt_tokens_from_dram"] += found.tokens - present
-        return outcome is Adopted.INSERTED
+                return None
+        self._counts.add(f"dram_hits_{outcome}")
+        inserted = outcome is Adopted.INSERTED
+        return self._fetches.brought(key_of(req), present, found.tokens) if inserted else None
 
     def tick(self) -> None:
         """Before the scheduler takes in requests: what has come is in the tree when they are matched."""
@@ -199,16 +227,43 @@ class CachingAgent:
         while self._arrived:
             received = self._arrived.popleft()
             try:
-                self._counts[f"write_backs_{self._take_in(received)}"] += 1
+                self._counts.add(f"write_backs_{self._take_in(received)}")
             except Exception:
                 logger.exception("KV from %s", received.instance)
-                self._counts["write_backs_failed"] += 1
+                self._counts.add("write_backs_failed")
             finally:
                 self._give_back(received)
+        while self._wanted:
+            wanted = self._wanted.popleft()
+            try:
+                self._publish_more(wanted)
+            except Exception:
+                logger.exception("KV that another instance wants")
+                wanted.done()
 
     def close(self) -> None:
         self._outgoing.close()
         self._pool.close()
+
+    def _want(self, wanted: Wanted) -> None:
+        """From any thread."""
+        if len(self._wanted) < _MAX_WANTED:
+            self._wanted.append(wanted)
+            self._wake()
+        else:
+            wanted.done()
+
+    def _publish_more(self, wanted: Wanted) -> None:
+        """In DRAM, what only HBM has of it."""
+        page, namespace = self._tree.page_size, msgspec.json.decode(wanted.namespace, type=Namespace)
+        more = self._tree.hold_more(wanted.tokens, namespace, wanted.published)
+        if more is None:
+            wanted.done()
+            return
+        tokens, first = wanted.tokens[: more[0]], wanted.published // page
+        self._counts.add("wanted_from_hbm")
+        event = self._forward_event()
+        self._outgoing.put(Ended(tokens, wanted.namespace, first, more[1], event, then=wanted.done))
 
     def _way_back(self, prefilled: Prefilled | None, first: int, stop: int) -> WayBack | None:
         if prefilled is None or not self._writes_back or first >= stop:
@@ -228,7 +283,11 @@ class CachingAgent:
         if int.from_bytes(received.private) != self._tree.epoch:
             return "flushed"
         namespace = msgspec.json.decode(received.namespace, type=Namespace)
-        return self._adopt(tokens, namespace, [received.addresses], lambda: self._require_own(received))
+        outcome = self._adopt(tokens, namespace, [received.addresses], lambda: self._require_own(received))
+        if outcome in (Adopted.INSERTED, Adopted.PRESENT):
+            first = len(tokens) - len(received.addresses) * page
+            self._answers.wrote_back(tokens, first, received.namespace)
+        return outcome
 
     def _require_own(self, received: Received) -> None:
         if received.addresses.owner.incarnation != self._pool.info.incarnation:
@@ -246,7 +305,8 @@ class CachingAgent:
 
         def write(pages: torch.Tensor, skipped: int) -> None:
             wanted = rows[skipped // page :]
-            copy_between(self._arena, wanted, self._to_hbm, pages, self._staging, self._forward_event())
+            with self._counts.moving("swap_in", len(wanted) * self._arena.layout.block_bytes):
+                copy_between(self._arena, wanted, self._to_hbm, pages, self._staging, self._forward_event())
             check()
 
         return self._tree.adopt(tokens, namespace, len(tokens) - len(rows) * page, write)

@@ -3,7 +3,8 @@
 import logging
 import queue
 import threading
-from collections import Counter, deque
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
 from mempool.remote.sending import Flags, Landed
 from mempool.tiers.tier import copy_between, pages_of, staging_for
+from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.tree import Held
 
 logger = logging.getLogger(__name__)
@@ -37,14 +39,18 @@ class WayBack(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """KV of `tokens`, whole blocks, from block `first` on: in the pages of `held`, after `written`."""
+    """KV of `tokens`, whole blocks, from block `first` on: in the pages of `held`, after `written`.
+
+    `then` is called when all is done that will be.
+    """
 
     tokens: npt.NDArray[np.int32]
     namespace: str
     first: int
     held: Held
     written: torch.cuda.Event | None
-    back: WayBack | None
+    back: WayBack | None = None
+    then: Callable[[], None] = lambda: None
 
 
 class Outgoing:
@@ -61,32 +67,30 @@ class Outgoing:
         buffers: PagedBuffers,
         publishes: bool,
         unless_flushed: Callable[[int, Callable[[], None]], bool],
+        counts: Counters,
     ) -> None:
         self._pool = pool
         self._arena = arena
         self._buffers = buffers
+        self._block_bytes = buffers.layout.block_bytes
         self._staging = staging_for(buffers)
         self._publishes = publishes
         self._unless_flushed = unless_flushed
         self._waiting: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._done: deque[Held] = deque()
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts = counts
         self._thread = threading.Thread(target=self._run, name="memserve-outgoing", daemon=True)
         self._thread.start()
 
-    def counters(self) -> dict[str, int]:
-        with self._lock:
-            return dict(self._counts)
-
     def put(self, ended: Ended) -> None:
         if ended.back is not None:
-            self._count("write_backs_offered")
+            self._counts.add("write_backs_offered")
         if self._waiting.qsize() < _MAX_WAITING:
             self._waiting.put(ended)
         else:
             self._done.append(ended.held)
             self._drop(ended, "busy")
+            ended.then()
 
     def done(self) -> list[Held]:
         """What need not be held any longer."""
@@ -99,7 +103,10 @@ class Outgoing:
     def _run(self) -> None:
         while (ended := self._waiting.get()) is not None:
             try:
-                self._take(ended)
+                try:
+                    self._take(ended)
+                finally:
+                    ended.then()
             except Exception:
                 logger.exception("KV of a request that ended")
 
@@ -125,7 +132,8 @@ class Outgoing:
             return None
         if ended.written is not None:
             ended.written.synchronize()
-        copy_between(self._buffers, ended.held.pages, self._arena, pages_of(blocks), self._staging)
+        with self._counts.moving("swap_out", len(blocks) * self._block_bytes):
+            copy_between(self._buffers, ended.held.pages, self._arena, pages_of(blocks), self._staging)
         return blocks
 
     def _publish(self, ended: Ended, blocks: Addresses) -> None:
@@ -137,7 +145,7 @@ class Outgoing:
             # What comes before it was evicted meanwhile.
             returned = [blocks]
         self._pool.free_mem(returned)
-        self._count("dram_blocks_published", len(blocks) - sum(map(len, returned)))
+        self._counts.add("dram_blocks_published", len(blocks) - sum(map(len, returned)))
 
     def _send(self, ended: Ended, back: WayBack, blocks: Addresses) -> None:
         source, give_back = self._source(ended, back, blocks)
@@ -145,8 +153,9 @@ class Outgoing:
             give_back()
             self._drop(ended, "evicted")
             return
+        began, offered = time.monotonic(), sum(map(len, source))
         sent = self._begin(ended, back, source)
-        sent.add_done_callback(lambda landed: self._sent(landed, give_back))
+        sent.add_done_callback(lambda landed: self._sent(landed, began, offered, give_back))
 
     def _source(
         self, ended: Ended, back: WayBack, blocks: Addresses
@@ -174,10 +183,16 @@ class Outgoing:
             failed.set_exception(error)
             return failed
 
-    def _sent(self, landed: Future[Landed], give_back: Callable[[], None]) -> None:
+    def _sent(
+        self, landed: Future[Landed], began: float, offered: int, give_back: Callable[[], None]
+    ) -> None:
         error = landed.exception()
-        self._count("write_backs_sent" if error is None else f"write_backs_failed_{type(error).__name__}")
-        if error is not None:
+        if error is None:
+            sent = offered - landed.result().present
+            self._counts.moved("write_back", sent * self._block_bytes, began)
+            self._counts.add("write_backs_sent")
+        else:
+            self._counts.add(f"write_backs_failed_{type(error).__name__}")
             logger.debug("an answer was not taken: %s", error)
         try:
             give_back()
@@ -185,11 +200,7 @@ class Outgoing:
             logger.debug("an answer's blocks: %s", stale)
 
     def _drop(self, ended: Ended, reason: str) -> None:
-        self._count(f"{'write_backs' if ended.back is not None else 'dram'}_dropped_{reason}")
-
-    def _count(self, name: str, by: int = 1) -> None:
-        with self._lock:
-            self._counts[name] += by
+        self._counts.add(f"{'write_backs' if ended.back is not None else 'dram'}_dropped_{reason}")
 
 
 def _after(addresses: Sequence[Addresses], first: int) -> list[Addresses]:

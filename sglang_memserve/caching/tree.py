@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
-from sglang.srt.mem_cache.registry import create_unified_radix_cache
+from sglang.srt.mem_cache.registry import create_unified_radix_cache, default_radix_cache_factory
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 if TYPE_CHECKING:
@@ -77,8 +77,11 @@ class MemServeRadixCache(UnifiedRadixCache):
         found = super().match_prefix(params)
         if self.agent is None or params.req is None or self.disable:
             return found
-        if self.agent.bring_in(params.key, params.req, int(found.device_prefix_len)):
-            return super().match_prefix(params)
+        brought = self.agent.bring_in(params.key, params.req, int(found.device_prefix_len))
+        if brought is not None:
+            params.req.memserve_brought = brought
+            found = super().match_prefix(params)
+        params.req.memserve_here = int(found.device_prefix_len)
         return found
 
     def checkpoint(self, req: Any, *, up_to: int, **how: Any) -> None:
@@ -91,6 +94,8 @@ class MemServeRadixCache(UnifiedRadixCache):
         if req.finished():
             self.prompts["prompt_tokens"] += len(req.origin_input_ids)
             self.prompts["prompt_tokens_cached"] += req.cached_tokens
+            if self.agent is not None:
+                self.agent.count_prompt(req)
         if self.agent is not None:
             self.agent.released(req)
 
@@ -99,6 +104,14 @@ class MemServeRadixCache(UnifiedRadixCache):
         lock = self.lock(node)
         slots = self.path_device_indices(node)[first : stop : self.page_size]
         return Held((slots // self.page_size).to("cpu"), lock, self.epoch)
+
+    def hold_more(
+        self, tokens: npt.NDArray[np.int32], namespace: Namespace, first: int
+    ) -> tuple[int, Held] | None:
+        """How many of the tokens it has, and the pages of those from `first` on; None where it has none."""
+        found = self.match_prefix(MatchPrefixParams(key=_key(tokens, namespace)))
+        present = int(found.device_prefix_len)
+        return (present, self.hold(found.last_device_node, first, present)) if present > first else None
 
     def release(self, held: Held) -> None:
         if held.epoch == self.epoch:
@@ -171,4 +184,7 @@ def _key(tokens: npt.NDArray[np.int32], namespace: Namespace) -> Any:
 
 def create(context: Any) -> Any:
     """SGLang's factory for `--radix-cache-backend memserve`."""
+    if context.is_hybrid_swa and context.full_tokens_per_layer == 0:
+        # Of sliding windows alone: another tree, which knows nothing of us.
+        return default_radix_cache_factory(context)
     return create_unified_radix_cache(context, cache_class=MemServeRadixCache)

@@ -11,16 +11,17 @@ from sglang.srt.disaggregation.common.conn import CommonKVManager
 from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.errors import MemPoolError
+from mempool.transfer.cut import Mode
 from sglang_memserve import limits
 from sglang_memserve.caching.agent import CachingAgent, Prefilled
 from sglang_memserve.kv_pool import paged_buffers
+from sglang_memserve.news import News
+from sglang_memserve.options import InstanceOptions
+from sglang_memserve.transfer.by_layer import ByLayer
 from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.prefill import PrefillSide
 
 logger = logging.getLogger(__name__)
-
-# Long enough to leave the core to the threads that end a wait, too short to be felt by a new request.
-_WAIT_SECONDS = 0.002
 
 
 class MemServeKVManager(CommonKVManager):
@@ -30,7 +31,7 @@ class MemServeKVManager(CommonKVManager):
     def __init__(self, args: Any, disaggregation_mode: Any, server_args: Any, *rest: Any) -> None:
         limits.refuse_unsupported_args(server_args)
         # Before super(): the common layer's constructor may already change a room's status.
-        self._news = threading.Event()
+        self.news = News()
         self._status_lock = threading.Lock()
         super().__init__(args, disaggregation_mode, server_args, *rest)
         self.prefill: PrefillSide | None = None
@@ -59,23 +60,17 @@ class MemServeKVManager(CommonKVManager):
         buffers = paged_buffers(pool)
         limits.refuse_unknown_layout(buffers.layout, self.kv_args.kv_item_lens)
         if self.disaggregation_mode == DisaggregationMode.PREFILL:
-            self.prefill = PrefillSide(self, buffers)
+            mode = Mode(InstanceOptions.from_environment().transfer)
+            layers = buffers.layout.layers
+            by_layer = ByLayer(pool, buffers.device, layers) if mode == Mode.BY_LAYER else None
+            self.prefill = PrefillSide(self, buffers, mode, by_layer)
         else:
             self.decode = DecodeSide(self, buffers, forward_stream)
             self._start_heartbeat_checker_thread()
 
-    def counters(self) -> dict[str, int]:
-        parts = (self.prefill, self.decode, self.agent)
+    def counters(self) -> dict[str, Any]:
+        parts = (self.prefill, self.decode)
         return {name: count for part in parts if part is not None for name, count in part.counters().items()}
-
-    def wait_for_news(self) -> None:
-        """Blocks until a room's status has changed, 2 ms at most."""
-        self._news.wait(_WAIT_SECONDS)
-        self._news.clear()
-
-    def wake(self) -> None:
-        """Ends that wait, from any thread."""
-        self._news.set()
 
     def waits_for_fetch(self, room: int) -> bool:
         return self.agent is not None and self.agent.waits(room)
@@ -84,7 +79,7 @@ class MemServeKVManager(CommonKVManager):
         # SGLang reads, compares and writes: two threads at once would lose the later status.
         with self._status_lock:
             super().update_status(bootstrap_room, status)
-        self._news.set()
+        self.news.tell()
 
     # Prefill: SGLang's scheduler thread, which must never block here.
 

@@ -1,5 +1,6 @@
 """The prefill side: learns destinations, sends blocks, tells decode at once when a room has failed."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -21,9 +22,11 @@ from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
 from mempool.errors import FrameError, LayoutMismatch, TransferError
 from mempool.paged import PagedBuffers
+from mempool.transfer.cut import Mode
 from mempool.transfer.outgoing import OutgoingTransfer
 from mempool.transfer.sender import BlockSender
 from sglang_memserve.transfer import control
+from sglang_memserve.transfer.by_layer import ByLayer
 from sglang_memserve.transfer.refused_rooms import RefusedRooms
 
 if TYPE_CHECKING:
@@ -50,8 +53,18 @@ class RoomDestination:
 
 
 class PrefillSide:
-    def __init__(self, manager: "MemServeKVManager", buffers: PagedBuffers) -> None:
+    """`mode`: how blocks are cut into messages; `by_layer`: what knows of layers, where they go ahead."""
+
+    def __init__(
+        self,
+        manager: "MemServeKVManager",
+        buffers: PagedBuffers,
+        mode: Mode = Mode.AGGREGATED,
+        by_layer: ByLayer | None = None,
+    ) -> None:
         self._manager = manager
+        self._mode = mode
+        self._by_layer = by_layer
         self._buffers = buffers
         self._layout = buffers.layout
         self._device = buffers.device
@@ -93,6 +106,8 @@ class PrefillSide:
         """
         with self.lock, self._manager.failure_lock:
             self._open_rooms.discard(room)
+            if self._by_layer is not None:
+                self._by_layer.forget(room)
             failure: str | None = self._manager.failure_records.pop(room, None)
             reason = failure or "the request ended on the prefill instance"
             self.tell_failed(room, reason)
@@ -118,17 +133,44 @@ class PrefillSide:
         destinations = self._manager.transfer_infos.get(room)
         if not destinations or self._manager.request_status.get(room) in (None, KVPoll.Failed):
             return
-        transfers = [d.transfer for d in destinations.values() if d.transfer is not None]
-        pages = torch.from_numpy(np.asarray(kv_indices, dtype=np.int64))
+        transfers = self._transfers(room)
+        pages = np.asarray(kv_indices, dtype=np.int64)
         ready = self._ready(wait_event)
         handoff = None if aux_index is None else self._handoff(aux_index)
+        runs = self._runs(room, pages, index_slice.start)
         for transfer in transfers:
-            if len(pages):
-                transfer.send(pages, index_slice.start, ready)
+            for run, again in runs:
+                part = torch.from_numpy(pages[run])
+                transfer.send(part, index_slice.start + run.start, ready, again=again)
             if handoff is not None:
                 transfer.finish(index_slice.stop, handoff)
         if aux_index is not None and not transfers:
             self._manager.update_status(room, KVPoll.Success)
+
+    def batch(self, stream: Any) -> contextlib.AbstractContextManager[None]:
+        """Around the launch of a batch, on `stream` where there is one."""
+        return contextlib.nullcontext() if self._by_layer is None else self._by_layer.batch(stream)
+
+    def announce(self, room: int, slots: torch.Tensor, first: int) -> None:
+        """The batch that is launched now writes the KV of whole pages to `slots` (`[n]`), for positions
+        `first` and on of the room's pages.
+        """
+        if self._by_layer is not None:
+            pages = (slots[:: self._layout.page_size] // self._layout.page_size).cpu().numpy()
+            self._by_layer.announce(room, self._transfers(room), pages.astype(np.int64), first)
+
+    @property
+    def sends_by_layer(self) -> bool:
+        return self._by_layer is not None
+
+    def _transfers(self, room: int) -> list[OutgoingTransfer]:
+        destinations = self._manager.transfer_infos.get(room, {})
+        return [d.transfer for d in destinations.values() if d.transfer is not None]
+
+    def _runs(self, room: int, pages: npt.NDArray[np.int64], first: int) -> list[tuple[slice, bool]]:
+        if self._by_layer is not None:
+            return self._by_layer.left_over(room, pages, first)
+        return [(slice(0, len(pages)), False)] if len(pages) else []
 
     def tell_failed(self, room: int, reason: str) -> None:
         """Never blocks."""
@@ -222,6 +264,7 @@ class PrefillSide:
                     asked.endpoint,
                     asked.ticket,
                     partial(self._ended, asked.room, destination),
+                    mode=self._mode,
                 )
             reason = self._reason_to_refuse(asked)
             if reason is None:

@@ -78,9 +78,12 @@ def test_the_milestones_say_who_keeps_kv(caching, prefill_keeps, decode_keeps):
         assert args.disaggregation_decode_retraction_backup == only_without
 
 
-def test_a_server_that_is_not_split_keeps_sglangs_own_cache():
-    assert parsed([]).radix_cache_backend is None
-    assert not parsed([], caching="basic").disable_radix_cache
+def test_a_server_that_is_not_split_takes_part_unless_another_cache_is_asked_for():
+    assert parsed([]).radix_cache_backend == "memserve"
+    assert parsed([], caching="1").radix_cache_backend == "memserve"
+    assert parsed([], caching="basic").disable_radix_cache
+    for other in ("--disable-radix-cache", "--enable-hierarchical-cache", "--radix-cache-backend=other"):
+        assert "memserve" not in with_defaults([other], cuda=False)
 
 
 def test_another_transfer_backend_can_be_asked_for():

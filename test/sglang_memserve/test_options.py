@@ -2,12 +2,13 @@
 
 import pytest
 
-from sglang_memserve.options import InstanceOptions, OptionError, take
+from mempool.transfer.cut import Mode
+from sglang_memserve.options import TRANSFER, InstanceOptions, OptionError, take
 
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch):
-    for name in ("MEMSERVE_CACHING", "MEMSERVE_DRAM"):
+    for name in ("MEMSERVE_CACHING", "MEMSERVE_DRAM", "MEMSERVE_TRANSFER"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -43,6 +44,7 @@ def test_spawned_processes_find_what_was_asked_for(monkeypatch):
     ("argv", "says"),
     [
         (["--memserve-caching", "4"], "--memserve-caching 4: choose from basic, 1, 2, 3"),
+        (["--memserve-transfer", "layers"], "--memserve-transfer layers: choose from aggregated, by-layer"),
         (["--memserve-caching"], "--memserve-caching needs a value"),
         (["--memserve-caching", "--port"], "--memserve-caching needs a value"),
         (["--memserve-cachnig", "3"], "--memserve-cachnig: there is no such flag"),
@@ -51,6 +53,10 @@ def test_spawned_processes_find_what_was_asked_for(monkeypatch):
 def test_what_cannot_be_meant_is_refused_by_name(argv, says):
     with pytest.raises(OptionError, match=says):
         take(argv)
+
+
+def test_transfer_modes_are_those_of_the_block_channel():
+    assert set(TRANSFER) == set(Mode)
 
 
 def test_the_size_of_dram_is_what_was_given_or_fits_the_host():

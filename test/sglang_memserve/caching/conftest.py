@@ -24,7 +24,7 @@ PLAIN = Namespace(None, None)
 class Instance:
     """A tree over a pool of `pages`, and an agent. `core`: rust or python."""
 
-    def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks", writes_back=True):
+    def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks", writes_back=True, decode=None):
         self.pages = pages
         self.planes = [torch.zeros((pages + 1) * PAGE, HEADS, DIM) for _ in range(2 * LAYERS)]
         self.allocator = PagedTokenToKVPoolAllocator(
@@ -41,8 +41,9 @@ class Instance:
             )
         )
         self.agent = CachingAgent(
-            name, role, "127.0.0.1", self.tree, (self.buffers(), self.buffers()), dram, writes_back, None
-        )
+            name, role, "127.0.0.1", self.tree, (self.buffers(), self.buffers()), dram, writes_back, None,
+            decode=decode,
+        )  # fmt: skip
 
     def buffers(self):
         plane = PAGE * HEADS * DIM * 4
@@ -82,9 +83,12 @@ class Instance:
         until(lambda: self.agent.tick() or self.everything_is_accounted_for())
 
     def ask(self, tokens, namespace=PLAIN, req=None):
-        """What a request that is scheduled finds in the tree, in tokens."""
-        req = req or SimpleNamespace(session=None)
+        """What a request finds in the tree when it is scheduled, in tokens; it has ended then."""
+        req = req or asked(tokens)
         found = self.tree.match_prefix(MatchPrefixParams(key=key_of(tokens, namespace), req=req))
+        if req.cached_tokens is None:
+            req.cached_tokens = int(found.device_prefix_len)
+        self.tree.on_release(req, checkpointed=True)
         return int(found.device_prefix_len)
 
     def evict_all(self):
@@ -120,7 +124,7 @@ class Instance:
         custom = {"memserve.fetch": hint} if how.get("custom") else None
         action = SimpleNamespace(action_type=how.get("action", "memserve.fetch"), payload=hint)
         req = SimpleNamespace(
-            rid="r",
+            rid="request",
             bootstrap_room=room,
             origin_input_ids=tokens,
             extra_key=None,
@@ -144,10 +148,23 @@ def key_of(tokens, namespace=PLAIN):
     return RadixKey(array("q", tokens), namespace.extra_key, cache_salt=namespace.cache_salt)
 
 
+def asked(tokens, room=None, cached=None):
+    """What SGLang's request has of one that is not scheduled yet; `cached`: what it is to tell in the end."""
+    return SimpleNamespace(
+        bootstrap_room=room,
+        rid="request",
+        session=None,
+        origin_input_ids=tokens,
+        cached_tokens=cached,
+        finished=lambda: True,
+    )
+
+
 def ended(room, prompt, tokens, node, namespace, reason=None, multimodal=None):
     """What SGLang's request has of one that ended; `tokens`: prompt and answer."""
     return SimpleNamespace(
         bootstrap_room=room,
+        rid="request",
         origin_input_ids=prompt,
         full_untruncated_fill_ids=array("q", tokens),
         last_node=node,
@@ -191,4 +208,4 @@ def make_instance():
 
 @pytest.fixture
 def tools():
-    return SimpleNamespace(answered=answered, until=until, PAGE=PAGE, Namespace=Namespace)
+    return SimpleNamespace(answered=answered, asked=asked, until=until, PAGE=PAGE, Namespace=Namespace)

@@ -1,7 +1,5 @@
 """KV that has left the device comes back from DRAM when a request asks for it."""
 
-from types import SimpleNamespace
-
 import pytest
 
 TOKENS = list(range(1, 25))
@@ -19,6 +17,7 @@ def test_what_was_evicted_comes_back_with_its_bytes(instance):
     assert instance.ask([*TOKENS, 99]) == 24
     assert instance.holds(TOKENS)
     assert instance.agent.counters()["prompt_tokens_from_dram"] == 24
+    assert instance.agent.counters()["swap_in_bytes"] == 6 * instance.buffers().layout.block_bytes
     assert instance.everything_is_accounted_for()
 
 
@@ -41,8 +40,8 @@ def test_a_longer_prompt_finds_the_part_that_was_asked_before(instance):
     assert instance.ask([*TOKENS[:10], *range(70, 90)]) == 8
 
 
-def test_a_request_is_looked_up_once(instance):
-    req = SimpleNamespace(session=None)
+def test_a_request_is_looked_up_once(instance, tools):
+    req = tools.asked(TOKENS)
     assert instance.ask(TOKENS, req=req) == 0
     instance.finish(TOKENS)
     instance.evict_all()

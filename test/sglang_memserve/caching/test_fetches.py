@@ -24,6 +24,10 @@ def counters(instance):
     return instance.agent.counters()
 
 
+def holds(instance):
+    return {name: value for name, value in counters(instance).items() if name.startswith("holds")}
+
+
 @pytest.mark.parametrize("custom", [False, True])
 @pytest.mark.parametrize("asks", [0, 2])
 def test_what_the_hint_names_is_here_when_the_request_is_scheduled(three, tools, asks, custom):
@@ -46,6 +50,30 @@ def test_what_decode_computed_comes_to_prefill(three, tools):
     tools.until(lambda: not first.agent.waits(ROOM))
     assert first.ask([*TOKENS, 99]) == 24
     assert first.holds(TOKENS)
+
+
+def test_what_only_the_hbm_of_the_other_has_comes_where_the_hint_says_how_much(three, tools):
+    first, second, _ = three
+    longer = [*TOKENS, *range(50, 66)]
+    second.compute(longer)
+    hint = {"from": "p1", "deadline_ms": 10_000}
+    first.arrive(ROOM, [*longer, 99], hint)
+    tools.until(lambda: not first.agent.waits(ROOM))
+    assert first.ask([*longer, 99]) == len(TOKENS)
+    first.arrive(ROOM, [*longer, 99], hint | {"tokens": len(longer)})
+    tools.until(lambda: second.agent.tick() or not first.agent.waits(ROOM))
+    assert first.ask([*longer, 99]) == len(longer)
+    assert first.holds(longer)
+    tools.until(lambda: second.agent.tick() or second.everything_is_accounted_for())
+    assert counters(second)["wanted_from_hbm"] == 1
+
+
+def test_more_than_the_other_has_is_not_waited_for(three, tools):
+    first, second, _ = three
+    unknown = list(range(500, 520))
+    first.arrive(ROOM, [*unknown, 99], {"from": "p1", "deadline_ms": 50_000, "tokens": 20})
+    tools.until(lambda: second.agent.tick() or not first.agent.waits(ROOM))
+    assert counters(first)["fetches_found_nothing"] == 1
 
 
 def test_what_is_here_is_not_fetched(three):
@@ -85,11 +113,12 @@ def test_a_source_that_has_nothing_or_is_not_known_costs_no_time(three, tools):
     tools.until(lambda: not first.agent.waits(ROOM) and not first.agent.waits(ROOM + 1))
     assert counters(first)["fetches_found_nothing"] == 1
     assert counters(first)["fetches_failed_PeerDied"] == 1
+    assert holds(first) == {"holds": 2, "holds_found_nothing": 1, "holds_failed": 1}
 
 
 def test_a_source_that_stands_still_costs_the_deadline_and_no_more(three, tools):
     first, second, _ = three
-    second.agent._pool._serving.fetching.serve = lambda *given: time.sleep(3)
+    second.agent._pool._serving.fetching.answer = lambda *given: time.sleep(3)
     began = time.monotonic()
     first.arrive(ROOM, [*TOKENS, 99], {"from": "p1", "deadline_ms": 300})
     assert first.agent.waits(ROOM)
@@ -97,13 +126,69 @@ def test_a_source_that_stands_still_costs_the_deadline_and_no_more(three, tools)
     assert time.monotonic() - began < 2
     assert first.ask([*TOKENS, 99]) == 0
     tools.until(lambda: counters(first)["open_fetches"] == 0)
+    assert holds(first) == {"holds": 1, "holds_deadline": 1}
+    assert counters(first)["hold_seconds"] == pytest.approx(0.3)
 
 
-def test_a_request_that_is_gone_waits_no_longer(three):
-
+def test_a_request_that_is_gone_waits_no_longer(three, tools):
     first, second, _ = three
-    second.agent._pool._serving.fetching.serve = lambda *given: time.sleep(1)
+    fetching = second.agent._pool._serving.fetching
+    fetching.answer, real = lambda *given: time.sleep(0.5) or real(*given), fetching.answer
     first.arrive(ROOM, [*TOKENS, 99], {"from": "p1", "deadline_ms": 60_000})
-    first.agent.released(SimpleNamespace(bootstrap_room=ROOM))
+    first.agent.released(SimpleNamespace(bootstrap_room=ROOM, rid="request"))
     assert not first.agent.waits(ROOM)
     assert counters(first)["open_fetches"] == 0
+    assert holds(first) == {"holds": 1, "holds_gone": 1}
+    # What comes for it after that is nobody's.
+    tools.until(lambda: counters(first).get("fetches_came"))
+    assert holds(first) == {"holds": 1, "holds_gone": 1}
+
+
+def test_each_token_of_a_prompt_has_one_source(three, tools):
+    first, _, _ = three
+    prompt = [*TOKENS, 99]
+    first.finish(TOKENS[:12])
+    first.evict_all()
+    first.compute(TOKENS[:4])
+    first.arrive(ROOM, prompt, {"from": "p1", "deadline_ms": 10_000})
+    tools.until(lambda: not first.agent.waits(ROOM))
+    assert first.ask(prompt, req=tools.asked(prompt, ROOM)) == 24
+    told = counters(first)
+    assert sources(told) == {"from_hbm": 4, "from_dram": 8, "fetched": 12, "computed": 1}
+    assert told["fetched_tokens_from"] == {"p1": 12}
+    # Three blocks were here already.
+    assert told["fetch_bytes"] == 3 * first.buffers().layout.block_bytes
+    assert told["fetch_seconds"] > 0
+    assert holds(first) == {"holds": 1, "holds_came": 1}
+
+
+def test_what_was_fetched_for_another_comes_from_dram(three, tools):
+    first, _, _ = three
+    prompt = [*TOKENS, 99]
+    first.arrive(ROOM, prompt, {"from": "p1", "deadline_ms": 10_000})
+    tools.until(lambda: not first.agent.waits(ROOM))
+    first.ask(prompt, req=tools.asked(prompt, ROOM + 1))
+    assert sources(counters(first)) == {"from_hbm": 0, "from_dram": 24, "fetched": 0, "computed": 1}
+
+
+def test_what_was_evicted_before_it_was_used_was_computed(three, tools):
+    first, _, _ = three
+    prompt = [*TOKENS, 99]
+    first.compute(TOKENS[:4])
+    first.arrive(ROOM, prompt, {"from": "p1", "deadline_ms": 10_000})
+    tools.until(lambda: not first.agent.waits(ROOM))
+    first.ask(prompt, req=tools.asked(prompt, ROOM, cached=12))
+    assert sources(counters(first)) == {"from_hbm": 4, "from_dram": 0, "fetched": 8, "computed": 13}
+
+
+def test_decode_tells_of_its_own_cache_and_not_of_prefills(three, tools):
+    _, _, decode = three
+    prompt = [*TOKENS, 99]
+    decode.compute(TOKENS[:8])
+    decode.ask(prompt, req=tools.asked(prompt, ROOM, cached=24))
+    assert sources(counters(decode)) == {"from_hbm": 8, "from_dram": 0, "fetched": 0, "received": 17}
+
+
+def sources(told):
+    prefix = "prompt_tokens_"
+    return {name.removeprefix(prefix): value for name, value in told.items() if name.startswith(prefix)}

@@ -48,6 +48,13 @@ def test_the_answer_is_where_the_next_turn_looks_for_it(pair, tools):
     assert counters(prefill)["write_backs_inserted"] == 1
     # The prompt's whole pages are prefill's already, and are not sent.
     assert counters(decode)["kv_bytes_sent_from_dram"] == 4 * prefill.buffers().layout.block_bytes
+    assert counters(decode)["write_back_bytes"] == 4 * prefill.buffers().layout.block_bytes
+    assert counters(prefill)["swap_in_bytes"] == 4 * prefill.buffers().layout.block_bytes
+    # To DRAM goes what it lacks: the prompt too, where it is a tier.
+    swapped_out = 6 if decode.agent._publishes else 4
+    assert counters(decode)["swap_out_bytes"] == swapped_out * prefill.buffers().layout.block_bytes
+    for instance, kind in ((decode, "write_back"), (decode, "swap_out"), (prefill, "swap_in")):
+        assert 0 < counters(instance)[f"{kind}_seconds"] < 10
     for instance in pair:
         assert instance.everything_is_accounted_for()
 
@@ -179,7 +186,7 @@ def test_a_request_that_ends_without_an_answer_leaves_no_room_behind(pair, tools
     for room in range(5):
         decode.agent.introduce(room, prefill.agent.prefilled)
     for room in range(5):
-        decode.agent.released(SimpleNamespace(bootstrap_room=room))
+        decode.agent.released(SimpleNamespace(bootstrap_room=room, rid="request"))
     assert not decode.agent._rooms
 
 
@@ -194,3 +201,19 @@ def test_an_answer_from_before_a_flush_is_not_taken(pair, tools):
     tools.until(lambda: prefill.agent.tick() or counters(prefill).get("write_backs_flushed"))
     assert prefill.known([*PROMPT, *ANSWER][:24]) == 8
     tools.until(lambda: prefill.agent.tick() or prefill.everything_is_accounted_for())
+
+
+def test_a_next_turn_tells_whether_the_answer_came_back_by_its_ids(make_instance, tools):
+    texts = {**{token: chr(token) for token in range(1, 120)}, 120: chr(100) + chr(101)}
+    prefill = make_instance("p", "prefill", decode=lambda ids: "".join(texts[token] for token in ids))
+    decode = make_instance("d", "decode")
+    prefill.compute(PROMPT[:8])
+    decode.agent.introduce(ROOM, prefill.agent.prefilled)
+    tools.answered(decode, ROOM, PROMPT, ANSWER)
+    arrive(prefill, decode, tools)
+    prefill.ask([*PROMPT, *ANSWER, 5])
+    assert counters(prefill)["answers_found_again"] == 1
+    prefill.ask([*PROMPT, 120, *ANSWER[2:], 5])
+    assert counters(prefill)["answers_reencoded"] == 1
+    prefill.ask([*PROMPT, 50, *ANSWER[2:], 5])
+    assert counters(prefill)["answers_reencoded"] + counters(prefill)["answers_found_again"] == 2

@@ -15,6 +15,7 @@ from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
+from sglang_memserve.news import News
 from sglang_memserve.transfer.decode import DecodeSide, MemServeKVReceiver
 from sglang_memserve.transfer.manager import MemServeKVManager
 from sglang_memserve.transfer.prefill import MemServeKVSender, PrefillSide
@@ -35,7 +36,9 @@ def make_buffers(seed: int | None, heads: int = HEADS) -> PagedBuffers:
         kind="mha", dtype="float32", page_size=PAGE, layers=LAYERS, heads=heads,
         k_plane_bytes=plane_bytes, v_plane_bytes=plane_bytes,
     )  # fmt: skip
-    return PagedBuffers(planes, layout)
+    buffers = PagedBuffers(planes, layout)
+    buffers.engine_planes = planes
+    return buffers
 
 
 class Rows:
@@ -82,19 +85,21 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVMa
     manager.enable_deferred_decode_kv_release = False
     manager.waiting_timeout = 300
     manager.kv_item_lens_sum = manager.state_item_lens_sum = 0
-    manager._news = threading.Event()
+    manager.news = News()
     manager._status_lock = threading.Lock()
     manager.prefill = manager.decode = manager.agent = None
     return manager
 
 
 class Split:
-    def __init__(self, decode_heads: int = HEADS):
+    """`how`: what `PrefillSide` is told of modes, made for the source's buffers."""
+
+    def __init__(self, decode_heads: int = HEADS, how=lambda source: ()):
         self.context = zmq.Context()
         self.source, self.target = make_buffers(1), make_buffers(None, decode_heads)
         self.p = make_manager(DisaggregationMode.PREFILL, self.context)
         self.d = make_manager(DisaggregationMode.DECODE, self.context)
-        self.p.prefill = PrefillSide(self.p, self.source)
+        self.p.prefill = PrefillSide(self.p, self.source, *how(self.source))
         self.d.decode = DecodeSide(self.d, self.target, None)
         self.to_prefill = self.context.socket(zmq.PUSH)
         self.to_prefill.connect(f"tcp://127.0.0.1:{self.p.rank_port}")

@@ -10,9 +10,7 @@ import msgspec
 import numpy as np
 import torch
 
-from mempool.address import Addresses, Medium
-from mempool.arena import DramArena
-from mempool.errors import MemPoolError
+from mempool.address import Medium
 from mempool.index.keys import Tokens
 from mempool.membership.messages import InstanceInfo
 from mempool.paged import PagedBuffers
@@ -20,14 +18,15 @@ from mempool.pool import MemPool
 from mempool.remote.fetching import Wanted
 from mempool.remote.serving import Received
 from mempool.sockets import endpoint_of
-from mempool.tiers.tier import copy_between, dram_arena, pages_of, staging_for
+from mempool.tiers.tier import dram_arena
 from sglang_memserve.caching import sources
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.fetches import Fetches, hint_of, key_of
+from sglang_memserve.caching.incoming import Incoming
 from sglang_memserve.caching.outgoing import Ended, Outgoing, WayBack
 from sglang_memserve.caching.reencoded import Reencoded
 from sglang_memserve.caching.sources import Brought
-from sglang_memserve.caching.tree import Adopted, MemServeRadixCache, Namespace
+from sglang_memserve.caching.tree import MemServeRadixCache, Namespace
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +74,11 @@ class CachingAgent:
         decode: Callable[[list[int]], str] | None = None,
     ) -> None:
         self._tree = tree
-        self._to_hbm, to_dram = buffers
+        to_hbm, to_dram = buffers
         self._publishes = dram != "0"
         self._writes_back = writes_back
-        self._arena: DramArena = dram_arena(to_dram.layout, dram if self._publishes else STAGING)
-        self._staging = staging_for(self._arena)
-        self._arrived: deque[Received] = deque()
+        arena = dram_arena(to_dram.layout, dram if self._publishes else STAGING)
+        arrived: deque[Received] = deque()
         self._wanted: deque[Wanted] = deque()
         self._wake = wake
         self._rooms: dict[int, Prefilled] = {}
@@ -89,21 +87,24 @@ class CachingAgent:
         self._counts = Counters()
         self._pool = MemPool(
             name,
-            {Medium.DRAM: self._arena},
+            {Medium.DRAM: arena},
             role=role,
             namespace=namespace,
             registries=registries,
             control=endpoint_of("tcp", host, 0),
             data=endpoint_of("stream", host, 0),
-            on_hbm=self._arrived.append,
+            on_hbm=arrived.append,
             on_wanted=self._want if self._publishes else None,
         )
         self._outgoing = Outgoing(
-            self._pool, self._arena, to_dram, self._publishes, tree.unless_flushed, self._counts
+            self._pool, arena, to_dram, self._publishes, tree.unless_flushed, self._counts
         )
         self._fetches = Fetches(self._pool, wake, self._counts)
         self._role = role
-        self._answers = Reencoded(tree.page_size, self._counts, decode)
+        self._answers = answers = Reencoded(tree.page_size, self._counts, decode)
+        self._incoming = Incoming(
+            tree, self._pool, arena, to_hbm, arrived, answers, self._counts, self._forward_event
+        )
         tree.agent = self
 
     @property
@@ -211,28 +212,14 @@ class CachingAgent:
         with self._pool.match(tokens, namespace=name, lease_seconds=_LEASE_SECONDS) as found:
             if found.tokens <= present:
                 return None
-            try:
-                outcome = self._adopt(tokens[: found.tokens], namespace, found.addresses, found.check)
-            except MemPoolError as error:
-                logger.warning("KV in DRAM was gone before it was read: %s", error)
-                return None
-        self._counts.add(f"dram_hits_{outcome}")
-        inserted = outcome is Adopted.INSERTED
+            inserted = self._incoming.swap_in(found, tokens, namespace)
         return self._fetches.brought(key_of(req), present, found.tokens) if inserted else None
 
     def tick(self) -> None:
         """Before the scheduler takes in requests: what has come is in the tree when they are matched."""
         for held in self._outgoing.done():
             self._tree.release(held)
-        while self._arrived:
-            received = self._arrived.popleft()
-            try:
-                self._counts.add(f"write_backs_{self._take_in(received)}")
-            except Exception:
-                logger.exception("KV from %s", received.instance)
-                self._counts.add("write_backs_failed")
-            finally:
-                self._give_back(received)
+        self._incoming.tick()
         while self._wanted:
             wanted = self._wanted.popleft()
             try:
@@ -275,47 +262,6 @@ class CachingAgent:
         if self._publishes:
             return self._pool.match(tokens, namespace=name, lease_seconds=None).blocks
         return len(tokens) // self._tree.page_size if back is None else back.first
-
-    def _take_in(self, received: Received) -> str:
-        tokens, page = received.tokens, self._tree.page_size
-        if tokens is None or len(tokens) % page:
-            raise MemPoolError("KV without its tokens, or of half a block")
-        if int.from_bytes(received.private) != self._tree.epoch:
-            return "flushed"
-        namespace = msgspec.json.decode(received.namespace, type=Namespace)
-        outcome = self._adopt(tokens, namespace, [received.addresses], lambda: self._require_own(received))
-        if outcome in (Adopted.INSERTED, Adopted.PRESENT):
-            first = len(tokens) - len(received.addresses) * page
-            self._answers.wrote_back(tokens, first, received.namespace)
-        return outcome
-
-    def _require_own(self, received: Received) -> None:
-        if received.addresses.owner.incarnation != self._pool.info.incarnation:
-            raise MemPoolError("it came for an earlier incarnation, and its blocks are others' now")
-
-    def _adopt(
-        self, tokens: Any, namespace: Namespace, addresses: list[Addresses], check: Callable[[], None]
-    ) -> Adopted:
-        """Into the tree, what these DRAM blocks hold of the last of the tokens.
-
-        `check`, called after they were read, raises where they may have been others' meanwhile.
-        """
-        page = self._tree.page_size
-        rows = torch.cat([pages_of(part) for part in addresses])
-
-        def write(pages: torch.Tensor, skipped: int) -> None:
-            wanted = rows[skipped // page :]
-            with self._counts.moving("swap_in", len(wanted) * self._arena.layout.block_bytes):
-                copy_between(self._arena, wanted, self._to_hbm, pages, self._staging, self._forward_event())
-            check()
-
-        return self._tree.adopt(tokens, namespace, len(tokens) - len(rows) * page, write)
-
-    def _give_back(self, received: Received) -> None:
-        try:
-            self._pool.free_mem(received.addresses)
-        except MemPoolError as error:
-            logger.debug("staging of %s: %s", received.instance, error)
 
     def _forward_event(self) -> torch.cuda.Event | None:
         """What the engine has launched by now may still write an answer, or to pages given away since."""

@@ -35,9 +35,10 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_SCHEDULER}._add_request_to_queue", "AFTER", caching.fetch_for_colocated),
         HookSpec(f"{_SCHEDULER}.get_new_batch_prefill", "AROUND", caching.leave_out_held),
         HookSpec(f"{_SCHEDULER}.init_disaggregation", "AFTER", caching.attach_colocated),
+        HookSpec(f"{_SCHEDULER}.init_disaggregation", "AFTER", start_metrics),
         HookSpec(f"{_PREFILL}.{_MIXIN}.maybe_send_cached_prefix_chunk", "AFTER", announce_layers),
         HookSpec(f"{_SCHEDULER}.run_batch", "AROUND", launch),
-        HookSpec(f"{_SCHEDULER}.ingest_requests", "AROUND", caching.tick),
+        HookSpec(f"{_SCHEDULER}.ingest_requests", "AROUND", tick),
         HookSpec(f"{_SCHEDULER}.get_internal_state", "AFTER", add_counters),
         HookSpec(f"{_SCHEDULER}.get_init_info", "AFTER", advertise),
         HookSpec(f"{_TOKENIZER}._handle_batch_request", "AROUND", samples.count_uses),
@@ -161,6 +162,23 @@ def announce_layers(result: object, scheduler: Any, req: Any, *args: Any, **kwar
     if not req.pending_bootstrap and stop > req.start_send_idx:
         slots = scheduler.req_to_token_pool.req_to_token[req.kv.req_pool_idx, req.start_send_idx : stop]
         manager.prefill.announce(sender.bootstrap_room, slots, sender.curr_idx)
+
+
+def start_metrics(result: object, scheduler: Any) -> None:
+    """Where the server runs with `--enable-metrics`, with the labels of SGLang's own."""
+    from sglang_memserve.caching.metrics import Metrics
+
+    collector = getattr(scheduler, "metrics_collector", None)
+    if collector is not None and _counters(scheduler) is not None:
+        scheduler.memserve_metrics = Metrics(lambda: _counters(scheduler) or {}, collector.labels)
+
+
+def tick(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    """Once an iteration, before the scheduler takes in requests."""
+    metrics = getattr(scheduler, "memserve_metrics", None)
+    if metrics is not None:
+        metrics.publish()
+    return caching.tick(original, scheduler, *args, **kwargs)
 
 
 def add_counters(result: Any, scheduler: Any, *args: Any) -> None:

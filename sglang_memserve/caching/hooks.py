@@ -127,10 +127,8 @@ def _held(scheduler: Any) -> list[Any]:
 
 
 def tick(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-    """Once an iteration, before the scheduler takes in requests.
-
-    While requests wait for a peer and nothing computes, SGLang's loop spins on a whole core, at the cost of
-    the threads that would end the wait.
+    """Once an iteration. While requests wait for a peer and nothing computes, SGLang's loop spins on a whole
+    core, at the cost of the threads that would end the wait.
     """
     agent, news = getattr(scheduler, "memserve_agent", None), getattr(scheduler, "memserve_news", None)
     if news is not None:

@@ -12,13 +12,13 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PAGE = 16
-POOL = ("--max-total-tokens", "4096", "--memserve-dram", "384MiB")
+FLAGS = ("--max-total-tokens", "4096", "--memserve-dram", "384MiB", "--enable-metrics")
 
 
 @pytest.fixture(scope="module")
 def pair(cluster_of):
     """Two colocated instances, with pools that five prompts of a thousand tokens do not fit into."""
-    with cluster_of.used("--colocated", "2", flags=POOL) as cluster:
+    with cluster_of.used("--colocated", "2", flags=FLAGS) as cluster:
         yield [Instance(worker["url"]) for worker in cluster.workers("colocated")]
 
 
@@ -97,6 +97,21 @@ def test_a_source_that_is_not_there_costs_a_request_nothing(pair, ask):
     assert time.monotonic() - began < 40
     assert grown["fetches_failed_PeerDied"] == 1
     assert grown["prompt_tokens_computed"] == 1000
+
+
+def test_what_is_counted_is_at_sglangs_metrics(pair, ask):
+    ask(pair[0], prompt(20_000))
+    wanted = pair[0].counters()["prompt_tokens_computed"]
+    deadline = time.monotonic() + 20
+    while True:
+        with urllib.request.urlopen(f"{pair[0].url}/metrics", timeout=60) as response:
+            lines = response.read().decode().splitlines()
+        found = [line for line in lines if line.startswith("memserve:prompt_tokens_computed_total{")]
+        if found and float(found[0].rpartition(" ")[2]) == wanted:
+            break
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    assert 'engine_type="unified"' in found[0]
 
 
 ENGINE = """

@@ -12,7 +12,7 @@ import torch
 
 from mempool.address import Addresses, BlockNumbers
 from mempool.arena import DramArena
-from mempool.errors import MemPoolError
+from mempool.errors import MemPoolError, StaleAddress
 from mempool.matched import Matched
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
@@ -56,6 +56,10 @@ class Incoming:
             received = self._arrived.popleft()
             try:
                 self._counts.add(f"write_backs_{self._take_in(received)}")
+            except StaleAddress as error:
+                # This instance was taken for dead meanwhile, and has begun anew.
+                logger.debug("KV from %s: %s", received.instance, error)
+                self._counts.add("write_backs_stale")
             except Exception:
                 logger.exception("KV from %s", received.instance)
                 self._counts.add("write_backs_failed")
@@ -87,7 +91,7 @@ class Incoming:
 
     def _require_own(self, received: Received) -> None:
         if received.addresses.owner.incarnation != self._pool.info.incarnation:
-            raise MemPoolError("it came for an earlier incarnation, and its blocks are others' now")
+            raise StaleAddress(received.addresses.owner, "the blocks are others' now")
 
     def _adopt(
         self,

@@ -1,9 +1,14 @@
 """A prefix that another instance has is fetched for a request that a hint comes with."""
 
 import time
+from concurrent.futures import Future
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+
+from sglang_memserve.caching.counters import Counters
+from sglang_memserve.caching.fetches import Fetches, FetchHint
 
 TOKENS = list(range(1, 25))
 ROOM = 7
@@ -179,6 +184,28 @@ def test_what_was_evicted_before_it_was_used_was_computed(three, tools):
     tools.until(lambda: not first.agent.waits(ROOM))
     first.ask(prompt, req=tools.asked(prompt, ROOM, cached=12))
     assert sources(counters(first)) == {"from_hbm": 4, "from_dram": 0, "fetched": 8, "computed": 13}
+
+
+def test_what_was_evicted_after_it_came_from_dram_was_computed(three, tools):
+    _, second, _ = three
+    second.evict_all()
+    second.ask(TOKENS, req=tools.asked(TOKENS, ROOM, cached=8))
+    assert sources(counters(second)) == {"from_hbm": 0, "from_dram": 8, "fetched": 0, "computed": 16}
+
+
+def test_a_request_that_was_scheduled_at_its_deadline_did_not_go_away():
+    """The source may still be sending then."""
+    start = SimpleNamespace(fetch=lambda *given, **how: Future())
+    counts = Counters()
+    fetches = Fetches(SimpleNamespace(start=start), lambda: None, counts)
+    fetches.begin(ROOM, FetchHint("p1", deadline_ms=1), np.array(TOKENS, dtype=np.int32), "", 0)
+    while fetches.waits(ROOM):
+        time.sleep(0.001)
+    fetches.forget(ROOM)
+    told = counts.read()
+    assert told["holds_deadline"] == 1
+    assert "holds_gone" not in told
+    assert told["hold_seconds"] == pytest.approx(0.001)
 
 
 def test_decode_tells_of_its_own_cache_and_not_of_prefills(three, tools):

@@ -203,6 +203,21 @@ def test_an_answer_from_before_a_flush_is_not_taken(pair, tools):
     tools.until(lambda: prefill.agent.tick() or prefill.everything_is_accounted_for())
 
 
+def test_an_answer_for_an_incarnation_that_is_no_more_is_not_taken(pair, tools, caplog):
+    """Prefill stood still, was declared dead, and begins anew with what decode had sent not yet looked at."""
+    prefill, decode = pair
+    prefill.compute(PROMPT[:8])
+    decode.agent.introduce(ROOM, prefill.agent.prefilled)
+    tools.answered(decode, ROOM, PROMPT, ANSWER)
+    tools.until(lambda: decode.agent.tick() or counters(decode).get("write_backs_sent"))
+    old = prefill.agent._pool.info.incarnation
+    prefill.agent._pool._fenced(old, old + 1)
+    prefill.agent.tick()
+    assert counters(prefill)["write_backs_stale"] == 1
+    assert prefill.known([*PROMPT, *ANSWER][:24]) == 8
+    assert not caplog.records
+
+
 def test_a_next_turn_tells_whether_the_answer_came_back_by_its_ids(make_instance, tools):
     texts = {**{token: chr(token) for token in range(1, 120)}, 120: chr(100) + chr(101)}
     prefill = make_instance("p", "prefill", decode=lambda ids: "".join(texts[token] for token in ids))

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -11,18 +12,25 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 START_SECONDS = 300
+OF_THE_SESSION = {"one_p_one_d", "from_stock"}
 STOCK = (
     *("--device", "cpu", "--attention-backend", "torch_native", "--disable-cuda-graph"),
     *("--disable-overlap-schedule", "--sleep-on-idle", "--page-size", "16", "--enable-cache-report"),
     *("--max-total-tokens", "16384", "--enable-fp32-lm-head"),
 )
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that bring servers of their own come before the session's are up: there is memory for five."""
+    items.sort(key=lambda item: bool(OF_THE_SESSION & set(getattr(item, "fixturenames", ()))))
 
 
 class Process:
@@ -64,13 +72,13 @@ class Process:
 
 
 class Cluster(Process):
-    def __init__(self, folder, port, *sizes, flags=()):
+    def __init__(self, folder, port, *sizes, flags=(), env=None):
         self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self.logs = folder / "logs"
         argv = [sys.executable, "-m", "sglang_memserve.cli.main", "up", *sizes]
         argv += ["--port", str(self.port), "--log-dir", str(self.logs), "--max-total-tokens", "16384"]
-        super().__init__("up", [*argv, "--", "--enable-fp32-lm-head", *flags], folder)
+        super().__init__("up", [*argv, "--", "--enable-fp32-lm-head", *flags], folder, env)
 
     def instance(self, role):
         """The main process of the first instance of a role."""
@@ -79,6 +87,18 @@ class Cluster(Process):
             if "launch_server" in command and f"--disaggregation-mode {role}" in command:
                 return process
         raise AssertionError(f"no {role} instance in the cluster")
+
+    def workers(self, role):
+        return [worker for worker in _get(f"{self.url}/workers")["workers"] if worker["role"] == role]
+
+    def signal(self, worker, number):
+        """To all of a worker's processes at once; returns where the output ended before."""
+        seen, port = len(self.log.read_text(errors="replace")), worker["url"].rpartition(":")[2]
+        for process in psutil.Process(self.popen.pid).children(recursive=True):
+            if f"launch_server --host 127.0.0.1 --port {port} " in " ".join(process.cmdline()):
+                os.killpg(os.getpgid(process.pid), number)
+                return seen
+        raise AssertionError(f"no instance of the cluster listens at {worker['url']}")
 
     def kill(self, role):
         """SIGKILL to all of an instance's processes at once; returns where the output ended before."""
@@ -92,8 +112,8 @@ def cluster_of(tmp_path_factory, free_port):
     """Starts clusters; each is stopped at the end, leaves no process, and has logged no leak and no crash."""
     running = []
 
-    def start(*sizes, flags=()):
-        cluster = Cluster(tmp_path_factory.mktemp("cluster"), free_port(), *sizes, flags=flags)
+    def start(*sizes, flags=(), env=None):
+        cluster = Cluster(tmp_path_factory.mktemp("cluster"), free_port(), *sizes, flags=flags, env=env)
         try:
             cluster.wait_for(r"serving on ", START_SECONDS)
         except BaseException:
@@ -113,9 +133,9 @@ def cluster_of(tmp_path_factory, free_port):
             assert "Traceback" not in text, f"{log}: {text[text.index('Traceback') :][:3000]}"
 
     @contextlib.contextmanager
-    def used(*sizes, flags=()):
+    def used(*sizes, flags=(), env=None):
         """Stopped at the end of the block, whatever happened there: the next one needs the memory."""
-        cluster = start(*sizes, flags=flags)
+        cluster = start(*sizes, flags=flags, env=env)
         try:
             yield cluster
         except BaseException:
@@ -175,6 +195,62 @@ def post():
             return 0, repr(error)
 
     return send
+
+
+@pytest.fixture(scope="session")
+def halves(post):
+    """halves(prefill, decode, body) posts to these two workers; prefill's answer and decode's, as futures."""
+    with ThreadPoolExecutor(16) as pool:
+
+        def send(prefill, decode, body, seconds=120):
+            room = {"bootstrap_host": "127.0.0.1", "bootstrap_port": prefill["bootstrap_port"]}
+            room["bootstrap_room"] = random.getrandbits(62) or 1
+            urls = prefill["url"], decode["url"]
+            return [pool.submit(post, url, "/generate", body | room, seconds) for url in urls]
+
+        yield send
+
+
+class Greedy:
+    """Answers with the tokens that came close at each place, and what two of them differ in.
+
+    Tokens within TIE (nats) of the reference's best may come out instead when sums are done in another order
+    or batch. After prompts of meaningless tokens more than two can be.
+    """
+
+    TIE, CLOSEST = 0.15, 10
+
+    def __init__(self, post):
+        self._post = post
+
+    def body(self, prompt, tokens=24):
+        params = {"temperature": 0, "max_new_tokens": tokens}
+        scores = {"return_logprob": True, "top_logprobs_num": self.CLOSEST}
+        return {**prompt, "sampling_params": params, **scores}
+
+    def answer(self, url, prompt):
+        status, body = self._post(url, "/generate", self.body(prompt), 300)
+        assert status == 200, body
+        return body
+
+    def difference(self, reference, candidate):
+        """None where equal; otherwise 'tie' or what differs."""
+        a, b = reference["output_ids"], candidate["output_ids"]
+        if a == b:
+            return None
+        where = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+        if where is None:
+            return f"lengths {len(a)} and {len(b)}"
+        best = reference["meta_info"]["output_top_logprobs"][where]
+        tied = {token for logprob, token, _ in best if best[0][0] - logprob <= self.TIE}
+        if {a[where], b[where]} <= tied:
+            return "tie"
+        return f"token {where}: {a[where]} and {b[where]}, the reference's best are {best}"
+
+
+@pytest.fixture(scope="session")
+def greedy(post):
+    return Greedy(post)
 
 
 def _parsed(raw):

@@ -3,8 +3,12 @@
 import json
 import time
 import urllib.request
+from pydoc_data.topics import topics
 
 import pytest
+from transformers import AutoTokenizer
+
+from sglang_memserve.model import resolve_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -88,6 +92,57 @@ def layout_bytes(url):
         get(f"{worker['url']}/server_info").get("dtype") for worker in get(f"{url}/workers")["workers"]
     }
     return 2 * 30 * PAGE * 3 * 64 * (4 if dtype == "float32" else 2)
+
+
+def answers_told(url):
+    """Of the answers that were written back: how often a prompt had them by their ids, how often as text."""
+    told = counters(url, "prefill")
+    return told.get("answers_found_again", 0), told.get("answers_reencoded", 0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(resolve_model(None))
+
+
+def test_an_answer_that_comes_back_in_other_tokens_is_counted(one_p_one_d, post, tokenizer):
+    def in_halves(token):
+        text = tokenizer.decode([token])
+        return tokenizer.encode(text[: len(text) // 2]) + tokenizer.encode(text[len(text) // 2 :])
+
+    url, already = one_p_one_d.url, written_back(one_p_one_d.url)
+    prompt = tokenizer.encode(topics["assignment"])[: 8 * PAGE]
+    first = Turn(url, post, [], prompt)
+    until(lambda: written_back(url) > already)
+    answer = first.whole[len(prompt) :]
+    others = [half for token in answer for half in in_halves(token)]
+    assert others != answer
+    assert tokenizer.decode(others) == tokenizer.decode(answer)
+    again, reencoded = answers_told(url)
+    Turn(url, post, first.whole, prompt[:NEW])
+    assert answers_told(url) == (again + 1, reencoded)
+    Turn(url, post, prompt, others)
+    assert answers_told(url) == (again + 1, reencoded + 1)
+
+
+def test_of_a_chat_by_text_each_answer_is_counted_when_it_comes_back(one_p_one_d, post):
+    url, messages, before = one_p_one_d.url, [], sum(answers_told(one_p_one_d.url))
+
+    def say(words):
+        already = written_back(url)
+        messages.append({"role": "user", "content": words})
+        body = {"model": "SmolLM2-135M-Instruct", "messages": messages, "temperature": 0, "max_tokens": 40}
+        status, answer = post(url, "/v1/chat/completions", body)
+        assert status == 200, answer
+        messages.append(answer["choices"][0]["message"])
+        until(lambda: written_back(url) > already)
+
+    for words in ("Tell me a long story.", "What happened then?", "And after that?", "How did it end?"):
+        say(words)
+    again, reencoded = answers_told(url)
+    print(f"{again} by their ids, {reencoded} as other ids with the same text")
+    # The second turn has one answer before it, the third two, the fourth three.
+    assert again + reencoded - before == 6
 
 
 @pytest.fixture(scope="module")

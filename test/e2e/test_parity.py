@@ -6,14 +6,9 @@ import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-# Tokens this close (nats) to the reference's best may come out instead when sums are done in another order or
-# batch. After prompts of meaningless tokens more than two can be.
-TIE = 0.15
-CLOSEST = 10
 # By concurrency. Stock SGLang itself, asked 8 at once instead of one by one, repeats 17 of these 24: how its
 # batches fall is chance. A mismatch is one at any concurrency.
 MIN_EXACT = {1: 0.8, 8: 0.6}
-NEW_TOKENS = 24
 CHUNKED = ("--chunked-prefill-size", "512")
 OUR_ATTENTION = ("--attention-backend", "memserve_cpu")
 
@@ -47,43 +42,12 @@ def prompts():
     return asked + [{"input_ids": list(range(5000, 5000 + n))} for n in (15, 16, 17, 112, 112, 113)]
 
 
-def answer(post, url, prompt):
-    status, body = post(
-        url,
-        "/generate",
-        prompt
-        | {
-            "sampling_params": {"temperature": 0, "max_new_tokens": NEW_TOKENS},
-            "return_logprob": True,
-            "top_logprobs_num": CLOSEST,
-        },
-        300,
-    )
-    assert status == 200, body
-    return body
-
-
-def difference(reference, candidate):
-    """None where equal; otherwise 'tie' or what differs."""
-    a, b = reference["output_ids"], candidate["output_ids"]
-    if a == b:
-        return None
-    where = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
-    if where is None:
-        return f"lengths {len(a)} and {len(b)}"
-    best = reference["meta_info"]["output_top_logprobs"][where]
-    tied = {token for logprob, token, _ in best if best[0][0] - logprob <= TIE}
-    if {a[where], b[where]} <= tied:
-        return "tie"
-    return f"token {where}: {a[where]} and {b[where]}, the reference's best are {best}"
-
-
-def check(from_stock, post, url, concurrency):
+def check(from_stock, greedy, url, concurrency):
     asked = prompts()
-    expected = from_stock("parity", lambda stock: [answer(post, stock, prompt) for prompt in asked])
+    expected = from_stock("parity", lambda stock: [greedy.answer(stock, prompt) for prompt in asked])
     with ThreadPoolExecutor(concurrency) as pool:
-        got = list(pool.map(lambda prompt: answer(post, url, prompt), asked))
-    found = [difference(e, g) for e, g in zip(expected, got, strict=True)]
+        got = list(pool.map(lambda prompt: greedy.answer(url, prompt), asked))
+    found = [greedy.difference(e, g) for e, g in zip(expected, got, strict=True)]
     wrong = [f"prompt {i}: {what}" for i, what in enumerate(found) if what not in (None, "tie")]
     assert not wrong
     exact = found.count(None) / len(found)
@@ -92,36 +56,36 @@ def check(from_stock, post, url, concurrency):
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_one_prefill_and_one_decode(from_stock, one_p_one_d, post, concurrency):
-    check(from_stock, post, one_p_one_d.url, concurrency)
+def test_one_prefill_and_one_decode(from_stock, one_p_one_d, greedy, concurrency):
+    check(from_stock, greedy, one_p_one_d.url, concurrency)
 
 
-def chat(post, url):
+def chat(greedy, url):
     """The prompts of eight turns, each with all answers before it in it, and the answers."""
     ids = list(range(3000, 3100))
     prompts, answers = [], []
     for turn in range(8):
         ids = [*ids, *range(7000 + 50 * turn, 7000 + 50 * turn + 30)]
         prompts.append({"input_ids": ids})
-        answers.append(answer(post, url, prompts[-1]))
+        answers.append(greedy.answer(url, prompts[-1]))
         ids = [*ids, *answers[-1]["output_ids"]]
     return prompts, answers
 
 
-def test_a_chat_whose_answers_feed_back(from_stock, one_p_one_d, post):
+def test_a_chat_whose_answers_feed_back(from_stock, one_p_one_d, greedy):
     """Each turn is asked at once: the last answer's KV may be there, on its way, or neither."""
-    prompts, answers = chat(post, one_p_one_d.url)
-    expected = from_stock("chat", lambda stock: [answer(post, stock, prompt) for prompt in prompts])
-    found = [difference(e, g) for e, g in zip(expected, answers, strict=True)]
+    prompts, answers = chat(greedy, one_p_one_d.url)
+    expected = from_stock("chat", lambda stock: [greedy.answer(stock, prompt) for prompt in prompts])
+    found = [greedy.difference(e, g) for e, g in zip(expected, answers, strict=True)]
     assert not [what for what in found if what not in (None, "tie")]
     assert found.count(None) >= len(found) / 2
 
 
 @pytest.mark.parametrize("flags", [CHUNKED, OUR_ATTENTION], ids=["chunked prefill", "our attention"])
-def test_one_prefill_and_one_decode_with_other_flags(from_stock, cluster_of, post, flags):
+def test_one_prefill_and_one_decode_with_other_flags(from_stock, cluster_of, greedy, flags):
     with cluster_of.used("--prefill", "1", "--decode", "1", flags=flags) as cluster:
-        check(from_stock, post, cluster.url, 1)
-        check(from_stock, post, cluster.url, 8)
+        check(from_stock, greedy, cluster.url, 1)
+        check(from_stock, greedy, cluster.url, 8)
 
 
 @pytest.mark.full
@@ -136,7 +100,7 @@ def test_one_prefill_and_one_decode_with_other_flags(from_stock, cluster_of, pos
     ],
     ids=["2P1D", "2P1D chunked", "1P2D", "2P1D our attention", "1P2D our attention"],
 )
-def test_more_instances(from_stock, cluster_of, post, prefill, decode, flags):
+def test_more_instances(from_stock, cluster_of, greedy, prefill, decode, flags):
     with cluster_of.used("--prefill", prefill, "--decode", decode, flags=flags) as cluster:
-        check(from_stock, post, cluster.url, 1)
-        check(from_stock, post, cluster.url, 8)
+        check(from_stock, greedy, cluster.url, 1)
+        check(from_stock, greedy, cluster.url, 8)

@@ -30,6 +30,7 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_DECODE}.DecodePreallocQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", refuse_what_was_not_admitted),
+        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.can_prefill_before_bootstrap", "AROUND", unless_held),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_SCHEDULER}._add_request_to_queue", "AFTER", caching.fetch_for_colocated),
@@ -110,8 +111,8 @@ def kv_class(original: Hook, transfer_backend: Any, class_type: Any) -> Any:
     from sglang.srt.disaggregation.common.conn import CommonKVBootstrapServer
 
     from sglang_memserve.transfer.decode import MemServeKVReceiver
+    from sglang_memserve.transfer.kv_sender import MemServeKVSender
     from sglang_memserve.transfer.manager import MemServeKVManager
-    from sglang_memserve.transfer.prefill import MemServeKVSender
 
     return {
         "KVARGS": KVArgs,
@@ -140,6 +141,13 @@ def refuse_what_was_not_admitted(result: object, queue: Any, req: Any, *args: An
         manager.prefill.refuse_room(req.bootstrap_room, "rejected by the prefill instance")
 
 
+def unless_held(original: Hook, queue: Any, req: Any) -> bool:
+    """SGLang lets a request be computed before decode has room for it: not one that waits for a fetch."""
+    manager = getattr(queue.scheduler, "memserve_manager", None)
+    held = manager is not None and manager.waits_for_fetch(req.bootstrap_room)
+    return not held and bool(original(queue, req))
+
+
 def launch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     manager = getattr(scheduler, "memserve_manager", None)
     if manager is None or manager.prefill is None:
@@ -150,7 +158,7 @@ def launch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
 
 def announce_layers(result: object, scheduler: Any, req: Any, *args: Any, **kwargs: Any) -> None:
     """Of each request whose forward follows. What SGLang will send after it, it sends in the same order."""
-    from sglang_memserve.transfer.prefill import MemServeKVSender
+    from sglang_memserve.transfer.kv_sender import MemServeKVSender
 
     sender, manager = req.disagg_kv_sender, getattr(scheduler, "memserve_manager", None)
     if manager is None or not manager.prefill.sends_by_layer or not isinstance(sender, MemServeKVSender):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,6 @@ from sglang.srt.disaggregation.base.conn import KVPoll
 from sglang.srt.disaggregation.common.conn import (
     ABORT_TAG,
     AbortNotification,
-    CommonKVSender,
-    KVTransferError,
 )
 from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
@@ -50,6 +48,8 @@ class RoomDestination:
         self.decode_prefix_len = asked.decode_prefix_len
         self.transfer: OutgoingTransfer | None = None
         self.done = asked.is_dummy
+        # When its first blocks were queued.
+        self.began: float | None = None
 
 
 class PrefillSide:
@@ -75,11 +75,13 @@ class PrefillSide:
         self._refused = RefusedRooms(seconds=manager.bootstrap_timeout)
         self._unclaimed: dict[int, float] = {}
         self._bad_frames = 0
+        self._seconds = 0.0
         threading.Thread(target=self._listen, name="memserve-control", daemon=True).start()
 
-    def counters(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int | float]:
         return {
             "kv_bytes_sent": self._blocks.bytes_sent,
+            "kv_send_seconds": self._seconds,
             "bad_frames": self._bad_frames,
             "open_rooms": len(self._manager.transfer_infos.keys() | self._open_rooms),
         }
@@ -164,8 +166,13 @@ class PrefillSide:
         return self._by_layer is not None
 
     def _transfers(self, room: int) -> list[OutgoingTransfer]:
-        destinations = self._manager.transfer_infos.get(room, {})
-        return [d.transfer for d in destinations.values() if d.transfer is not None]
+        """Blocks of which are about to be queued."""
+        found = []
+        for destination in self._manager.transfer_infos.get(room, {}).values():
+            if destination.transfer is not None:
+                destination.began = destination.began or time.monotonic()
+                found.append(destination.transfer)
+        return found
 
     def _runs(self, room: int, pages: npt.NDArray[np.int64], first: int) -> list[tuple[slice, bool]]:
         if self._by_layer is not None:
@@ -205,6 +212,8 @@ class PrefillSide:
             if destination not in destinations.values():
                 return
             destination.done = True
+            if destination.began is not None:
+                self._seconds += time.monotonic() - destination.began
             if error is not None:
                 self._manager.conclude_failure(bootstrap_room=room, failure_reason=str(error))
             elif all(d.done for d in destinations.values()):
@@ -316,50 +325,3 @@ class PrefillSide:
         self._manager.req_to_decode_prefix_len.pop(room, None)
         self._manager.request_status.pop(room, None)
         self._refused.add(room, reason)
-
-
-class MemServeKVSender(CommonKVSender):
-    """Ends in one way, `clear`; SGLang itself calls that on some of its ways to end a request only."""
-
-    def __init__(
-        self,
-        mgr: Any,
-        bootstrap_addr: str,
-        bootstrap_room: int,
-        req_has_disagg_prefill_dp_rank: bool = False,
-    ) -> None:
-        self._failure: str | None = None
-        super().__init__(mgr, bootstrap_addr, bootstrap_room, req_has_disagg_prefill_dp_rank)
-        self._owns_room = mgr.prefill.open_room(bootstrap_room)
-        if not self._owns_room:
-            self._failure = "another request is in this room"
-            self.conclude_state = KVPoll.Failed
-
-    def poll(self) -> Any:
-        status = super().poll()
-        # Its request stays where it is, and holds nobody else.
-        held = status == KVPoll.WaitingForInput and self.kv_mgr.waits_for_fetch(self.bootstrap_room)
-        return KVPoll.Bootstrapping if held else status
-
-    def abort(self) -> None:
-        """SGLang's own leaves decode to its timeout, and often no call follows that would end the room."""
-        if self._owns_room:
-            super().abort()
-            self.clear()
-
-    def clear(self) -> None:
-        if self._owns_room:
-            self._owns_room = False
-            with self.kv_mgr.prefill.lock:
-                self._failure = self.kv_mgr.prefill.close_room(self.bootstrap_room)
-                super().clear()
-
-    def failure_exception(self) -> NoReturn:
-        self.conclude_state = KVPoll.Failed
-        self.clear()
-        self.trace_ctx.trace_req_finish()
-        raise KVTransferError(
-            self.bootstrap_room,
-            self._failure or "failed on another rank",
-            is_from_another_rank=self._failure is None,
-        )

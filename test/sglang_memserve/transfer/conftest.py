@@ -17,8 +17,9 @@ from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
 from sglang_memserve.news import News
 from sglang_memserve.transfer.decode import DecodeSide, MemServeKVReceiver
+from sglang_memserve.transfer.kv_sender import MemServeKVSender
 from sglang_memserve.transfer.manager import MemServeKVManager
-from sglang_memserve.transfer.prefill import MemServeKVSender, PrefillSide
+from sglang_memserve.transfer.prefill import PrefillSide
 
 PAGE, HEADS, DIM, LAYERS, PAGES = 4, 2, 8, 3, 32
 

@@ -55,6 +55,7 @@ def test_chunks_and_the_metadata_row_arrive_before_success(split, tools, paired)
     assert all((array[3] == 9).all() for array in split.d.rows.arrays)
     finish(split, tools, sender, receiver)
     assert split.p.counters()["kv_bytes_sent"] == split.d.counters()["kv_bytes_received"] > 0
+    assert 0 < split.p.counters()["kv_send_seconds"] < 10
 
 
 def test_a_prompt_that_decode_has_whole_sends_its_metadata_and_no_block(split, tools, paired):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sglang_memserve.compat import BACKEND
-from sglang_memserve.options import BY_LAYER, InstanceOptions, OptionError, help_text, take
+from sglang_memserve.options import InstanceOptions, OptionError, help_text, take
 
 API_KEY_VARIABLE = "MEMSERVE_INSTANCE_API_KEY"
 CPU_PLATFORM = "memserve_cpu"
@@ -40,17 +40,10 @@ _MAY_NAME_A_HUB_MODEL = (
 )
 
 
-def with_defaults(
-    argv: list[str],
-    *,
-    cuda: bool,
-    caching: str = InstanceOptions.caching,
-    transfer: str = InstanceOptions.transfer,
-) -> list[str]:
+def with_defaults(argv: list[str], *, cuda: bool, caching: str = InstanceOptions.caching) -> list[str]:
     """`argv` with MemServe's defaults put before it, so that whatever the user gives wins.
 
-    `caching`, `transfer`: see `InstanceOptions`; `--disable-radix-cache` keeps nothing on its instance,
-    whatever `caching` says.
+    `caching`: see `InstanceOptions`; `--disable-radix-cache` keeps nothing on its instance, whatever it says.
     """
     role = value_of(argv, "--disaggregation-mode")
     defaults = ["--page-size", "16", "--enable-cache-report"]
@@ -59,10 +52,6 @@ def with_defaults(
     if role in ("prefill", "decode"):
         defaults += ["--disaggregation-transfer-backend", BACKEND]
         defaults += _cache(argv, role, caching, cuda)
-        if role == "prefill" and transfer != BY_LAYER:
-            # Decode makes room for a prompt between two of its steps: prefill need not wait for that. A layer
-            # can only be sent ahead to where there is room.
-            defaults += ["--optimistic-prefill-attempts", "1"]
     else:
         defaults += _colocated_cache(argv, caching)
     return defaults + argv
@@ -164,13 +153,8 @@ def _serve(argv: list[str]) -> None:
 
     # Not a flag: those can be read by everybody on the machine.
     api_key = os.environ.pop(API_KEY_VARIABLE, None)
-    options = InstanceOptions.from_environment()
-    argv = with_defaults(
-        _expanded(argv),
-        cuda=torch.cuda.is_available(),
-        caching=options.caching,
-        transfer=options.transfer,
-    )
+    caching = InstanceOptions.from_environment().caching
+    argv = with_defaults(_expanded(argv), cuda=torch.cuda.is_available(), caching=caching)
     if is_loopback(value_of(argv, "--host") or "127.0.0.1"):
         # Otherwise SGLang tells its peers, and listens for them on, the address of a network interface.
         os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")

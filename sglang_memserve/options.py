@@ -8,8 +8,7 @@ from mempool.membership.messages import check_endpoint
 
 CACHING = ("basic", "1", "2", "3")
 # Of `mempool.transfer.cut.Mode`, which imports torch.
-BY_LAYER = "by-layer"
-TRANSFER = ("aggregated", BY_LAYER, "by-request")
+TRANSFER = ("aggregated", "by-layer", "by-request")
 _HELP = """MemServe's flags (each also as MEMSERVE_CACHING and so on; a flag wins):
   --memserve-caching {basic,1,2,3}
                         of a prefill or decode instance: basic keeps no KV; 1: prefill keeps what it computed;

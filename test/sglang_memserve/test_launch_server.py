@@ -16,7 +16,6 @@ def parsed(argv, *, cuda=False, caching="3"):
         parser.add_argument(f"--{flag}")
     parser.add_argument("--disaggregation-transfer-backend")
     parser.add_argument("--radix-cache-backend")
-    parser.add_argument("--optimistic-prefill-attempts")
     parser.add_argument("--disaggregation-decode-retraction-backup")
     for flag in ("cuda-graph", "overlap-schedule", "radix-cache"):
         parser.add_argument(f"--disable-{flag}", action="store_true")
@@ -85,14 +84,6 @@ def test_a_server_that_is_not_split_takes_part_unless_another_cache_is_asked_for
     assert parsed([], caching="basic").disable_radix_cache
     for other in ("--disable-radix-cache", "--enable-hierarchical-cache", "--radix-cache-backend=other"):
         assert "memserve" not in with_defaults([other], cuda=False)
-
-
-def test_prefill_need_not_wait_for_decode_unless_each_layer_is_to_go_at_once():
-    flag, prefill = "--optimistic-prefill-attempts", ["--disaggregation-mode", "prefill"]
-    assert value_of(with_defaults(prefill, cuda=False), flag) == "1"
-    assert value_of(with_defaults([*prefill, flag, "0"], cuda=False), flag) == "0"
-    assert flag not in with_defaults(prefill, cuda=False, transfer="by-layer")
-    assert flag not in with_defaults(["--disaggregation-mode", "decode"], cuda=False)
 
 
 def test_another_transfer_backend_can_be_asked_for():

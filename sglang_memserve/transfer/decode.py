@@ -102,6 +102,9 @@ class DecodeSide:
         )
 
     def _failed(self, room: int, error: TransferError) -> None:
+        # Of a room that was aborted here, prefill would say no more than that.
+        if self._manager.request_status.get(room) == KVPoll.Failed:
+            return
         self._manager.apply_prefill_status(
             bootstrap_room=room, status=KVPoll.Failed, prefill_rank=0, failure_reason=error.cause
         )

@@ -104,6 +104,17 @@ def test_an_abort_on_decode_fails_prefill_and_nothing_more_is_sent(split, tools,
     assert split.p.counters()["kv_bytes_sent"] == 0
 
 
+def test_an_abort_on_decode_keeps_its_reason_when_prefill_says_that_it_has_ended(split, tools, paired):
+    sender, receiver = paired([9, 10])
+    receiver.abort()
+    tools.until(lambda: sender.poll() == KVPoll.Failed)
+    with pytest.raises(KVTransferError, match="aborted by the decode instance"):
+        sender.failure_exception()
+    tools.until(lambda: split.d.counters()["open_transfers"] == 0)
+    (message,) = fail(split, tools, receiver)
+    assert "Aborted by AbortReq" in message
+
+
 def test_an_abort_on_prefill_fails_decode_at_once_and_ends_the_room(split, tools, paired):
     sender, receiver = paired([9, 10])
     split.send(sender, [1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 
 from sglang_memserve.bench import children
-from sglang_memserve.bench.peers import Peers, StockSpec, router_command
+from sglang_memserve.bench.peers import ROUND_ROBIN, Peers, StockSpec, router_command
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.spec import InstanceSpec, Role, router_argv, url_of
@@ -74,11 +74,11 @@ class Builder:
         argv = router_argv(children.HOST, port, pair)
         return self._routed(name, pair, port, argv, {})
 
-    def stock_pair(self, name: str, peers: Peers, *prefill_flags: str) -> System:
-        """The same of stock SGLang over Mooncake's TCP, with sglang-router."""
+    def stock_pair(self, name: str, peers: Peers, *prefill_flags: str, policy: str = ROUND_ROBIN) -> System:
+        """The same of stock SGLang over Mooncake's TCP, with sglang-router and a policy of its."""
         pair = [StockSpec.like(spec, peers) for spec in self._pair(prefill_flags)]
         port = self.ports.pick()
-        argv = router_command(children.HOST, port, self.ports.pick(), pair)
+        argv = router_command(children.HOST, port, self.ports.pick(), pair, policy=policy)
         return self._routed(name, pair, port, argv, peers.env())
 
     def stock_colocated(self, name: str, peers: Peers) -> System:

@@ -19,6 +19,7 @@ _OUR_SERVER = "sglang_memserve.launch_server"
 STOCK_PLUGIN = "memserve_stock"
 MOONCAKE = "mooncake"
 ROUTER_NAME = "sglang-router"
+CACHE_AWARE, ROUND_ROBIN = "cache_aware", "round_robin"
 _PYTHON = (sys.executable, "-P", "-m")
 
 
@@ -57,9 +58,9 @@ class StockSpec(InstanceSpec):
     """An instance of stock SGLang: MemServe's platform for hosts without a GPU, and nothing else of it.
 
     It gets the flags that MemServe's own instances get, but for SGLang's own radix cache, and the transfer
-    backend: Mooncake over TCP. Only
-    where these name MemServe's attention backend is the plug-in that brings it loaded as well; its hooks do
-    nothing on an instance without MemServe's transfer backend.
+    backend: Mooncake over TCP. Only where these name MemServe's attention backend is the plug-in that brings
+    it loaded as well; its hooks do nothing on an instance with neither MemServe's transfer backend nor its
+    radix cache.
     """
 
     peers: Peers = Peers(Path())
@@ -76,7 +77,7 @@ class StockSpec(InstanceSpec):
         if self.model is None:
             flags = ["--model-path", resolve_model(None), "--served-model-name", EMBEDDED_NAME, *flags]
         flags = with_defaults(flags, cuda=bool(share.visible_gpus()))
-        # SGLang refuses a name that it does not know even where a later flag wins.
+        # SGLang refuses a cache that it does not know even where a later flag wins.
         if (cache := "--radix-cache-backend") in flags:
             del flags[flags.index(cache) : flags.index(cache) + 2]
         flags = [MOONCAKE if arg == BACKEND else arg for arg in flags]
@@ -99,15 +100,20 @@ class StockSpec(InstanceSpec):
 
 
 def router_command(
-    host: str, port: int, prometheus_port: int, instances: Sequence[InstanceSpec], log_level: str = "warn"
+    host: str,
+    port: int,
+    prometheus_port: int,
+    instances: Sequence[InstanceSpec],
+    log_level: str = "warn",
+    policy: str = ROUND_ROBIN,
 ) -> list[str]:
-    """sglang-router in front of `instances`, taking them in turn as ours does."""
+    """sglang-router in front of `instances`. Its own default is CACHE_AWARE; ours has ROUND_ROBIN."""
     command = [*_PYTHON, "sglang_router.launch_router", "--host", host, "--port", str(port)]
     command += [
         "--prometheus-port",
         str(prometheus_port),
         "--policy",
-        "round_robin",
+        policy,
         "--log-level",
         log_level,
     ]

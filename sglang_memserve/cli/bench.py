@@ -57,7 +57,7 @@ def listed() -> str:
     from sglang_memserve.bench.serving.arms import ARMS
     from sglang_memserve.bench.workloads.named import option_names, trace_files, workload_names
 
-    lines = ["arms:", *(f"  {arm.name:<20}{arm.about}" for arm in ARMS.values()), "", "workloads:"]
+    lines = ["arms:", *(f"  {arm.name:<24}{arm.about}" for arm in ARMS.values()), "", "workloads:"]
     for name in workload_names():
         lines.append(f"  {name:<20}options: {', '.join(option_names(name))}")
         lines += [f"  {'':<20}read from {file} in --traces" for file in trace_files(name)]

@@ -47,7 +47,7 @@ def test_setup_peers_wants_an_environment_first(tmp_path):
     assert "scripts/setup.sh" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["bench_router.py", "bench_pd.py"])
+@pytest.mark.parametrize("name", ["bench_router.py", "bench_pd.py", "bench_caching.py"])
 def test_a_benchmark_without_its_peer_says_so_and_measures_nothing(tmp_path, name):
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sglang_memserve.bench.clusters import Builder, System
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.peers import CACHE_AWARE, Peers
 from sglang_memserve.cluster.errors import ClusterError
 
 # What an instance takes in memory beside weights and KV pool: 2.2 GB at rest, as measured, and a prefill's
@@ -60,7 +60,8 @@ class Arm:
         if self.kind == "pair":
             system = builder.pair(self.name)
         elif self.kind == "stock pair":
-            system = builder.stock_pair(self.name, peers)
+            # The router's own default, as its users have it.
+            system = builder.stock_pair(self.name, peers, policy=CACHE_AWARE)
         else:
             system = builder.stock_colocated(self.name, peers)
         flags = {"prefill": self.prefill, "decode": self.decode, "colocated": self.colocated}
@@ -68,8 +69,8 @@ class Arm:
         return replace(system, instances=tuple(instances))
 
 
-def _ours(name: str, about: str, caching: str) -> Arm:
-    flags = ("--memserve-caching", caching)
+def _ours(name: str, about: str, caching: str, transfer: str | None = None) -> Arm:
+    flags = ("--memserve-caching", caching, *(("--memserve-transfer", transfer) if transfer else ()))
     return Arm(name, about, "pair", prefill=flags, decode=flags)
 
 
@@ -80,7 +81,8 @@ ARMS = {
         Arm("colocated-no-radix", "the same without a cache", "colocated", colocated=_NO_RADIX),
         Arm(
             "stock-pd",
-            "stock SGLang, prefill and decode over Mooncake's TCP behind sglang-router; prefill has a cache",
+            "stock SGLang, prefill and decode over Mooncake's TCP behind sglang-router (its default policy, "
+            "cache_aware); prefill has a cache",
             "stock pair",
             decode=_NO_RADIX,
         ),
@@ -93,6 +95,8 @@ ARMS = {
         _ours("memserve-pd-2", "the same without write-back (PD-Caching-2)", "2"),
         _ours("memserve-pd-1", "the same with a cache on prefill only (PD-Caching-1)", "1"),
         _ours("memserve-pd-basic", "the same without any cache (PD-Basic)", "basic"),
+        _ours("memserve-pd-by-layer", "as memserve-pd, KV sent layer by layer", "3", "by-layer"),
+        _ours("memserve-pd-by-request", "as memserve-pd, KV sent at once in many pieces", "3", "by-request"),
     )
 }
 

@@ -2,8 +2,8 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sglang_memserve.cluster.local import read_model
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.model import ModelInfo
 
-_MODEL_S = 600.0
+MODEL_S = 600.0
 _GPU_ATTENTION = "flashinfer"
 
 
@@ -39,31 +39,26 @@ async def benchmark(options: Options) -> None:
     if any(arm.needs_peers for arm in arms):
         Peers(options.peers).require()
     gpus = bool(share.visible_gpus()) if options.arms else True
-    model = await read_model(options.model, _MODEL_S) if options.arms else None
+    model = await read_model(options.model, MODEL_S) if options.arms else None
     made = inputs.make(options, GPU_LOAD if gpus else CPU_LOAD, Path(model.path) if model else None)
-    workloads = {_label(workload, rate): workload for rate, workload in made.items()}
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memserve_bench.")))
-        session = await stack.enter_async_context(open_session(options.api_key))
-        probing = await stack.enter_async_context(probe.client())
-        ports = stack.enter_context(PortPicker(children.HOST, options.port))
-        engine = _engine(options, model, gpus) if model else None
-        builder = Builder(engine, ports, options.log_dir or folder, probing) if engine else None
+    workloads = {label(workload, rate): workload for rate, workload in made.items()}
+    engine = engine_of(options, model, gpus) if model else None
+    async with open_session(options.api_key) as session, building(options, engine) as builder:
 
         def raise_(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[Target]]:
             return known.serving(chosen, builder, Peers(options.peers))
 
-        together = _together(options, arms, model)
-        comparison = Comparison(_plan(options, workloads, together), session, raise_)
+        together = fit_together(options, arms, model)
+        comparison = Comparison(plan_of(options, workloads, together), session, raise_)
         failure = await _measured(comparison, arms)
     outcome = Outcome(
         comparison.laps,
         comparison.notes,
         workloads,
-        {_label(workload, rate): rate for rate, workload in made.items()},
+        {label(workload, rate): rate for rate, workload in made.items()},
         comparison.plan.slo,
         arms,
-        _described(options, engine, together),
+        described(options, engine) | {"together": together},
     )
     outcome.publish(options)
     if failure:
@@ -82,11 +77,21 @@ async def _measured(comparison: Comparison, arms: Sequence[Arm]) -> ClusterError
     return None
 
 
-def _label(workload: Workload, rate: float | None) -> str:
+@asynccontextmanager
+async def building(options: Options, engine: Engine | None) -> AsyncIterator[Builder | None]:
+    """In the block systems of `engine` can be started; None without one."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memserve_bench.")))
+        probing = await stack.enter_async_context(probe.client())
+        ports = stack.enter_context(PortPicker(children.HOST, options.port))
+        yield Builder(engine, ports, options.log_dir or folder, probing) if engine else None
+
+
+def label(workload: Workload, rate: float | None) -> str:
     return f"{workload.name}, " + ("its own times" if rate is None else f"{rate:g} sessions a second")
 
 
-def _plan(options: Options, workloads: dict[str, Workload], together: bool) -> Plan:
+def plan_of(options: Options, workloads: dict[str, Workload], together: bool) -> Plan:
     def seconds(limit_ms: float | None) -> float | None:
         return None if limit_ms is None else limit_ms / 1e3
 
@@ -103,7 +108,7 @@ def _plan(options: Options, workloads: dict[str, Workload], together: bool) -> P
     )
 
 
-def _engine(options: Options, model: ModelInfo, gpus: bool) -> Engine:
+def engine_of(options: Options, model: ModelInfo, gpus: bool) -> Engine:
     """What every instance of every started arm has in common."""
     return Engine(
         model=model.path,
@@ -114,7 +119,7 @@ def _engine(options: Options, model: ModelInfo, gpus: bool) -> Engine:
     )
 
 
-def _together(options: Options, arms: Sequence[Arm], model: ModelInfo | None) -> bool:
+def fit_together(options: Options, arms: Sequence[Arm], model: ModelInfo | None) -> bool:
     """Whether all arms are up at once: they need no time to start then, between runs."""
     if model is None or options.up != "auto":
         return options.up != "in-turn"
@@ -126,13 +131,12 @@ def _together(options: Options, arms: Sequence[Arm], model: ModelInfo | None) ->
     return fits
 
 
-def _described(options: Options, engine: Engine | None, together: bool) -> dict[str, Any]:
+def described(options: Options, engine: Engine | None) -> dict[str, Any]:
     """The machine, the versions, and what was held constant."""
     said = {one.name: getattr(options, one.name) for one in fields(options) if one.repr}
     return {
         **machine("sglang", "torch", "sglang-memserve"),
         **Peers(options.peers).versions(),
         "engine": engine and asdict(engine),
-        "together": together,
         "options": {name: str(value) if isinstance(value, Path) else value for name, value in said.items()},
     }

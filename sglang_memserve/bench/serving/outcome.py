@@ -36,7 +36,8 @@ class Outcome:
         results = report.collected(self.laps, [arm.name for arm in self.arms]).results()
         doubts = [*self.notes, *report.warnings(self.laps)]
         print("\n".join(f"{arm.name}: {arm.about}" for arm in self.arms), end="\n\n")
-        print(report.tables(results, self._headings(), self.slo))
+        headings = {label: heading(label, workload) for label, workload in self.workloads.items()}
+        print(report.tables(results, headings, self.slo))
         print("".join(f"\nNOTE {doubt}" for doubt in doubts), end="" if not doubts else "\n")
         if options.plot:
             self._draw(options.plot, results)
@@ -50,32 +51,32 @@ class Outcome:
     def _summaries(self) -> dict[str, Any]:
         return {label: asdict(summarise(workload, _PAGE)) for label, workload in self.workloads.items()}
 
-    def _headings(self) -> dict[str, str]:
-        headings = {}
-        for label, workload in self.workloads.items():
-            summary, offered = summarise(workload, _PAGE), offered_per_s(workload)
-            rate = f"{offered:.2f} requests a second offered, " if offered else ""
-            headings[label] = (
-                f"{label}: {summary.sessions} sessions, {summary.requests} requests; {rate}"
-                f"mean prompt {summary.prompt.mean:.0f} and answer {summary.output.mean:.0f} tokens; "
-                f"{100 * summary.reusable_share:.0f} % of the prompts' tokens could come from a cache"
-            )
-        return headings
-
     def _draw(self, folder: Path, results: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         rates = {label: rate for label, rate in self.rates.items() if rate is not None}
-        _write(folder / "rates.svg", partial(plots.over_rate, results, rates))
+        write(folder / "rates.svg", partial(plots.over_rate, results, rates))
         for number, label in enumerate(self.workloads):
             end = f"-{number + 1}" if len(self.workloads) > 1 else ""
             laps = [
                 lap for arm in self.arms for lap in self.laps if (lap.workload, lap.arm) == (label, arm.name)
             ]
-            _write(folder / f"cdf{end}.svg", partial(plots.distributions, label, laps))
-            _write(folder / f"timeline{end}.svg", partial(plots.timeline, label, laps))
+            write(folder / f"cdf{end}.svg", partial(plots.distributions, label, laps))
+            write(folder / f"timeline{end}.svg", partial(plots.timeline, label, laps))
 
 
-def _write(file: Path, picture: Callable[[], str]) -> None:
+def heading(label: str, workload: Workload) -> str:
+    """What was asked, in a line."""
+    summary, offered = summarise(workload, _PAGE), offered_per_s(workload)
+    rate = f"{offered:.2f} requests a second offered, " if offered else ""
+    return (
+        f"{label}: {summary.sessions} sessions, {summary.requests} requests; {rate}"
+        f"mean prompt {summary.prompt.mean:.0f} and answer {summary.output.mean:.0f} tokens; "
+        f"{100 * summary.reusable_share:.0f} % of the prompts' tokens could come from a cache"
+    )
+
+
+def write(file: Path, picture: Callable[[], str]) -> None:
+    """Says so where there is nothing to draw."""
     try:
         file.write_text(picture())
     except ValueError as nothing:

@@ -64,6 +64,20 @@ def test_our_pairs_differ_in_what_is_cached(commands, name, caching):
         assert value(argv, "--memserve-caching") == caching
 
 
+@pytest.mark.parametrize("mode", ["by-layer", "by-request"])
+def test_our_pairs_differ_in_how_kv_is_sent(commands, mode):
+    for argv in commands(f"memserve-pd-{mode}").values():
+        assert value(argv, "--memserve-transfer") == mode
+
+
+@pytest.mark.parametrize("name", ["stock-pd", "stock-pd-radix"])
+def test_the_stock_pairs_router_has_the_policy_that_is_its_default(tmp_path, free_port, name):
+    with PortPicker("127.0.0.1", free_port()) as ports:
+        builder = Builder(Engine(str(tmp_path), "a"), ports, tmp_path, session=None)
+        system = arms.ARMS[name].system(builder, Peers(tmp_path))
+    assert value(system.router.argv, "--policy") == "cache_aware"
+
+
 def test_only_the_stock_pair_moves_kv_over_mooncake(commands):
     assert value(commands("stock-pd")["decode"], "--disaggregation-transfer-backend") == "mooncake"
     assert "mooncake" not in commands("memserve-pd")["decode"]

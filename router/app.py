@@ -20,8 +20,11 @@ from router.front import Front
 from router.handlers import Handlers
 from router.health import HealthWatch
 from router.keys import bearer, demanding
-from router.policies import POLICIES
+from router.policies import ALIASES, POLICIES
 from router.registry import Registry
+from router.routing import Routing
+from router.tokens import Tokens
+from router.trees import ResponseTree
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +41,34 @@ async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Applicati
     registry = Registry.from_config(config)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(_session(config))
-        front = Front(config, registry, POLICIES[config.policy](), session)
-        stack.push_async_callback(front.close)
         watch = HealthWatch(registry, session, config)
         await watch.probe_all()
+        routing = await stack.enter_async_context(_routing(config, registry))
+        front = Front(config, registry, routing, session)
+        stack.push_async_callback(front.close)
         checks = await stack.enter_async_context(_background(watch))
         canary = Canary(front, config)
         stack.push_async_callback(canary.close)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=_middlewares(config))
         fanout = Fanout(registry, session, config)
-        app.add_routes(Handlers(config, registry, front, fanout, canary).routes())
+        app.add_routes(Handlers(config, registry, routing, front, fanout, canary).routes())
         yield app, checks
+
+
+@asynccontextmanager
+async def _routing(config: RouterConfig, registry: Registry) -> AsyncIterator[Routing]:
+    name = ALIASES.get(config.policy, config.policy)
+    if name != config.policy:
+        logger.info("--policy %s of sglang_router is %s here", config.policy, name)
+    tree = ResponseTree(config.tree_ttl, config.max_tree_size)
+    policy = POLICIES[name](tree)
+    tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
+    try:
+        if policy.needs_tokens:
+            tokens.prepare()
+        yield Routing(config, registry, policy, tree, tokens)
+    finally:
+        await tokens.close()
 
 
 def _middlewares(config: RouterConfig) -> list[Middleware]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from router.policies import POLICIES
+from router.policies import ALIASES, POLICIES
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_POLICY_NAMES = (*POLICIES, *ALIASES)
 
 
 class ConfigError(ValueError):
@@ -47,7 +48,17 @@ class RouterConfig:
 
     host: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(30000, "port to listen on")
-    policy: str = _setting("round_robin", "how an instance is chosen", choices=tuple(POLICIES))
+    policy: str = _setting("round_robin", "how an instance is chosen", choices=_POLICY_NAMES)
+    tree_ttl: float = _setting(600.0, "how long what an instance answered counts as cached there")
+    max_tree_size: int = _setting(1 << 26, "most tokens that the tree of prompts keeps, 4 bytes each")
+    tokenizer: str = _setting(
+        "",
+        "folder, or name in the Hugging Face cache, of the model's tokenizer; without it: as instances tell",
+    )
+    tokenize_timeout_secs: float = _setting(
+        0.5, "longest that a request waits for its tokens; then it goes by load"
+    )
+    decisions_kept: int = _setting(1000, "how many of the latest decisions GET /decisions can tell")
     log_level: str = _setting("info", "how much to log", choices=LOG_LEVELS)
     api_key: str = _secret("key that clients must present; better set in the environment, which `ps` hides")
     worker_api_key: str = _secret("key that the router presents to instances; likewise")
@@ -125,7 +136,7 @@ class RouterConfig:
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 < value < math.inf:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be a number greater than 0")
-        for name, choices in (("policy", tuple(POLICIES)), ("log_level", LOG_LEVELS)):
+        for name, choices in (("policy", _POLICY_NAMES), ("log_level", LOG_LEVELS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(choices)}")
         if not self.health_check_endpoint.startswith("/"):

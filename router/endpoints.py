@@ -82,6 +82,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(_GET, "/liveness", Who.ROUTER, "Whether the router itself runs", public=True),
     Endpoint(_GET, "/health_generate", Who.ROUTER, "Whether a request is served: generates", public=True),
     Endpoint(_GET, "/workers", Who.ROUTER, "The instances and their condition"),
+    Endpoint(_GET, "/decisions", Who.ROUTER, "The latest routing decisions, the newest first"),
     Endpoint(_GET, "/list_workers", Who.ROUTER, "The instances' URLs"),
     Endpoint(_GET, "/openapi.json", Who.ROUTER, "This list, as an OpenAPI document"),
 )

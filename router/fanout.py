@@ -48,6 +48,9 @@ class Fanout:
     async def flush_cache(self, target: str, given: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
         """The worst status (200 if all of them flushed), and what each instance said."""
         replies = await self._ask(self._registry.instances, "POST", target, given)
+        for reply in replies:
+            if reply.status < 400:
+                reply.instance.forgot()
         worst = max(reply.status for reply in replies)
         return worst, {"success": worst < 400, "instances": [reply.report() for reply in replies]}
 

@@ -15,30 +15,25 @@ from aiohttp import web
 from router import body, headers, logprobs, rooms
 from router.aborts import Aborts
 from router.config import RouterConfig
-from router.errors import BadRequest, Failure, InstanceRefused, NoInstance
+from router.errors import Failure, InstanceRefused, NoInstance
 from router.instance import Instance, Role
 from router.leg import Answer, Leg, Request
 from router.pair import Pairs
-from router.policies import Policy, Route
 from router.registry import Registry
+from router.routing import Routed, Routing
 
 logger = logging.getLogger(__name__)
 
-_ONE_SAMPLE = (
-    "no prefill/decode pair here is known to keep the samples of a prompt apart (stock SGLang does not); "
-    "send the prompt once for each"
-)
-
 
 class Front:
-    """Chooses who serves a request, and runs it there."""
+    """Has it chosen who serves a request, and runs it there."""
 
     def __init__(
-        self, config: RouterConfig, registry: Registry, policy: Policy, session: aiohttp.ClientSession
+        self, config: RouterConfig, registry: Registry, routing: Routing, session: aiohttp.ClientSession
     ) -> None:
         self._config = config
         self._registry = registry
-        self._policy = policy
+        self._routing = routing
         self._session = session
         self._pairs = Pairs()
         self._aborts = Aborts(session)
@@ -57,7 +52,8 @@ class Front:
                 yield answer
             return
         fields, path = parsed.fields, request.path
-        route = self._route(fields, path)
+        routed = await self._routing.choose(fields, path, len(raw))
+        route = routed.route
         rid = rooms.request_id(fields, path, new=route.prefill is not None)
         added: dict[str, Any] = {}
         if route.prefill is not None:
@@ -66,8 +62,8 @@ class Front:
                 added["rid"] = rid
         raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, added)
         try:
-            async with self._run(route, request, raw, rid, logprobs.style_of(fields, path)) as answer:
-                yield answer
+            async with self._run(routed, request, raw, rid, logprobs.style_of(fields, path)) as answer:
+                yield routed.watched(answer)
         except InstanceRefused as refused:
             refused.body = rooms.without_echo(refused.body, added)
             raise
@@ -81,58 +77,46 @@ class Front:
         async with self._single(instance, request, raw) as answer:
             yield answer
 
-    def _route(self, fields: dict[str, Any], path: str) -> Route:
-        registry, refusal = self._registry, None
-        if several := rooms.several_samples(fields, path):
-            registry = Registry(one for one in registry.instances if one.takes_samples)
-            refusal = f"n={several}: {_ONE_SAMPLE}"
-        if too_many := rooms.unpairable(fields, path, self._config.max_batch_prompts):
-            refusal = too_many
-        route = self._policy.route(registry, colocated_only=too_many is not None)
-        if route is not None:
-            return route
-        if reason := self._registry.unservable():
-            raise NoInstance(reason)
-        raise BadRequest(refusal or "no instance takes this request")
-
     @asynccontextmanager
     async def _run(
-        self, route: Route, request: web.Request, raw: bytes, rid: str | None, style: logprobs.Style | None
+        self, routed: Routed, request: web.Request, raw: bytes, rid: str | None, style: logprobs.Style | None
     ) -> AsyncIterator[Answer]:
-        if route.prefill is None:
-            async with self._single(route.decode, request, raw, rid) as answer:
+        first, last, _ = routed.route
+        if first is None:
+            async with self._single(last, request, raw, rid, routed.charge(last)) as answer:
                 yield answer
             return
         prompts = style and logprobs.Prompts(style, self._config.max_payload_size)
-        prefill, decode = (self._leg(one, request, raw, rid) for one in (route.prefill, route.decode))
+        prefill, decode = (self._leg(one, request, raw, rid, routed.charge(one)) for one in (first, last))
         async with self._pairs.run(prefill, decode, prompts) as answer:
             yield answer
 
     @asynccontextmanager
     async def _single(
-        self, instance: Instance, request: web.Request, raw: bytes, rid: str | None = None
+        self, instance: Instance, request: web.Request, raw: bytes, rid: str | None = None, charge: int = 0
     ) -> AsyncIterator[Answer]:
-        leg = self._leg(instance, request, raw, rid)
+        leg = self._leg(instance, request, raw, rid, charge)
         try:
             yield await leg.answer()
         finally:
             leg.close()
 
-    def _leg(self, instance: Instance, request: web.Request, raw: bytes, rid: str | None) -> Leg:
+    def _leg(self, instance: Instance, request: web.Request, raw: bytes, rid: str | None, charge: int) -> Leg:
         forwarded = headers.to_instance(request.headers, credentials=self._config.passes_credentials)
         abandoned = partial(self._aborts.send, instance, rid, forwarded.copy()) if rid else None
         if raw:
             forwarded["Content-Length"] = str(len(raw))
-        sent = Request(request.method, request.path_qs, forwarded, raw)
+        sent = Request(request.method, request.path_qs, forwarded, raw, charge)
         return Leg(self._session, instance, sent, self._config, abandoned)
 
     @asynccontextmanager
     async def colocated(self, request: web.Request, raw: bytes, unpairable: str) -> AsyncIterator[Answer]:
         """A colocated instance's answer to what no pair can answer, and why not. Raises Failure."""
-        route = self._policy.route(self._registry, colocated_only=True)
-        if route is None:
+        routed = self._routing.colocated(request.path, len(raw))
+        if routed is None:
             raise self._registry.no_colocated(unpairable)
-        async with self._single(route.decode, request, raw) as answer:
+        chosen = routed.route.decode
+        async with self._single(chosen, request, raw, charge=routed.charge(chosen)) as answer:
             yield answer
 
     @asynccontextmanager

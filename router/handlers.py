@@ -22,6 +22,7 @@ from router.front import Front
 from router.leg import Answer
 from router.openapi import document
 from router.registry import Registry
+from router.routing import Routing
 
 # A request, its body, and why no pair can answer it.
 Asked = Callable[[web.Request, bytes, str], AbstractAsyncContextManager[Answer]]
@@ -33,6 +34,7 @@ class Handlers:
 
     config: RouterConfig
     registry: Registry
+    routing: Routing
     front: Front
     fanout: Fanout
     canary: Canary
@@ -65,6 +67,7 @@ class Handlers:
             "/liveness": self.liveness,
             "/health_generate": self.health_generate,
             "/workers": self.workers,
+            "/decisions": self.decisions,
             "/list_workers": self.list_workers,
             "/openapi.json": self.openapi,
         }[one.path]
@@ -117,7 +120,15 @@ class Handlers:
         return _json({"status": "ok"})
 
     async def workers(self, _: web.Request) -> web.Response:
-        return _json({"workers": [instance.describe() for instance in self.registry.instances]})
+        instances = [instance.describe() for instance in self.registry.instances]
+        return _json({"workers": instances, "routing": self.routing.describe()})
+
+    async def decisions(self, request: web.Request) -> web.Response:
+        asked = request.query.get("last", "20")
+        if not asked.isdecimal() or not asked.isascii():
+            raise BadRequest(f"last={asked!r:.40}: how many decisions, as a number")
+        count = min(int(asked[:9]), self.config.decisions_kept)
+        return _json({"decisions": [one.describe() for one in self.routing.decisions.last(count)]})
 
     async def list_workers(self, _: web.Request) -> web.Response:
         return _json({"urls": [instance.url for instance in self.registry.instances]})

@@ -8,9 +8,10 @@ import aiohttp
 import orjson
 
 from router.config import RouterConfig
-from router.instance import Instance, Role
+from router.instance import Instance
 from router.leg import AnswerTooLarge, read, trouble
 from router.registry import Registry
+from router.traits import Traits, traits_of
 
 _ANSWER_LIMIT = 1 << 20
 _REFUSED_KEY = (401, 403)
@@ -57,21 +58,20 @@ class HealthWatch:
             else:
                 self._misses[instance] = 0
                 instance.up()
-                if instance.room_per_sample is None and instance.role is not Role.COLOCATED:
+                if instance.traits is None:
                     await self._learn(instance)
 
     async def _learn(self, instance: Instance) -> None:
-        """What a MemServe instance can beyond stock SGLang. One too busy to answer is asked again."""
+        """What it tells of itself. One too busy to answer is asked again at the next probe."""
         try:
             async with self._session.get(instance.url + "/server_info", timeout=self._timeout) as response:
                 info = orjson.loads(await read(response, _ANSWER_LIMIT))
         except ValueError:
-            instance.room_per_sample = False
+            instance.traits = Traits()
         except (aiohttp.ClientError, OSError):
             pass
         else:
-            told = info.get("memserve") if isinstance(info, dict) else None
-            instance.room_per_sample = isinstance(told, dict) and told.get("room_per_sample") is True
+            instance.traits = traits_of(info)
 
     def _miss(self, instance: Instance, reason: str) -> None:
         self._misses[instance] += 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from urllib.parse import urlsplit
+
+from router.traits import Traits
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,11 @@ class Role(StrEnum):
 
 
 class Instance:
-    """A server's address, role and condition. It counts as down until a probe has succeeded."""
+    """A server's address, role and condition. It counts as down until a probe has succeeded.
+
+    `in_flight` requests are charged to it, of `charged` tokens together. `epoch` grows whenever what it had
+    cached is gone. `traits`: what it told of itself; None: not known yet.
+    """
 
     def __init__(self, url: str, role: Role, bootstrap_port: int | None = None) -> None:
         self.url = url
@@ -31,8 +35,9 @@ class Instance:
         self.healthy = False
         self.trouble = _UNPROBED
         self.in_flight = 0
-        # Whether each sample of a prompt gets a room of its own there; None: not known yet.
-        self.room_per_sample: bool | None = None
+        self.charged = 0
+        self.epoch = 0
+        self.traits: Traits | None = None
         self.suspected = asyncio.Event()
 
     def __str__(self) -> str:
@@ -45,15 +50,23 @@ class Instance:
     @property
     def takes_samples(self) -> bool:
         """Whether `n` may be more than one there."""
-        return self.role is Role.COLOCATED or self.room_per_sample is True
+        return self.role is Role.COLOCATED or (self.traits is not None and self.traits.room_per_sample)
 
-    @contextmanager
-    def busy(self) -> Iterator[None]:
+    @property
+    def page_size(self) -> int:
+        return 1 if self.traits is None else self.traits.page_size
+
+    def charge(self, tokens: int) -> None:
         self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+        self.charged += tokens
+
+    def release(self, tokens: int) -> None:
+        self.in_flight -= 1
+        self.charged -= tokens
+
+    def forgot(self) -> None:
+        """What it had cached is gone."""
+        self.epoch += 1
 
     def up(self) -> None:
         if not self.healthy:
@@ -65,7 +78,8 @@ class Instance:
             logger.warning("%s is down: %s", self, trouble)
         self.healthy, self.trouble = False, trouble
         # What comes back at this address may be another server.
-        self.room_per_sample = None
+        self.traits = None
+        self.forgot()
 
     def suspect(self, trouble: str) -> None:
         """Take it out of the rotation, and have it probed at once rather than at the next interval."""
@@ -80,4 +94,5 @@ class Instance:
             "healthy": self.healthy,
             "trouble": self.trouble or None,
             "in_flight": self.in_flight,
+            "charged_tokens": self.charged,
         }

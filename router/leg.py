@@ -36,12 +36,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an instance gets. `target` is path and query; `headers` give the body's length."""
+    """What an instance gets. `target` is path and query; `headers` give the body's length.
+
+    `charge`: the tokens that it is charged with while it lasts.
+    """
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes
+    charge: int = 0
 
 
 class Leg:
@@ -72,7 +76,7 @@ class Leg:
         )
         self._response: aiohttp.ClientResponse | None = None
         self._closed = False
-        instance.in_flight += 1
+        instance.charge(request.charge)
 
     async def answer(self) -> Answer:
         """The whole answer, or a stream from its first bytes on."""
@@ -107,7 +111,7 @@ class Leg:
         if self._closed:
             return
         self._closed = True
-        self.instance.in_flight -= 1
+        self.instance.release(self._request.charge)
         if self._response is not None:
             self._response.close()
         if self._abandoned is not None and not self.finished:

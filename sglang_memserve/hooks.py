@@ -207,11 +207,13 @@ def _counters(scheduler: Any) -> dict[str, Any] | None:
 
 
 def advertise(result: dict[str, Any], scheduler: Any) -> None:
-    """In `/server_info`: what a router may send here and to no stock server."""
+    """In `/server_info`: what a router may send here and to no stock server, and what it may count on."""
     from sglang_memserve import limits
+    from sglang_memserve.options import InstanceOptions
 
     if limits.serves_with_memserve(scheduler.server_args):
-        result["memserve"] = {"room_per_sample": True}
+        caching = InstanceOptions.from_environment().caching
+        result["memserve"] = {"room_per_sample": True, "caching": caching}
 
 
 def last_loc_without_triton(original: Hook, *args: Any, **kwargs: Any) -> Any:

@@ -1,21 +1,72 @@
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from router.instance import Instance
+from router.ask import Ask
+from router.instance import Instance, Role
 
 if TYPE_CHECKING:
     from router.registry import Registry
 
+_NOTHING: Mapping[Instance, int] = MappingProxyType({})
+Weight = tuple[float, ...]
+
 
 class Route(NamedTuple):
-    """Who serves a request: a prefill and a decode instance, or a colocated one alone (as `decode`)."""
+    """Who serves a request: a prefill and a decode instance, or a colocated one alone (as `decode`).
+
+    `cached`: how many of the prompt's first tokens each instance is taken to have, where that was asked.
+    """
 
     prefill: Instance | None
     decode: Instance
+    cached: Mapping[Instance, int] = _NOTHING
 
 
 class Policy(Protocol):
-    def route(self, registry: Registry, *, colocated_only: bool = False) -> Route | None:
-        """Choose among healthy instances, and charge the choice. None: nobody can serve this."""
+    """`needs_tokens`: whether it is worth tokenising for."""
+
+    needs_tokens: bool
+
+    def route(self, registry: Registry, ask: Ask) -> Route | None:
+        """Choose among healthy instances. None: nobody can serve this.
+
+        The caller charges the choice before anything else may be routed.
+        """
         ...
+
+
+Choose = Callable[[Sequence[Instance], Instance | None], Instance]
+"""One of the instances. The other argument decodes for those among them that prefill only."""
+
+
+def route_by(
+    registry: Registry, ask: Ask, choose: Choose, cached: Mapping[Instance, int] = _NOTHING
+) -> Route | None:
+    """Who decodes is chosen first; then who begins, from prefill and colocated instances together."""
+    decode = [] if ask.colocated_only else registry.healthy(Role.DECODE)
+    prefill = registry.healthy(Role.PREFILL) if decode else []
+    first = [*registry.healthy(Role.COLOCATED), *prefill]
+    if not first:
+        return None
+    partner = choose(decode, None) if prefill else None
+    winner = choose(first, partner)
+    if partner is None or winner.role is Role.COLOCATED:
+        return Route(None, winner, cached)
+    return Route(winner, partner, cached)
+
+
+def load_of(instance: Instance, partner: Instance | None) -> tuple[int, int]:
+    """In tokens charged; a pair is as busy as the busier half of it."""
+    own = instance.charged
+    return (max(own, partner.charged) if partner and instance.role is Role.PREFILL else own), own
+
+
+def least(instances: Sequence[Instance], weigh: Callable[[Instance], Weight]) -> Instance:
+    """The one that weighs least, by chance among equals."""
+    weights = [weigh(one) for one in instances]
+    lowest = min(weights)
+    return random.choice([one for one, weight in zip(instances, weights, strict=True) if weight == lowest])

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from router.ask import Ask
 from router.instance import Instance, Role
 from router.policies.base import Route
 
@@ -18,12 +19,14 @@ class RoundRobin:
     side (the smaller of the two numbers) take turns with the colocated instances.
     """
 
+    needs_tokens = False
+
     def __init__(self) -> None:
         self._turns: Counter[str] = Counter()
 
-    def route(self, registry: Registry, *, colocated_only: bool = False) -> Route | None:
+    def route(self, registry: Registry, ask: Ask) -> Route | None:
         prefill, decode = registry.healthy(Role.PREFILL), registry.healthy(Role.DECODE)
-        pairs = 0 if colocated_only else min(len(prefill), len(decode))
+        pairs = 0 if ask.colocated_only else min(len(prefill), len(decode))
         seats: list[Instance | None] = [*registry.healthy(Role.COLOCATED), *[None] * pairs]
         if not seats:
             return None

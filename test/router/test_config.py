@@ -92,11 +92,16 @@ def test_a_wrong_value_is_named(argv, environ, words):
 
 def test_an_unknown_policy_is_refused_with_the_list(capsys):
     with pytest.raises(SystemExit) as exit:
-        parse([*WORKER, "--policy", "cache_aware"], {})
+        parse([*WORKER, "--policy", "magic"], {})
     assert exit.value.code == 2
     text = capsys.readouterr().err
-    assert "'cache_aware'" in text
+    assert "'magic'" in text
     assert "'round_robin'" in text
+
+
+@pytest.mark.parametrize("name", ["cache_aware", "power_of_two", "random", "round_robin"])
+def test_sglang_routers_policies_are_known_by_their_names(name):
+    assert parse([*WORKER, "--policy", name], {}).policy == name
 
 
 def test_main_says_what_is_wrong_without_a_traceback(capsys):

@@ -96,6 +96,7 @@ async def test_workers_lists_every_instance(start):
         "healthy": True,
         "trouble": None,
         "in_flight": 0,
+        "charged_tokens": 0,
     }
     assert [entry["role"] for entry in rest] == ["decode", "colocated"]
 

@@ -10,16 +10,7 @@ from router.errors import InstanceFailed
 from router.instance import Instance, Role
 from router.leg import Answer
 from router.pair import _winner
-from router.policies import RoundRobin
-from router.registry import Registry
 from router.rooms import bootstrap_fields, new_rooms
-
-
-def instances(role, count, healthy=True):
-    made = [Instance(f"http://{role}:{number}", role) for number in range(1, count + 1)]
-    for instance in made:
-        instance.healthy = healthy
-    return made
 
 
 def test_rooms_are_63_bits_unique_and_never_0():
@@ -110,24 +101,3 @@ async def test_when_both_halves_end_at_once_an_answer_outweighs_prefills_failure
     await asyncio.sleep(0.01)
     gate.set()
     assert (await winner).status == 200
-
-
-def test_round_robin_skips_who_is_down_and_comes_back_to_them():
-    prefill, decode = instances(Role.PREFILL, 1), instances(Role.DECODE, 3)
-    registry, policy = Registry([*prefill, *decode]), RoundRobin()
-    decode[1].healthy = False
-    assert {policy.route(registry).decode for _ in range(4)} == {decode[0], decode[2]}
-    decode[1].healthy = True
-    assert {policy.route(registry).decode for _ in range(3)} == set(decode)
-
-
-def test_round_robin_pairs_everybody_with_everybody():
-    prefill, decode = instances(Role.PREFILL, 2), instances(Role.DECODE, 3)
-    registry, policy = Registry([*prefill, *decode]), RoundRobin()
-    assert len({policy.route(registry) for _ in range(6)}) == 6
-
-
-@pytest.mark.parametrize(("prefill", "decode"), [(0, 1), (1, 0)])
-def test_half_a_pair_serves_nobody(prefill, decode):
-    registry = Registry([*instances(Role.PREFILL, prefill), *instances(Role.DECODE, decode)])
-    assert RoundRobin().route(registry) is None

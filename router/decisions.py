@@ -1,0 +1,91 @@
+"""The latest decisions, each with what was known when it was made and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from router.instance import Instance
+from router.outcome import Outcome
+from router.policies import Route
+
+# Whether the router's idea of a prompt is the engine's.
+_EQUAL, _DIFFERENT, _UNTOLD = "prompt_tokens_equal", "prompt_tokens_different", "prompt_tokens_untold"
+
+
+@dataclass(slots=True)
+class Decision:
+    """`loads`: tokens charged to each healthy instance before this. `took`: seconds.
+
+    `prompt_tokens` is a guess unless `tokenised`. `outcome`: None until the answer has ended well, and where
+    nobody watches.
+    """
+
+    policy: str
+    path: str
+    prompt_tokens: int
+    tokenised: bool
+    route: Route
+    loads: list[tuple[Instance, int]]
+    took: float
+    at: float = field(default_factory=time.time)
+    outcome: Outcome | None = None
+
+    @property
+    def predicted(self) -> int:
+        """How many of the prompt's tokens need no prefill."""
+        return self.route.cached.get(self.route.prefill or self.route.decode, 0)
+
+    def describe(self) -> dict[str, Any]:
+        (prefill, decode, cached), outcome = self.route, self.outcome or Outcome()
+        return {
+            "time": self.at,
+            "policy": self.policy,
+            "path": self.path,
+            "decision_us": round(self.took * 1e6, 1),
+            "prompt_tokens": self.prompt_tokens,
+            "tokenised": self.tokenised,
+            "candidates": [_candidate(one, cached, load) for one, load in self.loads],
+            "prefill": prefill and prefill.url,
+            "decode": decode.url,
+            "predicted_cached_tokens": self.predicted if self.tokenised else None,
+            "actual_prompt_tokens": outcome.prompt_tokens,
+            "actual_cached_tokens": outcome.cached_tokens,
+        }
+
+
+def _candidate(one: Instance, cached: Mapping[Instance, int], load: int) -> dict[str, Any]:
+    return {
+        "url": one.url,
+        "role": one.role.value,
+        "cached_tokens": cached.get(one, 0),
+        "charged_tokens": load,
+    }
+
+
+class Decisions:
+    """The latest `most`. `counts`: how tokens and predictions fared against what engines said."""
+
+    def __init__(self, most: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._latest: deque[Decision] = deque(maxlen=most)
+
+    def add(self, decision: Decision) -> None:
+        self._latest.append(decision)
+
+    def ended(self, decision: Decision, outcome: Outcome) -> None:
+        # Thousands of these are kept.
+        decision.outcome = replace(outcome, output_ids=())
+        told = outcome.prompt_tokens
+        equal = _EQUAL if told == decision.prompt_tokens else _DIFFERENT
+        self.counts[_UNTOLD if told is None else equal] += 1
+        if outcome.cached_tokens is not None:
+            self.counts["cached_tokens_predicted"] += decision.predicted
+            self.counts["cached_tokens_actual"] += outcome.cached_tokens
+
+    def last(self, count: int) -> Iterable[Decision]:
+        """The latest `count`, the newest first."""
+        return [one for one, _ in zip(reversed(self._latest), range(count), strict=False)]

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from router.ask import Ask
+from router.instance import Instance
+from router.policies.base import Route, route_by
+from router.policies.least_load import lightest
+
+if TYPE_CHECKING:
+    from router.registry import Registry
+
+
+class PowerOfTwo:
+    """Of two drawn at random, the one that has fewer tokens charged: many routers do not herd onto one."""
+
+    needs_tokens = False
+
+    def route(self, registry: Registry, ask: Ask) -> Route | None:
+        return route_by(registry, ask, _lighter_of_two)
+
+
+def _lighter_of_two(instances: Sequence[Instance], partner: Instance | None) -> Instance:
+    return lightest(random.sample(instances, min(2, len(instances))), partner)

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from router.ask import Ask
+from router.instance import Instance
+from router.policies.base import Route, least, load_of, route_by
+from router.policies.least_load import LeastLoad
+from router.trees import PromptTree
+
+if TYPE_CHECKING:
+    from router.registry import Registry
+
+
+class LongestPrefix:
+    """Whoever has most of the prompt, as in the paper; by load among equals, and without tokens."""
+
+    needs_tokens = True
+
+    def __init__(self, tree: PromptTree) -> None:
+        self._tree = tree
+        self._without = LeastLoad()
+
+    def route(self, registry: Registry, ask: Ask) -> Route | None:
+        if ask.tokens is None:
+            return self._without.route(registry, ask)
+        cached = self._tree.match(ask.tokens, ask.namespace)
+
+        def longest(instances: Sequence[Instance], partner: Instance | None) -> Instance:
+            most = max(cached.get(one, 0) for one in instances)
+            best = [one for one in instances if cached.get(one, 0) == most]
+            return least(best, lambda one: load_of(one, partner))
+
+        return route_by(registry, ask, longest, cached)

@@ -1,0 +1,140 @@
+"""Who serves a request, what that is charged, and what is learned from the answer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from router import rooms
+from router.ask import Ask, TokenArray, ask_of, guessed_tokens
+from router.config import RouterConfig
+from router.decisions import Decision, Decisions
+from router.errors import BadRequest, NoInstance
+from router.instance import Instance, Role
+from router.leg import Answer
+from router.outcome import Outcome, watched
+from router.policies import Policy, Route
+from router.registry import Registry
+from router.tokens import Tokens
+from router.trees import PromptTree
+
+_ONE_SAMPLE = (
+    "no prefill/decode pair here is known to keep the samples of a prompt apart (stock SGLang does not); "
+    "send the prompt once for each"
+)
+
+
+class Routing:
+    """Asks the policy, and keeps what it decides by up to date."""
+
+    def __init__(
+        self, config: RouterConfig, registry: Registry, policy: Policy, tree: PromptTree, tokens: Tokens
+    ) -> None:
+        self.decisions = Decisions(config.decisions_kept)
+        self._config = config
+        self._registry = registry
+        self._policy = policy
+        self._tree = tree
+        self._tokens = tokens
+
+    async def choose(self, fields: dict[str, Any], path: str, size: int) -> Routed:
+        """For a generation request with this body, of `size` bytes. Raises NoInstance and BadRequest.
+
+        Charge the choice before anything else is awaited.
+        """
+        tokens = await self._tokens.of(fields, path) if self._policy.needs_tokens else None
+        registry, refusal = self._registry, None
+        if several := rooms.several_samples(fields, path):
+            registry = Registry(one for one in registry.instances if one.takes_samples)
+            refusal = f"n={several}: {_ONE_SAMPLE}"
+        if too_many := rooms.unpairable(fields, path, self._config.max_batch_prompts):
+            refusal = too_many
+        ask = ask_of(fields, size, tokens=tokens, colocated_only=too_many is not None)
+        if (routed := self.decide(registry, ask, path)) is not None:
+            return routed
+        if reason := self._registry.unservable():
+            raise NoInstance(reason)
+        raise BadRequest(refusal or "no instance takes this request")
+
+    def colocated(self, path: str, size: int) -> Routed | None:
+        """For what a colocated instance alone can answer, whatever it is."""
+        ask = Ask(prompt_tokens=guessed_tokens(size), colocated_only=True)
+        return self.decide(self._registry, ask, path)
+
+    def decide(self, registry: Registry, ask: Ask, path: str) -> Routed | None:
+        """The policy's choice among `registry`, on record. None: nobody can serve this."""
+        began = time.perf_counter()
+        route = self._policy.route(registry, ask)
+        if route is None:
+            return None
+        took = time.perf_counter() - began
+        loads = [(one, one.charged) for one in registry.instances if one.healthy]
+        known = ask.tokens is not None
+        decision = Decision(self._config.policy, path, ask.prompt_tokens, known, route, loads, took)
+        self.decisions.add(decision)
+        return Routed(self, ask, decision)
+
+    def began(self, routed: Routed) -> None:
+        """The first of a stream has come: whoever prefilled has the prompt now, whatever the rest will be."""
+        self._store(routed, routed.route.prefill or routed.route.decode)
+
+    def answered(self, routed: Routed, outcome: Outcome) -> None:
+        """An answer has come to its end."""
+        self.decisions.ended(routed.decision, outcome)
+        for instance in routed.epochs:
+            self._store(routed, instance, outcome.output_ids if _gets_answers(instance) else ())
+
+    def _store(self, routed: Routed, instance: Instance, output_ids: tuple[int, ...] = ()) -> None:
+        ask = routed.ask
+        keeps = instance.traits is None or instance.traits.keeps_prefixes
+        # One that forgot in the meantime has nothing of this.
+        if ask.tokens is not None and keeps and instance.epoch == routed.epochs[instance]:
+            self._tree.stored(instance, _with_answer(ask.tokens, output_ids), ask.namespace)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "policy": self._config.policy,
+            "tokenising": dict(self._tokens.counts),
+            "answers": dict(self.decisions.counts),
+            "tree": self._tree.sizes(),
+        }
+
+
+class Routed:
+    """A choice, for as long as its request lasts."""
+
+    def __init__(self, routing: Routing, ask: Ask, decision: Decision) -> None:
+        self.ask = ask
+        self.decision = decision
+        self.route: Route = decision.route
+        self.epochs = {one: one.epoch for one in self.route[:2] if one is not None}
+        self._routing = routing
+
+    def charge(self, instance: Instance) -> int:
+        """Tokens: what is left to prefill, and for one that decodes what the answer may have."""
+        ask, route = self.ask, self.route
+        if route.prefill is not None and instance is route.decode:
+            return ask.prompt_tokens + ask.new_tokens
+        left = max(1, ask.prompt_tokens - route.cached.get(instance, 0))
+        return left if instance is route.prefill else left + ask.new_tokens
+
+    def watched(self, answer: Answer) -> Answer:
+        """The same answer; what it says at its end is learned from, if there are tokens to learn about."""
+        if self.ask.tokens is None or answer.status != 200:
+            return answer
+        if answer.rest is not None:
+            self._routing.began(self)
+        return watched(answer, lambda outcome: self._routing.answered(self, outcome))
+
+
+def _gets_answers(instance: Instance) -> bool:
+    writes_back = instance.traits is not None and instance.traits.writes_back
+    return writes_back or instance.role is not Role.PREFILL
+
+
+def _with_answer(prompt: TokenArray, output_ids: tuple[int, ...]) -> TokenArray:
+    """The last token of an answer is never fed back: there is no KV of it."""
+    fed = output_ids[:-1]
+    return np.concatenate([prompt, np.array(fed, dtype=np.int32)]) if fed else prompt

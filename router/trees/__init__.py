@@ -1,0 +1,10 @@
+"""The global prompt tree: which instance has which prefix of tokens.
+
+One tree for all roles: a prompt is walked once, and prefill and decode instances share its nodes. `base` is
+what policies see, `response` the paper's way to know it.
+"""
+
+from router.trees.base import PromptTree
+from router.trees.response import ResponseTree
+
+__all__ = ["PromptTree", "ResponseTree"]

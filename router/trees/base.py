@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from typing import Protocol
+
+from mempool.address import Medium
+from router.ask import TokenArray
+from router.instance import Instance
+
+
+class PromptTree(Protocol):
+    """Tokens are int32 `[n]`, from the beginning of a prompt.
+
+    What an instance had before it `forgot` does not count.
+    """
+
+    def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, int]:
+        """How many first tokens each instance has, in whole pages of its own; who has none is not there.
+
+        Never the last token of `tokens`: an engine computes at least that.
+        """
+        ...
+
+    def stored(
+        self, instance: Instance, tokens: TokenArray, namespace: str, medium: Medium = Medium.HBM
+    ) -> None:
+        """The instance has these, as far as they are whole pages."""
+        ...
+
+    def removed(
+        self, instance: Instance, tokens: TokenArray, namespace: str, medium: Medium = Medium.HBM
+    ) -> None:
+        """It has the last page of these no more, nor what comes after."""
+        ...
+
+    def cleared(self, instance: Instance) -> None:
+        """It has nothing any more."""
+        ...
+
+    def sizes(self) -> dict[str, int]:
+        """How large the tree is, for whoever watches it."""
+        ...

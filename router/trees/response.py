@@ -1,0 +1,130 @@
+"""The paper's mode: what an instance has is inferred from what it answered, and doubted after a while."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+from mempool.address import Medium
+from router.ask import TokenArray
+from router.instance import Instance
+from router.trees.node import TOKEN_BYTES, Holder, Node, Radix
+
+# Every insertion clears away a few old entries: a bounded share of the work, and more than it adds.
+_AT_ONCE = 32
+# So many tokens an entry's bookkeeping weighs.
+_ENTRY_TOKENS = 64
+
+
+class ResponseTree:
+    """Entries count for `ttl` seconds from their last use, and the oldest go when there are `max_tokens`.
+
+    It knows neither evictions nor media. `max_tokens` may be exceeded for a few insertions.
+    """
+
+    def __init__(self, ttl: float, max_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ttl = ttl
+        self._max_tokens = max_tokens
+        self._clock = clock
+        self._radix = Radix()
+        self._holders: dict[Instance, Holder] = {}
+        self._log: deque[tuple[float, Holder, Node]] = deque()
+        self._last = -math.inf
+
+    def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, int]:
+        path, matched = self._radix.walk(namespace, tokens.tobytes())
+        horizon = self._clock() - self._ttl
+        found: dict[Holder, int] = {}
+        end = matched // TOKEN_BYTES
+        for node in reversed(path):
+            # Who holds a node holds those above: as many holders are the same ones.
+            if len(node.used) > len(found):
+                for holder, used in node.used.items():
+                    if used > horizon:
+                        found.setdefault(holder, end)
+            end = node.end - len(node.key) // TOKEN_BYTES
+        return _in_pages(found, len(tokens) - 1)
+
+    def stored(
+        self, instance: Instance, tokens: TokenArray, namespace: str, medium: Medium = Medium.HBM
+    ) -> None:
+        key = tokens[: len(tokens) - len(tokens) % instance.page_size].tobytes()
+        if not key:
+            return
+        now, holder = self._now(), self._holder(instance)
+        node = self._radix.reach(namespace, key)
+        self._log.append((now, holder, node))
+        while node.parent is not None:
+            node.used[holder] = now
+            node = node.parent
+        self._prune(now - self._ttl)
+
+    def removed(
+        self, instance: Instance, tokens: TokenArray, namespace: str, medium: Medium = Medium.HBM
+    ) -> None:
+        key = tokens.tobytes()
+        keep = max(0, len(tokens) - instance.page_size) * TOKEN_BYTES
+        path, matched = self._radix.walk(namespace, key)
+        if matched <= keep:
+            return
+        node = next(one for one in path if one.end * TOKEN_BYTES > keep)
+        if keep > node.end * TOKEN_BYTES - len(node.key):
+            self._radix.split(node, keep)
+        self._drop(node, self._holder(instance))
+
+    def cleared(self, instance: Instance) -> None:
+        instance.forgot()
+
+    def sizes(self) -> dict[str, int]:
+        return {"tokens": self._radix.tokens, "nodes": self._radix.nodes, "entries": len(self._log)}
+
+    def _now(self) -> float:
+        """Later than any time before: entries go in the order in which they came."""
+        self._last = max(self._clock(), math.nextafter(self._last, math.inf))
+        return self._last
+
+    def _holder(self, instance: Instance) -> Holder:
+        holder = self._holders.get(instance)
+        if holder is None or not holder.lives:
+            holder = self._holders[instance] = Holder(instance)
+        return holder
+
+    def _prune(self, horizon: float) -> None:
+        log, most = self._log, self._max_tokens
+        for _ in range(_AT_ONCE):
+            full = self._radix.tokens > most or len(log) > most // _ENTRY_TOKENS + 1
+            if not log or (log[0][0] > horizon and not full):
+                return
+            self._forget(*log.popleft())
+
+    def _forget(self, time: float, holder: Holder, node: Node) -> None:
+        while (parent := node.parent) is not None and node.used.get(holder, math.inf) <= time:
+            self._take(node, holder)
+            node = parent
+
+    def _drop(self, node: Node, holder: Holder) -> None:
+        below, ahead = list[Node](), [node]
+        while ahead:
+            node = ahead.pop()
+            if holder in node.used:
+                below.append(node)
+                ahead.extend(node.children.values())
+        for node in reversed(below):
+            self._take(node, holder)
+
+    def _take(self, node: Node, holder: Holder) -> None:
+        del node.used[holder]
+        if not node.used:
+            self._radix.detach(node)
+
+
+def _in_pages(found: dict[Holder, int], most: int) -> dict[Instance, int]:
+    pages = {}
+    for holder, tokens in found.items():
+        tokens = min(tokens, most)
+        tokens -= tokens % holder.instance.page_size
+        if tokens and holder.lives:
+            pages[holder.instance] = tokens
+    return pages

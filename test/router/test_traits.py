@@ -1,0 +1,22 @@
+"""What is understood of an instance's /server_info."""
+
+import pytest
+
+from router.traits import Traits, traits_of
+
+
+@pytest.mark.parametrize("info", [None, [], "x", {}, {"memserve": 1, "page_size": None, "model_path": 3}])
+def test_who_tells_nothing_is_taken_for_stock_sglang(info):
+    assert traits_of(info) == Traits(False, 1, True, "", False)
+
+
+def test_what_is_told_is_taken():
+    told = {"room_per_sample": True, "caching": "3"}
+    info = {"page_size": 64, "model_path": "/m", "disable_radix_cache": True, "memserve": told}
+    assert traits_of(info) == Traits(True, 64, False, "/m", True)
+    assert traits_of({**info, "tokenizer_path": "/t"}).tokenizer == "/t"
+
+
+@pytest.mark.parametrize("size", [0, -1, True, "16", 1.5])
+def test_a_page_size_that_is_none_is_1(size):
+    assert traits_of({"page_size": size}).page_size == 1

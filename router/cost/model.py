@@ -1,0 +1,117 @@
+"""Times of a model's forwards, composed from the operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from router.cost.attention import Request
+from router.cost.fitting import Array
+from router.cost.profile import Profile, ProfileError
+from router.cost.shape import ModelShape, ShapeError
+from router.cost.streams import MemoryBound
+
+
+class CostModel:
+    """exec(x, y) of paper.md A8 for one model at one TP, in seconds.
+
+    A forward has at most `forward_tokens` new tokens (SGLang's --chunked-prefill-size): what is longer is
+    priced as the forwards that it takes. What follows from the count of new tokens alone is computed here,
+    once: a price is then an addition and an attention. Raises ShapeError or ProfileError if profile, model
+    and `tp` do not fit.
+    """
+
+    def __init__(self, profile: Profile, shape: ModelShape, tp: int = 1, forward_tokens: int = 8192) -> None:
+        if shape.dtype != profile.dtype:
+            raise ShapeError(
+                f"the model computes in {shape.dtype}, the profile was measured in {profile.dtype}"
+            )
+        if tp > 1 and profile.all_reduce is None:
+            raise ProfileError(f"tp = {tp}: the profile of {profile.device} has no all-reduce")
+        self._profile = profile
+        self._shape = shape
+        self._tp = tp
+        self._heads = shape.heads_of(tp)
+        self._forward_tokens = forward_tokens
+        tokens = np.arange(forward_tokens + 1, dtype=np.float64)
+        self._by_tokens: Array = sum(self._token_parts(tokens).values(), start=np.zeros(len(tokens)))
+        self._by_tokens[0] = 0.0
+
+    def prefill_seconds(self, batch: Sequence[Request]) -> float:
+        """`batch`: (cached, new) tokens of each request. Requests with nothing new cost nothing."""
+        return sum(self._forward_seconds(part) for part in self._forwards(batch))
+
+    def decode_seconds(self, contexts: Sequence[int]) -> float:
+        """One step of a batch: `contexts` are the tokens that each request has, the new one counted."""
+        if not contexts:
+            return 0.0
+        heads, layers = self._heads, self._shape.layers
+        moved = 2 * heads.kv * heads.dim * self._shape.element_bytes * sum(contexts)
+        attention = layers * self._profile.decode_attention.seconds(moved, len(contexts))
+        return self._whole(len(contexts), len(contexts), float(attention))
+
+    def transfer_seconds(self, amount: int) -> float:
+        """Moving `amount` bytes of KV to another instance, once it is begun. ProfileError if not measured."""
+        return float(self._measured("transfer", self._profile.transfer).seconds(amount))
+
+    def swap_in_seconds(self, amount: int) -> float:
+        """Moving `amount` bytes of KV from DRAM to HBM. ProfileError if not measured."""
+        return float(self._measured("swap_in", self._profile.swap_in).seconds(amount))
+
+    def operator_seconds(self, batch: Sequence[Request]) -> dict[str, float]:
+        """One prefill forward's operators by name, in all layers, as measured one by one: no overhead."""
+        tokens = sum(new for _, new in batch)
+        parts = {
+            name: float(value[0]) for name, value in self._token_parts(np.array([float(tokens)])).items()
+        }
+        attention = self._shape.layers * self._profile.prefill_attention.seconds(batch, self._heads)
+        return {**parts, "attention": attention, "lm_head": self._lm_head(len(batch))}
+
+    def _forward_seconds(self, batch: Sequence[Request]) -> float:
+        attention = self._profile.prefill_attention.seconds(batch, self._heads)
+        return self._whole(len(batch), sum(new for _, new in batch), self._shape.layers * attention)
+
+    def _whole(self, requests: int, tokens: int, attention: float) -> float:
+        """A forward of either kind."""
+        operators = float(self._by_tokens[tokens]) + attention + self._lm_head(requests)
+        return self._profile.overhead.seconds(requests, tokens, operators)
+
+    def _forwards(self, batch: Iterable[Request]) -> Iterator[list[Request]]:
+        """The batch as forwards with room for it, filled in order as SGLang's chunked prefill does."""
+        part: list[Request] = []
+        room = self._forward_tokens
+        for cached, new in batch:
+            while new > 0:
+                taken = min(new, room)
+                part.append((cached, taken))
+                cached, new, room = cached + taken, new - taken, room - taken
+                if not room:
+                    yield part
+                    part, room = [], self._forward_tokens
+        if part:
+            yield part
+
+    def _lm_head(self, requests: int) -> float:
+        """Only the last token of each request has logits."""
+        return float(self._profile.gemm.seconds(requests, self._shape.vocab // self._tp, self._shape.hidden))
+
+    def _token_parts(self, tokens: Array) -> dict[str, Array]:
+        """By operator, seconds in all layers for each count in `tokens`."""
+        shape, profile, tp = self._shape, self._profile, self._tp
+        layer = {name: profile.gemm.seconds(tokens, n, k) for name, (n, k) in shape.projections(tp).items()}
+        for name, (times, token_bytes) in shape.streams(tp).items():
+            if stream := profile.streams.get(name):
+                layer[name] = times * stream.seconds(tokens * token_bytes)
+        row = shape.hidden * shape.element_bytes
+        if profile.all_reduce:
+            layer["all_reduce"] = 2 * profile.all_reduce.seconds(tokens * row, tp)
+        parts = {name: shape.layers * np.asarray(value, float) for name, value in layer.items()}
+        if embedding := profile.streams.get("embedding"):
+            parts["embedding"] = np.asarray(embedding.seconds(tokens * 2 * row), float)
+        return parts
+
+    def _measured(self, name: str, operator: MemoryBound | None) -> MemoryBound:
+        if operator is None:
+            raise ProfileError(f"the profile of {self._profile.device} has no {name}: it was not measured")
+        return operator

@@ -1,0 +1,43 @@
+"""How long a call takes on a device."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+# Called with the number of the call: so that not every one finds its weights in the caches.
+Call = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Timer:
+    """Median seconds of a call: of `fewest` calls or more, up to `most` while they take under `budget_s`."""
+
+    device: torch.device
+    budget_s: float = 0.15
+    fewest: int = 3
+    most: int = 50
+
+    def seconds(self, call: Call) -> float:
+        one = self._on_cuda if self.device.type == "cuda" else self._on_host
+        one(call, 0)
+        times: list[float] = []
+        while len(times) < self.fewest or (len(times) < self.most and sum(times) < self.budget_s):
+            times.append(one(call, len(times) + 1))
+        return statistics.median(times)
+
+    def _on_host(self, call: Call, number: int) -> float:
+        start = time.perf_counter()
+        call(number)
+        return time.perf_counter() - start
+
+    def _on_cuda(self, call: Call, number: int) -> float:
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(self.device)
+        begun.record()
+        call(number)
+        ended.record()
+        torch.cuda.synchronize(self.device)
+        return 1e-3 * float(begun.elapsed_time(ended))

@@ -1,0 +1,72 @@
+"""`memserve calibrate`: what the router's cost model knows of a device."""
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from sglang_memserve.cli.output import show
+from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.model import resolve_model
+
+_EXAMPLES = """\
+examples:
+  memserve calibrate --out profile.json
+  memserve calibrate --out profile.json --url http://127.0.0.1:30001 --attention-backend torch_native
+
+Without --url, the profile holds the operators alone: what the engine adds to them is taken for nothing.
+Measure while the machine does nothing else. docs/cost_model.md says what the figures mean."""
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="measure the operators that the router's cost model is made of",
+        description="Measures a model's operators on the device of this machine, in under two minutes, and "
+        "writes the profile that the router's cost model reads.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the profile goes")
+    parser.add_argument("--model", help="a folder with config.json (default: the embedded model)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--attention-backend", metavar="NAME", help="that the instances run (default: memserve_cpu)"
+    )
+    parser.add_argument("--threads", type=int, help="that an instance on a CPU has (default: 1)")
+    parser.add_argument("--page-size", type=int, help="of the instances (default: 16)")
+    parser.add_argument(
+        "--transfer-gb-s", type=float, metavar="GB/s", help="bandwidth between instances, where it is known"
+    )
+    parser.add_argument("--url", help="an idle instance of this model: adds what an engine adds")
+    parser.add_argument("--api-key", metavar="KEY", help="the instance's (default: MEMSERVE_API_KEY)")
+    parser.set_defaults(command=run)
+
+
+def run(args: argparse.Namespace, passed_on: list[str]) -> int:
+    """Writes the profile and says how well it fits. Raises ClusterError for what cannot be measured."""
+    if not args.out.parent.is_dir():
+        raise ClusterError(f"--out {args.out}: there is no folder {args.out.parent}")
+    # Here, so that no other command pays for torch.
+    from sglang_memserve import calibrate
+
+    names = ("device", "attention_backend", "threads", "page_size", "transfer_gb_s")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    try:
+        options = calibrate.Options(model=resolve_model(args.model), **given)
+        shape, prefills = calibrate.model_shape(options.model), []
+        if args.url:
+            show(f"measuring prefills of {args.url}")
+            key = args.api_key or os.environ.get("MEMSERVE_API_KEY")
+            prefills = asyncio.run(calibrate.sample_prefills(args.url, shape.vocab, key))
+        profile = calibrate.measure(options, lambda what: show(f"measuring {what}"))
+        if prefills:
+            profile = calibrate.with_overhead(profile, shape, prefills)
+    except (calibrate.CalibrationError, ValueError) as error:
+        raise ClusterError(str(error)) from error
+    profile.save(args.out)
+    for name, share in profile.errors.items():
+        show(f"{name:<20} fitted within {100 * share:.1f} % on average")
+    show(f"{args.out} is the profile of {profile.device}")
+    return 0

@@ -1,0 +1,63 @@
+import math
+
+import pytest
+
+from router.cost import Residuals
+
+
+def test_an_instance_that_is_slower_for_long_is_priced_so():
+    residuals = Residuals()
+    for _ in range(200):
+        residuals.observe("a", 1.0, 1.5)
+    assert residuals.corrected("a", 2.0) == pytest.approx(3.0, rel=0.01)
+    assert residuals.corrected("b", 2.0) == 2.0
+    assert residuals.exported()["a"].observations == 200
+
+
+def test_one_bad_moment_changes_little():
+    residuals = Residuals()
+    residuals.observe("a", 1.0, 1000.0)
+    assert 1.0 < residuals.corrected("a", 1.0) < 1.04
+
+
+def test_it_cannot_run_away_and_comes_back():
+    residuals = Residuals(rate=0.2)
+    for _ in range(1000):
+        residuals.observe("a", 1.0, 50.0)
+    assert residuals.corrected("a", 1.0) == pytest.approx(2.0)
+    for _ in range(1000):
+        residuals.observe("a", 1.0, 1e-3)
+    assert residuals.corrected("a", 1.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("observed", [0.0, -1.0, math.nan, math.inf])
+def test_a_time_that_is_none_is_passed_over(observed):
+    residuals = Residuals()
+    residuals.observe("a", 1.0, observed)
+    residuals.observe("a", observed, 1.0)
+    assert residuals.exported() == {}
+
+
+def test_the_error_is_that_of_what_was_said():
+    residuals = Residuals(rate=1.0)
+    residuals.observe("a", 1.0, 1.5)
+    assert residuals.exported()["a"].error == pytest.approx(0.5)
+    residuals.observe("a", 2.0, 3.0)
+    # With the correction the second one is right, and the mean follows it at once at rate 1.
+    assert residuals.exported()["a"].error == pytest.approx(0.0)
+
+
+def test_an_instance_that_left_is_forgotten():
+    residuals = Residuals()
+    residuals.observe("a", 1.0, 2.0)
+    residuals.forget("a")
+    residuals.forget("a")
+    assert residuals.corrected("a", 1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"rate": 0.0}, "rate = 0.0"), ({"most": 0.5}, "most = 0.5")]
+)
+def test_settings_that_make_no_sense_are_named(settings, named):
+    with pytest.raises(ValueError, match=named):
+        Residuals(**settings)

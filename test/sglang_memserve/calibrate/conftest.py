@@ -1,0 +1,30 @@
+import json
+from functools import partial
+
+import pytest
+
+from sglang_memserve import calibrate
+from sglang_memserve.calibrate.timing import Timer
+
+CONFIG = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 2000,
+    "torch_dtype": "float32",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of a very small model."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Every call is measured once: figures mean nothing."""
+    monkeypatch.setattr(calibrate, "Timer", partial(Timer, budget_s=0.0, fewest=1))

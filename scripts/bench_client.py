@@ -24,7 +24,7 @@ from typing import Any
 
 import aiohttp
 
-from sglang_memserve.bench import children
+from sglang_memserve.bench import children, command
 from sglang_memserve.bench.figures import (
     Bar,
     Rounds,
@@ -159,12 +159,7 @@ async def benchmark(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--full", action="store_true", help="three times the rounds")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = command.parser(__doc__, rounds=5, full="three times the rounds")
     parser.add_argument("--seconds", type=float, default=6.0, help="of arrivals, each time (default: 6)")
     parser.add_argument(
         "--port", type=int, default=38500, help="takes free ports from here up (default: 38500)"

@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from sglang_memserve.bench import children
+from sglang_memserve.bench import children, command
 from sglang_memserve.bench.chart import Panel, chart
 from sglang_memserve.bench.clusters import Builder, Engine
 from sglang_memserve.bench.cost import h100, live, tables
@@ -145,13 +145,8 @@ async def benchmark(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser = command.parser(__doc__, rounds=3, full="three times the rounds")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw cost_model.svg here")
-    parser.add_argument("--full", action="store_true", help="three times the rounds")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cells", type=int, default=CELLS, help=f"of the grid (default: {CELLS})")
     parser.add_argument("--only-h100", action="store_true", help="start nothing here")
     parser.add_argument("--tables", type=Path, default=TABLES, metavar="DIR", help="of the H100")

@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from sglang_memserve.bench import children
+from sglang_memserve.bench import children, command
 from sglang_memserve.bench.clusters import Builder, Engine, System
 from sglang_memserve.bench.figures import Bar, Rounds, at_least, at_most, machine, report, show_bars
 from sglang_memserve.cluster import probe
@@ -138,12 +138,7 @@ async def benchmark(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--full", action="store_true", help="three times the rounds")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = command.parser(__doc__, rounds=5, full="three times the rounds")
     parser.add_argument("--steps", type=int, default=24, help="tokens a request decodes (default: 24)")
     parser.add_argument("--threads", type=int, default=1, help="of each server (default: 1)")
     parser.add_argument(

@@ -26,7 +26,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from sglang_memserve.bench import children
+from sglang_memserve.bench import children, command
 from sglang_memserve.bench.clusters import Builder, Engine, System
 from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
 from sglang_memserve.bench.peers import Peers
@@ -161,12 +161,7 @@ async def benchmark(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--full", action="store_true", help="three times the rounds")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = command.parser(__doc__, rounds=3, full="three times the rounds")
     parser.add_argument("--seconds", type=float, default=30.0, help="of idleness in a round (default: 30)")
     parser.add_argument(
         "--port", type=int, default=39000, help="takes free ports from here up (default: 39000)"

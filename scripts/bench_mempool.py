@@ -34,6 +34,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from sglang_memserve.bench import command
 from sglang_memserve.bench.figures import Rounds, machine, report, show_bars
 from sglang_memserve.bench.mempool import books, fairness, index, modes, throughput
 from sglang_memserve.bench.mempool.plan import Plan, say
@@ -69,12 +70,7 @@ def benchmark(options: argparse.Namespace) -> None:
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--full", action="store_true", help="three times the rounds")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = command.parser(__doc__, rounds=5, full="three times the rounds")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts alone")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw part modes, as SVG")
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")

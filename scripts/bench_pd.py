@@ -34,7 +34,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from sglang_memserve.bench import children
+from sglang_memserve.bench import children, command
 from sglang_memserve.bench.clusters import Builder, Engine, System
 from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
 from sglang_memserve.bench.peers import Peers
@@ -205,12 +205,7 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--full", action="store_true", help="three times the rounds")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = command.parser(__doc__, rounds=5, full="three times the rounds")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="prompts, in tokens")
     parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
     parser.add_argument("--attention-backend", default="torch_native", help="of every server")

@@ -28,7 +28,7 @@ import psutil
 import uvloop
 from aiohttp import web
 
-from sglang_memserve.bench import children
+from sglang_memserve.bench import children, command
 from sglang_memserve.bench.figures import (
     Bar,
     Rounds,
@@ -210,12 +210,7 @@ async def benchmark(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--full", action="store_true", help="four times as long")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = command.parser(__doc__, rounds=5, full="four times as long")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each round under load (default: 1)")
     parser.add_argument("--alone", type=int, default=100, help="requests of each round one by one")
     parser.add_argument("--chunks", type=int, default=32, help="events in a stream, 2 ms apart")

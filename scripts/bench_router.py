@@ -30,7 +30,7 @@ from typing import Any
 
 import orjson
 
-from sglang_memserve.bench import children
+from sglang_memserve.bench import children, command
 from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
 from sglang_memserve.bench.load import Client, closed_loop, milliseconds, open_loop
 from sglang_memserve.bench.peers import ROUTER_NAME, Peers, router_command
@@ -169,12 +169,7 @@ async def benchmark(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--full", action="store_true", help="four times as long")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = command.parser(__doc__, rounds=5, full="four times as long")
     parser.add_argument(
         "--rate", type=float, default=200.0, help="requests a second, open-loop (default: 200)"
     )

@@ -29,6 +29,7 @@ from router.routing import Routing
 from router.tokens import Tokens
 from router.traits import Traits
 from router.trees import ResponseTree
+from sglang_memserve.bench import command
 from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, percentile, report, show_bars
 
 PAGE, VOCABULARY = 16, 50_000
@@ -157,11 +158,7 @@ def bars(rounds: Rounds) -> list[Bar]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = command.parser(__doc__, rounds=5)
     parser.add_argument(
         "--decisions", type=int, default=3000, help="in a round, of 4K tokens (default: 3000)"
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang_memserve.bench import command
 from sglang_memserve.bench.caching import parts
 from sglang_memserve.bench.caching.crossover import LENGTHS
 from sglang_memserve.bench.caching.pair import PAGE
@@ -69,14 +70,9 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Asked:
 
 
 def _parser(about: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser = command.parser(about, rounds=_ROUNDS, full="all parts, also against caching 1 and colocated")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the parts here, as SVG")
-    parser.add_argument("--full", action="store_true", help="all parts, also against caching 1 and colocated")
     parser.add_argument("--part", "--only", action="append", choices=parts.ALL, help=_PARTS)
-    parser.add_argument("--rounds", type=int, default=_ROUNDS, help=f"of each pair (default: {_ROUNDS})")
     parser.add_argument("--without-peer", action="store_true", help=f"measure without {parts.PEER}")
     parser.add_argument("--sessions", type=int, help="in each part (default: the part's own)")
     parser.add_argument("--seed", type=int, help="of sessions and arrivals (default: the part's own)")

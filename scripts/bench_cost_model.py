@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,11 @@ import msgspec
 
 from sglang_memserve.bench import children, command
 from sglang_memserve.bench.chart import Panel, chart
-from sglang_memserve.bench.clusters import Builder, Engine
+from sglang_memserve.bench.clusters import Engine, building
 from sglang_memserve.bench.cost import h100, live, tables
 from sglang_memserve.bench.cost.grid import CELLS, grid
 from sglang_memserve.bench.cost.live import ARCHITECTURE, OPERATORS, Live
 from sglang_memserve.bench.figures import Bar, at_most, machine, report, show_bars
-from sglang_memserve.cluster import probe
-from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cpu_attention import NAME as MEMSERVE_CPU
 from sglang_memserve.model import resolve_model
 
@@ -55,19 +52,16 @@ def on_h100(folder: Path) -> dict[str, h100.Errors]:
 
 
 async def here(options: argparse.Namespace) -> Live:
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_cost_model.")))
-        session = await stack.enter_async_context(probe.client())
-        ports = stack.enter_context(PortPicker(children.HOST, options.port))
-        engine = Engine(
-            model=resolve_model(options.model),
-            attention_backend=options.attention_backend,
-            threads=options.threads,
-            pool_tokens=live.POOL_TOKENS,
-            extra=live.ENGINE_FLAGS,
-        )
-        builder = Builder(engine, ports, options.log_dir or folder, session)
-        return await live.measure(builder, session, folder, grid(options.cells), options.rounds)
+    engine = Engine(
+        model=resolve_model(options.model),
+        attention_backend=options.attention_backend,
+        threads=options.threads,
+        pool_tokens=live.POOL_TOKENS,
+        extra=live.ENGINE_FLAGS,
+    )
+    with tempfile.TemporaryDirectory(prefix="bench_cost_model.") as folder:
+        async with building(engine, options.port, options.log_dir) as builder:
+            return await live.measure(builder, Path(folder), grid(options.cells), options.rounds)
 
 
 def live_bars(found: Live) -> list[Bar]:

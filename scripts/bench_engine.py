@@ -12,7 +12,6 @@ import argparse
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -25,11 +24,9 @@ import aiohttp
 import orjson
 
 from sglang_memserve.bench import children, command
-from sglang_memserve.bench.clusters import Builder, Engine, System
+from sglang_memserve.bench.clusters import Engine, System, building
 from sglang_memserve.bench.figures import Bar, Rounds, at_least, at_most, machine, report, show_bars
-from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
-from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.model import resolve_model
 
 OURS, PEER = "memserve_cpu", "torch_native"
@@ -114,15 +111,13 @@ def bars(rounds: Rounds) -> list[Bar]:
 async def benchmark(options: argparse.Namespace) -> None:
     rounds = Rounds()
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_engine.")))
-        session = await stack.enter_async_context(probe.client())
-        ports = stack.enter_context(PortPicker(children.HOST, options.port))
         engine = Engine(resolve_model(None), OURS, threads=options.threads, extra=tuple(options.flags))
-        builder = Builder(engine, ports, options.log_dir or folder, session)
-        systems = []
-        for attention in (OURS, PEER):
-            spec = replace(engine, attention_backend=attention).instance("colocated", ports)
-            systems.append(System(attention, spec.url, (spec,)))
+        builder = await stack.enter_async_context(building(engine, options.port, options.log_dir))
+        session = builder.session
+        systems = [
+            replace(builder, engine=replace(engine, attention_backend=attention)).colocated(attention)
+            for attention in (OURS, PEER)
+        ]
         await stack.enter_async_context(builder.serving(*systems))
         for system in systems:
             await seconds(session, system.url, prompt(CONTEXT))

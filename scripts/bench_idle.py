@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import secrets
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -27,12 +26,10 @@ import aiohttp
 import psutil
 
 from sglang_memserve.bench import children, command
-from sglang_memserve.bench.clusters import Builder, Engine, System
+from sglang_memserve.bench.clusters import Engine, System, building
 from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
 from sglang_memserve.bench.peers import Peers
-from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
-from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.spec import InstanceSpec
 from sglang_memserve.model import resolve_model
 
@@ -136,17 +133,14 @@ async def benchmark(options: argparse.Namespace) -> None:
     skipped = ["Mooncake TCP: --without-peer"] if options.without_peer else []
     rounds = Rounds()
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_idle.")))
-        session = await stack.enter_async_context(probe.client())
-        ports = stack.enter_context(PortPicker(children.HOST, options.port))
         engine = Engine(model=resolve_model(None), attention_backend="torch_native")
-        builder = Builder(engine, ports, options.log_dir or folder, session)
+        builder = await stack.enter_async_context(building(engine, options.port, options.log_dir))
         systems = [builder.pair(OURS)]
         if not options.without_peer:
             systems.append(builder.stock_pair(MOONCAKE, PEERS))
         await stack.enter_async_context(builder.serving(*systems))
         instances = [Instance.find(system, spec) for system in systems for spec in system.instances]
-        await measure(rounds, instances, session, options)
+        await measure(rounds, instances, builder.session, options)
     print(rounds.table())
     print(show_bars(bars(rounds), skipped))
     if options.json:

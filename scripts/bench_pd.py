@@ -35,12 +35,10 @@ import aiohttp
 import orjson
 
 from sglang_memserve.bench import children, command
-from sglang_memserve.bench.clusters import Builder, Engine, System
+from sglang_memserve.bench.clusters import Engine, System, building
 from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
 from sglang_memserve.bench.peers import Peers
-from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
-from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.model import resolve_model
 
 PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
@@ -164,16 +162,15 @@ async def benchmark(options: argparse.Namespace) -> None:
         *(["stock colocated server: --only-handoff"] if options.only_handoff else []),
     ]
     rounds = Rounds()
+    engine = Engine(
+        model=resolve_model(options.model),
+        attention_backend=options.attention_backend,
+        threads=options.threads,
+    )
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_pd.")))
-        session = await stack.enter_async_context(probe.client())
-        ports = stack.enter_context(PortPicker(children.HOST, options.port))
-        engine = Engine(
-            model=resolve_model(options.model),
-            attention_backend=options.attention_backend,
-            threads=options.threads,
-        )
-        builder = Builder(engine, ports, options.log_dir or folder, session)
+        builder = await stack.enter_async_context(building(engine, options.port, options.log_dir))
+        session = builder.session
         ours = builder.pair(OURS, *stats_flags(folder / OURS))
         # One after the other, so that never more than four instances are in memory.
         if not options.only_split:

@@ -1,6 +1,7 @@
-"""The systems that benchmarks compare: our pair, the stock pair, and a stock colocated server."""
+"""The systems that benchmarks compare: pairs and colocated servers, ours and stock ones."""
 
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -74,6 +75,11 @@ class Builder:
         argv = router_argv(children.HOST, port, pair)
         return self._routed(name, pair, port, argv, {})
 
+    def colocated(self, name: str) -> System:
+        """One instance of ours, without a router."""
+        spec = self.engine.instance("colocated", self.ports)
+        return System(name, spec.url, (spec,))
+
     def stock_pair(self, name: str, peers: Peers, *prefill_flags: str, policy: str = ROUND_ROBIN) -> System:
         """The same of stock SGLang over Mooncake's TCP, with sglang-router and a policy of its."""
         pair = [StockSpec.like(spec, peers) for spec in self._pair(prefill_flags)]
@@ -110,3 +116,16 @@ class Builder:
         log = self.logs / f"{name}.log"
         phase = partial(probe.instance_phase, self.session, spec.url, log)
         return Member(name, spec.argv(), spec.env(), log, phase)
+
+
+@contextlib.asynccontextmanager
+async def building(engine: Engine, first_port: int, logs: Path | None = None) -> AsyncIterator[Builder]:
+    """In the block systems of `engine` can be started, on free ports from `first_port` up.
+
+    `logs`: a folder; None: one that is gone afterwards.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memserve_bench.")))
+        session = await stack.enter_async_context(probe.client())
+        ports = stack.enter_context(PortPicker(children.HOST, first_port))
+        yield Builder(engine, ports, logs or folder, session)

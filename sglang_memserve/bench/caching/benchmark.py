@@ -10,13 +10,13 @@ from sglang_memserve.bench.caching.arguments import Asked
 from sglang_memserve.bench.caching.duels import Duels
 from sglang_memserve.bench.caching.outcome import Outcome
 from sglang_memserve.bench.caching.parts import CROSSOVER, PARTS, PEER, PIVOT
+from sglang_memserve.bench.clusters import building
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.bench.serving import arms as known
 from sglang_memserve.bench.serving import inputs
 from sglang_memserve.bench.serving.arms import Arm, Target
 from sglang_memserve.bench.serving.benchmark import (
     MODEL_S,
-    building,
     described,
     engine_of,
     fit_together,
@@ -39,12 +39,11 @@ async def benchmark(asked: Asked) -> None:
     model = await read_model(options.model, MODEL_S)
     engine = engine_of(options, model, gpus)
     outcome, failure = Outcome(asked, described(options, engine)), None
-    async with open_session() as session, building(options, engine) as builder:
+    async with open_session() as session, building(engine, options.port, options.log_dir) as builder:
 
         def raise_(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[Target]]:
             return known.serving(chosen, builder, peers)
 
-        assert builder is not None
         duels = Duels(session, raise_, outcome.duels, outcome.notes)
         try:
             for name in asked.parts:

@@ -5,11 +5,11 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
-import aiohttp
-
 from router.cost import ArchitectureFit, CostModel, ModelShape, Profile, load_profile
+from router.cost.fitting import mean_error
 from sglang_memserve.bench.clusters import Builder, System
 from sglang_memserve.bench.cost.grid import Cell
 from sglang_memserve.bench.figures import Rounds
@@ -34,13 +34,12 @@ class Live:
     predicted: dict[str, dict[Cell, float]] = field(default_factory=dict)
 
     def median(self, cell: Cell) -> float:
-        ordered = sorted(self.measured[cell])
-        return ordered[len(ordered) // 2]
+        return median_high(self.measured[cell])
 
     def error(self, way: str) -> float:
         """Mean of |predicted / measured - 1| over the cells, each cell the median of its rounds."""
-        errors = [abs(seconds / self.median(cell) - 1) for cell, seconds in self.predicted[way].items()]
-        return sum(errors) / len(errors)
+        predicted = self.predicted[way]
+        return mean_error(predicted.values(), map(self.median, predicted))
 
     def results(self) -> dict[str, Any]:
         rounds = Rounds()
@@ -52,24 +51,16 @@ class Live:
         return rounds.results()
 
 
-def colocated(builder: Builder) -> System:
-    """One instance of ours."""
-    spec = builder.engine.instance("colocated", builder.ports)
-    return System(OURS, spec.url, (spec,))
-
-
-async def measure(
-    builder: Builder, session: aiohttp.ClientSession, folder: Path, cells: list[Cell], rounds: int
-) -> Live:
+async def measure(builder: Builder, folder: Path, cells: list[Cell], rounds: int) -> Live:
     """Starts an instance, calibrates beside it, and has it prefill `cells`. Raises ClusterError."""
-    system = colocated(builder)
+    system = builder.colocated(OURS)
     async with builder.serving(system):
         begun, file = time.perf_counter(), folder / "profile.json"
         await calibrate(builder, system, file)
         live = Live(time.perf_counter() - begun, load_profile(file))
         shape = model_shape(builder.engine.model)
         live.predicted = predictions(live.profile, shape, cells)
-        instance = PrefillProbe(session, system.url, shape.vocab, builder.engine.page_size)
+        instance = PrefillProbe(builder.session, system.url, shape.vocab, builder.engine.page_size)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
             for cell in cells:

@@ -1,16 +1,14 @@
 """`memserve bench` from its options to its report."""
 
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from sglang_memserve import cpu_attention
-from sglang_memserve.bench import children
-from sglang_memserve.bench.clusters import Builder, Engine
+from sglang_memserve.bench.clusters import Engine, building
 from sglang_memserve.bench.figures import machine
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.bench.serving import arms as known
@@ -23,10 +21,9 @@ from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, Options
 from sglang_memserve.bench.serving.outcome import Outcome
 from sglang_memserve.bench.serving.rounds import Comparison, Plan
 from sglang_memserve.bench.workloads.form import Workload
-from sglang_memserve.cluster import probe, share
+from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.local import read_model
-from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.model import ModelInfo
 
 MODEL_S = 600.0
@@ -43,7 +40,10 @@ async def benchmark(options: Options) -> None:
     made = inputs.make(options, GPU_LOAD if gpus else CPU_LOAD, Path(model.path) if model else None)
     workloads = {label(workload, rate): workload for rate, workload in made.items()}
     engine = engine_of(options, model, gpus) if model else None
-    async with open_session(options.api_key) as session, building(options, engine) as builder:
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(open_session(options.api_key))
+        started = building(engine, options.port, options.log_dir) if engine else nullcontext()
+        builder = await stack.enter_async_context(started)
 
         def raise_(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[Target]]:
             return known.serving(chosen, builder, Peers(options.peers))
@@ -75,16 +75,6 @@ async def _measured(comparison: Comparison, arms: Sequence[Arm]) -> ClusterError
         comparison.notes.append(f"ended early: {error}")
         return error
     return None
-
-
-@asynccontextmanager
-async def building(options: Options, engine: Engine | None) -> AsyncIterator[Builder | None]:
-    """In the block systems of `engine` can be started; None without one."""
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memserve_bench.")))
-        probing = await stack.enter_async_context(probe.client())
-        ports = stack.enter_context(PortPicker(children.HOST, options.port))
-        yield Builder(engine, ports, options.log_dir or folder, probing) if engine else None
 
 
 def label(workload: Workload, rate: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 TokenArray = npt.NDArray[np.int32]
 
@@ -84,7 +85,7 @@ def opening_of(fields: Mapping[str, Any]) -> str | None:
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, list):
-        return repr(prompt[:_OPENING_TOKENS])
+        return orjson.dumps(prompt[:_OPENING_TOKENS]).decode()
     return prompt[:_OPENING_CHARS] if isinstance(prompt, str) else None
 
 

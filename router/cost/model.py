@@ -36,7 +36,6 @@ class CostModel:
         self._forward_tokens = forward_tokens
         tokens = np.arange(forward_tokens + 1, dtype=np.float64)
         self._by_tokens: Array = sum(self._token_parts(tokens).values(), start=np.zeros(len(tokens)))
-        self._by_tokens[0] = 0.0
 
     def prefill_seconds(self, batch: Sequence[Request]) -> float:
         """`batch`: (cached, new) tokens of each request. Requests with nothing new cost nothing."""

@@ -144,5 +144,6 @@ def _only_waits(scheduler: Any) -> bool:
     if scheduler.is_fully_idle(for_health_check=True):
         return not scheduler.is_fully_idle()
     held = _held(scheduler)
-    others_idle = scheduler.is_fully_idle(for_health_check=True, ignore_waiting=True)
-    return bool(held) and len(held) == len(scheduler.waiting_queue) and others_idle
+    if not held or len(held) < len(scheduler.waiting_queue):
+        return False
+    return bool(scheduler.is_fully_idle(for_health_check=True, ignore_waiting=True))

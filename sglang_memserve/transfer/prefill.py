@@ -155,11 +155,11 @@ class PrefillSide:
 
     def announce(self, room: int, slots: torch.Tensor, first: int) -> None:
         """The batch that is launched now writes the KV of whole pages to `slots` (`[n]`), for positions
-        `first` and on of the room's pages.
+        `first` and on of the room's pages. Where it `sends_by_layer`.
         """
-        if self._by_layer is not None:
-            pages = (slots[:: self._layout.page_size] // self._layout.page_size).cpu().numpy()
-            self._by_layer.announce(room, self._transfers(room), pages.astype(np.int64), first)
+        assert self._by_layer is not None
+        pages = (slots[:: self._layout.page_size] // self._layout.page_size).cpu().numpy()
+        self._by_layer.announce(room, self._transfers(room), pages.astype(np.int64), first)
 
     @property
     def sends_by_layer(self) -> bool:

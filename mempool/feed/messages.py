@@ -1,0 +1,86 @@
+"""Messages between a feed and who follows it: typed msgpack, one frame each. Imports no torch.
+
+follower to feed      feed to follower
+----------------      ----------------
+Ask                   Told, or Whole, or Unknown
+
+A follower says what it has and asks for what came after: so nothing can be lost, doubled or out of order, and
+a feed keeps nothing about its followers. An answer that does not come is asked for again.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from mempool.address import Medium
+from mempool.errors import FrameError
+from mempool.index.events import AnyEvent, Snapshot
+from mempool.wire import Reason, Unsigned
+
+MAX_ASK_BYTES = 4096
+# A snapshot has some 70 bytes a block: of three million blocks.
+MAX_ANSWER_BYTES = 256 << 20
+MAX_EVENTS = 4096
+
+
+class Ask(msgspec.Struct, tag="ask", frozen=True):
+    """What came after event `seq` of `incarnation`; -1: everything, as a snapshot. An answer without events
+    may be up to `wait` seconds late. `number` comes back with the answer.
+    """
+
+    number: Unsigned
+    medium: Medium
+    incarnation: Unsigned
+    seq: Annotated[int, msgspec.Meta(ge=-1)]
+    wait: Annotated[float, msgspec.Meta(ge=0, le=60)] = 1.0
+
+
+class Told(msgspec.Struct, tag="told", frozen=True):
+    """The events that followed, at most MAX_EVENTS of them; none: nothing has happened."""
+
+    number: Unsigned
+    incarnation: Unsigned
+    events: list[AnyEvent]
+
+
+class Whole(msgspec.Struct, tag="whole", frozen=True):
+    """Everything: another incarnation, or longer ago than the feed remembers."""
+
+    number: Unsigned
+    incarnation: Unsigned
+    snapshot: Snapshot
+
+
+class Unknown(msgspec.Struct, tag="unknown", frozen=True):
+    """There is no such feed here."""
+
+    number: Unsigned
+    reason: Reason
+
+
+Answer = Told | Whole | Unknown
+
+encode = msgspec.msgpack.Encoder().encode
+_ask = msgspec.msgpack.Decoder(Ask)
+_answer = msgspec.msgpack.Decoder(Answer)
+
+
+def decode_ask(frame: bytes | memoryview) -> Ask:
+    """Raises FrameError."""
+    ask: Ask = _decode(_ask, frame, MAX_ASK_BYTES)
+    return ask
+
+
+def decode_answer(frame: bytes | memoryview) -> Answer:
+    """Raises FrameError."""
+    answer: Answer = _decode(_answer, frame, MAX_ANSWER_BYTES)
+    return answer
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview, limit: int) -> Any:
+    if len(frame) > limit:
+        raise FrameError(f"a message of {len(frame)} bytes, at most {limit} are allowed")
+    try:
+        return decoder.decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FrameError(f"not a message of a feed: {error}") from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from router.instance import Instance
 from router.outcome import Outcome
 from router.policies import Route
+from router.trees import NOTHING, Cached
 
 # Whether the router's idea of a prompt is the engine's.
 _EQUAL, _DIFFERENT, _UNTOLD = "prompt_tokens_equal", "prompt_tokens_different", "prompt_tokens_untold"
@@ -37,7 +38,7 @@ class Decision:
     @property
     def predicted(self) -> int:
         """How many of the prompt's tokens need no prefill."""
-        return self.route.cached.get(self.route.prefill or self.route.decode, 0)
+        return self.route.cached.get(self.route.prefill or self.route.decode, NOTHING).tokens
 
     def describe(self) -> dict[str, Any]:
         (prefill, decode, cached), outcome = self.route, self.outcome or Outcome()
@@ -48,7 +49,7 @@ class Decision:
             "decision_us": round(self.took * 1e6, 1),
             "prompt_tokens": self.prompt_tokens,
             "tokenised": self.tokenised,
-            "candidates": [_candidate(one, cached, load) for one, load in self.loads],
+            "candidates": [_candidate(one, cached.get(one, NOTHING), load) for one, load in self.loads],
             "prefill": prefill and prefill.url,
             "decode": decode.url,
             "predicted_cached_tokens": self.predicted if self.tokenised else None,
@@ -57,11 +58,12 @@ class Decision:
         }
 
 
-def _candidate(one: Instance, cached: Mapping[Instance, int], load: int) -> dict[str, Any]:
+def _candidate(one: Instance, has: Cached, load: int) -> dict[str, Any]:
     return {
         "url": one.url,
         "role": one.role.value,
-        "cached_tokens": cached.get(one, 0),
+        "cached_tokens": has.tokens,
+        "cached_tokens_in_hbm": has.hbm,
         "charged_tokens": load,
     }
 

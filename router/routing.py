@@ -18,7 +18,7 @@ from router.outcome import Outcome, watched
 from router.policies import Policy, Route
 from router.registry import Registry
 from router.tokens import Tokens
-from router.trees import PromptTree
+from router.trees import NOTHING, PromptTree
 
 _ONE_SAMPLE = (
     "no prefill/decode pair here is known to keep the samples of a prompt apart (stock SGLang does not); "
@@ -117,7 +117,7 @@ class Routed:
         ask, route = self.ask, self.route
         if route.prefill is not None and instance is route.decode:
             return ask.prompt_tokens + ask.new_tokens
-        left = max(1, ask.prompt_tokens - route.cached.get(instance, 0))
+        left = max(1, ask.prompt_tokens - route.cached.get(instance, NOTHING).tokens)
         return left if instance is route.prefill else left + ask.new_tokens
 
     def watched(self, answer: Answer) -> Answer:

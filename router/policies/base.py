@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from router.ask import Ask
 from router.instance import Instance, Role
+from router.trees.base import Cached
 
 if TYPE_CHECKING:
     from router.registry import Registry
 
-_NOTHING: Mapping[Instance, int] = MappingProxyType({})
+_NOWHERE: Mapping[Instance, Cached] = MappingProxyType({})
 Weight = tuple[float, ...]
 
 
 class Route(NamedTuple):
     """Who serves a request: a prefill and a decode instance, or a colocated one alone (as `decode`).
 
-    `cached`: how many of the prompt's first tokens each instance is taken to have, where that was asked.
+    `cached`: what each instance is taken to have of the prompt, where that was asked.
     """
 
     prefill: Instance | None
     decode: Instance
-    cached: Mapping[Instance, int] = _NOTHING
+    cached: Mapping[Instance, Cached] = _NOWHERE
 
 
 class Policy(Protocol):
@@ -44,7 +45,7 @@ Choose = Callable[[Sequence[Instance], Instance | None], Instance]
 
 
 def route_by(
-    registry: Registry, ask: Ask, choose: Choose, cached: Mapping[Instance, int] = _NOTHING
+    registry: Registry, ask: Ask, choose: Choose, cached: Mapping[Instance, Cached] = _NOWHERE
 ) -> Route | None:
     """Who decodes is chosen first; then who begins, from prefill and colocated instances together."""
     decode = [] if ask.colocated_only else registry.healthy(Role.DECODE)

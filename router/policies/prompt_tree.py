@@ -7,7 +7,7 @@ from router.ask import Ask
 from router.instance import Instance
 from router.policies.base import Route, least, load_of, route_by
 from router.policies.least_load import LeastLoad
-from router.trees import PromptTree
+from router.trees import NOTHING, PromptTree
 
 if TYPE_CHECKING:
     from router.registry import Registry
@@ -28,8 +28,8 @@ class LongestPrefix:
         cached = self._tree.match(ask.tokens, ask.namespace)
 
         def longest(instances: Sequence[Instance], partner: Instance | None) -> Instance:
-            most = max(cached.get(one, 0) for one in instances)
-            best = [one for one in instances if cached.get(one, 0) == most]
+            most = max(cached.get(one, NOTHING).tokens for one in instances)
+            best = [one for one in instances if cached.get(one, NOTHING).tokens == most]
             return least(best, lambda one: load_of(one, partner))
 
         return route_by(registry, ask, longest, cached)

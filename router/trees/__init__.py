@@ -4,7 +4,7 @@ One tree for all roles: a prompt is walked once, and prefill and decode instance
 what policies see, `response` the paper's way to know it.
 """
 
-from router.trees.base import PromptTree
+from router.trees.base import NOTHING, Cached, PromptTree
 from router.trees.response import ResponseTree
 
-__all__ = ["PromptTree", "ResponseTree"]
+__all__ = ["NOTHING", "Cached", "PromptTree", "ResponseTree"]

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mempool.address import Medium
 from router.ask import TokenArray
 from router.instance import Instance
+
+
+class Cached(NamedTuple):
+    """How many of a prompt's first tokens an instance has in either medium, and how many of these in HBM."""
+
+    tokens: int = 0
+    hbm: int = 0
+
+
+NOTHING = Cached()
 
 
 class PromptTree(Protocol):
@@ -13,8 +23,8 @@ class PromptTree(Protocol):
     What an instance had before it `forgot` does not count.
     """
 
-    def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, int]:
-        """How many first tokens each instance has, in whole pages of its own; who has none is not there.
+    def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, Cached]:
+        """What each instance has, in whole pages of its own; who has nothing is not there.
 
         Never the last token of `tokens`: an engine computes at least that.
         """

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from mempool.address import Medium
 from router.ask import TokenArray
 from router.instance import Instance
+from router.trees.base import Cached
 from router.trees.node import TOKEN_BYTES, Holder, Node, Radix
 
 # Every insertion clears away a few old entries: a bounded share of the work, and more than it adds.
@@ -21,7 +22,7 @@ _ENTRY_TOKENS = 64
 class ResponseTree:
     """Entries count for `ttl` seconds from their last use, and the oldest go when there are `max_tokens`.
 
-    It knows neither evictions nor media. `max_tokens` may be exceeded for a few insertions.
+    It knows no evictions, and takes all to be in HBM. `max_tokens` may be exceeded for a few insertions.
     """
 
     def __init__(self, ttl: float, max_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +34,7 @@ class ResponseTree:
         self._log: deque[tuple[float, Holder, Node]] = deque()
         self._last = -math.inf
 
-    def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, int]:
+    def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, Cached]:
         path, matched = self._radix.walk(namespace, tokens.tobytes())
         horizon = self._clock() - self._ttl
         found: dict[Holder, int] = {}
@@ -120,11 +121,11 @@ class ResponseTree:
             self._radix.detach(node)
 
 
-def _in_pages(found: dict[Holder, int], most: int) -> dict[Instance, int]:
+def _in_pages(found: dict[Holder, int], most: int) -> dict[Instance, Cached]:
     pages = {}
     for holder, tokens in found.items():
         tokens = min(tokens, most)
         tokens -= tokens % holder.instance.page_size
         if tokens and holder.lives:
-            pages[holder.instance] = tokens
+            pages[holder.instance] = Cached(tokens, tokens)
     return pages

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from router.traits import Traits
+
+if TYPE_CHECKING:
+    from router.cost.speed import Speed
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +28,10 @@ class Role(StrEnum):
 class Instance:
     """A server's address, role and condition. It counts as down until a probe has succeeded.
 
-    `in_flight` requests are charged to it, of `charged` tokens together. `epoch` grows whenever what it had
-    cached is gone. `traits`: what it told of itself; None: not known yet.
+    `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
+    `charged_seconds` of prefill and `sending_seconds` of what others fetch from it. `epoch` grows whenever
+    what it had cached is gone. `traits`: what it told of itself; None: not known yet. `speed`
+    follows from these; None: nobody has asked for it yet.
     """
 
     def __init__(self, url: str, role: Role, bootstrap_port: int | None = None) -> None:
@@ -36,8 +42,11 @@ class Instance:
         self.trouble = _UNPROBED
         self.in_flight = 0
         self.charged = 0
+        self.charged_seconds = 0.0
+        self.sending_seconds = 0.0
         self.epoch = 0
         self.traits: Traits | None = None
+        self.speed: Speed | None = None
         self.suspected = asyncio.Event()
 
     def __str__(self) -> str:
@@ -78,7 +87,7 @@ class Instance:
             logger.warning("%s is down: %s", self, trouble)
         self.healthy, self.trouble = False, trouble
         # What comes back at this address may be another server.
-        self.traits = None
+        self.traits = self.speed = None
         self.forgot()
 
     def suspect(self, trouble: str) -> None:
@@ -95,4 +104,6 @@ class Instance:
             "trouble": self.trouble or None,
             "in_flight": self.in_flight,
             "charged_tokens": self.charged,
+            "charged_seconds": round(self.charged_seconds, 6),
+            "sending_seconds": round(self.sending_seconds, 6),
         }

@@ -36,7 +36,7 @@ class Tokenizer:
         Raises OSError and ValueError for what is not there, or no tokenizer.
         """
         try:
-            encoder = Encoder.from_file(str(_file(where, _TOKENIZER)))
+            encoder = Encoder.from_file(str(model_file(where, _TOKENIZER)))
         except Exception as error:
             # The library raises plain Exceptions.
             raise ValueError(f"{where}: {error}") from error
@@ -99,7 +99,7 @@ class _Pieces:
         return np.array(self._encoder.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
 
-def _file(where: str, name: str) -> Path:
+def model_file(where: str, name: str) -> Path:
     """Raises OSError for what is not on this machine."""
     path = Path(where)
     if path.is_file():
@@ -116,7 +116,7 @@ def _file(where: str, name: str) -> Path:
 
 def _read_config(where: str) -> dict[str, Any]:
     try:
-        config = orjson.loads(_file(where, _CONFIG).read_bytes())
+        config = orjson.loads(model_file(where, _CONFIG).read_bytes())
     except OSError:
         return {}
     return config if isinstance(config, dict) else {}
@@ -125,7 +125,7 @@ def _read_config(where: str) -> dict[str, Any]:
 def _template(where: str, config: Mapping[str, Any]) -> str | None:
     """The template in a file of its own, else the config's (the one called default, of several)."""
     try:
-        return _file(where, _TEMPLATE).read_text()
+        return model_file(where, _TEMPLATE).read_text()
     except OSError:
         told = config.get("chat_template")
     if isinstance(told, list):

@@ -13,6 +13,8 @@ from aiohttp.typedefs import Middleware
 
 from router.canary import Canary
 from router.config import RouterConfig
+from router.cost.pricing import Prices
+from router.cost.speeds import Speeds
 from router.delivery import failures_as_json
 from router.endpoints import ENDPOINTS
 from router.fanout import Fanout
@@ -61,12 +63,13 @@ async def _routing(config: RouterConfig, registry: Registry) -> AsyncIterator[Ro
     if name != config.policy:
         logger.info("--policy %s of sglang_router is %s here", config.policy, name)
     tree = ResponseTree(config.tree_ttl, config.max_tree_size)
-    policy = POLICIES[name](tree)
+    prices = Prices(Speeds(config.profile))
+    policy = POLICIES[name](tree, prices)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
     try:
         if policy.needs_tokens:
             tokens.prepare()
-        yield Routing(config, registry, policy, tree, tokens)
+        yield Routing(config, registry, policy, tree, tokens, prices)
     finally:
         await tokens.close()
 

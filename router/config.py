@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from router.cost.profile import ProfileError, load_profile
+from router.cost.speeds import AUTO
 from router.policies import ALIASES, POLICIES
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -39,7 +42,7 @@ class RouterConfig:
     """Everything that `python -m router.launch_router` can be told. Times are in seconds, sizes in bytes.
 
     Raises ConfigError for no instance, prefill without decode or the reverse, a malformed or repeated URL,
-    and a number out of range.
+    a number out of range, and a profile that cannot be read.
     """
 
     prefill: tuple[PrefillUrl, ...] = ()
@@ -49,6 +52,9 @@ class RouterConfig:
     host: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(30000, "port to listen on")
     policy: str = _setting("round_robin", "how an instance is chosen", choices=_POLICY_NAMES)
+    profile: str = _setting(
+        AUTO, "of memserve calibrate, to price by: a file; auto: a built-in one of the instances' device"
+    )
     tree_ttl: float = _setting(600.0, "how long what an instance answered counts as cached there")
     max_tree_size: int = _setting(1 << 26, "most tokens that the tree of prompts keeps, 4 bytes each")
     tokenizer: str = _setting(
@@ -95,6 +101,7 @@ class RouterConfig:
             _check_url(url)
         self._check_unique()
         self._check_numbers()
+        self._check_profile()
         for name in ("api_key", "worker_api_key"):
             _check_key(name, getattr(self, name))
 
@@ -126,6 +133,13 @@ class RouterConfig:
             if url in seen:
                 raise ConfigError(f"{url} is given twice: an instance has one role and one entry")
             seen.add(url)
+
+    def _check_profile(self) -> None:
+        if self.profile != AUTO:
+            try:
+                load_profile(Path(self.profile))
+            except ProfileError as error:
+                raise ConfigError(f"--profile {error}") from error
 
     def _check_numbers(self) -> None:
         ports = [("--port", self.port), *(("bootstrap port", spec.bootstrap_port) for spec in self.prefill)]

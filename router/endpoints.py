@@ -83,6 +83,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(_GET, "/health_generate", Who.ROUTER, "Whether a request is served: generates", public=True),
     Endpoint(_GET, "/workers", Who.ROUTER, "The instances and their condition"),
     Endpoint(_GET, "/decisions", Who.ROUTER, "The latest routing decisions, the newest first"),
+    Endpoint(_POST, "/explain", Who.ROUTER, "How a request would be routed now, and why; it is not sent"),
     Endpoint(_GET, "/list_workers", Who.ROUTER, "The instances' URLs"),
     Endpoint(_GET, "/openapi.json", Who.ROUTER, "This list, as an OpenAPI document"),
 )

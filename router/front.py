@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -60,12 +61,13 @@ class Front:
             added = rooms.bootstrap_fields(fields, route.prefill, path)
             if rid and fields.get("rid") is None:
                 added["rid"] = rid
-        raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, added)
+        hint = routed.hint(fields, path)
+        bodies = [parsed.replacing(rooms.BOOTSTRAP_PREFIX, {**added, **more}) for more in ({}, hint)]
         try:
-            async with self._run(routed, request, raw, rid, logprobs.style_of(fields, path)) as answer:
+            async with self._run(routed, request, bodies, rid, logprobs.style_of(fields, path)) as answer:
                 yield routed.watched(answer)
         except InstanceRefused as refused:
-            refused.body = rooms.without_echo(refused.body, added)
+            refused.body = rooms.without_echo(rooms.without_echo(refused.body, hint), added)
             raise
 
     @asynccontextmanager
@@ -79,34 +81,50 @@ class Front:
 
     @asynccontextmanager
     async def _run(
-        self, routed: Routed, request: web.Request, raw: bytes, rid: str | None, style: logprobs.Style | None
+        self,
+        routed: Routed,
+        request: web.Request,
+        bodies: Sequence[bytes],
+        rid: str | None,
+        style: logprobs.Style | None,
     ) -> AsyncIterator[Answer]:
-        first, last, _ = routed.route
+        """`bodies`: a decode instance's, and that of whoever prefills."""
+        first, last = routed.route[:2]
         if first is None:
-            async with self._single(last, request, raw, rid, routed.charge(last)) as answer:
+            async with self._single(last, request, bodies[1], rid, routed) as answer:
                 yield answer
             return
         prompts = style and logprobs.Prompts(style, self._config.max_payload_size)
-        prefill, decode = (self._leg(one, request, raw, rid, routed.charge(one)) for one in (first, last))
+        legs = zip((first, last), reversed(bodies), strict=True)
+        prefill, decode = (self._leg(one, request, raw, rid, routed) for one, raw in legs)
         async with self._pairs.run(prefill, decode, prompts) as answer:
             yield answer
 
     @asynccontextmanager
     async def _single(
-        self, instance: Instance, request: web.Request, raw: bytes, rid: str | None = None, charge: int = 0
+        self,
+        instance: Instance,
+        request: web.Request,
+        raw: bytes,
+        rid: str | None = None,
+        routed: Routed | None = None,
     ) -> AsyncIterator[Answer]:
-        leg = self._leg(instance, request, raw, rid, charge)
+        leg = self._leg(instance, request, raw, rid, routed)
         try:
             yield await leg.answer()
         finally:
             leg.close()
 
-    def _leg(self, instance: Instance, request: web.Request, raw: bytes, rid: str | None, charge: int) -> Leg:
+    def _leg(
+        self, instance: Instance, request: web.Request, raw: bytes, rid: str | None, routed: Routed | None
+    ) -> Leg:
         forwarded = headers.to_instance(request.headers, credentials=self._config.passes_credentials)
         abandoned = partial(self._aborts.send, instance, rid, forwarded.copy()) if rid else None
         if raw:
             forwarded["Content-Length"] = str(len(raw))
-        sent = Request(request.method, request.path_qs, forwarded, raw, charge)
+        sent = Request(request.method, request.path_qs, forwarded, raw)
+        if routed is not None:
+            sent = replace(sent, charge=routed.charge(instance), work=routed.work(instance))
         return Leg(self._session, instance, sent, self._config, abandoned)
 
     @asynccontextmanager
@@ -116,7 +134,7 @@ class Front:
         if routed is None:
             raise self._registry.no_colocated(unpairable)
         chosen = routed.route.decode
-        async with self._single(chosen, request, raw, charge=routed.charge(chosen)) as answer:
+        async with self._single(chosen, request, raw, routed=routed) as answer:
             yield answer
 
     @asynccontextmanager

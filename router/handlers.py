@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from router import body
 from router.canary import Canary
 from router.config import RouterConfig
 from router.delivery import deliver
@@ -68,6 +69,7 @@ class Handlers:
             "/health_generate": self.health_generate,
             "/workers": self.workers,
             "/decisions": self.decisions,
+            "/explain": self.explain,
             "/list_workers": self.list_workers,
             "/openapi.json": self.openapi,
         }[one.path]
@@ -129,6 +131,14 @@ class Handlers:
             raise BadRequest(f"last={asked!r:.40}: how many decisions, as a number")
         count = min(int(asked[:9]), self.config.decisions_kept)
         return _json({"decisions": [one.describe() for one in self.routing.decisions.last(count)]})
+
+    async def explain(self, request: web.Request) -> web.Response:
+        parsed = body.parse(raw := await self._body(request))
+        if parsed is None:
+            raise BadRequest("what is to be explained? Send the body of a generation request, a JSON object")
+        path = body.generation_path(parsed.fields)
+        routed = await self.routing.explain(parsed.fields, path, len(raw))
+        return _json(routed.decision.describe())
 
     async def list_workers(self, _: web.Request) -> web.Response:
         return _json({"urls": [instance.url for instance in self.registry.instances]})

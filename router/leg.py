@@ -14,6 +14,7 @@ from router import headers, sse, upload
 from router.config import RouterConfig
 from router.errors import InstanceFailed, InstanceRefused, InstanceSilent
 from router.instance import Instance
+from router.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Answer:
 class Request:
     """What an instance gets. `target` is path and query; `headers` give the body's length.
 
-    `charge`: the tokens that it is charged with while it lasts.
+    `charge`: the tokens that it is charged with while it lasts; `work`: its prefill, until that is done.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     charge: int = 0
+    work: Work | None = None
 
 
 class Leg:
@@ -86,6 +88,7 @@ class Leg:
             if response.content_type not in _STREAMS:
                 return Answer(response.status, reply, await self._whole(response))
             first = await response.content.readany()
+            self._prefilled()
             return Answer(response.status, reply, first, self._rest(response))
 
     async def drain(self, told: Callable[[bytes], None] | None = None) -> None:
@@ -104,6 +107,7 @@ class Leg:
                     async for _ in response.content.iter_any():
                         pass
                 self.finished = True
+                self._prefilled()
         finally:
             self.close()
 
@@ -112,10 +116,17 @@ class Leg:
             return
         self._closed = True
         self.instance.release(self._request.charge)
+        if self._request.work is not None:
+            self._request.work.drop()
         if self._response is not None:
             self._response.close()
         if self._abandoned is not None and not self.finished:
             self._abandoned()
+
+    def _prefilled(self) -> None:
+        """A stream has begun, or a leg that does no more has ended."""
+        if self._request.work is not None:
+            self._request.work.done()
 
     async def _open(self) -> aiohttp.ClientResponse:
         request = self._request

@@ -22,6 +22,8 @@ import psutil
 
 from router.ask import Ask, TokenArray
 from router.config import RouterConfig
+from router.cost.pricing import Prices
+from router.cost.speeds import Speeds
 from router.instance import Instance, Role
 from router.policies import POLICIES
 from router.registry import Registry
@@ -29,6 +31,7 @@ from router.routing import Routing
 from router.tokens import Tokens
 from router.traits import Traits
 from router.trees import ResponseTree
+from router.work import Work
 from sglang_memserve.bench import command
 from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, percentile, report, show_bars
 
@@ -57,12 +60,14 @@ def house(policy: str) -> House:
     ]
     for one in instances:
         one.up()
-        one.traits = Traits(page_size=PAGE)
+        one.traits = Traits(page_size=PAGE, instance=one.url)
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     tree = ResponseTree(1e9, config.max_tree_size)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
-    return House(registry, tree, Routing(config, registry, POLICIES[policy](tree), tree, tokens))
+    prices = Prices(Speeds())
+    chooses = POLICIES[policy](tree, prices)
+    return House(registry, tree, Routing(config, registry, chooses, tree, tokens, prices))
 
 
 def sessions(rng: np.random.Generator, blocks: int, length: int) -> list[TokenArray]:
@@ -108,19 +113,21 @@ def asks(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[Ask]:
 
 def decide(where: House, asked: Iterator[Ask], count: int) -> list[float]:
     """Microseconds of each decision. The latest 256 stay charged, as if they ran."""
-    took, running = [], list[list[tuple[Instance, int]]]()
+    took, running = [], list[list[tuple[Instance, int, Work | None]]]()
     for ask in itertools.islice(asked, count):
         began = time.perf_counter()
         routed = where.routing.decide(where.registry, ask, "/generate")
         assert routed is not None
-        charges = [(one, routed.charge(one)) for one in routed.epochs]
-        for one, charge in charges:
+        charges = [(one, routed.charge(one), routed.work(one)) for one in routed.epochs]
+        for one, charge, _ in charges:
             one.charge(charge)
         took.append((time.perf_counter() - began) * 1e6)
         running.append(charges)
         if len(running) > 256:
-            for one, charge in running.pop(0):
+            for one, charge, work in running.pop(0):
                 one.release(charge)
+                if work is not None:
+                    work.drop()
     return took
 
 
@@ -146,12 +153,13 @@ def measure(rounds: Rounds, options: argparse.Namespace, length: int, policy: st
 def bars(rounds: Rounds) -> list[Bar]:
     return [
         at_most(
-            f"decision from {length} tokens, p{share * 100:g}",
-            rounds.median(f"{length} tokens", "prompt_tree", f"decision_p{share * 100:g}_us"),
+            f"{policy}: decision from {length} tokens, p{share * 100:g}",
+            rounds.median(f"{length} tokens", policy, f"decision_p{share * 100:g}_us"),
             bar,
             "us",
             "a promise",
         )
+        for policy in ("prompt_tree", "cost_model")
         for length, bounds in BARS.items()
         for share, bar in bounds
     ]
@@ -166,7 +174,7 @@ def main() -> int:
     options = parser.parse_args()
     rounds = Rounds()
     for length in LENGTHS:
-        for policy in ("prompt_tree", "least_load", "round_robin"):
+        for policy in ("prompt_tree", "cost_model", "least_load", "round_robin"):
             measure(rounds, options, length, policy)
     print(rounds.table())
     print(show_bars(bars(rounds)))

@@ -97,6 +97,8 @@ async def test_workers_lists_every_instance(start):
         "trouble": None,
         "in_flight": 0,
         "charged_tokens": 0,
+        "charged_seconds": 0,
+        "sending_seconds": 0,
     }
     assert [entry["role"] for entry in rest] == ["decode", "colocated"]
 

@@ -1,0 +1,23 @@
+from router.instance import Instance, Role
+from router.work import Work
+
+
+def test_it_is_charged_until_it_is_done_or_dropped_and_only_once():
+    one, source, told = Instance("http://a:1", Role.PREFILL), Instance("http://b:1", Role.DECODE), []
+    done, dropped = Work(one, 0.3, source, 0.1, told.append), Work(one, 0.7, told=told.append)
+    assert (round(one.charged_seconds, 5), round(source.sending_seconds, 5)) == (1.0, 0.1)
+    for _ in range(2):
+        done.done()
+        dropped.drop()
+        done.drop()
+        dropped.done()
+    assert len(told) == 1
+    assert told[0] >= 0
+
+
+def test_nothing_is_left_of_a_thousand_thirds():
+    one = Instance("http://a:1", Role.COLOCATED)
+    works = [Work(one, number / 3) for number in range(1000)]
+    for work in works[::2] + works[1::2]:
+        work.drop()
+    assert one.charged_seconds == 0

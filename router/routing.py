@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import asdict
 from typing import Any
@@ -160,9 +161,11 @@ class Routed:
         price = self.route.price(instance)
         if price is None or price.way is None:
             return None
-        way = price.way
-        source = way.fetch and way.fetch.source
-        return Work(instance, way.swapping + way.computing, source, way.fetching, self._prefilled)
+        fetch = price.way.fetch
+        work = Work(instance, price.work, fetch and fetch.source, price.way.fetching, self._prefilled)
+        if not self.ask.tells_first and instance.role is Role.COLOCATED:
+            asyncio.get_running_loop().call_later(price.prefilled, work.drop)
+        return work
 
     def hint(self, fields: dict[str, Any], path: str) -> dict[str, Any]:
         """What the body for whoever prefills has to say of a fetch; empty without one."""

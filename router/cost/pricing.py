@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from operator import itemgetter
+from operator import attrgetter
 from typing import NamedTuple
 
 from router.cost.residuals import Residuals
@@ -28,14 +28,20 @@ class Fetch(NamedTuple):
 
 class Way(NamedTuple):
     """How an instance comes by a prompt's KV, in seconds: to fetch into DRAM, to copy from there to HBM, and
-    to compute the rest. `model`: that again, not corrected for the instance.
+    to compute the rest. `behind`: what computing adds to a forward that others are in. `model`: computing
+    again, not corrected for the instance.
     """
 
     fetching: float
     swapping: float
     computing: float
+    behind: float
     model: float
     fetch: Fetch | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.fetching + self.swapping + self.computing
 
 
 class Price(NamedTuple):
@@ -48,6 +54,12 @@ class Price(NamedTuple):
     sending: float
     decoding: float
     total: float
+
+    @property
+    def work(self) -> float:
+        """So long the instance is busy with it: what waits together is prefilled in one forward."""
+        way = self.way
+        return 0.0 if way is None else way.swapping + (way.behind if self.queue else way.computing)
 
     @property
     def prefilled(self) -> float:
@@ -73,7 +85,7 @@ class _Columns:
         return Price(way, queue, self.sending[at], self.decoding[at], self.totals[at])
 
 
-_SECONDS = itemgetter(0)
+_SECONDS = attrgetter("seconds")
 _PREFILL = Role.PREFILL
 
 
@@ -151,7 +163,8 @@ class Quote:
             key = speed, has, factors.get(one.url, 1.0)
             cheapest = best.get(key)
             if cheapest is None:
-                cheapest = best[key] = min(self._ways_of(*key), key=_SECONDS)
+                way = min(self._ways_of(*key), key=_SECONDS)
+                cheapest = best[key] = way.seconds, way
             seconds, way = cheapest
             if one.role is _PREFILL:
                 sending, decoding = send, steps
@@ -166,17 +179,16 @@ class Quote:
         self._columns.append(columns)
         return columns.totals
 
-    def _ways_of(self, speed: Speed, has: Cached, factor: float) -> Iterator[tuple[float, Way]]:
-        """With the seconds that each takes; without a fetch first."""
-        alone = speed.prefill(has.tokens, max(1, self._prompt - has.tokens))
+    def _ways_of(self, speed: Speed, has: Cached, factor: float) -> Iterator[Way]:
+        alone, least = speed.prefill(has.tokens, max(1, self._prompt - has.tokens)), speed.least_s
         swapping = speed.swap_in(has.tokens - has.hbm)
-        yield swapping + factor * alone, Way(0.0, swapping, factor * alone, alone)
+        yield Way(0.0, swapping, factor * alone, factor * (alone - least), alone)
         for source, tokens, waiting in self._sources_above(has.tokens, speed.fetched_page):
             rest = speed.prefill(tokens, max(1, self._prompt - tokens))
             fetching = waiting + speed.fetch(tokens - has.tokens)
             swapping = speed.swap_in(tokens - has.hbm)
             fetch = Fetch(source, tokens, min(max(_LEAST_MS, 1e3 * factor * (alone - rest)), _MOST_MS))
-            yield fetching + swapping + factor * rest, Way(fetching, swapping, factor * rest, rest, fetch)
+            yield Way(fetching, swapping, factor * rest, factor * (rest - least), rest, fetch)
 
     def _sources_above(self, least: int, page: int) -> Iterator[tuple[Instance, int, float]]:
         """Who has more than `least` tokens, how many, and seconds until it begins to send."""

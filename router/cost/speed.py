@@ -24,8 +24,9 @@ _ASKING_S = 2e-3
 class Speed:
     """A model on a device at its TP. Seconds, not corrected; prices of a prefill are remembered.
 
-    `forward_s`: the longest prefill forward. `fetched_page`: tokens of a block in the MemPool that instances
-    of this speed fetch from; 0: they do not. Raises ShapeError or ProfileError as CostModel does.
+    `least_s` and `forward_s`: the shortest and the longest prefill forward. `fetched_page`: tokens of a block
+    in the MemPool that instances of this speed fetch from; 0: they do not. Raises ShapeError or ProfileError
+    as CostModel does.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Speed:
         most = min(forward_tokens, _MOST_REQUESTS)
         self._steps = [self._model.step_seconds(requests, 0) for requests in range(most + 1)]
         self._step_token_s = (self._model.step_seconds(1, _MOST_TOKENS) - self._steps[1]) / _MOST_TOKENS
+        self.least_s = self.prefill(0, 1)
         self.forward_s = self.prefill(0, forward_tokens)
 
     def send(self, tokens: int) -> float:

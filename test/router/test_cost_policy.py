@@ -63,7 +63,7 @@ class House:
             route = self.route(ask)
             way = route.price(route.first).way
             source = way.fetch and way.fetch.source
-            works.append(Work(route.first, way.swapping + way.computing, source, way.fetching))
+            works.append(Work(route.first, route.price(route.first).work, source, way.fetching))
             routes.append(route)
         for work in works:
             work.drop()
@@ -181,6 +181,15 @@ def test_a_hot_prefix_spreads_before_its_holders_queue_costs_more_than_to_do_wit
         others = [route.price(one).total for one in house.c]
         assert price.total <= min(others) + 0.021 * price.prefilled
     assert [one.charged_seconds for one in house.c] == [one.sending_seconds for one in house.c] == [0] * 4
+
+
+def test_what_waits_together_shares_a_forward():
+    house = House(colocated=1)
+    house.has(house.c[0], 4080)
+    first, second = (route.price(house.c[0]) for route in house.burst(2))
+    assert first.work == house.speed.prefill(4080, 16)
+    assert second.queue == pytest.approx(first.work, abs=1e-5)
+    assert second.work == pytest.approx(first.work - house.speed.prefill(0, 1))
 
 
 def test_cold_instances_get_what_nobody_has():

@@ -155,6 +155,25 @@ async def post_stream(cluster, mock):
         return told["in_flight"] == 1 and told["charged_seconds"] == 0
 
 
+async def test_without_a_stream_prefill_is_taken_to_be_over_when_predicted(start):
+    cluster = await start(colocated=1, **COST)
+    mock = cluster.colocated[0]
+    answering([mock])
+    mock.hold = True
+    request = asyncio.create_task(post(cluster, {"input_ids": IDS}))
+    await mock.arrived.wait()
+    assert (await seconds(cluster))[0] > 0
+
+    async def over():
+        return (await seconds(cluster))[0] == 0
+
+    await until(over)
+    assert (await workers(cluster))["workers"][0]["in_flight"] == 1
+    mock.release.set()
+    await request
+    assert await seconds(cluster) == [0]
+
+
 async def test_prefill_is_charged_until_its_leg_ends_and_decode_never(start):
     cluster = await start(prefill=1, decode=1, **COST)
     p, d = cluster.prefill[0], cluster.decode[0]

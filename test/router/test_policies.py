@@ -40,7 +40,7 @@ def charge(route):
         if one is not None:
             one.charge(10)
     if (price := route.price(route.first)) is not None:
-        Work(route.first, price.way.swapping + price.way.computing)
+        Work(route.first, price.work)
 
 
 def policy_of(name, tree=None):

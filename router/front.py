@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -61,10 +61,11 @@ class Front:
             added = rooms.bootstrap_fields(fields, route.prefill, path)
             if rid and fields.get("rid") is None:
                 added["rid"] = rid
-        hint = routed.hint(fields, path)
-        bodies = [parsed.replacing(rooms.BOOTSTRAP_PREFIX, {**added, **more}) for more in ({}, hint)]
+        hint, style = routed.hint(fields, path), logprobs.style_of(fields, path)
+        raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, added)
+        hinted = parsed.replacing(rooms.BOOTSTRAP_PREFIX, added | hint) if hint else raw
         try:
-            async with self._run(routed, request, bodies, rid, logprobs.style_of(fields, path)) as answer:
+            async with self._run(routed, request, raw, hinted, rid, style) as answer:
                 yield routed.watched(answer)
         except InstanceRefused as refused:
             refused.body = rooms.without_echo(rooms.without_echo(refused.body, hint), added)
@@ -84,19 +85,20 @@ class Front:
         self,
         routed: Routed,
         request: web.Request,
-        bodies: Sequence[bytes],
+        raw: bytes,
+        hinted: bytes,
         rid: str | None,
         style: logprobs.Style | None,
     ) -> AsyncIterator[Answer]:
-        """`bodies`: a decode instance's, and that of whoever prefills."""
+        """`hinted`: the body for whoever prefills."""
         first, last = routed.route[:2]
         if first is None:
-            async with self._single(last, request, bodies[1], rid, routed) as answer:
+            async with self._single(last, request, hinted, rid, routed) as answer:
                 yield answer
             return
         prompts = style and logprobs.Prompts(style, self._config.max_payload_size)
-        legs = zip((first, last), reversed(bodies), strict=True)
-        prefill, decode = (self._leg(one, request, raw, rid, routed) for one, raw in legs)
+        prefill = self._leg(first, request, hinted, rid, routed)
+        decode = self._leg(last, request, raw, rid, routed)
         async with self._pairs.run(prefill, decode, prompts) as answer:
             yield answer
 

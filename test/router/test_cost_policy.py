@@ -207,6 +207,26 @@ def test_instances_that_cost_the_same_are_drawn_at_random_and_the_less_loaded_fi
     assert {house.route().decode for _ in range(10)} == {house.c[2]}
 
 
+def test_a_difference_that_no_prediction_can_tell_leaves_it_to_load():
+    house = House(colocated=2)
+    house.has(house.c[0], 32)
+    assert {house.route().decode for _ in range(20)} == set(house.c)
+    house.c[0].charge(1)
+    assert {house.route().decode for _ in range(10)} == {house.c[1]}
+    house.has(house.c[0], 1024)
+    assert {house.route().decode for _ in range(10)} == {house.c[0]}
+
+
+def test_a_colocated_instance_sends_nothing_and_decodes_beside_its_own_streams():
+    house = House(prefill=1, decode=1, colocated=1)
+    house.d[0].charge(50_000)
+    route = house.route()
+    pair, whole = route.price(house.p[0]), route.price(house.c[0])
+    assert (pair.sending, whole.sending) == (house.speed.send(4096), 0)
+    assert pair.decoding == pytest.approx(64 * house.speed.step(2, 54_096))
+    assert whole.decoding == pytest.approx(64 * house.speed.step(1, 4096))
+
+
 def test_what_is_in_dram_costs_its_swap_in():
     house = House(colocated=2)
     house.has(house.c[0], 4080, hbm=0)

@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from router import parity
 from router.canary import Canary
 from router.config import RouterConfig
 from router.delivery import deliver
@@ -120,7 +121,11 @@ class Handlers:
         return _json({"status": "ok"})
 
     async def workers(self, _: web.Request) -> web.Response:
-        instances = [instance.describe() for instance in self.registry.instances]
+        misfits = parity.by_instance(self.registry.instances)
+        instances = [
+            {**instance.describe(), "misfits": misfits.get(instance, [])}
+            for instance in self.registry.instances
+        ]
         return _json({"workers": instances, "routing": self.routing.describe()})
 
     async def decisions(self, request: web.Request) -> web.Response:

@@ -98,6 +98,8 @@ class Routing:
             "policy": self._config.policy,
             "tokenising": dict(self._tokens.counts),
             "answers": dict(self.decisions.counts),
+            "needs_tokens": self._policy.needs_tokens,
+            "tokenizer": self._tokens.describe(),
             "tree": self._tree.sizes(),
         }
 

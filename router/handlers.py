@@ -21,6 +21,7 @@ from router.errors import JSON_HEADERS, BadRequest, ClientSilent, NoInstance, Pa
 from router.fanout import Fanout
 from router.front import Front
 from router.leg import Answer
+from router.metrics import Metrics
 from router.openapi import document
 from router.registry import Registry
 from router.routing import Routing
@@ -39,6 +40,7 @@ class Handlers:
     front: Front
     fanout: Fanout
     canary: Canary
+    metrics: Metrics
 
     def routes(self) -> list[web.RouteDef]:
         served = [_route(method, one, self._handler(one)) for one in ENDPOINTS for method in one.methods]
@@ -70,6 +72,7 @@ class Handlers:
             "/workers": self.workers,
             "/decisions": self.decisions,
             "/list_workers": self.list_workers,
+            "/metrics": self.metrics.answer,
             "/openapi.json": self.openapi,
         }[one.path]
 

@@ -114,6 +114,23 @@ async def test_hit_rate_available_chosen_and_achieved(start):
     assert told["tree_size", ("of", "tokens")] == 200
 
 
+async def test_a_flush_in_between_explains_why_less_was_cached(start):
+    cluster = await start(colocated=1, **TREE)
+    mock = cluster.colocated[0]
+    cached([mock], 0)
+    await post(cluster, {"input_ids": IDS})
+    mock.hold = True
+    mock.arrived.clear()
+    task = asyncio.create_task(post(cluster, {"input_ids": IDS}))
+    await mock.arrived.wait()
+    mock.hold = False
+    async with cluster.session.post(cluster.url + "/flush_cache") as response:
+        assert response.status == 200
+    mock.release.set()
+    await task
+    assert (await scrape(cluster))["cached_predictions_total", ("fared", "less: forgotten")] == 1
+
+
 async def test_prompts_without_tokens_are_counted_by_reason(start):
     cluster = await start(colocated=1, **TREE)
     await post(cluster, {"text": "hi"})

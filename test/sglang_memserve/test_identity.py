@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from router.tokenizer import fingerprint
+from sglang_memserve.hooks import identify
 from sglang_memserve.identity import identity, template_digest, tokenizer_digest
 from sglang_memserve.model import resolve_model
 
@@ -61,3 +62,15 @@ def test_what_is_not_on_this_machine_is_not_told(tmp_path):
     told = identity(scheduler("nobody/has-this-model", template=None))
     assert (told["tokenizer"], told["template"]) == (None, None)
     assert identity(scheduler(tmp_path))["tokenizer"] is None
+
+
+def test_it_is_told_beside_what_a_router_may_count_on_and_of_ours_alone(folder):
+    ours, stock = {"memserve": {"caching": "3"}}, {"status": "ready"}
+    identify(ours, scheduler(folder))
+    identify(stock, scheduler(folder))
+    assert (ours["memserve"]["caching"], ours["memserve"]["kv_dtype"]) == ("3", "bfloat16")
+    assert stock == {"status": "ready"}
+    colocated = scheduler(folder)
+    colocated.memserve_agent = object()
+    identify(stock, colocated)
+    assert stock["memserve"]["model"] == ours["memserve"]["model"]

@@ -20,6 +20,7 @@ from router.front import Front
 from router.handlers import Handlers
 from router.health import HealthWatch
 from router.keys import bearer, demanding
+from router.metrics import METRICS, Metrics
 from router.policies import ALIASES, POLICIES
 from router.registry import Registry
 from router.routing import Routing
@@ -51,7 +52,9 @@ async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Applicati
         stack.push_async_callback(canary.close)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=_middlewares(config))
         fanout = Fanout(registry, session, config)
-        app.add_routes(Handlers(config, registry, routing, front, fanout, canary).routes())
+        metrics = app[METRICS] = Metrics(registry, routing)
+        metrics.watch(app)
+        app.add_routes(Handlers(config, registry, routing, front, fanout, canary, metrics).routes())
         yield app, checks
 
 

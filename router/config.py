@@ -26,12 +26,17 @@ class PrefillUrl:
     bootstrap_port: int | None = None
 
 
-def _setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _setting(
+    default: Any, help: str, choices: tuple[str, ...] | None = None, kind: type | None = None
+) -> Any:
+    """`kind`: the value's type, where the default is None."""
+    metadata = {"help": help, "choices": choices, "kind": kind or type(default)}
+    return field(default=default, metadata=metadata)
 
 
 def _secret(help: str) -> Any:
-    return field(default="", repr=False, metadata={"help": help, "choices": None, "secret": True})
+    metadata = {"help": help, "choices": None, "kind": str, "secret": True}
+    return field(default="", repr=False, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,10 @@ class RouterConfig:
         0.5, "longest that a request waits for its tokens; then it goes by load"
     )
     decisions_kept: int = _setting(1000, "how many of the latest decisions GET /decisions can tell")
+    prometheus_port: int | None = _setting(
+        None, "port to answer GET /metrics on too, without a key", kind=int
+    )
+    prometheus_host: str = _setting("", "address of that port; without it: that of --host")
     log_level: str = _setting("info", "how much to log", choices=LOG_LEVELS)
     api_key: str = _secret("key that clients must present; better set in the environment, which `ps` hides")
     worker_api_key: str = _secret("key that the router presents to instances; likewise")
@@ -128,7 +137,8 @@ class RouterConfig:
             seen.add(url)
 
     def _check_numbers(self) -> None:
-        ports = [("--port", self.port), *(("bootstrap port", spec.bootstrap_port) for spec in self.prefill)]
+        ports = [("--port", self.port), ("--prometheus-port", self.prometheus_port)]
+        ports += [("bootstrap port", spec.bootstrap_port) for spec in self.prefill]
         for name, port in ports:
             if port is not None and not 0 < port < 65536:
                 raise ConfigError(f"{name} {port}: a port is a number from 1 to 65535")

@@ -84,5 +84,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(_GET, "/workers", Who.ROUTER, "The instances and their condition"),
     Endpoint(_GET, "/decisions", Who.ROUTER, "The latest routing decisions, the newest first"),
     Endpoint(_GET, "/list_workers", Who.ROUTER, "The instances' URLs"),
+    Endpoint(_GET, "/metrics", Who.ROUTER, "What the router measures, for Prometheus", public=True),
     Endpoint(_GET, "/openapi.json", Who.ROUTER, "This list, as an OpenAPI document"),
 )

@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     for setting in _settings():
         settings.add_argument(
             _flag(setting.name),
-            type=type(setting.default),
+            type=setting.metadata["kind"],
             choices=setting.metadata["choices"],
             metavar="KEY" if _is_secret(setting) else None,
             help=f"{setting.metadata['help']} (default: {setting.default or 'none'})",
@@ -111,7 +111,7 @@ def _from_environment(setting: dataclasses.Field[Any], environ: Mapping[str, str
     name = ENV_PREFIX + setting.name.upper()
     if name not in environ:
         return None
-    kind: Any = type(setting.default)
+    kind: Any = setting.metadata["kind"]
     try:
         return kind(environ[name])
     except ValueError:

@@ -24,6 +24,9 @@ from router.routing import Routed, Routing
 
 logger = logging.getLogger(__name__)
 
+SERVED_BY = web.RequestKey("served_by", str)
+"""The role of the instance whose answer a client gets."""
+
 
 class Front:
     """Has it chosen who serves a request, and runs it there."""
@@ -102,6 +105,7 @@ class Front:
             leg.close()
 
     def _leg(self, instance: Instance, request: web.Request, raw: bytes, rid: str | None, charge: int) -> Leg:
+        request[SERVED_BY] = instance.role.value
         forwarded = headers.to_instance(request.headers, credentials=self._config.passes_credentials)
         abandoned = partial(self._aborts.send, instance, rid, forwarded.copy()) if rid else None
         if raw:

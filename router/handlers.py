@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from router import parity
 from router.canary import Canary
 from router.config import RouterConfig
 from router.delivery import deliver
@@ -20,6 +21,7 @@ from router.errors import JSON_HEADERS, BadRequest, ClientSilent, NoInstance, Pa
 from router.fanout import Fanout
 from router.front import Front
 from router.leg import Answer
+from router.metrics import Metrics
 from router.openapi import document
 from router.registry import Registry
 from router.routing import Routing
@@ -38,6 +40,7 @@ class Handlers:
     front: Front
     fanout: Fanout
     canary: Canary
+    metrics: Metrics
 
     def routes(self) -> list[web.RouteDef]:
         served = [_route(method, one, self._handler(one)) for one in ENDPOINTS for method in one.methods]
@@ -69,6 +72,7 @@ class Handlers:
             "/workers": self.workers,
             "/decisions": self.decisions,
             "/list_workers": self.list_workers,
+            "/metrics": self.metrics.answer,
             "/openapi.json": self.openapi,
         }[one.path]
 
@@ -120,7 +124,11 @@ class Handlers:
         return _json({"status": "ok"})
 
     async def workers(self, _: web.Request) -> web.Response:
-        instances = [instance.describe() for instance in self.registry.instances]
+        misfits = parity.by_instance(self.registry.instances)
+        instances = [
+            {**instance.describe(), "misfits": misfits.get(instance, [])}
+            for instance in self.registry.instances
+        ]
         return _json({"workers": instances, "routing": self.routing.describe()})
 
     async def decisions(self, request: web.Request) -> web.Response:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import aiohttp
 import orjson
 
+from router import parity
 from router.config import RouterConfig
 from router.instance import Instance
 from router.leg import AnswerTooLarge, read, trouble
 from router.registry import Registry
+from router.tokenizer import fingerprint
 from router.traits import Traits, traits_of
 
 _ANSWER_LIMIT = 1 << 20
@@ -71,7 +74,23 @@ class HealthWatch:
         except (aiohttp.ClientError, OSError):
             pass
         else:
-            instance.traits = traits_of(info)
+            told = instance.traits = traits_of(info)
+            fuller = await self._with_fingerprint(told)
+            if instance.traits is told:
+                instance.traits = fuller
+                parity.warn(instance, self._registry.instances)
+
+    async def _with_fingerprint(self, traits: Traits) -> Traits:
+        """Of who does not tell it, that of the tokenizer it names, if that is on this machine too."""
+        if traits.fit.tokenizer is not None or not traits.tokenizer:
+            return traits
+        try:
+            async with asyncio.timeout(self._config.health_check_timeout_secs):
+                tokenizer, template = await asyncio.to_thread(fingerprint, traits.tokenizer)
+        except TimeoutError:
+            return traits
+        template = traits.fit.template or template
+        return replace(traits, fit=replace(traits.fit, tokenizer=tokenizer, template=template))
 
     def _miss(self, instance: Instance, reason: str) -> None:
         self._misses[instance] += 1

@@ -88,7 +88,7 @@ def _answers(one: Endpoint) -> tuple[str, ...]:
             return (_JSON, "text/event-stream")
         case Who.COLOCATED:
             return ("*/*",)
-    return (_JSON,)
+    return ("text/plain",) if one.path == "/metrics" else (_JSON,)
 
 
 def _sentence(text: str) -> str:

@@ -82,7 +82,9 @@ class Routing:
 
     def answered(self, routed: Routed, outcome: Outcome) -> None:
         """An answer has come to its end."""
-        self.decisions.ended(routed.decision, outcome)
+        first = routed.route.prefill or routed.route.decode
+        forgot = first.epoch != routed.epochs[first]
+        self.decisions.ended(routed.decision, outcome, forgot=forgot)
         for instance in routed.epochs:
             self._store(routed, instance, outcome.output_ids if _gets_answers(instance) else ())
 
@@ -96,8 +98,11 @@ class Routing:
     def describe(self) -> dict[str, Any]:
         return {
             "policy": self._config.policy,
+            "needs_tokens": self._policy.needs_tokens,
+            "tokenizer": self._tokens.describe(),
             "tokenising": dict(self._tokens.counts),
             "answers": dict(self.decisions.counts),
+            "predictions": dict(self.decisions.fared),
             "tree": self._tree.sizes(),
         }
 

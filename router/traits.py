@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from router.parity import Fit, fit_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +14,7 @@ class Traits:
 
     `keeps_prefixes`: whether it has a prefix cache; stock SGLang gives decode instances none unless told to.
     `tokenizer`: a path on the instance's machine, or a name at a model hub; "" where it is not told.
-    `writes_back`: whether its decode peers send it the KV of answers.
+    `writes_back`: whether its decode peers send it the KV of answers. `fit`: what others must have too.
     """
 
     room_per_sample: bool = False
@@ -20,6 +22,7 @@ class Traits:
     keeps_prefixes: bool = True
     tokenizer: str = ""
     writes_back: bool = False
+    fit: Fit = field(default_factory=Fit)
 
 
 def traits_of(info: Any) -> Traits:
@@ -34,6 +37,7 @@ def traits_of(info: Any) -> Traits:
         keeps_prefixes=info.get("disable_radix_cache") is not True,
         tokenizer=next((name for name in named if isinstance(name, str) and name), ""),
         writes_back=told.get("caching") == "3",
+        fit=fit_of(info),
     )
 
 

@@ -112,6 +112,11 @@ class CachingAgent:
         return self._pool.info.instance
 
     @property
+    def knows(self) -> list[str]:
+        """The names of the other instances that KV can come from, and go to."""
+        return sorted(self._pool.others)
+
+    @property
     def prefilled(self) -> Prefilled:
         """What a decode instance is told of this one."""
         return Prefilled(self._pool.info, self._tree.epoch)

@@ -38,6 +38,17 @@ def test_flag_over_environment_over_default():
     assert parse(WORKER, {}) == RouterConfig(colocated=("http://a:1",))
 
 
+def test_a_port_for_prometheus_is_had_by_who_asks_for_it():
+    assert parse(WORKER, {}).prometheus_port is None
+    config = parse([*WORKER, "--prometheus-port", "29000", "--prometheus-host", "0.0.0.0"], {})
+    assert (config.prometheus_port, config.prometheus_host) == (29000, "0.0.0.0")
+    assert parse(WORKER, {"MEMSERVE_ROUTER_PROMETHEUS_PORT": "29000"}).prometheus_port == 29000
+    with pytest.raises(ConfigError, match="--prometheus-port 70000"):
+        parse([*WORKER, "--prometheus-port", "70000"], {})
+    with pytest.raises(ConfigError, match="expected int"):
+        parse(WORKER, {"MEMSERVE_ROUTER_PROMETHEUS_PORT": "x"})
+
+
 def test_keys_come_from_the_environment_and_show_nowhere():
     environ = {"MEMSERVE_ROUTER_API_KEY": "s3cret", "MEMSERVE_ROUTER_WORKER_API_KEY": "w0rker"}
     config = parse(WORKER, environ)

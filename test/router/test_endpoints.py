@@ -97,6 +97,7 @@ async def test_workers_lists_every_instance(start):
         "trouble": None,
         "in_flight": 0,
         "charged_tokens": 0,
+        "misfits": [],
     }
     assert [entry["role"] for entry in rest] == ["decode", "colocated"]
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from router.parity import fit_of
 from router.traits import Traits, traits_of
 
 
@@ -13,7 +14,7 @@ def test_who_tells_nothing_is_taken_for_stock_sglang(info):
 def test_what_is_told_is_taken():
     told = {"room_per_sample": True, "caching": "3"}
     info = {"page_size": 64, "model_path": "/m", "disable_radix_cache": True, "memserve": told}
-    assert traits_of(info) == Traits(True, 64, False, "/m", True)
+    assert traits_of(info) == Traits(True, 64, False, "/m", True, fit=fit_of(info))
     assert traits_of({**info, "tokenizer_path": "/t"}).tokenizer == "/t"
 
 

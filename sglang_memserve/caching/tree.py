@@ -212,7 +212,12 @@ def _key(tokens: npt.NDArray[np.int32], namespace: Namespace) -> Any:
 
 
 def create(context: Any) -> Any:
-    """SGLang's factory for `--radix-cache-backend memserve`."""
+    """SGLang's factory for `--radix-cache-backend memserve`.
+
+    Raises RuntimeError where SGLang no longer has what evictions are seen by: they would go untold.
+    """
+    if not hasattr(UnifiedRadixCache, "_drain_device_frees"):
+        raise RuntimeError("this SGLang has no UnifiedRadixCache._drain_device_frees: use a tested version")
     if context.is_hybrid_swa and context.full_tokens_per_layer == 0:
         # Of sliding windows alone: another tree, which knows nothing of us.
         return default_radix_cache_factory(context)

@@ -18,6 +18,7 @@ from router.delivery import deliver
 from router.endpoints import ENDPOINTS, Endpoint, Who
 from router.errors import JSON_HEADERS, BadRequest, ClientSilent, NoInstance, PayloadTooLarge
 from router.fanout import Fanout
+from router.feeds import Feeds
 from router.front import Front
 from router.leg import Answer
 from router.openapi import document
@@ -38,6 +39,7 @@ class Handlers:
     front: Front
     fanout: Fanout
     canary: Canary
+    feeds: Feeds | None
 
     def routes(self) -> list[web.RouteDef]:
         served = [_route(method, one, self._handler(one)) for one in ENDPOINTS for method in one.methods]
@@ -121,7 +123,8 @@ class Handlers:
 
     async def workers(self, _: web.Request) -> web.Response:
         instances = [instance.describe() for instance in self.registry.instances]
-        return _json({"workers": instances, "routing": self.routing.describe()})
+        feeds = {} if self.feeds is None else self.feeds.describe()
+        return _json({"workers": instances, "routing": self.routing.describe(), "feeds": feeds})
 
     async def decisions(self, request: web.Request) -> web.Response:
         asked = request.query.get("last", "20")

@@ -11,7 +11,7 @@ from router.config import RouterConfig
 from router.instance import Instance
 from router.leg import AnswerTooLarge, read, trouble
 from router.registry import Registry
-from router.traits import Traits, traits_of
+from router.traits import traits_of
 
 _ANSWER_LIMIT = 1 << 20
 _REFUSED_KEY = (401, 403)
@@ -58,7 +58,7 @@ class HealthWatch:
             else:
                 self._misses[instance] = 0
                 instance.up()
-                if instance.traits is None:
+                if instance.traits is None or instance.doubted:
                     await self._learn(instance)
 
     async def _learn(self, instance: Instance) -> None:
@@ -67,11 +67,10 @@ class HealthWatch:
             async with self._session.get(instance.url + "/server_info", timeout=self._timeout) as response:
                 info = orjson.loads(await read(response, _ANSWER_LIMIT))
         except ValueError:
-            instance.traits = Traits()
+            info = None
         except (aiohttp.ClientError, OSError):
-            pass
-        else:
-            instance.traits = traits_of(info)
+            return
+        instance.traits, instance.doubted = traits_of(info), False
 
     def _miss(self, instance: Instance, reason: str) -> None:
         self._misses[instance] += 1

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import threading
 import time
 from collections import Counter
 
@@ -14,7 +15,9 @@ import zmq.asyncio
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.feed import messages
+from mempool.feed.feed import IndexFeed
 from mempool.feed.messages import Told, Unknown, Whole
+from mempool.feed.server import FeedServer
 from mempool.index.events import Cleared
 from mempool.index.index import Index
 from router.feeds import Feeds, Timing
@@ -522,3 +525,23 @@ async def test_an_instance_that_was_replaced_unnoticed_is_asked_where_its_feed_i
     while not new.asks[HBM] > 1:
         await asyncio.sleep(0.01)
     assert await decide(cluster, list(range(100))) == {mock.url: 20}
+
+
+async def test_it_follows_the_pools_own_server(tree, follow):
+    lock, indexes = threading.Lock(), {medium: new_index() for medium in Medium}
+    feeds = {medium: IndexFeed(lock, lambda index=index: (3, index)) for medium, index in indexes.items()}
+    server = FeedServer("tcp://127.0.0.1:*", feeds)
+    try:
+        one = Instance("http://1:1", Role.COLOCATED)
+        one.up()
+        one.traits = Traits(page_size=PAGE, feed=FeedAt(server.endpoint, 3))
+        follow(one, timing=Timing())
+        await eventually(lambda: tree.mirrors.follows(one))
+        for end, medium in ((40, HBM), (60, DRAM)):
+            with lock:
+                owner = Owner("i", 3, medium)
+                indexes[medium].insert(NAMESPACE, tokens(range(end)), [Addresses(owner, range(end // PAGE))])
+            feeds[medium].news()
+        await eventually(lambda: tree.match(tokens(range(100)), "") == {one: (60, 40)})
+    finally:
+        server.close()

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
+import gc
 import itertools
 import sys
 import time
@@ -202,10 +204,10 @@ async def measure_told(rounds: Rounds, options: argparse.Namespace, length: int)
     tree = EventTree(600, 5, MOST_TOKENS)
     where, prompts = house("prompt_tree", tree), sessions(options.blocks, length)
     with feeding(len(roles()), PAGE, partial(placed, options.blocks, length)) as source:
-        before, began = psutil.Process().memory_info().rss, time.perf_counter()
+        before, began = resident(), time.perf_counter()
         async with followed(where, tree, source):
             took = time.perf_counter() - began
-            grown, blocks = psutil.Process().memory_info().rss - before, tree.sizes()["tokens"] // PAGE
+            grown, blocks = resident() - before, tree.sizes()["tokens"] // PAGE
             rounds.note(f"{length} tokens", "prompt_tree", blocks=blocks, snapshots_s=took)
             if length == LENGTHS[0]:
                 # Of the first tree alone: later ones are built in memory that this one gave back.
@@ -215,6 +217,13 @@ async def measure_told(rounds: Rounds, options: argparse.Namespace, length: int)
                 await asyncio.sleep(0.1)
             for _ in range(options.rounds if length == LENGTHS[0] else 0):
                 await absorb(rounds, options, where, source, prompts)
+
+
+def resident() -> int:
+    """Bytes in use; what messages were in is given back first."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
 
 
 def measure(rounds: Rounds, options: argparse.Namespace, length: int, arm: str) -> None:

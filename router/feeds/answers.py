@@ -1,8 +1,8 @@
 """The answers of `mempool.feed.messages` as they are wanted here: events one by one.
 
 Decoding a snapshot would hold the event loop for as long as all of it takes, in a thread too: the decoder
-keeps the interpreter's lock. So an answer is taken apart first, at half a microsecond an event, and each event
-is decoded when its turn comes.
+keeps the interpreter's lock. So an answer is taken apart first, at half a microsecond an event, and each of
+these is decoded when its turn comes.
 """
 
 from __future__ import annotations

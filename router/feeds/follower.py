@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,12 @@ class Follower:
         self._number = 0
         self._failures = 0
 
+    @property
+    def _seq(self) -> int:
+        """What to ask from: -1 for a snapshot."""
+        known = self._part if self._part is not None and self._part.lives else None
+        return -1 if known is None or known.seq is None else known.seq
+
     async def run(self, context: zmq.asyncio.Context) -> None:
         """Until it is cancelled; then its part of the tree counts no more."""
         try:
@@ -132,23 +138,31 @@ class Follower:
         return socket
 
     async def _follow(self, socket: zmq.asyncio.Socket) -> None:
-        heard = time.monotonic()
-        while True:
-            try:
-                async with asyncio.timeout(self._timing.wait + self._timing.late):
-                    answer = await self._answer(socket)
-            except TimeoutError:
-                if time.monotonic() - heard >= self._timing.silence:
-                    raise FeedLost(f"{self._at.endpoint} was silent for {self._timing.silence:g} s") from None
-                continue
-            self._number += 1
-            self._followed.heard_at = time.monotonic()
-            await self._take(answer)
-            heard = time.monotonic()
+        patience, silent = self._timing.wait + self._timing.late, 0.0
+        while silent < self._timing.silence:
+            async with self._turns.snapshots if self._seq < 0 else nullcontext():
+                answer = await self._answer_within(patience, socket)
+                if answer is not None:
+                    await self._take(answer)
+            silent = silent + patience if answer is None else 0.0
+            if isinstance(answer, Unknown):
+                await asyncio.sleep(self._timing.most_pause)
+        raise FeedLost(f"{self._at.endpoint} was silent for {silent:.3g} s")
+
+    async def _answer_within(self, seconds: float, socket: zmq.asyncio.Socket) -> Answer | None:
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._answer(socket)
+        except TimeoutError:
+            return None
+        self._number += 1
+        self._followed.heard_at = time.monotonic()
+        return answer
 
     async def _answer(self, socket: zmq.asyncio.Socket) -> Answer:
         """To an ask that may be another one's repetition; answers to those before are too late."""
-        await socket.send(encode(self._ask()))
+        ask = Ask(self._number, self._medium, self._incarnation, self._seq, self._timing.wait)
+        await socket.send(encode(ask))
         while True:
             frame, *others = await socket.recv_multipart(copy=False)
             if others:
@@ -157,16 +171,11 @@ class Follower:
             if answer.number == self._number:
                 return answer
 
-    def _ask(self) -> Ask:
-        known = self._part if self._part is not None and self._part.lives else None
-        seq = -1 if known is None or known.seq is None else known.seq
-        return Ask(self._number, self._medium, self._incarnation, seq, self._timing.wait)
-
     async def _take(self, answer: Answer) -> None:
         match answer:
             case Unknown():
                 self._close(f"unknown: {answer.reason}")
-                await asyncio.sleep(self._timing.most_pause)
+                self._is_well()
             case Whole():
                 await self._take_whole(answer)
             case Told():
@@ -192,12 +201,15 @@ class Follower:
             await self._turns.work(self._applying(part, told))
             self._followed.events += len(told.events)
             self._followed.event_at = time.monotonic()
-        self._failures, self._followed.trouble = 0, ""
-        self._changed()
+        self._is_well()
 
     def _applying(self, part: Part, told: Told) -> Iterator[None]:
         for raw in told.events:
             yield from self._mirrors.apply(part, decode_event(raw))
+
+    def _is_well(self) -> None:
+        self._failures, self._followed.trouble = 0, ""
+        self._changed()
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, EventGap):

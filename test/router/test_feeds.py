@@ -1,6 +1,7 @@
 """Feeds are followed through whatever happens on the way; the other side is a real socket."""
 
 import asyncio
+import dataclasses
 import logging
 import random
 import threading
@@ -30,7 +31,8 @@ from router.trees import EventTree
 HBM, DRAM = Medium.HBM, Medium.DRAM
 PAGE = 4
 NAMESPACE = "[null,null]"
-TIMING = Timing(wait=0.02, late=0.03, silence=0.3, pause=0.001, most_pause=0.05)
+# A machine that is busy with something else for seconds must not look like a feed that is silent.
+TIMING = Timing(wait=0.02, late=0.03, silence=30, pause=0.001, most_pause=0.05)
 
 
 class FakeFeed:
@@ -263,6 +265,36 @@ async def test_whatever_happens_on_the_way_it_comes_right(tree, make_feed, follo
     await eventually(equal)
 
 
+async def test_doubled_and_late_answers_cost_nothing(tree, make_feed, follow):
+    feed = make_feed()
+    feed.way = lambda _, frame: [(0, frame), (0.002, frame), (0.01, frame)]
+    one = instance(feed)
+    feeds = follow(one)
+    for n in range(40):
+        feed.insert(tokens([n] * 8))
+        await eventually(lambda n=n: has(tree, one, [n] * 8) == 8)
+    await eventually(lambda: feed.asks[HBM] > 40)
+    assert [state(feeds, one)[name] for name in ("snapshots", "gaps", "errors")] == [1, 0, 0]
+
+
+async def test_events_of_another_incarnation_are_not_applied(tree, make_feed, follow):
+    feed, sent = make_feed(), []
+    feed.insert(tokens(range(40)))
+
+    def mistaken(ask, frame):
+        if ask.seq >= 0 and not sent:
+            sent.append(ask)
+            frame = messages.encode(Told(ask.number, 99, [Cleared(seq=ask.seq + 1, namespace=None)]))
+        return [(0, frame)]
+
+    feed.way = mistaken
+    one = instance(feed)
+    feeds = follow(one)
+    await eventually(lambda: sent and feed.asks[HBM] > 4)
+    assert has(tree, one, range(100)) == 40
+    assert [state(feeds, one)[name] for name in ("snapshots", "gaps", "errors")] == [1, 0, 1]
+
+
 async def test_a_restart_is_seen_by_its_incarnation_and_the_instance_is_asked_what_it_is(
     tree, make_feed, follow
 ):
@@ -346,7 +378,7 @@ async def test_a_feed_that_falls_silent_is_lost_until_it_speaks_again(tree, make
     feed = make_feed()
     feed.insert(tokens(range(40)))
     one = instance(feed)
-    feeds = follow(one)
+    feeds = follow(one, timing=dataclasses.replace(TIMING, silence=1))
     await eventually(lambda: has(tree, one, range(100)) == 40)
     feed.way = silent
     await eventually(lambda: not tree.mirrors.follows(one))
@@ -434,6 +466,28 @@ async def test_the_end_of_following_leaves_nothing_in_the_tree(tree, make_feed):
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert tree.match(tokens(range(100)), "") == {}
+
+
+async def test_few_snapshots_are_under_way_at_once(tree, make_feed, follow):
+    under_way, most = set(), []
+
+    def slow(ask, frame):
+        if ask.seq >= 0:
+            return [(0, frame)]
+        under_way.add(id(ask))
+        most.append(len(under_way))
+        asyncio.get_running_loop().call_later(0.01, under_way.discard, id(ask))
+        return [(0.01, frame)]
+
+    ones = []
+    for number in range(24):
+        feed = make_feed()
+        feed.way = slow
+        feed.insert(tokens(range(8)))
+        ones.append(instance(feed, number))
+    follow(*ones, timing=dataclasses.replace(TIMING, late=5))
+    await eventually(lambda: len(tree.match(tokens(range(9)), "")) == 24)
+    assert 1 < max(most) <= 4
 
 
 async def test_long_work_lets_others_go_first():

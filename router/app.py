@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import aiohttp
 from aiohttp import web
@@ -16,6 +17,7 @@ from router.config import RouterConfig
 from router.delivery import failures_as_json
 from router.endpoints import ENDPOINTS
 from router.fanout import Fanout
+from router.feeds import Feeds
 from router.front import Front
 from router.handlers import Handlers
 from router.health import HealthWatch
@@ -25,7 +27,7 @@ from router.policies import ALIASES, POLICIES
 from router.registry import Registry
 from router.routing import Routing
 from router.tokens import Tokens
-from router.trees import ResponseTree
+from router.trees import EventTree, PromptTree, ResponseTree
 
 logger = logging.getLogger(__name__)
 
@@ -44,26 +46,33 @@ async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Applicati
         session = await stack.enter_async_context(_session(config))
         watch = HealthWatch(registry, session, config)
         await watch.probe_all()
-        routing = await stack.enter_async_context(_routing(config, registry))
+        tree = _tree(config)
+        routing = await stack.enter_async_context(_routing(config, registry, tree))
+        feeds = await stack.enter_async_context(_feeds(registry, routing, tree))
         front = Front(config, registry, routing, session)
         stack.push_async_callback(front.close)
-        checks = await stack.enter_async_context(_background(watch))
+        checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
         canary = Canary(front, config)
         stack.push_async_callback(canary.close)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=_middlewares(config))
         fanout = Fanout(registry, session, config)
         metrics = app[METRICS] = Metrics(registry, routing)
         metrics.watch(app)
-        app.add_routes(Handlers(config, registry, routing, front, fanout, canary, metrics).routes())
+        app.add_routes(Handlers(config, registry, routing, front, fanout, canary, feeds, metrics).routes())
         yield app, checks
 
 
+def _tree(config: RouterConfig) -> PromptTree:
+    if config.tree_update == "response":
+        return ResponseTree(config.tree_ttl, config.max_tree_size)
+    return EventTree(config.tree_ttl, config.prediction_ttl, config.max_tree_size)
+
+
 @asynccontextmanager
-async def _routing(config: RouterConfig, registry: Registry) -> AsyncIterator[Routing]:
+async def _routing(config: RouterConfig, registry: Registry, tree: PromptTree) -> AsyncIterator[Routing]:
     name = ALIASES.get(config.policy, config.policy)
     if name != config.policy:
         logger.info("--policy %s of sglang_router is %s here", config.policy, name)
-    tree = ResponseTree(config.tree_ttl, config.max_tree_size)
     policy = POLICIES[name](tree)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
     try:
@@ -72,6 +81,17 @@ async def _routing(config: RouterConfig, registry: Registry) -> AsyncIterator[Ro
         yield Routing(config, registry, policy, tree, tokens)
     finally:
         await tokens.close()
+
+
+@asynccontextmanager
+async def _feeds(registry: Registry, routing: Routing, tree: PromptTree) -> AsyncIterator[Feeds | None]:
+    """None where nobody would look at what they tell."""
+    if not (isinstance(tree, EventTree) and routing.needs_tokens):
+        yield None
+        return
+    feeds = Feeds(registry.instances, tree.mirrors)
+    async with _background(feeds.run(), "feeds of events"):
+        yield feeds
 
 
 def _middlewares(config: RouterConfig) -> list[Middleware]:
@@ -91,9 +111,9 @@ def _session(config: RouterConfig) -> aiohttp.ClientSession:
 
 
 @asynccontextmanager
-async def _background(watch: HealthWatch) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(watch.run())
-    task.add_done_callback(_report_crash)
+async def _background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(work)
+    task.add_done_callback(partial(_report_crash, name))
     try:
         yield task
     finally:
@@ -101,6 +121,6 @@ async def _background(watch: HealthWatch) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _report_crash(task: asyncio.Task[None]) -> None:
+def _report_crash(name: str, task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        logger.error("health checks have crashed", exc_info=error)
+        logger.error("%s have crashed", name, exc_info=error)

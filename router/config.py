@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from router.policies import ALIASES, POLICIES
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+TREE_UPDATES = ("events", "response")
 _POLICY_NAMES = (*POLICIES, *ALIASES)
 
 
@@ -54,7 +55,19 @@ class RouterConfig:
     host: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(30000, "port to listen on")
     policy: str = _setting("round_robin", "how an instance is chosen", choices=_POLICY_NAMES)
-    tree_ttl: float = _setting(600.0, "how long what an instance answered counts as cached there")
+    tree_update: str = _setting(
+        "events",
+        "how the router learns what is cached where: from instances' events where they tell them, or from "
+        "answers alone, as in the paper",
+        choices=TREE_UPDATES,
+    )
+    tree_ttl: float = _setting(
+        600.0, "how long what an instance answered counts as cached there, if it tells no events"
+    )
+    # Longer than an answer of a feed that was lost on the way takes: it is asked for again after 3 s.
+    prediction_ttl: float = _setting(
+        5.0, "how long what an instance answered counts as cached there, if its events are yet to say so"
+    )
     max_tree_size: int = _setting(1 << 26, "most tokens that the tree of prompts keeps, 4 bytes each")
     tokenizer: str = _setting(
         "",
@@ -146,7 +159,8 @@ class RouterConfig:
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 < value < math.inf:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be a number greater than 0")
-        for name, choices in (("policy", _POLICY_NAMES), ("log_level", LOG_LEVELS)):
+        named = (("policy", _POLICY_NAMES), ("tree_update", TREE_UPDATES), ("log_level", LOG_LEVELS))
+        for name, choices in named:
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(choices)}")
         if not self.health_check_endpoint.startswith("/"):

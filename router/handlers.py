@@ -19,6 +19,7 @@ from router.delivery import deliver
 from router.endpoints import ENDPOINTS, Endpoint, Who
 from router.errors import JSON_HEADERS, BadRequest, ClientSilent, NoInstance, PayloadTooLarge
 from router.fanout import Fanout
+from router.feeds import Feeds
 from router.front import Front
 from router.leg import Answer
 from router.metrics import Metrics
@@ -40,6 +41,7 @@ class Handlers:
     front: Front
     fanout: Fanout
     canary: Canary
+    feeds: Feeds | None
     metrics: Metrics
 
     def routes(self) -> list[web.RouteDef]:
@@ -129,7 +131,8 @@ class Handlers:
             {**instance.describe(), "misfits": misfits.get(instance, [])}
             for instance in self.registry.instances
         ]
-        return _json({"workers": instances, "routing": self.routing.describe()})
+        feeds = {} if self.feeds is None else self.feeds.describe()
+        return _json({"workers": instances, "routing": self.routing.describe(), "feeds": feeds})
 
     async def decisions(self, request: web.Request) -> web.Response:
         asked = request.query.get("last", "20")

@@ -61,7 +61,7 @@ class HealthWatch:
             else:
                 self._misses[instance] = 0
                 instance.up()
-                if instance.traits is None:
+                if instance.traits is None or instance.doubted:
                     await self._learn(instance)
 
     async def _learn(self, instance: Instance) -> None:
@@ -70,15 +70,15 @@ class HealthWatch:
             async with self._session.get(instance.url + "/server_info", timeout=self._timeout) as response:
                 info = orjson.loads(await read(response, _ANSWER_LIMIT))
         except ValueError:
-            instance.traits = Traits()
+            info = None
         except (aiohttp.ClientError, OSError):
-            pass
-        else:
-            told = instance.traits = traits_of(info)
-            fuller = await self._with_fingerprint(told)
-            if instance.traits is told:
-                instance.traits = fuller
-                parity.warn(instance, self._registry.instances)
+            return
+        instance.doubted = False
+        told = instance.traits = traits_of(info)
+        fuller = await self._with_fingerprint(told)
+        if instance.traits is told:
+            instance.traits = fuller
+            parity.warn(instance, self._registry.instances)
 
     async def _with_fingerprint(self, traits: Traits) -> Traits:
         """Of who does not tell it, that of the tokenizer it names, if that is on this machine too."""

@@ -25,7 +25,7 @@ class Instance:
     """A server's address, role and condition. It counts as down until a probe has succeeded.
 
     `in_flight` requests are charged to it, of `charged` tokens together. `epoch` grows whenever what it had
-    cached is gone. `traits`: what it told of itself; None: not known yet.
+    cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have changed.
     """
 
     def __init__(self, url: str, role: Role, bootstrap_port: int | None = None) -> None:
@@ -38,6 +38,7 @@ class Instance:
         self.charged = 0
         self.epoch = 0
         self.traits: Traits | None = None
+        self.doubted = False
         self.suspected = asyncio.Event()
 
     def __str__(self) -> str:
@@ -80,6 +81,11 @@ class Instance:
         # What comes back at this address may be another server.
         self.traits = None
         self.forgot()
+
+    def doubt(self) -> None:
+        """Have it asked at once what it is: it may be another server at the same address."""
+        self.doubted = True
+        self.suspected.set()
 
     def suspect(self, trouble: str) -> None:
         """Take it out of the rotation, and have it probed at once rather than at the next interval."""

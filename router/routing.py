@@ -39,12 +39,16 @@ class Routing:
         self._tree = tree
         self._tokens = tokens
 
+    @property
+    def needs_tokens(self) -> bool:
+        return self._policy.needs_tokens
+
     async def choose(self, fields: dict[str, Any], path: str, size: int) -> Routed:
         """For a generation request with this body, of `size` bytes. Raises NoInstance and BadRequest.
 
         Charge the choice before anything else is awaited.
         """
-        tokens = await self._tokens.of(fields, path) if self._policy.needs_tokens else None
+        tokens = await self._tokens.of(fields, path) if self.needs_tokens else None
         registry, refusal = self._registry, None
         if several := rooms.several_samples(fields, path):
             registry = Registry(one for one in registry.instances if one.takes_samples)

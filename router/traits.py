@@ -7,6 +7,17 @@ from typing import Any
 
 from router.parity import Fit, fit_of
 
+_MOST_ENDPOINT_CHARS = 256
+_TRANSPORTS = ("tcp://", "ipc://")
+
+
+@dataclass(frozen=True, slots=True)
+class FeedAt:
+    """Where an instance tells of its caches, and the number of its start."""
+
+    endpoint: str
+    incarnation: int
+
 
 @dataclass(frozen=True, slots=True)
 class Traits:
@@ -14,7 +25,8 @@ class Traits:
 
     `keeps_prefixes`: whether it has a prefix cache; stock SGLang gives decode instances none unless told to.
     `tokenizer`: a path on the instance's machine, or a name at a model hub; "" where it is not told.
-    `writes_back`: whether its decode peers send it the KV of answers. `fit`: what others must have too.
+    `writes_back`: whether its decode peers send it the KV of answers. `feed`: None where it has none. `fit`:
+    what others must have too.
     """
 
     room_per_sample: bool = False
@@ -22,6 +34,7 @@ class Traits:
     keeps_prefixes: bool = True
     tokenizer: str = ""
     writes_back: bool = False
+    feed: FeedAt | None = None
     fit: Fit = field(default_factory=Fit)
 
 
@@ -37,9 +50,24 @@ def traits_of(info: Any) -> Traits:
         keeps_prefixes=info.get("disable_radix_cache") is not True,
         tokenizer=next((name for name in named if isinstance(name, str) and name), ""),
         writes_back=told.get("caching") == "3",
+        feed=_feed(told.get("feed")),
         fit=fit_of(info),
     )
 
 
+def _feed(told: Any) -> FeedAt | None:
+    told = told if isinstance(told, dict) else {}
+    endpoint, incarnation = told.get("endpoint"), told.get("incarnation")
+    if not isinstance(endpoint, str) or not endpoint.startswith(_TRANSPORTS):
+        return None
+    if len(endpoint) > _MOST_ENDPOINT_CHARS or not _is_number(incarnation) or not 0 <= incarnation < 1 << 63:
+        return None
+    return FeedAt(endpoint, incarnation)
+
+
 def _page_size(told: Any) -> int:
-    return told if isinstance(told, int) and not isinstance(told, bool) and told > 0 else 1
+    return told if _is_number(told) and told > 0 else 1
+
+
+def _is_number(told: Any) -> bool:
+    return isinstance(told, int) and not isinstance(told, bool)

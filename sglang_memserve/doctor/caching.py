@@ -70,12 +70,12 @@ def members(evidence: Evidence) -> Iterator[Finding]:
 def feeds(evidence: Evidence) -> Iterator[Finding]:
     """Of those whose changes the router follows, if it tells."""
     for one in evidence.instances:
-        feed = one.worker.get("feed")
-        if one.worker.get("healthy") and feed is not None and dict_of(feed).get("alive") is not True:
-            why = dict_of(feed).get("trouble") or "the router gives no reason"
+        troubles = {medium: dict_of(feed).get("trouble") for medium, feed in one.feeds.items()}
+        medium = next((medium for medium, trouble in troubles.items() if trouble), None)
+        if one.worker.get("healthy") and medium:
             yield wrong(
                 "feeds",
-                f"the router does not hear what {one} has: {why}",
+                f"the router does not hear what {one} has in {medium.upper()}: {troubles[medium]}",
                 "see whether the router's machine reaches the feed's address, which /server_info tells",
             )
 

@@ -14,10 +14,13 @@ _ROLES = ("prefill", "decode", "colocated")
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """One instance: the router's entry of it, and its own /server_info, {} if it gave none."""
+    """One instance: the router's entry of it, its own /server_info, {} if it gave none, and how the router
+    follows what it holds, by medium.
+    """
 
     worker: dict[str, Any]
     info: dict[str, Any] = field(default_factory=dict)
+    feeds: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.role} {self.url}"
@@ -66,9 +69,10 @@ async def gather(session: aiohttp.ClientSession, router: str) -> Evidence:
         infos = {str(entry.get("url")): entry for entry in entries if "error" not in entry}
     except ClusterError as error:
         trouble = str(error)
+    feeds, routing = (dict_of(dict_of(workers).get(name)) for name in ("feeds", "routing"))
     return Evidence(
-        [Told(worker, infos.get(worker["url"], {})) for worker in listed],
-        dict_of(workers.get("routing")) if isinstance(workers, dict) else {},
+        [Told(one, infos.get(one["url"], {}), dict_of(feeds.get(one["url"]))) for one in listed],
+        routing,
         await _version(session, router),
         trouble,
     )

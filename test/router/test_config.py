@@ -101,6 +101,13 @@ def test_a_wrong_value_is_named(argv, environ, words):
         assert word in str(error.value)
 
 
+def test_the_trees_are_fed_by_events_unless_told_otherwise():
+    assert parse(WORKER, {}).tree_update == "events"
+    assert parse([*WORKER, "--tree-update", "response"], {}).tree_update == "response"
+    with pytest.raises(ConfigError, match="tree_update 'magic' is unknown; known: events, response"):
+        parse(WORKER, {"MEMSERVE_ROUTER_TREE_UPDATE": "magic"})
+
+
 def test_an_unknown_policy_is_refused_with_the_list(capsys):
     with pytest.raises(SystemExit) as exit:
         parse([*WORKER, "--policy", "magic"], {})

@@ -111,7 +111,7 @@ async def test_hit_rate_available_chosen_and_achieved(start):
     assert told["decision_seconds_count",] == 2
     home = next(mock.url for mock in cluster.colocated if mock.seen)
     assert told["chosen_total", *labels(instance=home, role="colocated")] == 2
-    assert told["tree_size", ("of", "tokens")] == 200
+    assert told["tree_size", ("of", "inferred_tokens")] == 200
 
 
 async def test_a_flush_in_between_explains_why_less_was_cached(start):

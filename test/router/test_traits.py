@@ -3,7 +3,7 @@
 import pytest
 
 from router.parity import fit_of
-from router.traits import Traits, traits_of
+from router.traits import FeedAt, Traits, traits_of
 
 
 @pytest.mark.parametrize("info", [None, [], "x", {}, {"memserve": 1, "page_size": None, "model_path": 3}])
@@ -21,3 +21,26 @@ def test_what_is_told_is_taken():
 @pytest.mark.parametrize("size", [0, -1, True, "16", 1.5])
 def test_a_page_size_that_is_none_is_1(size):
     assert traits_of({"page_size": size}).page_size == 1
+
+
+def test_where_its_feed_is_is_taken():
+    feed = {"endpoint": "tcp://10.0.0.1:5", "incarnation": 3}
+    assert traits_of({"memserve": {"instance": "a", "feed": feed}}).feed == FeedAt("tcp://10.0.0.1:5", 3)
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        None,
+        "tcp://10.0.0.1:5",
+        {"endpoint": "tcp://10.0.0.1:5"},
+        {"endpoint": "tcp://10.0.0.1:5", "incarnation": True},
+        {"endpoint": "tcp://10.0.0.1:5", "incarnation": -1},
+        {"endpoint": "tcp://10.0.0.1:5", "incarnation": 1 << 64},
+        {"endpoint": "inproc://x", "incarnation": 3},
+        {"endpoint": "tcp://" + "1" * 300, "incarnation": 3},
+        {"endpoint": 5, "incarnation": 3},
+    ],
+)
+def test_a_feed_that_is_none_is_not_taken(feed):
+    assert traits_of({"memserve": {"feed": feed}}).feed is None

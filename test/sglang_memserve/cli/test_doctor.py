@@ -73,6 +73,7 @@ def on(url, **info):
         one.info["memserve"] |= info.pop("memserve", {})
         one.info["internal_states"][0]["memserve"] |= info.pop("counters", {})
         one.worker.update(info.pop("worker", {}))
+        one.feeds.update(info.pop("feeds", {}))
         one.info.update(info)
 
     return change
@@ -118,9 +119,9 @@ NO_RADIX = {"disable_radix_cache": True}
         (on(DECODE, memserve={"registries": ["tcp://x:1"]}), "MemPool", [DECODE, "tcp://x:1"]),
         (on(DECODE, counters={"knows": ["p:1"]}), "MemPool", [DECODE, "does not know c:1"]),
         (
-            on(DECODE, worker={"feed": {"alive": False, "trouble": "silent for 10 s"}}),
+            on(DECODE, feeds={"dram": {"trouble": None}, "hbm": {"trouble": "silent for 10 s"}}),
             "feeds",
-            [DECODE, "silent for 10 s"],
+            [DECODE, "HBM: silent for 10 s"],
         ),
         (counted(tokenizer={"loaded": None}), "router's tokenizer", ["goes by load"]),
         (counted(tokenizer={"loaded": "/m", "unlike": [DECODE]}), "router's tokenizer", ["/m", DECODE]),
@@ -154,7 +155,7 @@ def test_one_thing_wrong_is_named_with_what_to_do(cluster, change, check, words)
         (counted(needs_tokens=False, tokenizer={"loaded": None}), None),
         (counted(answers={"prompt_tokens_equal": 999, "prompt_tokens_different": 1}), None),
         (counted(tokenising={"tokenised": 1, "no tokenizer": 3}), None),
-        (on(DECODE, memserve={"caching": "3"}, worker={"feed": {"alive": True}}), None),
+        (on(DECODE, memserve={"caching": "3"}, feeds={"hbm": {"trouble": None}}), None),
     ],
 )
 def test_what_may_be_meant_so_is_a_note_or_nothing(cluster, change, check):

@@ -207,13 +207,16 @@ def _counters(scheduler: Any) -> dict[str, Any] | None:
 
 
 def advertise(result: dict[str, Any], scheduler: Any) -> None:
-    """In `/server_info`: what a router may send here and to no stock server, and what it may count on."""
+    """In `/server_info`: what a router may send here and to no stock server, may count on, and follow."""
     from sglang_memserve import limits
     from sglang_memserve.options import InstanceOptions
 
     if limits.serves_with_memserve(scheduler.server_args):
         caching = InstanceOptions.from_environment().caching
         result["memserve"] = {"room_per_sample": True, "caching": caching}
+    agent = getattr(scheduler, "memserve_agent", None)
+    if agent is not None:
+        result["memserve"] = result.get("memserve", {}) | agent.advertised
 
 
 def last_loc_without_triton(original: Hook, *args: Any, **kwargs: Any) -> Any:

@@ -80,10 +80,11 @@ def test_who_waits_hears_of_a_new_incarnation_at_once(source, follower):
 def test_news_ends_the_wait_and_so_does_its_end(source, follower):
     follower.ask(-1)
     assert follower.ask(0, wait=0.02).events == []
-    follower.send(0, wait=LONG)
-    assert not follower.socket.poll(30)
-    source.insert("a", 1)
-    assert [event.seq for event in follower.answer().events] == [1]
+    for n, letter in enumerate("ab"):
+        follower.send(n, wait=LONG)
+        assert not follower.socket.poll(30)
+        source.insert(letter, n)
+        assert [event.seq for event in follower.answer().events] == [n + 1]
 
 
 def test_all_who_wait_hear_of_it_and_who_waits_for_another_medium_does_not(

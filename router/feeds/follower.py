@@ -138,26 +138,26 @@ class Follower:
         return socket
 
     async def _follow(self, socket: zmq.asyncio.Socket) -> None:
-        patience, silent = self._timing.wait + self._timing.late, 0.0
+        silent = 0.0
         while silent < self._timing.silence:
             async with self._turns.snapshots if self._seq < 0 else nullcontext():
-                answer = await self._answer_within(patience, socket)
-                if answer is not None:
-                    await self._take(answer)
-            silent = silent + patience if answer is None else 0.0
-            if isinstance(answer, Unknown):
+                answered = await self._ask(socket)
+            silent = 0.0 if answered else silent + self._timing.wait + self._timing.late
+            if answered is Unknown:
                 await asyncio.sleep(self._timing.most_pause)
         raise FeedLost(f"{self._at.endpoint} was silent for {silent:.3g} s")
 
-    async def _answer_within(self, seconds: float, socket: zmq.asyncio.Socket) -> Answer | None:
+    async def _ask(self, socket: zmq.asyncio.Socket) -> type[Answer] | None:
+        """What came, and is taken in; None: nothing in time. It may have been large, so it is not kept."""
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self._timing.wait + self._timing.late):
                 answer = await self._answer(socket)
         except TimeoutError:
             return None
         self._number += 1
         self._followed.heard_at = time.monotonic()
-        return answer
+        await self._take(answer)
+        return type(answer)
 
     async def _answer(self, socket: zmq.asyncio.Socket) -> Answer:
         """To an ask that may be another one's repetition; answers to those before are too late."""

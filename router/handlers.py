@@ -89,6 +89,7 @@ class Handlers:
 
     async def abort_request(self, request: web.Request) -> web.StreamResponse:
         raw = await self._body(request)
+        self.front.aborted.hear(raw)
         return await self._deliver(
             request, await self.fanout.abort_request(request.path_qs, request.headers, raw)
         )

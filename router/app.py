@@ -20,11 +20,12 @@ from router.front import Front
 from router.handlers import Handlers
 from router.health import HealthWatch
 from router.keys import bearer, demanding
-from router.policies import ALIASES, POLICIES
+from router.policies import ALIASES, POLICIES, Apart, Policy
 from router.registry import Registry
 from router.routing import Routing
 from router.tokens import Tokens
-from router.trees import ResponseTree
+from router.trees import PromptTree, ResponseTree
+from router.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ KEEPALIVE_SECS = 2.0
 
 @asynccontextmanager
 async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
-    """The application and the task of its health checks, which leaving the block ends.
+    """The application, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash.
     """
@@ -49,19 +50,19 @@ async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Applicati
         checks = await stack.enter_async_context(_background(watch))
         canary = Canary(front, config)
         stack.push_async_callback(canary.close)
-        app = web.Application(client_max_size=config.max_payload_size, middlewares=_middlewares(config))
+        workers = Workers(registry, watch, config)
+        stack.push_async_callback(workers.close)
+        middlewares = _middlewares(config)
+        app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
         fanout = Fanout(registry, session, config)
-        app.add_routes(Handlers(config, registry, routing, front, fanout, canary).routes())
+        app.add_routes(Handlers(config, registry, routing, front, fanout, canary, workers).routes())
         yield app, checks
 
 
 @asynccontextmanager
 async def _routing(config: RouterConfig, registry: Registry) -> AsyncIterator[Routing]:
-    name = ALIASES.get(config.policy, config.policy)
-    if name != config.policy:
-        logger.info("--policy %s of sglang_router is %s here", config.policy, name)
     tree = ResponseTree(config.tree_ttl, config.max_tree_size)
-    policy = POLICIES[name](tree)
+    policy = _policy(config, tree)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
     try:
         if policy.needs_tokens:
@@ -71,10 +72,25 @@ async def _routing(config: RouterConfig, registry: Registry) -> AsyncIterator[Ro
         await tokens.close()
 
 
+def _policy(config: RouterConfig, tree: PromptTree) -> Policy:
+    prefill, decode = (
+        _named(name or config.policy) for name in (config.prefill_policy, config.decode_policy)
+    )
+    policy = POLICIES[prefill](tree)
+    return policy if prefill == decode else Apart(policy, POLICIES[decode](tree))
+
+
+def _named(name: str) -> str:
+    if name in ALIASES:
+        logger.info("policy %s of sglang_router is %s here", name, ALIASES[name])
+    return ALIASES.get(name, name)
+
+
 def _middlewares(config: RouterConfig) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
     public = frozenset(one.path for one in ENDPOINTS if one.public)
-    return [failures, demanding(config.api_key, public)] if config.api_key else [failures]
+    keys = [demanding(config.api_key, public)] if config.api_key else []
+    return [failures, *keys]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:

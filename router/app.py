@@ -17,6 +17,7 @@ from router.delivery import failures_as_json
 from router.endpoints import ENDPOINTS
 from router.fanout import Fanout
 from router.front import Front
+from router.gate import Gate
 from router.handlers import Handlers
 from router.health import HealthWatch
 from router.keys import bearer, demanding
@@ -34,8 +35,10 @@ KEEPALIVE_SECS = 2.0
 
 
 @asynccontextmanager
-async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
-    """The application, and the task of its health checks, which leaving the block ends.
+async def running_app(
+    config: RouterConfig, gate: Gate
+) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
+    """The application behind `gate`, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash.
     """
@@ -52,7 +55,7 @@ async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Applicati
         stack.push_async_callback(canary.close)
         workers = Workers(registry, watch, config)
         stack.push_async_callback(workers.close)
-        middlewares = _middlewares(config)
+        middlewares = _middlewares(config, gate)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
         fanout = Fanout(registry, session, config)
         app.add_routes(Handlers(config, registry, routing, front, fanout, canary, workers).routes())
@@ -86,11 +89,11 @@ def _named(name: str) -> str:
     return ALIASES.get(name, name)
 
 
-def _middlewares(config: RouterConfig) -> list[Middleware]:
+def _middlewares(config: RouterConfig, gate: Gate) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
     public = frozenset(one.path for one in ENDPOINTS if one.public)
     keys = [demanding(config.api_key, public)] if config.api_key else []
-    return [failures, *keys]
+    return [failures, gate.watch, *keys]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:

@@ -10,6 +10,10 @@ from aiohttp import web
 
 from router.app import running_app
 from router.config import RouterConfig
+from router.gate import Gate
+
+# For answers that are complete, and still on their way to the client.
+_LAST_BYTES_SECS = 0.1
 
 
 class CannotListen(Exception):
@@ -18,22 +22,22 @@ class CannotListen(Exception):
 
 @asynccontextmanager
 async def serving(config: RouterConfig) -> AsyncIterator[asyncio.Task[None]]:
-    """Serve while in the block; on leaving it, running requests get the grace period. Raises CannotListen.
+    """Serve while in the block; on leaving it, running requests get the grace period, and new ones get 503.
 
+    Raises CannotListen.
     Gives the task of the health checks: once that is done, they have crashed and the router must end.
     """
-    async with running_app(config) as (app, checks):
+    gate = Gate()
+    async with running_app(config, gate) as (app, checks):
         runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            access_log=None,
-            shutdown_timeout=config.shutdown_grace_period_secs,
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_SECS
         )
         await runner.setup()
         try:
             await _listen(runner, config)
             yield checks
         finally:
+            await gate.close(config.shutdown_grace_period_secs)
             await runner.cleanup()
 
 

@@ -62,33 +62,27 @@ class Handlers:
                 return partial(self._unpairable, self.front.colocated, one.unpairable)
             case Who.HOLDER:
                 return partial(self._unpairable, self.front.holder, one.unpairable)
-        changes = {
-            ("POST", "/workers"): self.add_worker,
-            ("DELETE", "/workers/{worker:.+}"): self.remove_worker,
+        named = {
+            "/abort_request": self.abort_request,
+            "/flush_cache": self.flush_cache,
+            "/server_info": self.server_info,
+            "/get_server_info": self.server_info,
+            "/v1/loads": self.loads,
+            "/health": self.health,
+            "/ready": self.health,
+            "/readiness": self.health,
+            "/ping": self.health,
+            "/liveness": self.liveness,
+            "/health_generate": self.health_generate,
+            "/workers": self.add_worker if method == "POST" else self.list_all,
+            "/workers/{worker:.+}": self.remove_worker if method == "DELETE" else self.worker,
+            "/add_worker": self.add_worker_by_query,
+            "/remove_worker": self.remove_worker_by_query,
+            "/decisions": self.decisions,
+            "/list_workers": self.list_workers,
+            "/openapi.json": self.openapi,
         }
-        return (
-            changes.get((method, one.path))
-            or {
-                "/abort_request": self.abort_request,
-                "/flush_cache": self.flush_cache,
-                "/server_info": self.server_info,
-                "/get_server_info": self.server_info,
-                "/v1/loads": self.loads,
-                "/health": self.health,
-                "/ready": self.health,
-                "/readiness": self.health,
-                "/ping": self.health,
-                "/liveness": self.liveness,
-                "/health_generate": self.health_generate,
-                "/workers": self.list_all,
-                "/workers/{worker:.+}": self.worker,
-                "/add_worker": self.add_worker_by_query,
-                "/remove_worker": self.remove_worker_by_query,
-                "/decisions": self.decisions,
-                "/list_workers": self.list_workers,
-                "/openapi.json": self.openapi,
-            }[one.path]
-        )
+        return named[one.path]
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         raw = await self._body(request)

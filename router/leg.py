@@ -81,7 +81,7 @@ class Leg:
             total=None, connect=config.connect_timeout_secs, sock_read=config.request_timeout_secs
         )
         self._response: aiohttp.ClientResponse | None = None
-        self._closed = False
+        self._closed = self._refused = False
         instance.charge(request.charge)
         instance.breaker.takes(self)
 
@@ -172,13 +172,15 @@ class Leg:
 
     def _end(self) -> None:
         self.finished = True
-        self.instance.breaker.began(self)
-        self.instance.breaker.ended()
+        if not self._refused:
+            self.instance.breaker.began(self)
+            self.instance.breaker.ended()
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes, code: int) -> InstanceRefused:
         message = f"{self.instance} answered {code or response.status}"
         refused = InstanceRefused(response.status, headers.to_client(response.headers), body, message)
         refused.code, refused.instance = code, self.instance
+        self._refused = True
         if code in _BROKEN:
             self.instance.failed()
         return refused

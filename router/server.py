@@ -13,7 +13,7 @@ from router.config import RouterConfig
 from router.gate import Gate
 
 # For answers that are complete, and still on their way to the client.
-_LAST_BYTES_SECS = 0.1
+_LAST_BYTES_SECS = 0.5
 
 
 class CannotListen(Exception):

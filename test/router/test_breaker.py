@@ -201,6 +201,15 @@ async def test_streams_that_break_off_count_and_those_that_end_clear(start):
         assert await circuits(cluster) == {mock.url: expected}
 
 
+async def test_a_stream_that_tells_of_its_failure_is_no_success(start):
+    cluster = await start(colocated=1, cb_failure_threshold=3, **FAST)
+    mock = cluster.colocated[0]
+    mock.chunks = [b'data: {"error": {"code": 500}}\n\n', b"data: [DONE]\n\n"]
+    for _ in range(3):
+        assert (await post(cluster, {"stream": True}))[0] == 200
+    assert await circuits(cluster) == {mock.url: "open"}
+
+
 async def test_it_can_be_switched_off(start):
     cluster = await start(colocated=1, cb_failure_threshold=1, disable_circuit_breaker=True, **FAST)
     mock = cluster.colocated[0]

@@ -82,7 +82,7 @@ class Instance:
     @property
     def takes_requests(self) -> bool:
         # Each decision asks this of every instance.
-        return self.healthy and not self.leaving and (self.breaker.closed or self.breaker.lets_through())
+        return self.healthy and (self.breaker.closed or self.breaker.lets_through())
 
     @property
     def obstacle(self) -> str:

@@ -47,7 +47,6 @@ class Registry:
     def remove(self, instance: Instance) -> None:
         """Forget one that has left."""
         self.instances.remove(instance)
-        instance.forgot()
 
     def without(self, some: Collection[Instance]) -> Registry:
         return Registry(one for one in self.instances if one not in some)
@@ -88,4 +87,4 @@ def new_instance(config: RouterConfig, url: str, role: Role, bootstrap_port: int
 
 
 def _obstacles(instances: Iterable[Instance]) -> str:
-    return "; ".join(f"{one.role} {one.url} ({one.obstacle})" for one in instances if not one.takes_requests)
+    return "; ".join(f"{one.role} {one.url} ({one.obstacle})" for one in instances if one.obstacle)

@@ -73,10 +73,13 @@ async def test_when_decode_fails_prefill_is_aborted_and_another_one_decodes(star
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 async def test_what_is_no_fault_of_the_requests_is_tried_elsewhere(start, status):
-    cluster = await start(colocated=2, **FAST)
+    # A policy that would choose the same one again.
+    cluster = await start(colocated=2, policy="session", **FAST)
     cluster.colocated[0].refusal = (status, b"not now")
-    for _ in range(4):
-        assert (await post(cluster, BODY)) == (200, cluster.colocated[1].answer)
+    for number in range(8):
+        body = BODY | {"session_id": number}
+        assert (await post(cluster, body)) == (200, cluster.colocated[1].answer)
+    assert cluster.colocated[0].seen
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 501])
@@ -130,6 +133,19 @@ async def test_a_stream_that_begins_with_its_failure_has_not_begun(start, failin
     assert await post(cluster, STREAM) == (200, b"".join(cluster.decode[1].chunks))
 
 
+async def test_what_a_failed_stream_leaves_is_broken_off_before_the_next_try(start):
+    cluster = await start(prefill=2, decode=2, **FAST)
+    for mock in cluster.prefill:
+        mock.hold = True
+    cluster.decode[0].chunks = [FAILED % 500]
+    cluster.decode[1].hold_after = 1
+    async with cluster.session.post(cluster.url + "/generate", json=STREAM) as response:
+        await response.content.readany()
+        first = next(mock for mock in cluster.prefill if mock.aborted.is_set())
+        await until_aborted(first)
+        assert first.aborts[0][0]["rid"] == cluster.decode[0].bodies[0]["rid"]
+
+
 @pytest.mark.parametrize("code", [400, 500])
 async def test_a_stream_that_fails_for_good_passes_as_it_came(start, code):
     cluster = await start(colocated=1, **FAST)
@@ -163,6 +179,18 @@ async def test_what_was_aborted_by_name_stays_so(start, aborted):
     mock.refusal = kept
     assert await request == (500, b"aborted")
     assert len(mock.seen) == 1
+
+
+async def test_what_is_aborted_while_it_runs_is_answered_at_once(start):
+    cluster = await start(colocated=1, retry_initial_backoff_ms=60_000, retry_max_backoff_ms=60_000)
+    mock = cluster.colocated[0]
+    mock.hold = True
+    request = asyncio.create_task(post(cluster, STREAM | {"rid": "mine"}))
+    await mock.arrived.wait()
+    assert (await post(cluster, {"rid": "mine"}, "/abort_request"))[0] == 200
+    mock.chunks = [FAILED % 500]
+    mock.release.set()
+    assert await request == (200, FAILED % 500)
 
 
 async def test_a_clients_own_name_is_free_again_before_the_next_try(start):

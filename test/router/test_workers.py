@@ -146,7 +146,7 @@ async def test_a_removed_instance_ends_what_it_has_and_gets_nothing_more(start, 
 
 
 async def test_an_instance_that_never_gets_idle_is_forgotten_and_what_runs_there_goes_on(start):
-    cluster = await start(colocated=1, request_timeout_secs=0.1)
+    cluster = await start(colocated=1, request_timeout_secs=0.5)
     mock = cluster.colocated[0]
     mock.chunks *= 10_000
     async with cluster.session.post(cluster.url + "/generate", json={"stream": True}) as response:

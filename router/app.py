@@ -19,15 +19,17 @@ from router.endpoints import ENDPOINTS
 from router.fanout import Fanout
 from router.feeds import Feeds
 from router.front import Front
+from router.gate import Gate
 from router.handlers import Handlers
 from router.health import HealthWatch
 from router.keys import bearer, demanding
 from router.metrics import METRICS, Metrics
-from router.policies import ALIASES, POLICIES
+from router.policies import ALIASES, POLICIES, Apart, Policy
 from router.registry import Registry
 from router.routing import Routing
 from router.tokens import Tokens
 from router.trees import EventTree, PromptTree, ResponseTree
+from router.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,10 @@ KEEPALIVE_SECS = 2.0
 
 
 @asynccontextmanager
-async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
-    """The application and the task of its health checks, which leaving the block ends.
+async def running_app(
+    config: RouterConfig, gate: Gate
+) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
+    """The application behind `gate`, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash.
     """
@@ -54,11 +58,15 @@ async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Applicati
         checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
         canary = Canary(front, config)
         stack.push_async_callback(canary.close)
-        app = web.Application(client_max_size=config.max_payload_size, middlewares=_middlewares(config))
+        workers = Workers(registry, watch, config)
+        stack.push_async_callback(workers.close)
+        middlewares = _middlewares(config, gate)
+        app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
         fanout = Fanout(registry, session, config)
         metrics = app[METRICS] = Metrics(registry, routing)
         metrics.watch(app)
-        app.add_routes(Handlers(config, registry, routing, front, fanout, canary, feeds, metrics).routes())
+        handlers = Handlers(config, registry, routing, front, fanout, canary, workers, feeds, metrics)
+        app.add_routes(handlers.routes())
         yield app, checks
 
 
@@ -70,10 +78,7 @@ def _tree(config: RouterConfig) -> PromptTree:
 
 @asynccontextmanager
 async def _routing(config: RouterConfig, registry: Registry, tree: PromptTree) -> AsyncIterator[Routing]:
-    name = ALIASES.get(config.policy, config.policy)
-    if name != config.policy:
-        logger.info("--policy %s of sglang_router is %s here", config.policy, name)
-    policy = POLICIES[name](tree)
+    policy = _policy(config, tree)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
     try:
         if policy.needs_tokens:
@@ -94,10 +99,25 @@ async def _feeds(registry: Registry, routing: Routing, tree: PromptTree) -> Asyn
         yield feeds
 
 
-def _middlewares(config: RouterConfig) -> list[Middleware]:
+def _policy(config: RouterConfig, tree: PromptTree) -> Policy:
+    prefill, decode = (
+        _named(name or config.policy) for name in (config.prefill_policy, config.decode_policy)
+    )
+    policy = POLICIES[prefill](tree)
+    return policy if prefill == decode else Apart(policy, POLICIES[decode](tree))
+
+
+def _named(name: str) -> str:
+    if name in ALIASES:
+        logger.info("policy %s of sglang_router is %s here", name, ALIASES[name])
+    return ALIASES.get(name, name)
+
+
+def _middlewares(config: RouterConfig, gate: Gate) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
     public = frozenset(one.path for one in ENDPOINTS if one.public)
-    return [failures, demanding(config.api_key, public)] if config.api_key else [failures]
+    keys = [demanding(config.api_key, public)] if config.api_key else []
+    return [failures, gate.watch, *keys]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 import aiohttp
@@ -33,12 +34,19 @@ class HealthWatch:
         self._session = session
         self._config = config
         self._timeout = aiohttp.ClientTimeout(total=config.health_check_timeout_secs)
-        self._misses = dict.fromkeys(registry.instances, 0)
+        self._misses: Counter[Instance] = Counter()
+        self._added: asyncio.Queue[Instance] = asyncio.Queue()
+        for instance in registry.instances:
+            self.add(instance)
+
+    def add(self, instance: Instance) -> None:
+        """Watch it too, as long as it is in the registry."""
+        self._added.put_nowait(instance)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for instance in self._registry.instances:
-                group.create_task(self._watch(instance))
+            while True:
+                group.create_task(self._watch(await self._added.get()))
 
     async def probe_all(self) -> None:
         await asyncio.gather(*(self.probe(instance) for instance in self._registry.instances))
@@ -104,4 +112,7 @@ class HealthWatch:
                     await instance.suspected.wait()
             except TimeoutError:
                 pass
+            if instance not in self._registry.instances:
+                break
             await self.probe(instance)
+        del self._misses[instance]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+from router.breaker import Breaker
 from router.traits import Traits
 
 logger = logging.getLogger(__name__)
@@ -25,10 +27,13 @@ class Instance:
     """A server's address, role and condition. It counts as down until a probe has succeeded.
 
     `in_flight` requests are charged to it, of `charged` tokens together. `epoch` grows whenever what it had
-    cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have changed.
+    cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have changed. One
+    that is `leaving` gets no new requests, and is `idle` when the last of its own has ended.
     """
 
-    def __init__(self, url: str, role: Role, bootstrap_port: int | None = None) -> None:
+    def __init__(
+        self, url: str, role: Role, bootstrap_port: int | None = None, breaker: Breaker | None = None
+    ) -> None:
         self.url = url
         self.role = role
         self.bootstrap_port = bootstrap_port
@@ -40,6 +45,9 @@ class Instance:
         self.traits: Traits | None = None
         self.doubted = False
         self.suspected = asyncio.Event()
+        self.breaker = Breaker() if breaker is None else breaker
+        self.leaving = False
+        self.idle = asyncio.Event()
 
     def __str__(self) -> str:
         return f"{self.role} instance {self.url}"
@@ -64,6 +72,37 @@ class Instance:
     def release(self, tokens: int) -> None:
         self.in_flight -= 1
         self.charged -= tokens
+        if self.leaving and not self.in_flight:
+            self.idle.set()
+
+    @property
+    def id(self) -> str:
+        """The same for a URL, always."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, self.url))
+
+    @property
+    def takes_requests(self) -> bool:
+        # Each decision asks this of every instance.
+        return self.healthy and (self.breaker.closed or self.breaker.lets_through())
+
+    @property
+    def obstacle(self) -> str:
+        """Why it takes no requests just now; "" if it does."""
+        if self.leaving:
+            return "is being removed"
+        if self.healthy and not self.breaker.lets_through():
+            return "rests, since its answers kept failing"
+        return self.trouble
+
+    def leave(self) -> None:
+        self.leaving = True
+        if not self.in_flight:
+            self.idle.set()
+
+    def failed(self) -> None:
+        """A request has failed there."""
+        if self.breaker.failed():
+            logger.warning("%s keeps failing: it gets no requests for %g s", self, self.breaker.rest)
 
     def forgot(self) -> None:
         """What it had cached is gone."""
@@ -89,16 +128,27 @@ class Instance:
 
     def suspect(self, trouble: str) -> None:
         """Take it out of the rotation, and have it probed at once rather than at the next interval."""
+        # A server that dies breaks many connections, and that is one failure.
+        if self.healthy:
+            self.failed()
         self.down(trouble)
         self.suspected.set()
 
     def describe(self) -> dict[str, object]:
         return {
+            "id": self.id,
             "url": self.url,
             "role": self.role.value,
             "bootstrap_port": self.bootstrap_port,
             "healthy": self.healthy,
             "trouble": self.trouble or None,
+            "leaving": self.leaving,
+            "circuit": self.breaker.state,
             "in_flight": self.in_flight,
             "charged_tokens": self.charged,
+            # By sglang_router's names.
+            "worker_type": "regular" if self.role is Role.COLOCATED else self.role.value,
+            "is_healthy": self.healthy,
+            "load": self.in_flight,
+            "connection_mode": "HTTP",
         }

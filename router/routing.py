@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,17 @@ class Routing:
             raise NoInstance(reason)
         raise BadRequest(refusal or "no instance takes this request")
 
+    def again(self, before: Routed, failed: Collection[Instance]) -> Routed:
+        """Another choice for the same request, by others than those that have failed if there are any.
+
+        Raises NoInstance.
+        """
+        among, ask, path = before.registry, before.ask, before.decision.path
+        routed = self.decide(among.without(failed), ask, path) or self.decide(among, ask, path)
+        if routed is None:
+            raise NoInstance(self._registry.unservable() or "no instance takes this request just now")
+        return routed
+
     def colocated(self, path: str, size: int) -> Routed | None:
         """For what a colocated instance alone can answer, whatever it is."""
         ask = Ask(prompt_tokens=guessed_tokens(size), colocated_only=True)
@@ -78,7 +90,7 @@ class Routing:
         known = ask.tokens is not None
         decision = Decision(self._config.policy, path, ask.prompt_tokens, known, route, loads, took)
         self.decisions.add(decision)
-        return Routed(self, ask, decision)
+        return Routed(self, registry, ask, decision)
 
     def began(self, routed: Routed) -> None:
         """The first of a stream has come: whoever prefilled has the prompt now, whatever the rest will be."""
@@ -112,9 +124,10 @@ class Routing:
 
 
 class Routed:
-    """A choice, for as long as its request lasts."""
+    """A choice among the `registry`, for as long as its request lasts."""
 
-    def __init__(self, routing: Routing, ask: Ask, decision: Decision) -> None:
+    def __init__(self, routing: Routing, registry: Registry, ask: Ask, decision: Decision) -> None:
+        self.registry = registry
         self.ask = ask
         self.decision = decision
         self.route: Route = decision.route

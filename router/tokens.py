@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -35,18 +35,18 @@ class Tokens:
     """Tokenises as the model does. What it cannot tokenise costs the request `patience` seconds at most.
 
     The tokenizer is loaded in the background, from `where` or from what an instance tells. `counts` says how
-    many prompts have their tokens, and why the others have none.
+    many prompts have their tokens, and why the others have none. `instances` may change meanwhile.
     """
 
     def __init__(
         self,
-        instances: Iterable[Instance],
+        instances: Collection[Instance],
         where: str,
         patience: float,
         load: Callable[[str], Encodes] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        self._instances = tuple(instances)
+        self._instances = instances
         self._where = where
         self._patience = patience
         self._load = load or Tokenizer.load

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import zmq
@@ -23,13 +23,16 @@ _MAX_SOCKETS = 65535
 
 
 class Feeds:
-    """Follows every instance that is healthy and tells where its feed is, in both media."""
+    """Follows every instance that is healthy and tells where its feed is, in both media; they come and go."""
 
-    def __init__(self, instances: Iterable[Instance], mirrors: Mirrors, timing: Timing | None = None) -> None:
+    def __init__(
+        self, instances: Collection[Instance], mirrors: Mirrors, timing: Timing | None = None
+    ) -> None:
+        self._instances = instances
         self._mirrors = mirrors
         self._turns = Turns()
-        timing = timing or Timing()
-        self._feeds = [_Feed(instance, mirrors, self._turns, timing) for instance in instances]
+        self._timing = timing or Timing()
+        self._feeds: dict[Instance, _Feed] = {}
 
     async def run(self) -> None:
         """Until it is cancelled; all that was followed is out of the tree then."""
@@ -37,18 +40,27 @@ class Feeds:
         context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         try:
             while True:
-                for feed in self._feeds:
-                    feed.look(context)
+                self._look(context)
                 await self._turns.work(self._mirrors.sweep())
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
-            running = [task for feed in self._feeds if (task := feed.stop()) is not None]
+            running = [task for feed in self._feeds.values() if (task := feed.stop()) is not None]
             await asyncio.gather(*running, return_exceptions=True)
             context.destroy(linger=0)
 
     def describe(self) -> dict[str, Any]:
         """By instance, those that have told where their feed is; and by medium."""
-        return {feed.instance.url: feed.describe() for feed in self._feeds if feed.at is not None}
+        return {feed.instance.url: feed.describe() for feed in self._feeds.values() if feed.at is not None}
+
+    def _look(self, context: zmq.asyncio.Context) -> None:
+        for instance in self._instances:
+            if instance not in self._feeds:
+                self._feeds[instance] = _Feed(instance, self._mirrors, self._turns, self._timing)
+        for instance, feed in list(self._feeds.items()):
+            if instance in self._instances:
+                feed.look(context)
+            elif (task := feed.stop()) is None or task.done():
+                del self._feeds[instance]
 
 
 class _Feed:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from router.policies.apart import Apart
 from router.policies.at_random import AtRandom
 from router.policies.base import Policy, Route
 from router.policies.least_load import LeastLoad
@@ -25,6 +26,7 @@ ALIASES = {"cache_aware": "prompt_tree"}
 __all__ = [
     "ALIASES",
     "POLICIES",
+    "Apart",
     "AtRandom",
     "LeastLoad",
     "LongestPrefix",

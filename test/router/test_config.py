@@ -70,7 +70,6 @@ def test_help_explains_every_setting_with_its_default():
 @pytest.mark.parametrize(
     ("argv", "environ", "words"),
     [
-        ([], {}, ["no instances", "--worker-urls"]),
         (["--pd-disaggregation", *WORKER], {}, ["--pd-disaggregation", "--prefill"]),
         (["--prefill", "http://p:1"], {}, ["without --decode"]),
         (["--decode", "http://d:1"], {}, ["without --prefill"]),

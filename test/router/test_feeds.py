@@ -468,6 +468,21 @@ async def test_the_end_of_following_leaves_nothing_in_the_tree(tree, make_feed):
     assert tree.match(tokens(range(100)), "") == {}
 
 
+async def test_who_comes_is_followed_and_who_goes_is_not(tree, make_feed):
+    feed = make_feed()
+    feed.insert(tokens(range(40)))
+    one, another = instance(feed, 1), instance(feed, 2)
+    here = [one]
+    feeds = Feeds(here, tree.mirrors, TIMING)
+    task = asyncio.create_task(feeds.run())
+    await eventually(lambda: has(tree, one, range(100)) == 40)
+    here[:] = [another]
+    await eventually(lambda: has(tree, another, range(100)) == 40 and not has(tree, one, range(100)))
+    await eventually(lambda: list(feeds.describe()) == [another.url])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_few_snapshots_are_under_way_at_once(tree, make_feed, follow):
     under_way, most = set(), []
 

@@ -23,7 +23,7 @@ class Decision:
     """`loads`: tokens charged to each of `healthy` instances before this. `took`: seconds.
 
     `prompt_tokens` is a guess unless `tokenised`. `outcome`, and `prefilled`, the seconds until prefill was
-    over: None until that is known, and where nobody watches.
+    over: None until that is known, and where nobody watches. `alone`: nothing else was prefilled there.
     """
 
     policy: str
@@ -37,6 +37,7 @@ class Decision:
     at: float = field(default_factory=time.time)
     outcome: Outcome | None = None
     prefilled: float | None = None
+    alone: bool = False
 
     @property
     def predicted(self) -> int:

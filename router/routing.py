@@ -115,7 +115,7 @@ class Routing:
 
     def _observe(self, decision: Decision, outcome: Outcome) -> None:
         first = decision.route.first
-        price = decision.route.price(first)
+        price = decision.route.price(first) if decision.alone else None
         # One that had more or less of the prompt than was thought is not slow or fast for that.
         as_thought = outcome.cached_tokens in (None, decision.predicted)
         if price is not None and decision.prefilled is not None and as_thought:
@@ -172,8 +172,8 @@ class Routed:
         fetch = self.route.fetch
         return {} if fetch is None else hint_fields(fields, path, fetch, self.route.first)
 
-    def _prefilled(self, seconds: float) -> None:
-        self.decision.prefilled = seconds
+    def _prefilled(self, seconds: float, alone: bool) -> None:
+        self.decision.prefilled, self.decision.alone = seconds, alone
 
     def watched(self, answer: Answer) -> Answer:
         """The same answer; what it says at its end is learned from, if there are tokens to learn about."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mempool.address import Addresses, Medium, Owner, merged
 from mempool.errors import BadAddress, MemPoolError, OutOfBlocks, StaleAddress
+from mempool.feed.feed import IndexFeed
 from mempool.index.eviction import EvictionPolicy
 from mempool.index.holding import Holding
 from mempool.index.index import Index
@@ -26,6 +27,7 @@ class LocalPool:
         for tier in tiers:
             tiers[0].store.layout.require_same(tier.store.layout)
         self.lock = threading.RLock()
+        self.feed = IndexFeed(self.lock, lambda: (self.incarnation, self.index))
         self._policy = policy
         self._ttl = ttl
         self._begin({tier.medium: tier for tier in tiers})
@@ -41,6 +43,7 @@ class LocalPool:
             policy=self._policy,
             ttl=self._ttl,
             prefer=[tiers[medium].owner for medium in Medium if medium in tiers],
+            on_event=self.feed.news,
         )
 
     def begin_anew(self, incarnation: int) -> None:
@@ -52,6 +55,7 @@ class LocalPool:
                     for medium, tier in self.tiers.items()
                 }
             )
+            self.feed.news()
 
     def tier(self, medium: Medium) -> Tier:
         """Raises OutOfBlocks where this instance has no such medium."""

@@ -4,6 +4,7 @@ import math
 import os
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import zmq
 
@@ -41,7 +42,7 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return context
 
 
-def bound(socket: zmq.Socket[bytes], endpoint: str, limits: Limits) -> None:
+def bound(socket: zmq.Socket[Any], endpoint: str, limits: Limits) -> None:
     """Sets what every socket of the block channel has, before it listens or connects."""
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import aiohttp
 import orjson
@@ -30,15 +30,20 @@ class Aborts:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
         self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], str] = {}
 
     def send(self, instance: Instance, rid: str, headers: Mapping[str, str]) -> None:
         """Abort request `rid` there; `headers` are those that it came with. Returns at once."""
         if not instance.healthy:
             return
         task = asyncio.create_task(self._post(instance, rid, headers))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = rid
+        task.add_done_callback(self._running.pop)
+
+    async def sent(self, rids: Collection[str]) -> None:
+        """Returns when no abort of these is on its way: what comes later under the name is not meant."""
+        if under_way := [task for task, rid in self._running.items() if rid in rids]:
+            await asyncio.wait(under_way)
 
     async def close(self) -> None:
         if self._running:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import aiohttp
 from aiohttp import web
@@ -18,15 +19,19 @@ from router.cost.speeds import Speeds
 from router.delivery import failures_as_json
 from router.endpoints import ENDPOINTS
 from router.fanout import Fanout
+from router.feeds import Feeds
 from router.front import Front
+from router.gate import Gate
 from router.handlers import Handlers
 from router.health import HealthWatch
 from router.keys import bearer, demanding
-from router.policies import ALIASES, POLICIES
+from router.metrics import METRICS, Metrics
+from router.policies import ALIASES, POLICIES, Apart, Policy
 from router.registry import Registry
 from router.routing import Routing
 from router.tokens import Tokens
-from router.trees import ResponseTree
+from router.trees import EventTree, PromptTree, ResponseTree
+from router.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +40,10 @@ KEEPALIVE_SECS = 2.0
 
 
 @asynccontextmanager
-async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
-    """The application and the task of its health checks, which leaving the block ends.
+async def running_app(
+    config: RouterConfig, gate: Gate
+) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
+    """The application behind `gate`, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash.
     """
@@ -45,26 +52,36 @@ async def running_app(config: RouterConfig) -> AsyncIterator[tuple[web.Applicati
         session = await stack.enter_async_context(_session(config))
         watch = HealthWatch(registry, session, config)
         await watch.probe_all()
-        routing = await stack.enter_async_context(_routing(config, registry))
+        tree = _tree(config)
+        routing = await stack.enter_async_context(_routing(config, registry, tree))
+        feeds = await stack.enter_async_context(_feeds(registry, routing, tree))
         front = Front(config, registry, routing, session)
         stack.push_async_callback(front.close)
-        checks = await stack.enter_async_context(_background(watch))
+        checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
         canary = Canary(front, config)
         stack.push_async_callback(canary.close)
-        app = web.Application(client_max_size=config.max_payload_size, middlewares=_middlewares(config))
+        workers = Workers(registry, watch, config)
+        stack.push_async_callback(workers.close)
+        middlewares = _middlewares(config, gate)
+        app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
         fanout = Fanout(registry, session, config)
-        app.add_routes(Handlers(config, registry, routing, front, fanout, canary).routes())
+        metrics = app[METRICS] = Metrics(registry, routing)
+        metrics.watch(app)
+        handlers = Handlers(config, registry, routing, front, fanout, canary, workers, feeds, metrics)
+        app.add_routes(handlers.routes())
         yield app, checks
 
 
+def _tree(config: RouterConfig) -> PromptTree:
+    if config.tree_update == "response":
+        return ResponseTree(config.tree_ttl, config.max_tree_size)
+    return EventTree(config.tree_ttl, config.prediction_ttl, config.max_tree_size)
+
+
 @asynccontextmanager
-async def _routing(config: RouterConfig, registry: Registry) -> AsyncIterator[Routing]:
-    name = ALIASES.get(config.policy, config.policy)
-    if name != config.policy:
-        logger.info("--policy %s of sglang_router is %s here", config.policy, name)
-    tree = ResponseTree(config.tree_ttl, config.max_tree_size)
+async def _routing(config: RouterConfig, registry: Registry, tree: PromptTree) -> AsyncIterator[Routing]:
     prices = Prices(Speeds(config.profile))
-    policy = POLICIES[name](tree, prices)
+    policy = _policy(config, tree, prices)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
     try:
         if policy.needs_tokens:
@@ -74,10 +91,36 @@ async def _routing(config: RouterConfig, registry: Registry) -> AsyncIterator[Ro
         await tokens.close()
 
 
-def _middlewares(config: RouterConfig) -> list[Middleware]:
+@asynccontextmanager
+async def _feeds(registry: Registry, routing: Routing, tree: PromptTree) -> AsyncIterator[Feeds | None]:
+    """None where nobody would look at what they tell."""
+    if not (isinstance(tree, EventTree) and routing.needs_tokens):
+        yield None
+        return
+    feeds = Feeds(registry.instances, tree.mirrors)
+    async with _background(feeds.run(), "feeds of events"):
+        yield feeds
+
+
+def _policy(config: RouterConfig, tree: PromptTree, prices: Prices) -> Policy:
+    prefill, decode = (
+        _named(name or config.policy) for name in (config.prefill_policy, config.decode_policy)
+    )
+    policy = POLICIES[prefill](tree, prices)
+    return policy if prefill == decode else Apart(policy, POLICIES[decode](tree, prices))
+
+
+def _named(name: str) -> str:
+    if name in ALIASES:
+        logger.info("policy %s of sglang_router is %s here", name, ALIASES[name])
+    return ALIASES.get(name, name)
+
+
+def _middlewares(config: RouterConfig, gate: Gate) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
     public = frozenset(one.path for one in ENDPOINTS if one.public)
-    return [failures, demanding(config.api_key, public)] if config.api_key else [failures]
+    keys = [demanding(config.api_key, public)] if config.api_key else []
+    return [failures, gate.watch, *keys]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:
@@ -91,9 +134,9 @@ def _session(config: RouterConfig) -> aiohttp.ClientSession:
 
 
 @asynccontextmanager
-async def _background(watch: HealthWatch) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(watch.run())
-    task.add_done_callback(_report_crash)
+async def _background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(work)
+    task.add_done_callback(partial(_report_crash, name))
     try:
         yield task
     finally:
@@ -101,6 +144,6 @@ async def _background(watch: HealthWatch) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _report_crash(task: asyncio.Task[None]) -> None:
+def _report_crash(name: str, task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        logger.error("health checks have crashed", exc_info=error)
+        logger.error("%s have crashed", name, exc_info=error)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -66,6 +67,23 @@ def namespace_of(fields: Mapping[str, Any]) -> str:
     _, _, adapter = str(fields.get("model") or "").partition(":")
     parts = (fields.get("extra_key"), fields.get("cache_salt"), adapter or fields.get("lora_path"))
     return "\0".join(str(part or "") for part in parts) if any(parts) else ""
+
+
+def told_namespace(namespace: str) -> str | None:
+    """The same as instances tell it: SGLang's extra key and cache salt, null where empty, as JSON.
+
+    None with an adapter, whose id (an instance's own, and no name) SGLang puts at the end of the extra key;
+    and for what JSON cannot say.
+    """
+    if not namespace:
+        return "[null,null]"
+    extra_key, salt, *rest = namespace.split("\0")
+    if rest != [""]:
+        return None
+    try:
+        return msgspec.json.encode((extra_key or None, salt or None)).decode()
+    except UnicodeEncodeError:
+        return None
 
 
 def session_of(fields: Mapping[str, Any]) -> str | None:

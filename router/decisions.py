@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from router.cost.pricing import Price
 from router.instance import Instance
@@ -23,7 +23,7 @@ class Decision:
     """`loads`: tokens charged to each of `healthy` instances before this. `took`: seconds.
 
     `prompt_tokens` is a guess unless `tokenised`. `outcome`, and `prefilled`, the seconds until prefill was
-    over: None until that is known, and where nobody watches.
+    over: None until that is known, and where nobody watches. `alone`: nothing else was prefilled there.
     """
 
     policy: str
@@ -37,6 +37,7 @@ class Decision:
     at: float = field(default_factory=time.time)
     outcome: Outcome | None = None
     prefilled: float | None = None
+    alone: bool = False
 
     @property
     def predicted(self) -> int:
@@ -99,17 +100,32 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(1e3 * seconds, 3)
 
 
+class Watcher(Protocol):
+    def decided(self, decision: Decision) -> None: ...
+
+    def ended(self, decision: Decision) -> None:
+        """Its outcome is known now."""
+        ...
+
+
 class Decisions:
-    """The latest `most`. `counts`: how tokens and predictions fared against what engines said."""
+    """The latest `most`. `counts`: how tokens and predictions fared against what engines said; `fared`: how
+    many predictions of cached tokens came true, and why others did not.
+    """
 
     def __init__(self, most: int) -> None:
         self.counts: Counter[str] = Counter()
+        self.fared: Counter[str] = Counter()
+        self.watchers: list[Watcher] = []
         self._latest: deque[Decision] = deque(maxlen=most)
 
     def add(self, decision: Decision) -> None:
         self._latest.append(decision)
+        for watcher in self.watchers:
+            watcher.decided(decision)
 
-    def ended(self, decision: Decision, outcome: Outcome) -> None:
+    def ended(self, decision: Decision, outcome: Outcome, *, forgot: bool = False) -> None:
+        """`forgot`: whether what the chosen instance had when it was chosen is gone since."""
         # Thousands of these are kept.
         decision.outcome = replace(outcome, output_ids=())
         told = outcome.prompt_tokens
@@ -118,7 +134,23 @@ class Decisions:
         if outcome.cached_tokens is not None:
             self.counts["cached_tokens_predicted"] += decision.predicted
             self.counts["cached_tokens_actual"] += outcome.cached_tokens
+            self.fared[_fared(decision, told, outcome.cached_tokens, forgot)] += 1
+        for watcher in self.watchers:
+            watcher.ended(decision)
 
     def last(self, count: int) -> Iterable[Decision]:
         """The latest `count`, the newest first."""
         return [one for one, _ in zip(reversed(self._latest), range(count), strict=False)]
+
+
+def _fared(decision: Decision, prompt: int | None, cached: int, forgot: bool) -> str:
+    """Of a prediction, in words by which it is counted."""
+    if cached == decision.predicted:
+        return "as predicted"
+    if cached > decision.predicted:
+        return "more"
+    if prompt is not None and prompt != decision.prompt_tokens:
+        return "less: other tokens"
+    if forgot:
+        return "less: forgotten"
+    return "less: in part" if cached else "less: nothing there"

@@ -5,10 +5,14 @@ Failure                 a request's end, as an HTTP answer
 └── RouterError         the router's own: {"error": {"message", "type", "code"}}
     ├── BadRequest      400
     ├── Unauthorized    401
+    ├── Forbidden       403
+    ├── NoSuchWorker    404
     ├── ClientSilent    408
+    ├── Conflict        409
     ├── PayloadTooLarge 413
     ├── InstanceFailed  502  refused, reset, broken off; names the instance
     ├── NoInstance      503  nobody healthy to ask
+    ├── Stopping        503  the router itself ends
     └── InstanceSilent  504  names the instance
 """
 
@@ -16,8 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import orjson
+
+if TYPE_CHECKING:
+    from router.instance import Instance
 
 JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
 
@@ -31,11 +39,17 @@ def error_body(status: int, message: str, kind: str) -> bytes:
 
 
 class Failure(Exception):
-    """Ends a request with this status, these headers and this body."""
+    """Ends a request with this status, these headers and this body.
+
+    `instance`: whose failure it is, where another one may do better. `code`: the status that says what
+    happened, also where the answer is a stream of status 200.
+    """
+
+    instance: Instance | None = None
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes, message: str) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = self.code = status
         self.headers = headers
         self.body = body
 
@@ -67,9 +81,24 @@ class Unauthorized(RouterError):
         self.headers = {**JSON_HEADERS, "WWW-Authenticate": "Bearer"}
 
 
+class Forbidden(RouterError):
+    status_code = HTTPStatus.FORBIDDEN
+    kind = "forbidden"
+
+
+class NoSuchWorker(RouterError):
+    status_code = HTTPStatus.NOT_FOUND
+    kind = "not_found"
+
+
 class ClientSilent(RouterError):
     status_code = HTTPStatus.REQUEST_TIMEOUT
     kind = "client_silent"
+
+
+class Conflict(RouterError):
+    status_code = HTTPStatus.CONFLICT
+    kind = "conflict"
 
 
 class PayloadTooLarge(RouterError):
@@ -85,6 +114,15 @@ class InstanceFailed(RouterError):
 class NoInstance(RouterError):
     status_code = HTTPStatus.SERVICE_UNAVAILABLE
     kind = "no_instance"
+
+
+class Stopping(RouterError):
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "stopping"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers = {**JSON_HEADERS, "Connection": "close"}
 
 
 class InstanceSilent(RouterError):

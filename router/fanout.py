@@ -47,7 +47,7 @@ class Fanout:
 
     async def flush_cache(self, target: str, given: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
         """The worst status (200 if all of them flushed), and what each instance said."""
-        replies = await self._ask(self._registry.instances, "POST", target, given)
+        replies = await self._ask(self._everybody(), "POST", target, given)
         for reply in replies:
             if reply.status < 400:
                 reply.instance.forgot()
@@ -59,8 +59,9 @@ class Fanout:
 
         One that was down before and says nothing has nothing left to abort, and does not count.
         """
-        expected = {one for one in self._registry.instances if one.healthy}
-        replies = await self._ask(self._registry.instances, "POST", target, given, body)
+        everybody = self._everybody()
+        expected = {one for one in everybody if one.healthy}
+        replies = await self._ask(everybody, "POST", target, given, body)
         counted = [one for one in replies if one.heard or one.instance in expected] or replies
         worst = max(counted, key=lambda reply: reply.status)
         if worst.heard and all(reply.status == worst.status for reply in counted):
@@ -92,6 +93,11 @@ class Fanout:
         return Answer(
             200, JSON_HEADERS, orjson.dumps({**summed_up(list(told.values())), "instances": entries})
         )
+
+    def _everybody(self) -> list[Instance]:
+        if not self._registry.instances:
+            raise NoInstance("there are no instances; POST /workers adds one")
+        return self._registry.instances
 
     async def _ask(
         self,

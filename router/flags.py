@@ -7,9 +7,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from router.config import ConfigError, PrefillUrl, RouterConfig
+from router import foreign
+from router.config import ConfigError, PrefillUrl, RouterConfig, trimmed
 
 ENV_PREFIX = "MEMSERVE_ROUTER_"
+_SWITCHED = {"1": True, "true": True, "0": False, "false": False}
+# The first that is given counts.
+_TOKENIZERS = ("tokenizer_path", "model_path")
 
 _DESCRIPTION = """\
 One HTTP endpoint for a group of SGLang instances: prefill/decode pairs, colocated servers, or both.
@@ -18,7 +22,7 @@ One HTTP endpoint for a group of SGLang instances: prefill/decode pairs, colocat
   python -m router.launch_router --worker-urls http://10.0.0.1:30001 http://10.0.0.2:30001
 
 A setting is taken from its flag, else from the environment (MEMSERVE_ROUTER_PORT for --port, and so on), else
-from its default."""
+from its default. sglang_router's other flags are taken with a warning, or refused: see docs/router.md."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,13 +49,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     settings = parser.add_argument_group("settings")
     for setting in _settings():
+        if isinstance(setting.default, bool):
+            kind: dict[str, Any] = {"action": "store_const", "const": True}
+        else:
+            kind = {"type": setting.metadata["kind"], "choices": setting.metadata["choices"]}
+            kind["metavar"] = "KEY" if _is_secret(setting) else None
+        default = "off" if setting.default is False else setting.default or "none"
         settings.add_argument(
-            _flag(setting.name),
-            type=type(setting.default),
-            choices=setting.metadata["choices"],
-            metavar="KEY" if _is_secret(setting) else None,
-            help=f"{setting.metadata['help']} (default: {setting.default or 'none'})",
+            _flag(setting.name), help=f"{setting.metadata['help']} (default: {default})", **kind
         )
+    for name in _TOKENIZERS:
+        settings.add_argument(_flag(name), help="sglang_router's name for --tokenizer")
+    foreign.add_to(parser)
     return parser
 
 
@@ -62,7 +71,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RouterConfig:
     """
     given = make_parser().parse_args(argv)
     prefill = tuple(_prefill(values) for values in given.prefill)
-    decode = tuple(_trim(url) for urls in given.decode for url in urls)
+    decode = tuple(trimmed(url) for urls in given.decode for url in urls)
+    without_effect = foreign.without_effect(given)
     if given.pd_disaggregation and not (prefill or decode):
         raise ConfigError("--pd-disaggregation without instances: give --prefill URL PORT and --decode URL")
     values: dict[str, Any] = {}
@@ -73,8 +83,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RouterConfig:
             values[setting.name] = value
         if value == "" and _is_secret(setting):
             raise ConfigError(f"{_flag(setting.name)} is empty: give a key, or leave flag and variable out")
-    colocated = tuple(_trim(url) for url in given.worker_urls)
-    return RouterConfig(prefill=prefill, decode=decode, colocated=colocated, **values)
+    for name in _TOKENIZERS:
+        if told := getattr(given, name):
+            values.setdefault("tokenizer", told)
+    colocated = tuple(trimmed(url) for url in given.worker_urls)
+    return RouterConfig(prefill, decode, colocated, without_effect, **values)
 
 
 def _settings() -> list[dataclasses.Field[Any]]:
@@ -89,10 +102,6 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _trim(url: str) -> str:
-    return url if url.endswith("//") else url.removesuffix("/")
-
-
 def _prefill(values: list[str]) -> PrefillUrl:
     url, *rest = values
     if len(rest) > 1:
@@ -100,9 +109,9 @@ def _prefill(values: list[str]) -> PrefillUrl:
             f"--prefill {' '.join(values)}: one URL and one bootstrap port at most; repeat the flag for more"
         )
     if not rest or rest[0].lower() == "none":
-        return PrefillUrl(_trim(url))
+        return PrefillUrl(trimmed(url))
     try:
-        return PrefillUrl(_trim(url), int(rest[0]))
+        return PrefillUrl(trimmed(url), int(rest[0]))
     except ValueError:
         raise ConfigError(f"--prefill {url} {rest[0]}: the bootstrap port is a number, or none") from None
 
@@ -111,8 +120,10 @@ def _from_environment(setting: dataclasses.Field[Any], environ: Mapping[str, str
     name = ENV_PREFIX + setting.name.upper()
     if name not in environ:
         return None
-    kind: Any = type(setting.default)
+    kind: Any = setting.metadata["kind"]
     try:
-        return kind(environ[name])
+        return _SWITCHED[environ[name].lower()] if kind is bool else kind(environ[name])
+    except KeyError:
+        raise ConfigError(f"{name}={environ[name]!r}: expected {' or '.join(_SWITCHED)}") from None
     except ValueError:
         raise ConfigError(f"{name}={environ[name]!r}: expected {kind.__name__}") from None

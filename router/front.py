@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import web
 
 from router import body, headers, logprobs, rooms
+from router.aborted import Aborted
 from router.aborts import Aborts
 from router.config import RouterConfig
 from router.errors import Failure, InstanceRefused, NoInstance
@@ -21,13 +22,20 @@ from router.instance import Instance, Role
 from router.leg import Answer, Leg, Request
 from router.pair import Pairs
 from router.registry import Registry
+from router.retries import Retries
 from router.routing import Routed, Routing
 
 logger = logging.getLogger(__name__)
 
+SERVED_BY = web.RequestKey("served_by", str)
+"""The role of the instance whose answer a client gets."""
+
 
 class Front:
-    """Has it chosen who serves a request, and runs it there."""
+    """Has it chosen who serves a request, and runs it there.
+
+    `aborted` must hear what clients abort by name.
+    """
 
     def __init__(
         self, config: RouterConfig, registry: Registry, routing: Routing, session: aiohttp.ClientSession
@@ -38,6 +46,8 @@ class Front:
         self._session = session
         self._pairs = Pairs()
         self._aborts = Aborts(session)
+        self.aborted = Aborted()
+        self._retries = Retries(config, self.aborted, self._aborts)
 
     async def close(self) -> None:
         await self._pairs.close()
@@ -53,8 +63,21 @@ class Front:
                 yield answer
             return
         fields, path = parsed.fields, request.path
-        routed = await self._routing.choose(fields, path, len(raw))
-        route = routed.route
+        chosen = await self._routing.choose(fields, path, len(raw))
+
+        def once(failed: Collection[Instance]) -> AbstractAsyncContextManager[Answer]:
+            routed = self._routing.again(chosen, failed) if failed else chosen
+            return self._generate(routed, request, parsed)
+
+        async with self._retries.run(once, rooms.given_ids(fields)) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _generate(
+        self, routed: Routed, request: web.Request, parsed: body.Body
+    ) -> AsyncIterator[Answer]:
+        """One try, with names of its own: what a failed one left behind must not meet them."""
+        fields, path, route = parsed.fields, request.path, routed.route
         rid = rooms.request_id(fields, path, new=route.prefill is not None)
         added: dict[str, Any] = {}
         if route.prefill is not None:
@@ -74,10 +97,14 @@ class Front:
     @asynccontextmanager
     async def anyone(self, request: web.Request, raw: bytes = b"") -> AsyncIterator[Answer]:
         """The answer of some healthy instance to the request as it came. Raises Failure."""
-        instance = self._registry.any_healthy()
-        if instance is None:
-            raise NoInstance(self._registry.unservable() or "no healthy instance")
-        async with self._single(instance, request, raw) as answer:
+
+        def once(failed: Collection[Instance]) -> AbstractAsyncContextManager[Answer]:
+            instance = self._registry.any_healthy(failed)
+            if instance is None:
+                raise NoInstance(self._registry.unservable() or "no healthy instance")
+            return self._single(instance, request, raw)
+
+        async with self._retries.run(once) as answer:
             yield answer
 
     @asynccontextmanager
@@ -120,6 +147,7 @@ class Front:
     def _leg(
         self, instance: Instance, request: web.Request, raw: bytes, rid: str | None, routed: Routed | None
     ) -> Leg:
+        request[SERVED_BY] = instance.role.value
         forwarded = headers.to_instance(request.headers, credentials=self._config.passes_credentials)
         abandoned = partial(self._aborts.send, instance, rid, forwarded.copy()) if rid else None
         if raw:
@@ -132,11 +160,15 @@ class Front:
     @asynccontextmanager
     async def colocated(self, request: web.Request, raw: bytes, unpairable: str) -> AsyncIterator[Answer]:
         """A colocated instance's answer to what no pair can answer, and why not. Raises Failure."""
-        routed = self._routing.colocated(request.path, len(raw))
-        if routed is None:
+        chosen = self._routing.colocated(request.path, len(raw))
+        if chosen is None:
             raise self._registry.no_colocated(unpairable)
-        chosen = routed.route.decode
-        async with self._single(chosen, request, raw, routed=routed) as answer:
+
+        def once(failed: Collection[Instance]) -> AbstractAsyncContextManager[Answer]:
+            routed = self._routing.again(chosen, failed) if failed else chosen
+            return self._single(routed.route.decode, request, raw, routed=routed)
+
+        async with self._retries.run(once) as answer:
             yield answer
 
     @asynccontextmanager

@@ -7,26 +7,32 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from router import body
+from router import body, parity
 from router.canary import Canary
 from router.config import RouterConfig
 from router.delivery import deliver
 from router.endpoints import ENDPOINTS, Endpoint, Who
 from router.errors import JSON_HEADERS, BadRequest, ClientSilent, NoInstance, PayloadTooLarge
 from router.fanout import Fanout
+from router.feeds import Feeds
 from router.front import Front
+from router.instance import Instance, Role
 from router.leg import Answer
+from router.metrics import Metrics
 from router.openapi import document
 from router.registry import Registry
 from router.routing import Routing
+from router.workers import Workers, parsed, worker_of
 
 # A request, its body, and why no pair can answer it.
 Asked = Callable[[web.Request, bytes, str], AbstractAsyncContextManager[Answer]]
+_COUNTED = {"prefill": Role.PREFILL, "decode": Role.DECODE, "regular": Role.COLOCATED}
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,19 @@ class Handlers:
     front: Front
     fanout: Fanout
     canary: Canary
+    workers: Workers
+    feeds: Feeds | None
+    metrics: Metrics
 
     def routes(self) -> list[web.RouteDef]:
-        served = [_route(method, one, self._handler(one)) for one in ENDPOINTS for method in one.methods]
+        served = [
+            _route(method, one, self._handler(one, method)) for one in ENDPOINTS for method in one.methods
+        ]
         # Browsers ask first whether they may; what SGLang allows is SGLang's to say.
-        return [*served, *(web.options(one.path, self.anyone) for one in ENDPOINTS)]
+        paths = dict.fromkeys(one.path for one in ENDPOINTS)
+        return [*served, *(web.options(path, self.anyone) for path in paths)]
 
-    def _handler(self, one: Endpoint) -> Handler:
+    def _handler(self, one: Endpoint, method: str) -> Handler:
         match one.who:
             case Who.PAIR:
                 return self.generate
@@ -55,7 +67,7 @@ class Handlers:
                 return partial(self._unpairable, self.front.colocated, one.unpairable)
             case Who.HOLDER:
                 return partial(self._unpairable, self.front.holder, one.unpairable)
-        return {
+        named = {
             "/abort_request": self.abort_request,
             "/flush_cache": self.flush_cache,
             "/server_info": self.server_info,
@@ -67,12 +79,17 @@ class Handlers:
             "/ping": self.health,
             "/liveness": self.liveness,
             "/health_generate": self.health_generate,
-            "/workers": self.workers,
+            "/workers": self.add_worker if method == "POST" else self.list_all,
+            "/workers/{worker:.+}": self.remove_worker if method == "DELETE" else self.worker,
+            "/add_worker": self.add_worker_by_query,
+            "/remove_worker": self.remove_worker_by_query,
             "/decisions": self.decisions,
             "/explain": self.explain,
             "/list_workers": self.list_workers,
+            "/metrics": self.metrics.answer,
             "/openapi.json": self.openapi,
-        }[one.path]
+        }
+        return named[one.path]
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         raw = await self._body(request)
@@ -91,6 +108,7 @@ class Handlers:
 
     async def abort_request(self, request: web.Request) -> web.StreamResponse:
         raw = await self._body(request)
+        self.front.aborted.hear(raw)
         return await self._deliver(
             request, await self.fanout.abort_request(request.path_qs, request.headers, raw)
         )
@@ -121,9 +139,42 @@ class Handlers:
     async def liveness(self, _: web.Request) -> web.Response:
         return _json({"status": "ok"})
 
-    async def workers(self, _: web.Request) -> web.Response:
-        instances = [instance.describe() for instance in self.registry.instances]
-        return _json({"workers": instances, "routing": self.routing.describe()})
+    async def list_all(self, _: web.Request) -> web.Response:
+        misfits = parity.by_instance(self.registry.instances)
+        instances = [
+            {**instance.describe(), "misfits": misfits.get(instance, [])}
+            for instance in self.registry.instances
+        ]
+        stats = {f"{kind}_count": len(self.registry.of(role)) for kind, role in _COUNTED.items()}
+        listed = {"workers": instances, "total": len(instances), "stats": stats}
+        feeds = {} if self.feeds is None else self.feeds.describe()
+        return _json({**listed, "routing": self.routing.describe(), "feeds": feeds})
+
+    async def worker(self, request: web.Request) -> web.Response:
+        return _json(self.workers.named(request.match_info["worker"]).describe())
+
+    async def add_worker(self, request: web.Request) -> web.Response:
+        added = worker_of(parsed(await self._body(request)), self.config.worker_api_key)
+        instance = await self.workers.add(added)
+        told = _accepted(instance, f"added; {instance.obstacle or 'it takes requests'}")
+        location = f"/workers/{instance.id}"
+        answer = _json(told | {"url": instance.url, "location": location}, 202)
+        answer.headers["Location"] = location
+        return answer
+
+    async def remove_worker(self, request: web.Request) -> web.Response:
+        return _json(self._removed(request.match_info["worker"]), 202)
+
+    async def add_worker_by_query(self, request: web.Request) -> web.Response:
+        instance = await self.workers.add(worker_of(dict(request.query), self.config.worker_api_key))
+        return _json(_accepted(instance, f"added; {instance.obstacle or 'it takes requests'}"))
+
+    async def remove_worker_by_query(self, request: web.Request) -> web.Response:
+        return _json(self._removed(request.query.get("url", "")))
+
+    def _removed(self, name: str) -> dict[str, Any]:
+        instance = self.workers.remove(name)
+        return _accepted(instance, f"takes no new requests; {instance.in_flight} still run")
 
     async def decisions(self, request: web.Request) -> web.Response:
         asked = request.query.get("last", "20")
@@ -165,6 +216,11 @@ def _route(method: str, one: Endpoint, handler: Handler) -> web.RouteDef:
         return web.route(method, one.path, handler)
     # A HEAD must change nothing: none for what a POST does as well.
     return web.get(one.path, handler, allow_head=one.methods == ("GET",))
+
+
+def _accepted(instance: Instance, message: str) -> dict[str, Any]:
+    told = {"status": "accepted", "worker_id": instance.id, "message": f"{instance}: {message}"}
+    return {**told, "worker": instance.describe()}
 
 
 def _json(value: object, status: int = 200) -> web.Response:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
 
 import aiohttp
 import orjson
 
+from router import parity
 from router.config import RouterConfig
 from router.instance import Instance
 from router.leg import AnswerTooLarge, read, trouble
 from router.registry import Registry
+from router.tokenizer import fingerprint
 from router.traits import Traits, traits_of
 
 _ANSWER_LIMIT = 1 << 20
@@ -30,12 +34,19 @@ class HealthWatch:
         self._session = session
         self._config = config
         self._timeout = aiohttp.ClientTimeout(total=config.health_check_timeout_secs)
-        self._misses = dict.fromkeys(registry.instances, 0)
+        self._misses: Counter[Instance] = Counter()
+        self._added: asyncio.Queue[Instance] = asyncio.Queue()
+        for instance in registry.instances:
+            self.add(instance)
+
+    def add(self, instance: Instance) -> None:
+        """Watch it too, as long as it is in the registry."""
+        self._added.put_nowait(instance)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for instance in self._registry.instances:
-                group.create_task(self._watch(instance))
+            while True:
+                group.create_task(self._watch(await self._added.get()))
 
     async def probe_all(self) -> None:
         await asyncio.gather(*(self.probe(instance) for instance in self._registry.instances))
@@ -58,7 +69,7 @@ class HealthWatch:
             else:
                 self._misses[instance] = 0
                 instance.up()
-                if instance.traits is None:
+                if instance.traits is None or instance.doubted:
                     await self._learn(instance)
 
     async def _learn(self, instance: Instance) -> None:
@@ -67,11 +78,27 @@ class HealthWatch:
             async with self._session.get(instance.url + "/server_info", timeout=self._timeout) as response:
                 info = orjson.loads(await read(response, _ANSWER_LIMIT))
         except ValueError:
-            instance.traits = Traits()
+            info = None
         except (aiohttp.ClientError, OSError):
-            pass
-        else:
-            instance.traits = traits_of(info)
+            return
+        instance.doubted, instance.speed = False, None
+        told = instance.traits = traits_of(info)
+        fuller = await self._with_fingerprint(told)
+        if instance.traits is told:
+            instance.traits = fuller
+            parity.warn(instance, self._registry.instances)
+
+    async def _with_fingerprint(self, traits: Traits) -> Traits:
+        """Of who does not tell it, that of the tokenizer it names, if that is on this machine too."""
+        if traits.fit.tokenizer is not None or not traits.tokenizer:
+            return traits
+        try:
+            async with asyncio.timeout(self._config.health_check_timeout_secs):
+                tokenizer, template = await asyncio.to_thread(fingerprint, traits.tokenizer)
+        except TimeoutError:
+            return traits
+        template = traits.fit.template or template
+        return replace(traits, fit=replace(traits.fit, tokenizer=tokenizer, template=template))
 
     def _miss(self, instance: Instance, reason: str) -> None:
         self._misses[instance] += 1
@@ -85,4 +112,7 @@ class HealthWatch:
                     await instance.suspected.wait()
             except TimeoutError:
                 pass
+            if instance not in self._registry.instances:
+                break
             await self.probe(instance)
+        del self._misses[instance]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from router.breaker import Breaker
 from router.traits import Traits
 
 if TYPE_CHECKING:
@@ -30,11 +32,14 @@ class Instance:
 
     `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
     `charged_seconds` of prefill and `sending_seconds` of what others fetch from it. `epoch` grows whenever
-    what it had cached is gone. `traits`: what it told of itself; None: not known yet. `speed`
-    follows from these; None: nobody has asked for it yet.
+    what it had cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have
+    changed. `speed` follows from these; None: nobody has asked for it yet. One that is `leaving` gets no new
+    requests, and is `idle` when the last of its own has ended.
     """
 
-    def __init__(self, url: str, role: Role, bootstrap_port: int | None = None) -> None:
+    def __init__(
+        self, url: str, role: Role, bootstrap_port: int | None = None, breaker: Breaker | None = None
+    ) -> None:
         self.url = url
         self.role = role
         self.bootstrap_port = bootstrap_port
@@ -46,8 +51,12 @@ class Instance:
         self.sending_seconds = 0.0
         self.epoch = 0
         self.traits: Traits | None = None
+        self.doubted = False
         self.speed: Speed | None = None
         self.suspected = asyncio.Event()
+        self.breaker = Breaker() if breaker is None else breaker
+        self.leaving = False
+        self.idle = asyncio.Event()
 
     def __str__(self) -> str:
         return f"{self.role} instance {self.url}"
@@ -72,6 +81,37 @@ class Instance:
     def release(self, tokens: int) -> None:
         self.in_flight -= 1
         self.charged -= tokens
+        if self.leaving and not self.in_flight:
+            self.idle.set()
+
+    @property
+    def id(self) -> str:
+        """The same for a URL, always."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, self.url))
+
+    @property
+    def takes_requests(self) -> bool:
+        # Each decision asks this of every instance.
+        return self.healthy and (self.breaker.closed or self.breaker.lets_through())
+
+    @property
+    def obstacle(self) -> str:
+        """Why it takes no requests just now; "" if it does."""
+        if self.leaving:
+            return "is being removed"
+        if self.healthy and not self.breaker.lets_through():
+            return "rests, since its answers kept failing"
+        return self.trouble
+
+    def leave(self) -> None:
+        self.leaving = True
+        if not self.in_flight:
+            self.idle.set()
+
+    def failed(self) -> None:
+        """A request has failed there."""
+        if self.breaker.failed():
+            logger.warning("%s keeps failing: it gets no requests for %g s", self, self.breaker.rest)
 
     def forgot(self) -> None:
         """What it had cached is gone."""
@@ -90,20 +130,36 @@ class Instance:
         self.traits = self.speed = None
         self.forgot()
 
+    def doubt(self) -> None:
+        """Have it asked at once what it is: it may be another server at the same address."""
+        self.doubted = True
+        self.suspected.set()
+
     def suspect(self, trouble: str) -> None:
         """Take it out of the rotation, and have it probed at once rather than at the next interval."""
+        # A server that dies breaks many connections, and that is one failure.
+        if self.healthy:
+            self.failed()
         self.down(trouble)
         self.suspected.set()
 
     def describe(self) -> dict[str, object]:
         return {
+            "id": self.id,
             "url": self.url,
             "role": self.role.value,
             "bootstrap_port": self.bootstrap_port,
             "healthy": self.healthy,
             "trouble": self.trouble or None,
+            "leaving": self.leaving,
+            "circuit": self.breaker.state,
             "in_flight": self.in_flight,
             "charged_tokens": self.charged,
             "charged_seconds": round(self.charged_seconds, 6),
             "sending_seconds": round(self.sending_seconds, 6),
+            # By sglang_router's names.
+            "worker_type": "regular" if self.role is Role.COLOCATED else self.role.value,
+            "is_healthy": self.healthy,
+            "load": self.in_flight,
+            "connection_mode": "HTTP",
         }

@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    if config.without_effect:
+        logger.warning("without effect here: %s (docs/router.md)", ", ".join(config.without_effect))
     try:
         code: int = uvloop.run(serve(config))
     except CannotListen as error:
@@ -53,6 +55,8 @@ async def serve(config: RouterConfig) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping, number)
+    if not any(config.urls()):
+        logger.warning("no instances yet (--prefill and --decode, or --worker-urls): POST /workers adds some")
     async with serving(config) as checks:
         checks.add_done_callback(lambda _: stop.set())
         logger.info("listening on http://%s:%d", config.host, config.port)

@@ -12,13 +12,15 @@ import aiohttp
 
 from router import headers, sse, upload
 from router.config import RouterConfig
-from router.errors import InstanceFailed, InstanceRefused, InstanceSilent
+from router.errors import InstanceFailed, InstanceRefused, InstanceSilent, RouterError
 from router.instance import Instance
 from router.work import Work
 
 logger = logging.getLogger(__name__)
 
 _STREAMS = (sse.CONTENT_TYPE, "application/x-ndjson")
+# Answers of an instance that something is wrong with. One that is full (429, 503) is well.
+_BROKEN = frozenset({500, 502, 504})
 
 
 class AnswerTooLarge(ValueError):
@@ -27,12 +29,16 @@ class AnswerTooLarge(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the client gets: `body`, and then `rest` if it is a stream."""
+    """What the client gets: `body`, and then `rest` if it is a stream.
+
+    `failure`: what a stream says that begins with its end.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     rest: AsyncIterator[bytes] | None = None
+    failure: InstanceRefused | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +83,9 @@ class Leg:
             total=None, connect=config.connect_timeout_secs, sock_read=config.request_timeout_secs
         )
         self._response: aiohttp.ClientResponse | None = None
-        self._closed = False
+        self._closed = self._refused = False
         instance.charge(request.charge)
+        instance.breaker.takes(self)
 
     async def answer(self) -> Answer:
         """The whole answer, or a stream from its first bytes on."""
@@ -86,10 +93,16 @@ class Leg:
             response = await self._open()
             reply = headers.to_client(response.headers)
             if response.content_type not in _STREAMS:
-                return Answer(response.status, reply, await self._whole(response))
+                answer = Answer(response.status, reply, await self._whole(response))
+                self._end()
+                return answer
             first = await response.content.readany()
+            rest = self._rest(response)
+            if (code := sse.failure_in(first.partition(sse.END)[0])) is not None:
+                return Answer(response.status, reply, first, rest, self._refusal(response, first, code))
+            self.instance.breaker.began(self)
             self._prefilled()
-            return Answer(response.status, reply, first, self._rest(response))
+            return Answer(response.status, reply, first, rest)
 
     async def drain(self, told: Callable[[bytes], None] | None = None) -> None:
         """Read the answer to its end. `told` gets it, or each event of a stream; else nothing is kept.
@@ -106,7 +119,7 @@ class Leg:
                 else:
                     async for _ in response.content.iter_any():
                         pass
-                self.finished = True
+                self._end()
                 self._prefilled()
         finally:
             self.close()
@@ -116,6 +129,7 @@ class Leg:
             return
         self._closed = True
         self.instance.release(self._request.charge)
+        self.instance.breaker.leaves(self)
         if self._request.work is not None:
             self._request.work.drop()
         if self._response is not None:
@@ -140,7 +154,7 @@ class Leg:
                 allow_redirects=False,
             )
         if response.status >= 400:
-            raise self._refusal(response, await self._whole(response))
+            raise self._refusal(response, await self._whole(response), response.status)
         return response
 
     async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
@@ -156,8 +170,8 @@ class Leg:
             if told is not None and size > self._limit:
                 raise AnswerTooLarge(f"the answer is larger than {self._limit} bytes")
             for event in events.feed(chunk):
-                if sse.is_failure(event):
-                    raise self._refusal(response, event + sse.END + sse.DONE)
+                if (code := sse.failure_in(event)) is not None:
+                    raise self._refusal(response, event + sse.END + sse.DONE, code)
                 if told is not None:
                     told(event)
 
@@ -165,11 +179,22 @@ class Leg:
         with translated(self.instance):
             async for chunk in response.content.iter_any():
                 yield chunk
-            self.finished = True
+            self._end()
 
-    def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> InstanceRefused:
-        message = f"{self.instance} answered {response.status}"
-        return InstanceRefused(response.status, headers.to_client(response.headers), body, message)
+    def _end(self) -> None:
+        self.finished = True
+        if not self._refused:
+            self.instance.breaker.began(self)
+            self.instance.breaker.ended()
+
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes, code: int) -> InstanceRefused:
+        message = f"{self.instance} answered {code or response.status}"
+        refused = InstanceRefused(response.status, headers.to_client(response.headers), body, message)
+        refused.code, refused.instance = code, self.instance
+        self._refused = True
+        if code in _BROKEN:
+            self.instance.failed()
+        return refused
 
 
 async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -190,12 +215,19 @@ def translated(instance: Instance) -> Iterator[None]:
     try:
         yield
     except aiohttp.SocketTimeoutError:
-        raise InstanceSilent(f"{instance} went silent during the request") from None
+        instance.failed()
+        raise _of(instance, InstanceSilent(f"{instance} went silent during the request")) from None
     except AnswerTooLarge as error:
         raise InstanceFailed(f"{instance}: {error} (--max-payload-size)") from None
     except (aiohttp.ClientError, OSError) as error:
         instance.suspect(trouble(error))
-        raise InstanceFailed(f"{instance} cannot be reached or broke off: {trouble(error)}") from error
+        failed = InstanceFailed(f"{instance} cannot be reached or broke off: {trouble(error)}")
+        raise _of(instance, failed) from error
+
+
+def _of(instance: Instance, failure: RouterError) -> RouterError:
+    failure.instance = instance
+    return failure
 
 
 def trouble(error: Exception) -> str:

@@ -85,7 +85,7 @@ class Prompts:
                 raise InstanceFailed(f"decode's event is over {self._limit} bytes (--max-payload-size)")
 
     async def _completed(self, event: bytes) -> bytes:
-        if sse.is_failure(event):
+        if sse.failure_in(event) is not None:
             return event + sse.END
         return sse.DATA + await self._complete(event.removeprefix(sse.DATA)) + sse.END
 

@@ -35,7 +35,7 @@ def document(*, keyed: bool) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for one in ENDPOINTS:
         operations = {method.lower(): _operation(one, method, keyed) for method in one.methods}
-        paths[_VARIABLE.sub(r"{\1}", one.path)] = operations
+        paths.setdefault(_VARIABLE.sub(r"{\1}", one.path), {}).update(operations)
     components: dict[str, Any] = {"schemas": {"Error": _ERROR}}
     if keyed:
         components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
@@ -53,7 +53,7 @@ def document(*, keyed: bool) -> dict[str, Any]:
 
 
 def _operation(one: Endpoint, method: str, keyed: bool) -> dict[str, Any]:
-    reads = method != "GET"
+    reads = method not in ("GET", "DELETE")
     operation: dict[str, Any] = {
         "operationId": "_".join([method.lower(), *re.findall(r"\w+", _VARIABLE.sub(r"\1", one.path))]),
         "summary": one.summary,
@@ -88,7 +88,7 @@ def _answers(one: Endpoint) -> tuple[str, ...]:
             return (_JSON, "text/event-stream")
         case Who.COLOCATED:
             return ("*/*",)
-    return (_JSON,)
+    return ("text/plain",) if one.path == "/metrics" else (_JSON,)
 
 
 def _sentence(text: str) -> str:

@@ -65,6 +65,13 @@ def request_id(fields: dict[str, Any], path: str, *, new: bool) -> str | None:
     return given if isinstance(given, str) and given else None
 
 
+def given_ids(fields: dict[str, Any]) -> list[str]:
+    """The names by which the client may abort the request, or parts of it."""
+    given = fields.get("rid")
+    names = given if isinstance(given, list) else [given]
+    return [name for name in names if isinstance(name, str) and name]
+
+
 def unpairable(fields: dict[str, Any], path: str, limit: int) -> str | None:
     """Why no prefill/decode pair can serve the request, or None. A pair takes `limit` prompts at most."""
     if name := next((name for name in _HALF if _wanted(fields.get(name))), None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -51,6 +52,10 @@ class Routing:
         self._tokens = tokens
         self._prices = prices
 
+    @property
+    def needs_tokens(self) -> bool:
+        return self._policy.needs_tokens
+
     async def choose(self, fields: dict[str, Any], path: str, size: int) -> Routed:
         """For a generation request with this body, of `size` bytes. Raises NoInstance and BadRequest.
 
@@ -64,7 +69,7 @@ class Routing:
         """What `choose` would choose now, and why; not on record, and not to be charged."""
         if self._policy.needs_prices:
             await self._prices.speeds.prepare(self._registry.instances)
-        tokens = await self._tokens.of(fields, path) if self._policy.needs_tokens else None
+        tokens = await self._tokens.of(fields, path) if self.needs_tokens else None
         registry, refusal = self._registry, None
         if several := rooms.several_samples(fields, path):
             registry = Registry(one for one in registry.instances if one.takes_samples)
@@ -77,6 +82,17 @@ class Routing:
         if reason := self._registry.unservable():
             raise NoInstance(reason)
         raise BadRequest(refusal or "no instance takes this request")
+
+    def again(self, before: Routed, failed: Collection[Instance]) -> Routed:
+        """Another choice for the same request, by others than those that have failed if there are any.
+
+        Raises NoInstance.
+        """
+        among, ask, path = before.registry, before.ask, before.decision.path
+        routed = self.decide(among.without(failed), ask, path) or self.decide(among, ask, path)
+        if routed is None:
+            raise NoInstance(self._registry.unservable() or "no instance takes this request just now")
+        return routed
 
     def colocated(self, path: str, size: int) -> Routed | None:
         """For what a colocated instance alone can answer, whatever it is."""
@@ -100,7 +116,7 @@ class Routing:
         loads = [one.charged for one in healthy]
         known = ask.tokens is not None
         decision = Decision(self._config.policy, path, ask.prompt_tokens, known, route, healthy, loads, took)
-        return Routed(self, ask, decision)
+        return Routed(self, registry, ask, decision)
 
     def began(self, routed: Routed) -> None:
         """The first of a stream has come: whoever prefilled has the prompt now, whatever the rest will be."""
@@ -108,14 +124,16 @@ class Routing:
 
     def answered(self, routed: Routed, outcome: Outcome) -> None:
         """An answer has come to its end."""
-        self.decisions.ended(routed.decision, outcome)
+        first = routed.route.first
+        forgot = first.epoch != routed.epochs[first]
+        self.decisions.ended(routed.decision, outcome, forgot=forgot)
         self._observe(routed.decision, outcome)
         for instance in routed.epochs:
             self._store(routed, instance, outcome.output_ids if _gets_answers(instance) else ())
 
     def _observe(self, decision: Decision, outcome: Outcome) -> None:
         first = decision.route.first
-        price = decision.route.price(first)
+        price = decision.route.price(first) if decision.alone else None
         # One that had more or less of the prompt than was thought is not slow or fast for that.
         as_thought = outcome.cached_tokens in (None, decision.predicted)
         if price is not None and decision.prefilled is not None and as_thought:
@@ -131,17 +149,21 @@ class Routing:
     def describe(self) -> dict[str, Any]:
         return {
             "policy": self._config.policy,
+            "needs_tokens": self._policy.needs_tokens,
+            "tokenizer": self._tokens.describe(),
             "tokenising": dict(self._tokens.counts),
             "answers": dict(self.decisions.counts),
+            "predictions": dict(self.decisions.fared),
             "tree": self._tree.sizes(),
             "residuals": {url: asdict(one) for url, one in self._prices.residuals.exported().items()},
         }
 
 
 class Routed:
-    """A choice, for as long as its request lasts."""
+    """A choice among the `registry`, for as long as its request lasts."""
 
-    def __init__(self, routing: Routing, ask: Ask, decision: Decision) -> None:
+    def __init__(self, routing: Routing, registry: Registry, ask: Ask, decision: Decision) -> None:
+        self.registry = registry
         self.ask = ask
         self.decision = decision
         self.route: Route = decision.route
@@ -172,8 +194,8 @@ class Routed:
         fetch = self.route.fetch
         return {} if fetch is None else hint_fields(fields, path, fetch, self.route.first)
 
-    def _prefilled(self, seconds: float) -> None:
-        self.decision.prefilled = seconds
+    def _prefilled(self, seconds: float, alone: bool) -> None:
+        self.decision.prefilled, self.decision.alone = seconds, alone
 
     def watched(self, answer: Answer) -> Answer:
         """The same answer; what it says at its end is learned from, if there are tokens to learn about."""

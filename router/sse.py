@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import orjson
 
@@ -33,19 +34,27 @@ class EventBuffer:
             self.dropped = True
 
 
-def is_failure(event: bytes) -> bool:
-    """Whether SGLang ended a request with this event: an error object, or an abort as finish reason."""
+def failure_in(event: bytes) -> int | None:
+    """The status with which SGLang ended a request by this event: an error, or an abort as finish reason.
+
+    0 if it tells none, as for what was aborted by name; None for any other event.
+    """
     if b'"error"' not in event and b'"abort"' not in event:
-        return False
+        return None
     try:
         if event.startswith(b"event: "):
             event = event.partition(b"\n")[2]
         value = orjson.loads(event.removeprefix(DATA))
-        if value.get("error") is not None:
-            return True
-        return bool(value["meta_info"]["finish_reason"]["type"] == "abort")
+        if (error := value.get("error")) is not None:
+            return _status(error.get("code")) if isinstance(error, dict) else 0
+        reason = value["meta_info"]["finish_reason"]
+        return _status(reason.get("status_code")) if reason["type"] == "abort" else None
     except (ValueError, KeyError, TypeError, AttributeError):
-        return False
+        return None
+
+
+def _status(told: Any) -> int:
+    return told if isinstance(told, int) else 0
 
 
 def closing(error_body: bytes, *, mid_event: bool) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -19,6 +20,13 @@ from router.template import ChatTemplate, Unrenderable
 _TOKENIZER, _CONFIG, _TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 # Of texts whose tokens are remembered.
 _REMEMBERED_CHARS = 16 << 20
+
+
+class Fingerprint(NamedTuple):
+    """32 hex characters of the SHA-256 of tokenizer.json, and of the chat template; None: cannot be read."""
+
+    tokenizer: str | None = None
+    template: str | None = None
 
 
 class Tokenizer:
@@ -53,6 +61,20 @@ class Tokenizer:
         if self._template is None:
             raise Unrenderable("no template")
         return self._pieces.tokens(self._template.render(fields))
+
+
+def fingerprint(where: str) -> Fingerprint:
+    """Of a tokenizer as `Tokenizer.load` takes it. Never raises."""
+    try:
+        tokenizer = _digest(model_file(where, _TOKENIZER).read_bytes())
+        template = _template(where, _read_config(where))
+    except (OSError, ValueError):
+        return Fingerprint()
+    return Fingerprint(tokenizer, None if template is None else _digest(template.encode()))
+
+
+def _digest(told: bytes) -> str:
+    return hashlib.sha256(told).hexdigest()[:32]
 
 
 class _Pieces:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from mempool.index.keys import token_array
 from router.ask import TokenArray
 from router.instance import Instance
 from router.template import Unrenderable
-from router.tokenizer import Tokenizer
+from router.tokenizer import Fingerprint, Tokenizer, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +35,24 @@ class Tokens:
     """Tokenises as the model does. What it cannot tokenise costs the request `patience` seconds at most.
 
     The tokenizer is loaded in the background, from `where` or from what an instance tells. `counts` says how
-    many prompts have their tokens, and why the others have none.
+    many prompts have their tokens, and why the others have none. `instances` may change meanwhile.
     """
 
     def __init__(
         self,
-        instances: Iterable[Instance],
+        instances: Collection[Instance],
         where: str,
         patience: float,
         load: Callable[[str], Encodes] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        self._instances = tuple(instances)
+        self._instances = instances
         self._where = where
         self._patience = patience
         self._load = load or Tokenizer.load
         self._tokenizer: Encodes | None = None
+        self._loaded = ""
+        self._fingerprint = Fingerprint()
         self._loading: asyncio.Task[None] | None = None
         self._tried: set[str] = set()
         threads = min(_MOST_THREADS, os.cpu_count() or 1)
@@ -78,6 +80,10 @@ class Tokens:
             self._tried.add(untried)
             self._loading = asyncio.create_task(self._get(untried))
 
+    def describe(self) -> dict[str, Any]:
+        """`unlike`: who has told of another tokenizer or chat template."""
+        return {"loaded": self._loaded or None, **self._fingerprint._asdict(), "unlike": self._unlike()}
+
     async def close(self) -> None:
         if self._loading is not None:
             self._loading.cancel()
@@ -88,13 +94,26 @@ class Tokens:
         loop = asyncio.get_running_loop()
         try:
             self._tokenizer = await loop.run_in_executor(self._threads, self._load, where)
+            self._loaded = where
+            self._fingerprint = await loop.run_in_executor(self._threads, fingerprint, where)
             logger.info("tokenizes as %s", where)
+            if unlike := self._unlike():
+                logger.warning("%s is another tokenizer or chat template than that of %s", where, unlike)
         except Exception as error:
             logger.warning(
                 "no tokenizer at %s (%s): requests are routed without their tokens; give --tokenizer",
                 where,
                 error,
             )
+
+    def _unlike(self) -> list[str]:
+        own = self._fingerprint
+        fits = {one.url: one.traits.fit for one in self._instances if one.traits}
+        return [
+            url
+            for url, fit in fits.items()
+            if _differ(own.tokenizer, fit.tokenizer) or _differ(own.template, fit.template)
+        ]
 
     async def _tokens(self, fields: Mapping[str, Any], path: str) -> TokenArray:
         if (ids := fields.get("input_ids")) is not None:
@@ -130,6 +149,10 @@ class Tokens:
 
 class _NoTokens(Exception):
     """The text is the reason, by which it is counted."""
+
+
+def _differ(own: str | None, told: str | None) -> bool:
+    return own is not None and told is not None and own != told
 
 
 def _checked(ids: Any) -> TokenArray:

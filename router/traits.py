@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from router.parity import Fit, fit_of
+
+_MOST_ENDPOINT_CHARS = 256
+_TRANSPORTS = ("tcp://", "ipc://")
+
+
+@dataclass(frozen=True, slots=True)
+class FeedAt:
+    """Where an instance tells of its caches, and the number of its start."""
+
+    endpoint: str
+    incarnation: int
+
 
 # An instance may say that it does not cut prompts (-1). The cost model has a table of so many entries.
 _UNCUT = 1 << 16
@@ -20,7 +34,7 @@ class Traits:
     `writes_back`: whether its decode peers send it the KV of answers. `instance`: its name in the MemPool, by
     which others fetch from it; "" for one that neither fetches nor is fetched from. `model`: a path or name
     as `tokenizer`; `device`: SGLang's word; `tp`: its ranks; `forward_tokens`: the most new tokens of a
-    prefill forward.
+    prefill forward. `feed`: None where it has none. `fit`: what others must have too.
     """
 
     room_per_sample: bool = False
@@ -33,6 +47,8 @@ class Traits:
     device: str = ""
     tp: int = 1
     forward_tokens: int = _FORWARD_TOKENS
+    feed: FeedAt | None = None
+    fit: Fit = field(default_factory=Fit)
 
 
 def traits_of(info: Any) -> Traits:
@@ -52,11 +68,23 @@ def traits_of(info: Any) -> Traits:
         device=_text(info.get("device")),
         tp=_count(info.get("tp_size"), 1),
         forward_tokens=_forward_tokens(info.get("chunked_prefill_size")),
+        feed=_feed(told.get("feed")),
+        fit=fit_of(info),
     )
 
 
+def _feed(told: Any) -> FeedAt | None:
+    told = told if isinstance(told, dict) else {}
+    endpoint, incarnation = told.get("endpoint"), told.get("incarnation")
+    if not isinstance(endpoint, str) or not endpoint.startswith(_TRANSPORTS):
+        return None
+    if len(endpoint) > _MOST_ENDPOINT_CHARS or not _is_number(incarnation) or not 0 <= incarnation < 1 << 63:
+        return None
+    return FeedAt(endpoint, incarnation)
+
+
 def _count(told: Any, otherwise: int) -> int:
-    return told if isinstance(told, int) and not isinstance(told, bool) and told > 0 else otherwise
+    return told if _is_number(told) and told > 0 else otherwise
 
 
 def _forward_tokens(told: Any) -> int:
@@ -65,3 +93,7 @@ def _forward_tokens(told: Any) -> int:
 
 def _text(told: Any) -> str:
     return told if isinstance(told, str) else ""
+
+
+def _is_number(told: Any) -> bool:
+    return isinstance(told, int) and not isinstance(told, bool)

@@ -15,7 +15,8 @@ class Work:
     """Charged while it lasts: `seconds` to the instance, and `sending` to the `source` that it fetches from.
 
     Call `done` when the prefill is over, or `drop` for one that nobody waits for any more: whichever is first
-    ends it. `told` gets the seconds that it took.
+    ends it. `told` gets the seconds that it took, and whether the instance had no other prefill when it began
+    and when it ended.
     """
 
     def __init__(
@@ -24,11 +25,13 @@ class Work:
         seconds: float,
         source: Instance | None = None,
         sending: float = 0.0,
-        told: Callable[[float], None] = lambda _: None,
+        told: Callable[[float, bool], None] = lambda *_: None,
     ) -> None:
         self._charged = [(instance, _exact(seconds))]
         self._sending = [] if source is None else [(source, _exact(sending))]
         self._told = told
+        self._instance = instance
+        self._alone = not instance.charged_seconds
         self._begun = time.monotonic()
         self._lasts = True
         self._charge(1)
@@ -36,7 +39,8 @@ class Work:
     def done(self) -> None:
         if self._lasts:
             self.drop()
-            self._told(time.monotonic() - self._begun)
+            alone = self._alone and not self._instance.charged_seconds
+            self._told(time.monotonic() - self._begun, alone)
 
     def drop(self) -> None:
         if self._lasts:

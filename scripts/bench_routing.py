@@ -1,45 +1,73 @@
 #!/usr/bin/env python3
-"""How long does a routing decision take, from token ids to a choice on record? One thread, no sockets.
+"""How long does a routing decision take, from token ids to a choice on record? One thread.
 
 24 prefill, 24 decode and 16 colocated instances. The prompt tree holds 1M blocks of 16 tokens: sessions that
 have grown turn by turn, each on one pair or colocated instance, under system prompts that all instances have.
+Every second session is in DRAM as well. `prompt_tree` is fed by events: the instances' indexes and feeds are
+in a process of their own, and are followed over real sockets. `answers` learns all of it from answers.
 Decisions are about next turns of sessions at random (a long match), about new questions under a known system
 prompt, and about prompts that nobody has seen, in turn; every choice is charged and released.
+
+Last, the same decisions while the HBM of all instances changes by 100K blocks a second, new runs of 64 blocks
+for the oldest blocks: from when the event loop could have begun with it until it is made, event loop shared.
 Figures are medians of the rounds with lowest and highest. Tokenising is not in them.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import ctypes
+import gc
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import psutil
+import uvloop
 
+from mempool.address import Medium
 from router.ask import Ask, TokenArray
 from router.config import RouterConfig
 from router.cost.pricing import Prices
 from router.cost.speeds import Speeds
+from router.feeds import Feeds
 from router.instance import Instance, Role
 from router.policies import POLICIES
 from router.registry import Registry
 from router.routing import Routing
 from router.tokens import Tokens
-from router.traits import Traits
-from router.trees import ResponseTree
+from router.traits import FeedAt, Traits
+from router.trees import EventTree, PromptTree, ResponseTree
 from router.work import Work
 from sglang_memserve.bench import command
-from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, percentile, report, show_bars
+from sglang_memserve.bench.feeding import INCARNATION, Feeding, Placed, feeding
+from sglang_memserve.bench.figures import (
+    Bar,
+    Rounds,
+    at_least,
+    at_most,
+    machine,
+    percentile,
+    report,
+    show_bars,
+)
 
 PAGE, VOCABULARY = 16, 50_000
 INSTANCES = {Role.PREFILL: 24, Role.DECODE: 24, Role.COLOCATED: 16}
 SYSTEM, TURN, SYSTEMS = 512, 512, 8
+MOST_TOKENS = 1 << 30
 LENGTHS = (4096, 131_072)
 # By prompt length: the share of the decisions, and microseconds.
+ANSWERS, EVENTS = "answers", "4096 tokens, beside events"
+EVENT_BLOCKS, MEANWHILE_US = 100_000.0, 2000.0
+# Events come somewhat faster than is promised, and the last of them is awaited.
+EVENT_RATE = 1.1 * EVENT_BLOCKS
 BARS = {4096: ((0.5, 100.0), (0.99, 500.0)), 131_072: ((0.5, 3000.0),)}
 
 
@@ -48,21 +76,17 @@ class House:
     """A router's head, without its hands."""
 
     registry: Registry
-    tree: ResponseTree
+    tree: PromptTree
     routing: Routing
 
 
-def house(policy: str) -> House:
-    instances = [
-        Instance(f"http://10.0.{number}.{count}:30000", role)
-        for number, (role, most) in enumerate(INSTANCES.items())
-        for count in range(most)
-    ]
+def house(policy: str, tree: PromptTree) -> House:
+    """With instances of its own."""
+    instances = [Instance(f"http://10.0.0.{number}:30000", role) for number, role in enumerate(roles())]
     for one in instances:
         one.up()
         one.traits = Traits(page_size=PAGE, instance=one.url)
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
-    tree = ResponseTree(1e9, config.max_tree_size)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
     prices = Prices(Speeds())
@@ -70,36 +94,33 @@ def house(policy: str) -> House:
     return House(registry, tree, Routing(config, registry, chooses, tree, tokens, prices))
 
 
-def sessions(rng: np.random.Generator, blocks: int, length: int) -> list[TokenArray]:
+def roles() -> list[Role]:
+    return [role for role, most in INSTANCES.items() for _ in range(most)]
+
+
+def sessions(blocks: int, length: int) -> list[TokenArray]:
     """Prompts of `length` tokens under one of a few system prompts; `blocks` together, near enough."""
+    rng = np.random.default_rng(1)
     systems = rng.integers(1, VOCABULARY, (SYSTEMS, SYSTEM), dtype=np.int32)
     count = max(1, blocks * PAGE // (length - SYSTEM))
     own = rng.integers(1, VOCABULARY, (count, length - SYSTEM), dtype=np.int32)
     return [np.concatenate([systems[number % SYSTEMS], mine]) for number, mine in enumerate(own)]
 
 
-def fill(where: House, prompts: list[TokenArray], rng: np.random.Generator) -> float:
-    """Insert them, turn by turn. Returns seconds an insertion."""
-    told, began = 0, time.perf_counter()
-    for number, prompt in enumerate(prompts):
+def placed(blocks: int, length: int) -> Iterator[Placed]:
+    """The sessions turn by turn, and who has them."""
+    rng = np.random.default_rng(2)
+    by_role = {role: [n for n, one in enumerate(roles()) if one is role] for role in INSTANCES}
+    for number, prompt in enumerate(sessions(blocks, length)):
         if number < SYSTEMS:
-            for one in where.registry.instances:
-                where.tree.stored(one, prompt[:SYSTEM], "")
-            told += len(where.registry.instances)
-        holders = holders_of(where.registry, rng)
-        for end in range(SYSTEM + TURN, len(prompt) + 1, max(TURN, len(prompt) // 16)):
+            yield from (Placed(one, Medium.HBM, prompt[:SYSTEM]) for one in range(len(roles())))
+        served = (Role.COLOCATED,) if rng.random() < 0.25 else (Role.PREFILL, Role.DECODE)
+        holders = [rng.choice(by_role[role]) for role in served]
+        for end in [*range(SYSTEM + TURN, len(prompt), max(TURN, len(prompt) // 16)), len(prompt)]:
             for one in holders:
-                where.tree.stored(one, prompt[:end], "")
-            told += len(holders)
-        for one in holders:
-            where.tree.stored(one, prompt, "")
-        told += len(holders)
-    return (time.perf_counter() - began) / told
-
-
-def holders_of(registry: Registry, rng: np.random.Generator) -> list[Instance]:
-    roles = (Role.COLOCATED,) if rng.random() < 0.25 else (Role.PREFILL, Role.DECODE)
-    return [one[rng.integers(len(one))] for one in map(registry.healthy, roles)]
+                yield Placed(one, Medium.HBM, prompt[:end])
+                if number % 2:
+                    yield Placed(one, Medium.DRAM, prompt[:end])
 
 
 def asks(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[Ask]:
@@ -131,27 +152,115 @@ def decide(where: House, asked: Iterator[Ask], count: int) -> list[float]:
     return took
 
 
-def measure(rounds: Rounds, options: argparse.Namespace, length: int, policy: str) -> None:
-    rng = np.random.default_rng(1)
-    where, prompts = house(policy), sessions(rng, options.blocks, length)
-    process = psutil.Process()
-    before = process.memory_info().rss
-    insertion = fill(where, prompts, rng)
-    grown = process.memory_info().rss - before
-    blocks = where.tree.sizes()["tokens"] // PAGE
-    workload = f"{length} tokens"
+@asynccontextmanager
+async def followed(where: House, tree: EventTree, source: Feeding) -> AsyncIterator[Feeds]:
+    """Once all that instances have is in the tree."""
+    for one, endpoint in zip(where.registry.instances, source.endpoints, strict=True):
+        one.traits = Traits(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION))
+    feeds = Feeds(where.registry.instances, tree.mirrors)
+    task = asyncio.create_task(feeds.run())
+    try:
+        while not all_followed(feeds, len(where.registry.instances)):
+            await asyncio.sleep(0.02)
+        yield feeds
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def all_followed(feeds: Feeds, instances: int) -> bool:
+    told = [medium for one in feeds.describe().values() for medium in one.values()]
+    return len(told) == len(Medium) * instances and all(one["state"] == "followed" for one in told)
+
+
+async def decide_beside(where: House, asked: Iterator[Ask], took: list[float]) -> None:
+    """Adds microseconds of each decision, from when it was ready to be made, until it is cancelled."""
+    for ask in asked:
+        await asyncio.sleep(0.001)
+        began = time.perf_counter()
+        await asyncio.sleep(0)
+        where.routing.decide(where.registry, ask, "/generate")
+        took.append((time.perf_counter() - began) * 1e6)
+
+
+async def absorb(
+    rounds: Rounds, options: argparse.Namespace, where: House, source: Feeding, prompts: list[TokenArray]
+) -> None:
+    """The decisions of one round beside the events of `options.seconds`, until the last of them is here."""
+    took: list[float] = []
+    everybody, began = len(where.registry.instances), time.perf_counter()
+    beside = asyncio.create_task(decide_beside(where, asks(prompts, np.random.default_rng(3)), took))
+    churned = await asyncio.to_thread(source.churn, EVENT_RATE, options.seconds)
+    ended, last = time.perf_counter(), np.append(churned.last, 1).astype(np.int32)
+    while len(where.tree.match(last, "")) < everybody:
+        await asyncio.sleep(0.001)
+    beside.cancel()
+    await asyncio.gather(beside, return_exceptions=True)
+    rounds.note(
+        EVENTS,
+        "prompt_tree",
+        blocks_s=churned.blocks / (time.perf_counter() - began),
+        behind_ms=(time.perf_counter() - ended) * 1e3,
+        decisions=len(took),
+        decision_p50_us=percentile(took, 0.5),
+        decision_p99_us=percentile(took, 0.99),
+        decision_most_us=max(took),
+    )
+
+
+async def measure_told(rounds: Rounds, options: argparse.Namespace, length: int) -> None:
+    tree = EventTree(600, 5, MOST_TOKENS)
+    where, prompts = house("prompt_tree", tree), sessions(options.blocks, length)
+    with feeding(len(roles()), PAGE, partial(placed, options.blocks, length)) as source:
+        before, began = resident(), time.perf_counter()
+        async with followed(where, tree, source):
+            took = time.perf_counter() - began
+            grown, blocks = resident() - before, tree.sizes()["tokens"] // PAGE
+            rounds.note(f"{length} tokens", "prompt_tree", blocks=blocks, snapshots_s=took)
+            if length == LENGTHS[0]:
+                # Of the first tree alone: later ones are built in memory that this one gave back.
+                rounds.note(f"{length} tokens", "prompt_tree", bytes_a_block=grown / blocks)
+            for _ in range(options.rounds):
+                note_decisions(rounds, options, "prompt_tree", where, prompts)
+                await asyncio.sleep(0.1)
+            for _ in range(options.rounds if length == LENGTHS[0] else 0):
+                await absorb(rounds, options, where, source, prompts)
+
+
+def resident() -> int:
+    """Bytes in use; what messages were in is given back first."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
+
+
+def measure(rounds: Rounds, options: argparse.Namespace, length: int, arm: str) -> None:
+    tree = ResponseTree(1e9, MOST_TOKENS)
+    where, prompts = house("prompt_tree" if arm == ANSWERS else arm, tree), sessions(options.blocks, length)
+    told, began = 0, time.perf_counter()
+    for number, medium, tokens in placed(options.blocks, length) if arm == ANSWERS else ():
+        if medium is Medium.HBM:
+            tree.stored(where.registry.instances[number], tokens, "")
+            told += 1
+    if told:
+        insertion_us = (time.perf_counter() - began) / told * 1e6
+        rounds.note(f"{length} tokens", arm, blocks=tree.sizes()["tokens"] // PAGE, insertion_us=insertion_us)
     for _ in range(options.rounds):
-        took = decide(where, asks(prompts, rng), options.decisions * 4096 // length + 300)
-        rounds.note(workload, policy, decision_p50_us=percentile(took, 0.5))
-        rounds.note(workload, policy, decision_p99_us=percentile(took, 0.99))
-    rounds.note(workload, policy, insertion_us=insertion * 1e6, blocks=blocks)
-    if policy == "prompt_tree" and length == LENGTHS[0]:
-        # Of the first tree alone: later ones are built in memory that this one gave back.
-        rounds.note(workload, policy, bytes_a_block=grown / blocks)
+        note_decisions(rounds, options, arm, where, prompts)
+
+
+def note_decisions(
+    rounds: Rounds, options: argparse.Namespace, arm: str, where: House, prompts: list[TokenArray]
+) -> None:
+    length = len(prompts[0])
+    asked = asks(prompts, np.random.default_rng(4))
+    took = decide(where, asked, options.decisions * 4096 // length + 300)
+    rounds.note(f"{length} tokens", arm, decision_p50_us=percentile(took, 0.5))
+    rounds.note(f"{length} tokens", arm, decision_p99_us=percentile(took, 0.99))
 
 
 def bars(rounds: Rounds) -> list[Bar]:
-    return [
+    decisions = [
         at_most(
             f"{policy}: decision from {length} tokens, p{share * 100:g}",
             rounds.median(f"{length} tokens", policy, f"decision_p{share * 100:g}_us"),
@@ -163,6 +272,13 @@ def bars(rounds: Rounds) -> list[Bar]:
         for length, bounds in BARS.items()
         for share, bar in bounds
     ]
+    absorbed = rounds.median(EVENTS, "prompt_tree", "blocks_s")
+    meanwhile = rounds.median(EVENTS, "prompt_tree", "decision_p99_us")
+    return [
+        *decisions,
+        at_least("events absorbed", absorbed, EVENT_BLOCKS, "blocks/s", "a promise"),
+        at_most("decision meanwhile, p99", meanwhile, MEANWHILE_US, "us", "a promise"),
+    ]
 
 
 def main() -> int:
@@ -171,11 +287,13 @@ def main() -> int:
         "--decisions", type=int, default=3000, help="in a round, of 4K tokens (default: 3000)"
     )
     parser.add_argument("--blocks", type=int, default=1 << 20, help="in the tree (default: 1Mi)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of events, in a round (default: 5)")
     options = parser.parse_args()
     rounds = Rounds()
     for length in LENGTHS:
-        for policy in ("prompt_tree", "cost_model", "least_load", "round_robin"):
-            measure(rounds, options, length, policy)
+        uvloop.run(measure_told(rounds, options, length))
+        for arm in (ANSWERS, "least_load", "round_robin"):
+            measure(rounds, options, length, arm)
     print(rounds.table())
     print(show_bars(bars(rounds)))
     if options.json:

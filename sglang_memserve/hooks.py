@@ -42,6 +42,7 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_SCHEDULER}.ingest_requests", "AROUND", tick),
         HookSpec(f"{_SCHEDULER}.get_internal_state", "AFTER", add_counters),
         HookSpec(f"{_SCHEDULER}.get_init_info", "AFTER", advertise),
+        HookSpec(f"{_SCHEDULER}.get_init_info", "AFTER", identify),
         HookSpec(f"{_TOKENIZER}._handle_batch_request", "AROUND", samples.count_uses),
         HookSpec(f"{_TOKENIZER}._send_one_request", "AROUND", samples.send_to_room),
         *(_cpu_specs() if on_cpu() else ()),
@@ -202,18 +203,29 @@ def _counters(scheduler: Any) -> dict[str, Any] | None:
         return None
     parts = [part.counters() for part in (manager, agent) if part is not None]
     prompts = getattr(scheduler.tree_cache, "prompts", {})
-    name = {} if agent is None else {"instance": agent.name}
+    name = {} if agent is None else {"instance": agent.name, "knows": agent.knows}
     return {name: count for part in (*parts, prompts, name) for name, count in part.items()}
 
 
 def advertise(result: dict[str, Any], scheduler: Any) -> None:
-    """In `/server_info`: what a router may send here and to no stock server, and what it may count on."""
+    """In `/server_info`: what a router may send here and to no stock server, may count on, and follow."""
     from sglang_memserve import limits
     from sglang_memserve.options import InstanceOptions
 
     if limits.serves_with_memserve(scheduler.server_args):
         caching = InstanceOptions.from_environment().caching
         result["memserve"] = {"room_per_sample": True, "caching": caching}
+    agent = getattr(scheduler, "memserve_agent", None)
+    if agent is not None:
+        result["memserve"] = result.get("memserve", {}) | agent.advertised
+
+
+def identify(result: dict[str, Any], scheduler: Any) -> None:
+    """In `/server_info`: what others must have too. After `advertise`."""
+    from sglang_memserve.identity import identity
+
+    if "memserve" in result or getattr(scheduler, "memserve_agent", None) is not None:
+        result["memserve"] = result.get("memserve", {}) | identity(scheduler)
 
 
 def last_loc_without_triton(original: Hook, *args: Any, **kwargs: Any) -> Any:

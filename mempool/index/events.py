@@ -5,6 +5,7 @@ event needs neither hashes nor the tokens of the prefix that it hangs on.
 """
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Annotated
 
@@ -79,11 +80,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class EventLog:
-    """The latest `capacity` events. Off, and free of cost, until somebody starts to listen."""
+    """The latest `capacity` events. Off, and free of cost, until somebody starts to listen.
 
-    def __init__(self, capacity: int) -> None:
+    `on_event` is called after each.
+    """
+
+    def __init__(self, capacity: int, on_event: Callable[[], None] | None = None) -> None:
         self.on = False
         self.seq = 0
+        self._on_event = on_event
         self._events: deque[AnyEvent] = deque(maxlen=capacity)
 
     def next_seq(self) -> int:
@@ -92,6 +97,8 @@ class EventLog:
 
     def add(self, event: AnyEvent) -> None:
         self._events.append(event)
+        if self._on_event is not None:
+            self._on_event()
 
     def since(self, seq: int) -> list[AnyEvent] | None:
         """The events after `seq`, or None where they are not all here."""

@@ -5,7 +5,7 @@ import numpy as np
 from mempool.address import Addresses
 from mempool.errors import BadAddress
 from mempool.index.books import Books, addresses_of
-from mempool.index.holder import MAX_RUN_BLOCKS, PLACE_BITS, Holder
+from mempool.index.holder import MAX_RUN_BLOCKS, PLACE_BITS, Holder, Places
 from mempool.index.tree import Node
 
 
@@ -60,8 +60,29 @@ def holdings(books: Books, addresses: Addresses) -> list[Holding]:
     places = holder.places(blocks)
     if (places < 0).any():
         raise BadAddress(owner, f"block {int(blocks[(places < 0).argmax()])} is not published")
-    rows = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1) if len(places) else []
-    return [holding for row in rows for holding in _row(books, holder, int(row[0]), len(row))]
+    return [holding for row in _rows(places) for holding in _row(books, holder, int(row[0]), len(row))]
+
+
+def discard(books: Books, addresses: Addresses) -> int:
+    """As `Index.discard`, before the flush."""
+    holder = books.holders.get(addresses.owner)
+    if holder is None:
+        return 0
+    places = holder.places(addresses.blocks)
+    published, before = np.sort(places[places >= 0]), holder.blocks
+    # A run hangs on older ones: backwards, each block comes before what it hangs on.
+    for row in reversed(_rows(published)):
+        for holding in reversed(_row(books, holder, int(row[0]), len(row))):
+            if holding.node.droppable:
+                books.drop(holding.node, holder)
+            else:
+                books.prune(holding.node)
+    return before - holder.blocks
+
+
+def _rows(places: Places) -> list[Places]:
+    """Neighbours of one run together."""
+    return np.split(places, np.flatnonzero(np.diff(places) != 1) + 1) if len(places) else []
 
 
 def _row(books: Books, holder: Holder, packed: int, count: int) -> list[Holding]:

@@ -9,7 +9,7 @@ from mempool.index.books import Books, OnFreed, addresses_of
 from mempool.index.events import AnyEvent, EventLog, Snapshot
 from mempool.index.eviction import EvictionPolicy, LeastRecentlyUsed
 from mempool.index.holder import Holder
-from mempool.index.holding import Holding, add_copy, holdings, replace, victims
+from mempool.index.holding import Holding, add_copy, discard, holdings, replace, victims
 from mempool.index.insertion import Inserted, insert
 from mempool.index.integrity import check
 from mempool.index.keys import Tokens, key_of
@@ -18,7 +18,8 @@ from mempool.index.tree import NUMBER_BYTES, Node
 
 __all__ = ["Holding", "Index", "Inserted", "Match"]
 
-_LOG_EVENTS = 65536
+# Each keeps its tokens, 4 KiB of 1,000: who is further behind is better off with a snapshot.
+_LOG_EVENTS = 16384
 
 
 class Match(NamedTuple):
@@ -43,7 +44,8 @@ class Index:
     `on_freed` is told of every published copy that left the index, whatever the cause: at once, or at the end
     of the last lease on it. It must not raise, nor call the index. `policy` says what `evict` and `victims`
     take first. `ttl`: seconds without use after which `expire_ttl` unpublishes. `prefer`: whose copy `match`
-    names where several owners have one, best first; the oldest copy otherwise. `clock`: monotonic, seconds.
+    names where several owners have one, best first; the oldest copy otherwise. `on_event`: called after each
+    event, as `on_freed` is. `clock`: monotonic, seconds.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Index:
         ttl: float | None = None,
         prefer: Sequence[Owner] = (),
         log_events: int = _LOG_EVENTS,
+        on_event: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if ttl is not None and not ttl > 0:
@@ -67,7 +70,7 @@ class Index:
             on_freed,
             LeastRecentlyUsed() if policy is None else policy,
             ages=ttl is not None,
-            log=EventLog(log_events),
+            log=EventLog(log_events, on_event),
         )
         self._tree = self._books.tree
         self._leases = LeaseBook(clock, self._books.unpinned)
@@ -185,6 +188,14 @@ class Index:
     def add_copy(self, holding: Holding, new: Addresses) -> bool:
         """As `replace`, but keeps both copies; a lease does not matter."""
         return add_copy(self._books, holding, new)
+
+    def discard(self, addresses: Addresses) -> int:
+        """Drops those of these blocks that are published; returns how many were dropped.
+
+        What becomes unreachable goes too, whoever has it; leased blocks are freed when their leases end.
+        Raises BadAddress for a block named twice or negative.
+        """
+        return self._flushed(discard(self._books, addresses))
 
     def drop_owners(self, instance: str, keep_incarnation: int | None = None) -> int:
         """Drops all copies of an instance, but those of one incarnation; returns how many.

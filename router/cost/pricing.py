@@ -101,9 +101,9 @@ class Prices:
         return Quote(self, prompt, new, cached)
 
     def observe(self, instance: Instance, price: Price, seconds: float) -> None:
-        """A prefill at this price took so long. One that had to wait for others says nothing."""
+        """A prefill at this price, with no other beside it, took so long. With a fetch that says nothing."""
         way = price.way
-        if way is not None and way.fetch is None and price.queue == 0:
+        if way is not None and way.fetch is None:
             self.residuals.observe(instance.url, way.model, seconds - way.swapping - price.sending)
 
 

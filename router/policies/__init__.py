@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from router.cost.pricing import Prices
+from router.policies.apart import Apart
 from router.policies.at_random import AtRandom
 from router.policies.base import Policy, Route
 from router.policies.cost_model import CostModelPolicy
@@ -28,6 +29,7 @@ ALIASES = {"cache_aware": "prompt_tree"}
 __all__ = [
     "ALIASES",
     "POLICIES",
+    "Apart",
     "AtRandom",
     "CostModelPolicy",
     "LeastLoad",

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from mempool.address import Medium
 from router.ask import TokenArray
 from router.instance import Instance
 
@@ -30,20 +29,8 @@ class PromptTree(Protocol):
         """
         ...
 
-    def stored(
-        self, instance: Instance, tokens: TokenArray, namespace: str, medium: Medium = Medium.HBM
-    ) -> None:
-        """The instance has these, as far as they are whole pages."""
-        ...
-
-    def removed(
-        self, instance: Instance, tokens: TokenArray, namespace: str, medium: Medium = Medium.HBM
-    ) -> None:
-        """It has the last page of these no more, nor what comes after."""
-        ...
-
-    def cleared(self, instance: Instance) -> None:
-        """It has nothing any more."""
+    def stored(self, instance: Instance, tokens: TokenArray, namespace: str) -> None:
+        """By its answer, the instance has these, as far as they are whole pages."""
         ...
 
     def sizes(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A radix tree over token bytes, and who used which part of it last. Structure alone: nothing here ages.
+"""A radix tree over token bytes, and who holds which part of it. Structure alone: nothing here ages.
 
 A node's key is one bytes object, so a walk is one dict look-up and one memcmp a node (as in the MemPool's
 tree). It is cut at any token, not at pages: so instances of different page sizes share it.
@@ -6,9 +6,12 @@ tree). It is cut at any token, not at pages: so instances of different page size
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from router.instance import Instance
 
 TOKEN_BYTES = 4
+V = TypeVar("V")
 
 
 class Holder:
@@ -25,23 +28,26 @@ class Holder:
         return self.epoch == self.instance.epoch
 
 
-class Node:
-    """A stretch of tokens. `used`: when each holder was last known to have it, seconds.
+H = TypeVar("H", bound=Holder)
 
-    A holder of a node holds all nodes above it, and was there as late or later.
+
+class Node(Generic[H, V]):
+    """A stretch of tokens, up to `end` tokens from the root, and who holds all of it.
+
+    A holder of a node holds all nodes above it. What is known of each holder is the tree's own affair.
     """
 
-    __slots__ = ("children", "end", "key", "parent", "used")
+    __slots__ = ("children", "end", "held", "key", "parent")
 
-    def __init__(self, parent: Node | None, key: bytes) -> None:
+    def __init__(self, parent: Node[H, V] | None, key: bytes) -> None:
         self.parent = parent
         self.key = key
         self.end: int = 0 if parent is None else parent.end + len(key) // TOKEN_BYTES
-        self.children: dict[bytes, Node] = {}
-        self.used: dict[Holder, float] = {}
+        self.children: dict[bytes, Node[H, V]] = {}
+        self.held: dict[H, V] = {}
 
 
-class Root(Node):
+class Root(Node[H, V]):
     __slots__ = ("namespace",)
 
     def __init__(self, namespace: str) -> None:
@@ -49,18 +55,21 @@ class Root(Node):
         self.namespace = namespace
 
 
-class Radix:
+class Radix(Generic[H, V]):
     """One root a namespace, there while it has children. `tokens` counts what all keys have together."""
 
     def __init__(self) -> None:
-        self.roots: dict[str, Root] = {}
+        self.roots: dict[str, Root[H, V]] = {}
         self.nodes = 0
         self.tokens = 0
 
-    def walk(self, namespace: str, key: bytes) -> tuple[list[Node], int]:
-        """The nodes that `key` passes, the last perhaps in part, and how many bytes match."""
-        node: Node | None = self.roots.get(namespace)
-        path: list[Node] = []
+    def root(self, namespace: str) -> Root[H, V]:
+        return self.roots.get(namespace) or Root(namespace)
+
+    def walk(self, top: Node[H, V], key: bytes) -> tuple[list[Node[H, V]], int]:
+        """The nodes that `key` passes below `top`, the last perhaps in part, and how many bytes match."""
+        node: Node[H, V] | None = top
+        path: list[Node[H, V]] = []
         at = 0
         while node is not None and (node := node.children.get(key[at : at + TOKEN_BYTES])) is not None:
             path.append(node)
@@ -69,30 +78,30 @@ class Radix:
             at += len(node.key)
         return path, at
 
-    def reach(self, namespace: str, key: bytes) -> Node:
-        """The node that ends where `key` ends, made where it is missing. `key` is not empty."""
-        path, matched = self.walk(namespace, key)
-        node = path[-1] if path else self.roots.get(namespace) or Root(namespace)
-        if matched < node.end * TOKEN_BYTES:
-            node = self.split(node, matched)
+    def reach(self, top: Node[H, V], key: bytes) -> Node[H, V]:
+        """The node that ends where `key`, which is not empty, ends below `top`; made where it is missing."""
+        path, matched = self.walk(top, key)
+        node, at = path[-1] if path else top, top.end * TOKEN_BYTES + matched
+        if at < node.end * TOKEN_BYTES:
+            node = self.split(node, at)
         if matched < len(key):
             node = self._attach(node, key[matched:])
         return node
 
-    def split(self, node: Node, at: int) -> Node:
+    def split(self, node: Node[H, V], at: int) -> Node[H, V]:
         """Cuts a node `at` bytes from the root. The node stays the suffix; the prefix is returned."""
         parent = node.parent
         assert parent is not None
         cut = at - parent.end * TOKEN_BYTES
-        prefix = Node(parent, node.key[:cut])
-        prefix.used = dict(node.used)
+        prefix: Node[H, V] = Node(parent, node.key[:cut])
+        prefix.held = dict(node.held)
         parent.children[prefix.key[:TOKEN_BYTES]] = prefix
         node.key, node.parent = node.key[cut:], prefix
         prefix.children[node.key[:TOKEN_BYTES]] = node
         self.nodes += 1
         return prefix
 
-    def detach(self, leaf: Node) -> None:
+    def detach(self, leaf: Node[H, V]) -> None:
         parent = leaf.parent
         assert parent is not None
         assert not leaf.children
@@ -102,8 +111,8 @@ class Radix:
         self.nodes -= 1
         self.tokens -= len(leaf.key) // TOKEN_BYTES
 
-    def _attach(self, parent: Node, key: bytes) -> Node:
-        node = Node(parent, key)
+    def _attach(self, parent: Node[H, V], key: bytes) -> Node[H, V]:
+        node: Node[H, V] = Node(parent, key)
         parent.children[key[:TOKEN_BYTES]] = node
         if isinstance(parent, Root):
             self.roots[parent.namespace] = parent

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from mempool.address import Medium
 from router.ask import TokenArray
 from router.instance import Instance
 from router.trees.base import Cached
@@ -17,6 +16,9 @@ from router.trees.node import TOKEN_BYTES, Holder, Node, Radix
 _AT_ONCE = 32
 # So many tokens an entry's bookkeeping weighs.
 _ENTRY_TOKENS = 64
+
+_Node = Node[Holder, float]
+"""`held` says when each holder was last known to have it, seconds: above it as late or later."""
 
 
 class ResponseTree:
@@ -29,54 +31,43 @@ class ResponseTree:
         self._ttl = ttl
         self._max_tokens = max_tokens
         self._clock = clock
-        self._radix = Radix()
+        self._radix: Radix[Holder, float] = Radix()
         self._holders: dict[Instance, Holder] = {}
-        self._log: deque[tuple[float, Holder, Node]] = deque()
+        self._log: deque[tuple[float, Holder, _Node]] = deque()
         self._last = -math.inf
 
     def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, Cached]:
-        path, matched = self._radix.walk(namespace, tokens.tobytes())
+        root = self._radix.roots.get(namespace)
+        if root is None:
+            return {}
+        path, matched = self._radix.walk(root, tokens.tobytes())
         horizon = self._clock() - self._ttl
         found: dict[Holder, int] = {}
         end = matched // TOKEN_BYTES
         for node in reversed(path):
             # Who holds a node holds those above: as many holders are the same ones.
-            if len(node.used) > len(found):
-                for holder, used in node.used.items():
+            if len(node.held) > len(found):
+                for holder, used in node.held.items():
                     if used > horizon:
                         found.setdefault(holder, end)
             end = node.end - len(node.key) // TOKEN_BYTES
         return _in_pages(found, len(tokens) - 1)
 
-    def stored(
-        self, instance: Instance, tokens: TokenArray, namespace: str, medium: Medium = Medium.HBM
-    ) -> None:
+    def stored(self, instance: Instance, tokens: TokenArray, namespace: str) -> None:
         key = tokens[: len(tokens) - len(tokens) % instance.page_size].tobytes()
         if not key:
             return
         now, holder = self._now(), self._holder(instance)
-        node = self._radix.reach(namespace, key)
+        node = self._radix.reach(self._radix.root(namespace), key)
         self._log.append((now, holder, node))
         while node.parent is not None:
-            node.used[holder] = now
+            node.held[holder] = now
             node = node.parent
         self._prune(now - self._ttl)
 
-    def removed(
-        self, instance: Instance, tokens: TokenArray, namespace: str, medium: Medium = Medium.HBM
-    ) -> None:
-        key = tokens.tobytes()
-        keep = max(0, len(tokens) - instance.page_size) * TOKEN_BYTES
-        path, matched = self._radix.walk(namespace, key)
-        if matched <= keep:
-            return
-        node = next(one for one in path if one.end * TOKEN_BYTES > keep)
-        if keep > node.end * TOKEN_BYTES - len(node.key):
-            self._radix.split(node, keep)
-        self._drop(node, self._holder(instance))
-
-    def cleared(self, instance: Instance) -> None:
-        instance.forgot()
+    def age(self) -> None:
+        """Clears away a few entries whose time is over, as an insertion does."""
+        self._prune(self._clock() - self._ttl)
 
     def sizes(self) -> dict[str, int]:
         return {"tokens": self._radix.tokens, "nodes": self._radix.nodes, "entries": len(self._log)}
@@ -100,24 +91,14 @@ class ResponseTree:
                 return
             self._forget(*log.popleft())
 
-    def _forget(self, time: float, holder: Holder, node: Node) -> None:
-        while (parent := node.parent) is not None and node.used.get(holder, math.inf) <= time:
+    def _forget(self, time: float, holder: Holder, node: _Node) -> None:
+        while (parent := node.parent) is not None and node.held.get(holder, math.inf) <= time:
             self._take(node, holder)
             node = parent
 
-    def _drop(self, node: Node, holder: Holder) -> None:
-        below, ahead = list[Node](), [node]
-        while ahead:
-            node = ahead.pop()
-            if holder in node.used:
-                below.append(node)
-                ahead.extend(node.children.values())
-        for node in reversed(below):
-            self._take(node, holder)
-
-    def _take(self, node: Node, holder: Holder) -> None:
-        del node.used[holder]
-        if not node.used:
+    def _take(self, node: _Node, holder: Holder) -> None:
+        del node.held[holder]
+        if not node.held:
             self._radix.detach(node)
 
 

@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 import torch
 
-from mempool.address import Medium
+from mempool.address import Medium, Owner
+from mempool.feed.feed import Feed
+from mempool.feed.server import FeedServer
 from mempool.index.keys import Tokens
 from mempool.membership.messages import InstanceInfo
 from mempool.paged import PagedBuffers
@@ -22,18 +24,17 @@ from mempool.tiers.tier import dram_arena
 from sglang_memserve.caching import sources
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.fetches import Fetches, hint_of, key_of
+from sglang_memserve.caching.hbm import HbmIndex
 from sglang_memserve.caching.incoming import Incoming
 from sglang_memserve.caching.outgoing import Ended, Outgoing, WayBack
 from sglang_memserve.caching.reencoded import Reencoded
 from sglang_memserve.caching.sources import Brought
-from sglang_memserve.caching.tree import MemServeRadixCache, Namespace
+from sglang_memserve.caching.tree import MemServeRadixCache, Namespace, name_of
 
 logger = logging.getLogger(__name__)
 
 # What is under way needs some, also where DRAM is no tier.
 STAGING = "64MiB"
-# The longest that the MemPool carries.
-_MAX_NAMESPACE = 256
 # Far above what one instance decodes at once: rooms whose requests ended without a word.
 _MAX_ROOMS = 65_536
 # Of others, for what only HBM has.
@@ -105,6 +106,9 @@ class CachingAgent:
         self._incoming = Incoming(
             tree, self._pool, arena, to_hbm, arrived, answers, self._counts, self._forward_event
         )
+        hbm = Owner(self.name, self._pool.info.incarnation, Medium.HBM)
+        tree.hbm = self._hbm = HbmIndex(hbm, tree.page_size, self._counts)
+        self._server = self._serve_feeds(host)
         tree.agent = self
 
     @property
@@ -112,9 +116,20 @@ class CachingAgent:
         return self._pool.info.instance
 
     @property
+    def knows(self) -> list[str]:
+        """The names of the other instances that KV can come from, and go to."""
+        return sorted(self._pool.others)
+
+    @property
     def prefilled(self) -> Prefilled:
         """What a decode instance is told of this one."""
         return Prefilled(self._pool.info, self._tree.epoch)
+
+    @property
+    def advertised(self) -> dict[str, Any]:
+        """Who this is to others, and where they hear what it has."""
+        feed = {"endpoint": self._server.endpoint, "incarnation": self._pool.info.incarnation}
+        return {"instance": self.name, "feed": feed}
 
     def counters(self) -> dict[str, Any]:
         """Numbers by name, and dicts of numbers by source."""
@@ -141,7 +156,7 @@ class CachingAgent:
         """The tree has the request's KV up to `up_to` now."""
         with self._lock:
             prefilled = self._rooms.pop(req.bootstrap_room, None)
-        name = _name(Namespace(req.extra_key, req.cache_salt))
+        name = name_of(Namespace(req.extra_key, req.cache_salt))
         if name is None or not _is_whole(req):
             return
         page = self._tree.page_size
@@ -172,7 +187,7 @@ class CachingAgent:
         if hint is None or hint.role not in (None, self._role) or hint.source == self.name:
             return
         page, namespace = self._tree.page_size, Namespace(req.extra_key, req.cache_salt)
-        tokens, name = np.array(req.origin_input_ids, dtype=np.int32), _name(namespace)
+        tokens, name = np.array(req.origin_input_ids, dtype=np.int32), name_of(namespace)
         tokens = tokens[: min(len(tokens) - 1, hint.tokens or len(tokens)) // page * page]
         if name is None or not self._publishes or req.multimodal_inputs is not None:
             return
@@ -203,7 +218,7 @@ class CachingAgent:
             return None
         req.memserve_looked_up = True
         page, namespace = self._tree.page_size, Namespace(key.extra_key, key.cache_salt)
-        tokens, name = np.array(key.raw_token_ids(), dtype=np.int32), _name(namespace)
+        tokens, name = np.array(key.raw_token_ids(), dtype=np.int32), name_of(namespace)
         if name is None:
             return None
         self._answers.arrived(tokens, name)
@@ -220,6 +235,7 @@ class CachingAgent:
         for held in self._outgoing.done():
             self._tree.release(held)
         self._incoming.tick()
+        self._hbm.flush()
         while self._wanted:
             wanted = self._wanted.popleft()
             try:
@@ -229,8 +245,16 @@ class CachingAgent:
                 wanted.done()
 
     def close(self) -> None:
+        self._server.close()
         self._outgoing.close()
         self._pool.close()
+
+    def _serve_feeds(self, host: str) -> FeedServer:
+        """Of what is kept: DRAM that only stages what is under way is none of it."""
+        feeds: dict[Medium, Feed] = {Medium.HBM: self._hbm.feed}
+        if self._publishes:
+            feeds[Medium.DRAM] = self._pool.local.feed
+        return FeedServer(endpoint_of("tcp", host, 0), feeds)
 
     def _want(self, wanted: Wanted) -> None:
         """From any thread."""
@@ -266,12 +290,6 @@ class CachingAgent:
     def _forward_event(self) -> torch.cuda.Event | None:
         """What the engine has launched by now may still write an answer, or to pages given away since."""
         return None if self._forward_stream is None else self._forward_stream.record_event()
-
-
-def _name(namespace: Namespace) -> str | None:
-    """As the MemPool knows it; None for one that it cannot carry."""
-    name = msgspec.json.encode(namespace).decode()
-    return name if len(name) <= _MAX_NAMESPACE else None
 
 
 def _is_whole(req: Any) -> bool:

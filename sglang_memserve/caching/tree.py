@@ -10,16 +10,22 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.registry import create_unified_radix_cache, default_radix_cache_factory
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 if TYPE_CHECKING:
     from sglang_memserve.caching.agent import CachingAgent
+    from sglang_memserve.caching.hbm import HbmIndex
+
+# The longest name that the MemPool carries.
+_MAX_NAMESPACE = 256
 
 
 class Namespace(NamedTuple):
@@ -27,6 +33,15 @@ class Namespace(NamedTuple):
 
     extra_key: str | None
     cache_salt: str | None
+
+
+def name_of(namespace: Namespace) -> str | None:
+    """As the MemPool and all who follow it know it: in JSON, `[null,null]` where nothing keeps tokens apart.
+
+    None for one that the MemPool cannot carry.
+    """
+    name = msgspec.json.encode(namespace).decode()
+    return name if len(name) <= _MAX_NAMESPACE else None
 
 
 class Adopted(StrEnum):
@@ -47,10 +62,11 @@ class Held(NamedTuple):
 
 
 class MemServeRadixCache(UnifiedRadixCache):
-    """`agent`, once it is there, hears of each request that ends."""
+    """`agent`, once it is there, hears of each request that ends; `hbm`, of each page that comes or goes."""
 
     def __init__(self, params: Any) -> None:
         self.agent: CachingAgent | None = None
+        self.hbm: HbmIndex | None = None
         # A reset empties the pool: what was held or read before means nothing after it.
         self.epoch = 0
         self._flushing = threading.Lock()
@@ -64,6 +80,8 @@ class MemServeRadixCache(UnifiedRadixCache):
             if self.agent is not None:
                 self.agent.flushed()
         super().reset()
+        if self.hbm is not None:
+            self.hbm.emptied()
 
     def unless_flushed(self, epoch: int, act: Callable[[], None]) -> bool:
         """Calls `act` if it is still that epoch, which it stays until that has returned. From any thread."""
@@ -83,6 +101,17 @@ class MemServeRadixCache(UnifiedRadixCache):
             found = super().match_prefix(params)
         params.req.memserve_here = int(found.device_prefix_len)
         return found
+
+    def insert(self, params: Any) -> Any:
+        result = super().insert(params)
+        if self.hbm is not None:
+            self.hbm.entered(params.key, params.value, result.prefix_len)
+        return result
+
+    def _drain_device_frees(self, device_frees: dict[ComponentType, list[torch.Tensor]]) -> None:
+        if self.hbm is not None and ComponentType.FULL in device_frees:
+            self.hbm.left(device_frees[ComponentType.FULL])
+        super()._drain_device_frees(device_frees)
 
     def checkpoint(self, req: Any, *, up_to: int, **how: Any) -> None:
         super().checkpoint(req, up_to=up_to, **how)
@@ -183,7 +212,12 @@ def _key(tokens: npt.NDArray[np.int32], namespace: Namespace) -> Any:
 
 
 def create(context: Any) -> Any:
-    """SGLang's factory for `--radix-cache-backend memserve`."""
+    """SGLang's factory for `--radix-cache-backend memserve`.
+
+    Raises RuntimeError where SGLang no longer has what evictions are seen by: they would go untold.
+    """
+    if not hasattr(UnifiedRadixCache, "_drain_device_frees"):
+        raise RuntimeError("this SGLang has no UnifiedRadixCache._drain_device_frees: use a tested version")
     if context.is_hybrid_swa and context.full_tokens_per_layer == 0:
         # Of sliding windows alone: another tree, which knows nothing of us.
         return default_radix_cache_factory(context)

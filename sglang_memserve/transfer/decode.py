@@ -138,6 +138,13 @@ class MemServeKVReceiver(CommonKVReceiver):
         if self._owns_room:
             super().abort()
 
+    def _register_kv_args(self) -> bool:
+        """Once for all ranks of an instance that were not known."""
+        for rank in self.bootstrap_infos or ():
+            line, _ = self._connect_to_bootstrap_server(rank)
+            self.kv_mgr.lines.watch(self.bootstrap_addr, line)
+        return bool(super()._register_kv_args())
+
     def failure_exception(self) -> NoReturn:
         if self._owns_room:
             super().failure_exception()

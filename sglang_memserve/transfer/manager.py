@@ -19,6 +19,7 @@ from sglang_memserve.news import News
 from sglang_memserve.options import InstanceOptions
 from sglang_memserve.transfer.by_layer import ByLayer
 from sglang_memserve.transfer.decode import DecodeSide
+from sglang_memserve.transfer.lines import Lines
 from sglang_memserve.transfer.prefill import PrefillSide
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class MemServeKVManager(CommonKVManager):
             self.prefill = PrefillSide(self, buffers, mode, by_layer)
         else:
             self.decode = DecodeSide(self, buffers, forward_stream)
+            self.lines = Lines(self._lost)
             self._start_heartbeat_checker_thread()
 
     def counters(self) -> dict[str, Any]:
@@ -80,6 +82,11 @@ class MemServeKVManager(CommonKVManager):
         with self._status_lock:
             super().update_status(bootstrap_room, status)
         self.news.tell()
+
+    def _lost(self, bootstrap_addr: str) -> None:
+        """Its requests fail now. Of an instance with several ranks, the first that is lost tells for all."""
+        if bootstrap_addr in self.prefill_info_table:
+            self._handle_node_failure(bootstrap_addr)
 
     # Prefill: SGLang's scheduler thread, which must never block here.
 

@@ -80,14 +80,6 @@ class Cluster(Process):
         argv += ["--port", str(self.port), "--log-dir", str(self.logs), "--max-total-tokens", "16384"]
         super().__init__("up", [*argv, "--", "--enable-fp32-lm-head", *flags], folder, env)
 
-    def instance(self, role):
-        """The main process of the first instance of a role."""
-        for process in psutil.Process(self.popen.pid).children(recursive=True):
-            command = " ".join(process.cmdline())
-            if "launch_server" in command and f"--disaggregation-mode {role}" in command:
-                return process
-        raise AssertionError(f"no {role} instance in the cluster")
-
     def workers(self, role):
         return [worker for worker in _get(f"{self.url}/workers")["workers"] if worker["role"] == role]
 
@@ -101,10 +93,8 @@ class Cluster(Process):
         raise AssertionError(f"no instance of the cluster listens at {worker['url']}")
 
     def kill(self, role):
-        """SIGKILL to all of an instance's processes at once; returns where the output ended before."""
-        seen = len(self.log.read_text(errors="replace"))
-        os.killpg(os.getpgid(self.instance(role).pid), signal.SIGKILL)
-        return seen
+        """SIGKILL to the first instance of a role, as `signal` does it."""
+        return self.signal(self.workers(role)[0], signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +142,10 @@ def cluster_of(tmp_path_factory, free_port):
 
 @pytest.fixture(scope="session")
 def one_p_one_d(cluster_of):
-    return cluster_of("--prefill", "1", "--decode", "1")
+    # SGLang's own look at prefill would come too late: a restart must be noticed without it.
+    return cluster_of(
+        "--prefill", "1", "--decode", "1", env={"SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": "600"}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -209,6 +202,23 @@ def halves(post):
             return [pool.submit(post, url, "/generate", body | room, seconds) for url in urls]
 
         yield send
+
+
+@pytest.fixture(scope="session")
+def fetch_from():
+    """fetch_from(source) gives the fields of a request that may fetch its prompt's KV from that instance."""
+
+    def hint(source, deadline_ms=20_000, **more):
+        payload = {"from": source, "deadline_ms": deadline_ms, **more}
+        action = {
+            "action_id": "1",
+            "action_type": "memserve.fetch",
+            "action_version": "1",
+            "payload": payload,
+        }
+        return {"kv_hints": {"protocol_version": "1", "message_id": "1", "actions": [action]}}
+
+    return hint
 
 
 class Greedy:

@@ -179,27 +179,23 @@ def test_kv_that_was_evicted_comes_back_from_dram(small, post):
     assert after["prompt_tokens_cached"] - before["prompt_tokens_cached"] >= 1000 - 2 * PAGE
 
 
-def with_hint(source, deadline_ms=20_000):
-    payload = {"from": source, "deadline_ms": deadline_ms, "role": "prefill"}
-    action = {"action_id": "1", "action_type": "memserve.fetch", "action_version": "1", "payload": payload}
-    return {"kv_hints": {"protocol_version": "1", "message_id": "1", "actions": [action]}}
-
-
-def test_prefill_fetches_from_decode_what_a_hint_names(small, post):
+def test_prefill_fetches_from_decode_what_a_hint_names(small, post, fetch_from):
     url = small.url
     decode = counters(url, "decode")["instance"]
     published = counters(url, "decode")["dram_blocks"]
     first = Turn(url, post, [], list(range(9000, 9400)))
     until(lambda: counters(url, "decode")["dram_blocks"] - published >= len(first.whole) // PAGE - 1)
-    fetched = Turn(url, post, first.whole, list(range(9500, 9500 + NEW)), **with_hint(decode))
+    fetched = Turn(
+        url, post, first.whole, list(range(9500, 9500 + NEW)), **fetch_from(decode, role="prefill")
+    )
     assert fetched.grown["fetches_came"] == 1
     assert fetched.computed <= NEW + 2 * PAGE
     until(lambda: counters(url, "prefill")["open_fetches"] == 0)
 
 
-def test_a_source_that_is_not_there_costs_a_request_nothing(small, post):
+def test_a_source_that_is_not_there_costs_a_request_nothing(small, post, fetch_from):
     url, before = small.url, counters(small.url, "prefill")
     began = time.monotonic()
-    Turn(url, post, [], list(range(15_000, 15_100)), **with_hint("127.0.0.1:1", 60_000))
+    Turn(url, post, [], list(range(15_000, 15_100)), **fetch_from("127.0.0.1:1", 60_000, role="prefill"))
     assert time.monotonic() - began < 40
     assert counters(url, "prefill")["fetches_failed_PeerDied"] > before.get("fetches_failed_PeerDied", 0)

@@ -9,6 +9,7 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 TURNS, NEW = 8, 30
+DEADLINE_MS = 5000
 PYTHON_CORE = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
 # Less than five chats have from the first turn on.
 SMALL_POOL = ("--max-total-tokens", "2048", "--memserve-dram", "384MiB")
@@ -26,12 +27,6 @@ def counters(url, role):
 def get(url):
     with urllib.request.urlopen(url, timeout=60) as response:
         return json.load(response)
-
-
-def hint_from(source):
-    payload = {"from": source, "deadline_ms": 5000, "role": "prefill"}
-    action = {"action_id": "1", "action_type": "memserve.fetch", "action_version": "1", "payload": payload}
-    return {"kv_hints": {"protocol_version": "1", "message_id": "1", "actions": [action]}}
 
 
 def check(from_stock, greedy, url, chats=2, opening=100, **fields):
@@ -59,10 +54,11 @@ def check(from_stock, greedy, url, chats=2, opening=100, **fields):
     print(f"{found.count(None)} of {len(found)} exact")
 
 
-def test_chats_that_ask_for_what_is_on_its_way(from_stock, one_p_one_d, greedy):
+def test_chats_that_ask_for_what_is_on_its_way(from_stock, one_p_one_d, greedy, fetch_from):
     """Each turn names the decode instance to fetch from, which is about to send the same by itself."""
     url = one_p_one_d.url
-    check(from_stock, greedy, url, **hint_from(counters(url, "decode")["instance"]))
+    decode = counters(url, "decode")["instance"]
+    check(from_stock, greedy, url, **fetch_from(decode, DEADLINE_MS, role="prefill"))
 
 
 @pytest.mark.full
@@ -96,9 +92,9 @@ def test_chats_that_are_evicted_all_the_time(from_stock, cluster_of, greedy, env
 
 @pytest.mark.full
 @pytest.mark.parametrize("env", [{}, PYTHON_CORE], ids=["Rust core", "Python core"])
-def test_chats_whose_answers_are_fetched(from_stock, cluster_of, greedy, env):
+def test_chats_whose_answers_are_fetched(from_stock, cluster_of, greedy, fetch_from, env):
     flags = caching("2")
     with cluster_of.used("--prefill", "1", "--decode", "1", flags=flags, env=env) as cluster:
-        hint = hint_from(counters(cluster.url, "decode")["instance"])
-        check(from_stock, greedy, cluster.url, **hint)
+        decode = counters(cluster.url, "decode")["instance"]
+        check(from_stock, greedy, cluster.url, **fetch_from(decode, DEADLINE_MS, role="prefill"))
         assert counters(cluster.url, "prefill")["fetches_came"] > 0

@@ -55,12 +55,6 @@ def ask(post):
     return ask
 
 
-def fetch_from(source, deadline_ms=20_000):
-    payload = {"from": source, "deadline_ms": deadline_ms}
-    action = {"action_id": "1", "action_type": "memserve.fetch", "action_version": "1", "payload": payload}
-    return {"kv_hints": {"protocol_version": "1", "message_id": "1", "actions": [action]}}
-
-
 def prompt(first):
     return list(range(first, first + 1000))
 
@@ -76,7 +70,7 @@ def test_kv_that_was_evicted_comes_back_from_dram(pair, ask):
     assert grown["prompt_tokens_computed"] <= 2 * PAGE
 
 
-def test_one_fetches_from_the_other_what_a_hint_names(pair, ask):
+def test_one_fetches_from_the_other_what_a_hint_names(pair, ask, fetch_from):
     one, other = pair
     once = ask(one, prompt(12_000))["output_ids"]
     hint = fetch_from(one.counters()["instance"])
@@ -91,7 +85,7 @@ def test_one_fetches_from_the_other_what_a_hint_names(pair, ask):
     assert other.counters()["open_fetches"] == 0
 
 
-def test_a_source_that_is_not_there_costs_a_request_nothing(pair, ask):
+def test_a_source_that_is_not_there_costs_a_request_nothing(pair, ask, fetch_from):
     began = time.monotonic()
     _, grown = pair[1].grown(lambda: ask(pair[1], prompt(15_000), **fetch_from("127.0.0.1:1", 60_000)))
     assert time.monotonic() - began < 40

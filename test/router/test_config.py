@@ -38,6 +38,17 @@ def test_flag_over_environment_over_default():
     assert parse(WORKER, {}) == RouterConfig(colocated=("http://a:1",))
 
 
+def test_a_port_for_prometheus_is_had_by_who_asks_for_it():
+    assert parse(WORKER, {}).prometheus_port is None
+    config = parse([*WORKER, "--prometheus-port", "29000", "--prometheus-host", "0.0.0.0"], {})
+    assert (config.prometheus_port, config.prometheus_host) == (29000, "0.0.0.0")
+    assert parse(WORKER, {"MEMSERVE_ROUTER_PROMETHEUS_PORT": "29000"}).prometheus_port == 29000
+    with pytest.raises(ConfigError, match="--prometheus-port 70000"):
+        parse([*WORKER, "--prometheus-port", "70000"], {})
+    with pytest.raises(ConfigError, match="expected int"):
+        parse(WORKER, {"MEMSERVE_ROUTER_PROMETHEUS_PORT": "x"})
+
+
 def test_keys_come_from_the_environment_and_show_nowhere():
     environ = {"MEMSERVE_ROUTER_API_KEY": "s3cret", "MEMSERVE_ROUTER_WORKER_API_KEY": "w0rker"}
     config = parse(WORKER, environ)
@@ -59,7 +70,6 @@ def test_help_explains_every_setting_with_its_default():
 @pytest.mark.parametrize(
     ("argv", "environ", "words"),
     [
-        ([], {}, ["no instances", "--worker-urls"]),
         (["--pd-disaggregation", *WORKER], {}, ["--pd-disaggregation", "--prefill"]),
         (["--prefill", "http://p:1"], {}, ["without --decode"]),
         (["--decode", "http://d:1"], {}, ["without --prefill"]),
@@ -90,6 +100,13 @@ def test_a_wrong_value_is_named(argv, environ, words):
         parse(argv, environ)
     for word in words:
         assert word in str(error.value)
+
+
+def test_the_trees_are_fed_by_events_unless_told_otherwise():
+    assert parse(WORKER, {}).tree_update == "events"
+    assert parse([*WORKER, "--tree-update", "response"], {}).tree_update == "response"
+    with pytest.raises(ConfigError, match="tree_update 'magic' is unknown; known: events, response"):
+        parse(WORKER, {"MEMSERVE_ROUTER_TREE_UPDATE": "magic"})
 
 
 def test_an_unknown_policy_is_refused_with_the_list(capsys):

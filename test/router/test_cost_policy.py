@@ -280,12 +280,9 @@ def test_what_was_observed_of_an_instance_corrects_its_price():
     assert route.price(slow).way.model == route.price(other).way.model
 
 
-def test_a_prefill_that_had_to_wait_says_nothing_of_its_instance():
+def test_a_prefill_that_had_to_fetch_says_nothing_of_its_instance():
     house = House(prefill=1, decode=1)
-    Work(house.p[0], 0.5)
-    house.prices.observe(house.p[0], house.route().price(house.p[0]), 9.0)
     house.has(house.d[0], 4080)
-    house.p[0].charged_seconds = 0
     price = house.route().price(house.p[0])
     assert price.way.fetch
     house.prices.observe(house.p[0], price, 9.0)

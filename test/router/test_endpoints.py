@@ -89,6 +89,7 @@ async def test_workers_lists_every_instance(start):
     cluster = await start(prefill=1, decode=1, colocated=1)
     _, listing = await ask(cluster, "GET", "/workers")
     first, *rest = listing["workers"]
+    identity = first.pop("id")
     assert first == {
         "url": cluster.prefill[0].url,
         "role": "prefill",
@@ -99,7 +100,16 @@ async def test_workers_lists_every_instance(start):
         "charged_tokens": 0,
         "charged_seconds": 0,
         "sending_seconds": 0,
+        "misfits": [],
+        "leaving": False,
+        "circuit": "closed",
+        "worker_type": "prefill",
+        "is_healthy": True,
+        "load": 0,
+        "connection_mode": "HTTP",
     }
+    assert identity not in {entry["id"] for entry in rest}
+    assert (listing["total"], listing["stats"]["regular_count"]) == (3, 1)
     assert [entry["role"] for entry in rest] == ["decode", "colocated"]
 
 

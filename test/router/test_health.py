@@ -38,8 +38,8 @@ async def test_a_refused_connection_takes_the_instance_out_at_once(start):
     dead, alive = cluster.colocated
     await dead.die()
     statuses = [(await post(cluster))[0] for _ in range(6)]
-    assert sorted(statuses) == [200] * 5 + [502]
-    assert len(alive.seen) == 5
+    assert statuses == [200] * 6
+    assert len(alive.seen) == 6
 
 
 async def test_with_nobody_left_the_answer_is_503_and_names_them(start):
@@ -78,12 +78,11 @@ async def test_one_broken_connection_does_not_take_a_living_instance_out(start):
     mock.hold = True
     request = asyncio.create_task(post(cluster))
     await mock.arrived.wait()
+    mock.hold = False
     for connection in mock._runner.server.connections:
         connection.transport.abort()
-    assert (await request)[0] == 502
-    mock.hold = False
-    await until_health(cluster, 200)
-    assert (await post(cluster))[0] == 200
+    assert (await request)[0] == 200
+    assert (await health(cluster))[0] == 200
 
 
 async def test_failing_probes_count_only_when_they_repeat(start):

@@ -8,7 +8,7 @@ import pytest
 from router.endpoints import ENDPOINTS
 from router.keys import without_secrets
 
-PUBLIC = ["/health", "/health_generate", "/liveness", "/ready", "/readiness"]
+PUBLIC = ["/health", "/health_generate", "/liveness", "/metrics", "/ready", "/readiness"]
 KEYS = {"api_key": "client-key", "worker_api_key": "worker-key"}
 RIGHT = {"Authorization": "Bearer client-key"}
 

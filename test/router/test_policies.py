@@ -9,7 +9,7 @@ from router.ask import Ask, ask_of
 from router.cost.pricing import Prices
 from router.cost.speeds import Speeds
 from router.instance import Instance, Role
-from router.policies import POLICIES, RoundRobin
+from router.policies import POLICIES, Apart, RoundRobin
 from router.registry import Registry
 from router.trees import ResponseTree
 from router.work import Work
@@ -248,3 +248,25 @@ def test_equal_prefixes_go_by_load_and_no_tokens_too():
     assert policy.route(registry, Ask(tokens=TOKENS)).decode is cs[1]
     cs[1].charge(100)
     assert policy.route(registry, Ask()).decode is cs[2]
+
+
+def test_who_prefills_and_who_decodes_may_be_chosen_apart():
+    registry, ps, ds, cs = cluster(prefill=3, decode=3, colocated=1)
+    policy = Apart(policy_of("session"), policy_of("round_robin"))
+    routes = [policy.route(registry, Ask(session=f"s{number % 30}")) for number in range(90)]
+    pairs = [route for route in routes if route.prefill is not None]
+    assert Counter(route.decode for route in pairs) == {one: len(pairs) // 3 for one in ds}
+    for number in range(30):
+        assert len({(route.prefill, route.prefill or route.decode) for route in routes[number::30]}) == 1
+    assert {route.decode for route in routes if route.prefill is None} == {*cs}
+    for one in (*ps, *ds):
+        one.down("gone")
+    assert policy.route(registry, Ask(session="s"))[:2] == (None, cs[0])
+    cs[0].down("gone")
+    assert policy.route(registry, Ask(session="s")) is None
+
+
+def test_tokens_are_wanted_where_either_wants_them():
+    for names in (("session", "prompt_tree"), ("prompt_tree", "session")):
+        assert Apart(*map(policy_of, names)).needs_tokens
+    assert not Apart(policy_of("session"), policy_of("random")).needs_tokens

@@ -56,8 +56,8 @@ async def test_a_hot_prefix_goes_where_it_is_until_that_dies(start, stream):
     assert sorted(served(cluster.colocated)) == [0, 0, 8]
     await next(mock for mock in cluster.colocated if mock.seen).die()
     statuses = [(await post(cluster, body))[0] for _ in range(5)]
-    assert sorted(statuses) == [200] * 4 + [502]
-    assert sorted(served(cluster.colocated)) == [0, 4, 8]
+    assert statuses == [200] * 5
+    assert sorted(served(cluster.colocated)) == [0, 5, 8]
 
 
 async def test_a_stream_that_its_client_left_has_left_its_prompt_behind(start):
@@ -208,7 +208,6 @@ async def test_a_session_sticks_to_its_pair(start):
         await post(cluster, {"text": f"turn {number}", "session_id": "s"})
     assert sorted(served(cluster.prefill)) == sorted(served(cluster.decode)) == [0, 0, 6]
     await next(mock for mock in cluster.prefill if mock.seen).die()
-    assert (await post(cluster, {"text": "x", "session_id": "s"}))[0] == 502
     for number in range(5):
         assert (await post(cluster, {"text": f"turn {number}", "session_id": "s"}))[0] == 200
     assert sorted(served(cluster.prefill)) == [0, 5, 6]

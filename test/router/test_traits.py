@@ -2,7 +2,8 @@
 
 import pytest
 
-from router.traits import Traits, traits_of
+from router.parity import fit_of
+from router.traits import FeedAt, Traits, traits_of
 
 
 @pytest.mark.parametrize("info", [None, [], "x", {}, {"memserve": 1, "page_size": None, "model_path": 3}])
@@ -13,7 +14,7 @@ def test_who_tells_nothing_is_taken_for_stock_sglang(info):
 def test_what_is_told_is_taken():
     told = {"room_per_sample": True, "caching": "3"}
     info = {"page_size": 64, "model_path": "/m", "disable_radix_cache": True, "memserve": told}
-    assert traits_of(info) == Traits(True, 64, False, "/m", True, model="/m")
+    assert traits_of(info) == Traits(True, 64, False, "/m", True, model="/m", fit=fit_of(info))
     assert traits_of({**info, "tokenizer_path": "/t"}).tokenizer == "/t"
 
 
@@ -22,7 +23,7 @@ def test_what_prices_follow_from_is_taken():
     traits = traits_of({**info, "memserve": {"instance": "10.0.0.1:30001"}})
     assert (traits.model, traits.device, traits.tp, traits.forward_tokens) == ("/m", "cuda", 4, 2048)
     assert traits.instance == "10.0.0.1:30001"
-    odd = traits_of({"model_path": 1, "device": None, "tp_size": 0, "memserve": {"instance": 7}})
+    odd = traits_of({"model_path": 1, "device": None, "tp_size": "0", "memserve": {"instance": 7}})
     assert odd == Traits()
 
 
@@ -34,3 +35,26 @@ def test_how_prompts_are_cut_is_bounded(told, tokens):
 @pytest.mark.parametrize("size", [0, -1, True, "16", 1.5])
 def test_a_page_size_that_is_none_is_1(size):
     assert traits_of({"page_size": size}).page_size == 1
+
+
+def test_where_its_feed_is_is_taken():
+    feed = {"endpoint": "tcp://10.0.0.1:5", "incarnation": 3}
+    assert traits_of({"memserve": {"instance": "a", "feed": feed}}).feed == FeedAt("tcp://10.0.0.1:5", 3)
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        None,
+        "tcp://10.0.0.1:5",
+        {"endpoint": "tcp://10.0.0.1:5"},
+        {"endpoint": "tcp://10.0.0.1:5", "incarnation": True},
+        {"endpoint": "tcp://10.0.0.1:5", "incarnation": -1},
+        {"endpoint": "tcp://10.0.0.1:5", "incarnation": 1 << 64},
+        {"endpoint": "inproc://x", "incarnation": 3},
+        {"endpoint": "tcp://" + "1" * 300, "incarnation": 3},
+        {"endpoint": 5, "incarnation": 3},
+    ],
+)
+def test_a_feed_that_is_none_is_not_taken(feed):
+    assert traits_of({"memserve": {"feed": feed}}).feed is None

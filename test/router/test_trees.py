@@ -85,12 +85,12 @@ def test_an_entry_is_believed_for_its_time_to_live(tree, clock):
     assert tree.sizes() == {"tokens": 3, "nodes": 1, "entries": 1}
 
 
-@pytest.mark.parametrize("end", ["down", "forgot", "cleared"])
+@pytest.mark.parametrize("end", ["down", "forgot"])
 def test_what_an_instance_lost_is_gone_at_once(tree, end):
     a, b = instance(A), instance(B)
     for one in (a, b):
         tree.stored(one, tokens(range(100)), "")
-    {"down": lambda: a.down("gone"), "forgot": a.forgot, "cleared": lambda: tree.cleared(a)}[end]()
+    {"down": lambda: a.down("gone"), "forgot": a.forgot}[end]()
     assert found(tree, tokens(range(200)), "") == {b: 100}
     tree.stored(a, tokens(range(20)), "")
     assert found(tree, tokens(range(200)), "") == {a: 20, b: 100}
@@ -114,20 +114,6 @@ def test_asking_the_same_for_ever_takes_no_more_room(clock):
         tree.stored(a, tokens(range(100)), "")
     assert tree.sizes()["entries"] <= 102
     assert found(tree, tokens(range(200)), "") == {a: 100}
-
-
-def test_removed_takes_the_last_page_and_what_hangs_on_it(tree):
-    a, b = instance(A, 16), instance(B, 16)
-    for one in (a, b):
-        tree.stored(one, tokens(range(160)), "")
-        tree.stored(one, tokens(range(64), range(500, 564)), "")
-    tree.removed(a, tokens(range(96)), "")
-    assert found(tree, tokens(range(200)), "") == {a: 80, b: 160}
-    assert found(tree, tokens(range(64), range(500, 600)), "") == {a: 128, b: 128}
-    tree.removed(a, tokens(range(16)), "")
-    assert found(tree, tokens(range(64), range(500, 600)), "") == {b: 128}
-    tree.removed(b, tokens(range(16)), "")
-    assert tree.sizes()["nodes"] == 0
 
 
 def test_it_agrees_with_a_list_of_everything_told(clock):

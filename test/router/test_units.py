@@ -83,7 +83,7 @@ def test_an_endless_event_is_not_kept():
     ],
 )
 def test_a_failure_told_in_a_stream_is_seen(event, failure):
-    assert sse.is_failure(event) is failure
+    assert (sse.failure_in(event) is not None) is failure
 
 
 async def test_when_both_halves_end_at_once_an_answer_outweighs_prefills_failure():

@@ -2,6 +2,7 @@ import pytest
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.index.index import Index
+from mempool.index.mirror import Mirror
 
 OTHER = Owner("b", 1, Medium.DRAM)
 
@@ -161,3 +162,35 @@ def test_an_empty_namespace_leaves_nothing_behind(harness):
         harness.index.insert(f"salt {n}", harness.tokens("a"), [Addresses(harness.hbm, [n])])
     harness.index.evict(harness.hbm, 10)
     assert harness.index._tree.roots == {}
+
+
+def test_blocks_that_their_owner_gives_up_go_in_any_order_and_unknown_ones_are_ignored(harness):
+    harness.insert("abcd", 1, 2, 3, 4)
+    harness.insert("abX", 5)
+    mirror = Mirror(4)
+    mirror.apply(harness.index.snapshot())
+    assert harness.index.discard(Addresses(harness.hbm, [4, 5, 77, 3])) == 3
+    assert harness.freed_blocks() == [3, 4, 5]
+    assert harness.found("abcd") == [("hbm", 1), ("hbm", 2)]
+    assert harness.index.discard(Addresses(OTHER, [1])) == 0
+    for event in harness.index.events_since(0):
+        mirror.apply(event)
+    assert sum(node.blocks for node in mirror.tree.below(mirror.tree.roots[""])) == 2
+
+
+def test_a_sequence_and_what_hangs_on_it_are_given_up_at_once(harness):
+    harness.insert("abcd", 1, 2, 3, 4)
+    harness.insert("abX", 5)
+    assert harness.index.discard(Addresses(harness.hbm, [2, 4, 5, 1, 3])) == 5
+    assert harness.index.nodes == 0
+
+
+def test_a_block_that_is_given_up_takes_all_that_hangs_on_it_alone(harness):
+    harness.insert("abcd", 1, 2, 3, 4)
+    harness.insert("abX", 5)
+    harness.insert("ab", 8, 9, owner=harness.dram)
+    assert harness.index.discard(Addresses(harness.hbm, [2])) == 1
+    assert harness.found("abcd") == [("hbm", 1), ("dram", 9), ("hbm", 3), ("hbm", 4)]
+    assert harness.index.discard(Addresses(harness.dram, [9])) == 1
+    assert harness.freed_blocks() == [2, 3, 4, 5]
+    assert harness.found("abcd") == [("hbm", 1)]

@@ -22,9 +22,10 @@ PLAIN = Namespace(None, None)
 
 
 class Instance:
-    """A tree over a pool of `pages`, and an agent. `core`: rust or python."""
+    """A tree over a pool of `pages`, and an agent. `core`: rust or python. `events`: SGLang's own."""
 
-    def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks", writes_back=True, decode=None):
+    def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks", writes_back=True, decode=None,
+                 events=False):  # fmt: skip
         self.pages = pages
         self.planes = [torch.zeros((pages + 1) * PAGE, HEADS, DIM) for _ in range(2 * LAYERS)]
         self.allocator = PagedTokenToKVPoolAllocator(
@@ -38,6 +39,7 @@ class Instance:
                 page_size=PAGE,
                 tree_components=(ComponentType.FULL,),
                 tree_core_backend=core,
+                enable_kv_cache_events=events,
             )
         )
         self.agent = CachingAgent(
@@ -75,6 +77,12 @@ class Instance:
     def known(self, tokens, namespace=PLAIN):
         found = self.tree.match_prefix(MatchPrefixParams(key=key_of(tokens, namespace)))
         return int(found.device_prefix_len)
+
+    def pages_of(self, tokens, namespace=PLAIN):
+        """The pages that the tree has of it, one for each token block."""
+        found = self.tree.match_prefix(MatchPrefixParams(key=key_of(tokens, namespace)))
+        slots = self.tree.path_device_indices(found.last_device_node)
+        return (slots[: int(found.device_prefix_len) : PAGE] // PAGE).tolist()
 
     def finish(self, tokens, namespace=PLAIN):
         """A request for these tokens, whole pages, that has ended; waits until DRAM has its KV."""
@@ -208,4 +216,6 @@ def make_instance():
 
 @pytest.fixture
 def tools():
-    return SimpleNamespace(answered=answered, asked=asked, until=until, PAGE=PAGE, Namespace=Namespace)
+    return SimpleNamespace(
+        answered=answered, asked=asked, until=until, key_of=key_of, PAGE=PAGE, Namespace=Namespace
+    )

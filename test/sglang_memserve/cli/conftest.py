@@ -1,4 +1,5 @@
 import json
+from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import web
@@ -77,3 +78,21 @@ async def router():
     async with TestServer(fake.app()) as server:
         fake.url = str(server.make_url("")).rstrip("/")
         yield fake
+
+
+@pytest.fixture
+async def instances():
+    """`await instances(info, ...)`: the URLs of servers that are healthy and tell that at /server_info."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*infos: dict) -> list[str]:
+            urls = []
+            for info in infos:
+                app = web.Application()
+                app.router.add_get("/model_info", lambda _: _json({}))
+                app.router.add_get("/server_info", lambda _, info=info: _json(info))
+                server = await stack.enter_async_context(TestServer(app))
+                urls.append(str(server.make_url("")).rstrip("/"))
+            return urls
+
+        yield start

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from router.metrics.predictions import Predictions
+from router.metrics.requests import Requests
+from router.metrics.state import State
+from router.registry import Registry
+from router.routing import Routing
+
+
+class Metrics:
+    """All that one running router tells Prometheus; it shares nothing with another one's."""
+
+    def __init__(self, registry: Registry, routing: Routing) -> None:
+        self._all = CollectorRegistry(auto_describe=False)
+        self._requests = Requests()
+        predictions = Predictions()
+        routing.decisions.watchers.append(predictions)
+        for collector in (self._requests, predictions, State(registry, routing)):
+            self._all.register(collector)
+
+    def watch(self, app: web.Application) -> None:
+        """Count the requests of `app`."""
+        self._requests.watch(app)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """The page, in the form that the client prefers."""
+        encode, kind = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._all), headers={"Content-Type": kind})
+
+
+METRICS = web.AppKey("METRICS", Metrics)
+
+
+def scraped_app(metrics: Metrics) -> web.Application:
+    """An application of that page alone, for a port of its own."""
+    app = web.Application()
+    app.router.add_get("/metrics", metrics.answer)
+    return app

@@ -1,0 +1,28 @@
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """WRONG: something is to be done. NOTE: it may be meant so."""
+
+    OK = "ok"
+    NOTE = "note"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`says`: what was seen. `do`: what to do about it."""
+
+    check: str
+    state: State
+    says: str
+    do: str = ""
+
+
+def wrong(check: str, says: str, do: str) -> Finding:
+    return Finding(check, State.WRONG, says, do)
+
+
+def note(check: str, says: str, do: str = "") -> Finding:
+    return Finding(check, State.NOTE, says, do)

@@ -1,0 +1,106 @@
+import contextlib
+import threading
+
+import pytest
+import zmq
+
+from mempool.address import Addresses, Medium, Owner
+from mempool.feed.feed import IndexFeed
+from mempool.feed.messages import Ask, decode_answer, encode
+from mempool.feed.server import FeedServer
+from mempool.index.index import Index
+
+PAGE = 4
+DRAM = Owner("a", 7, Medium.DRAM)
+
+
+class Source:
+    """An index of one letter a block, as an instance would serve it."""
+
+    def __init__(self, **settings):
+        self.lock, self.incarnation, self.settings = threading.RLock(), DRAM.incarnation, settings
+        self.feed = IndexFeed(self.lock, lambda: (self.incarnation, self.index))
+        self.index = self._new()
+
+    def _new(self):
+        return Index(PAGE, on_freed=lambda freed: None, on_event=self.feed.news, **self.settings)
+
+    def begin_anew(self):
+        with self.lock:
+            self.incarnation, self.index = self.incarnation + 1, self._new()
+            self.feed.news()
+
+    def insert(self, letters, *blocks):
+        tokens = [ord(letter) for letter in letters for _ in range(PAGE)]
+        with self.lock:
+            self.index.insert("", tokens, [Addresses(DRAM, blocks)])
+
+
+class Follower:
+    def __init__(self, socket):
+        self.socket, self.number = socket, 0
+
+    def send(self, seq, *, incarnation=DRAM.incarnation, medium=Medium.DRAM, wait=0.0):
+        self.number += 1
+        self.socket.send(encode(Ask(self.number, medium, incarnation, seq, wait)))
+
+    def answer(self):
+        assert self.socket.poll(10_000), "no answer"
+        return decode_answer(self.socket.recv())
+
+    def ask(self, seq, **how):
+        self.send(seq, **how)
+        answer = self.answer()
+        assert answer.number == self.number
+        return answer
+
+
+@pytest.fixture
+def things():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def make_source():
+    return Source
+
+
+@pytest.fixture
+def source():
+    return Source()
+
+
+@pytest.fixture
+def make_server(things):
+    def make(feeds, **how):
+        server = FeedServer("tcp://127.0.0.1:0", feeds, **how)
+        things.callback(server.close)
+        return server
+
+    return make
+
+
+@pytest.fixture
+def make_follower(things):
+    context = zmq.Context()
+    things.callback(context.destroy, linger=0)
+
+    def make(server, **options):
+        socket = context.socket(zmq.DEALER)
+        for option, value in options.items():
+            socket.setsockopt(getattr(zmq, option), value)
+        socket.connect(server.endpoint)
+        return Follower(socket)
+
+    return make
+
+
+@pytest.fixture
+def server(make_server, source):
+    return make_server({Medium.DRAM: source.feed})
+
+
+@pytest.fixture
+def follower(make_follower, server):
+    return make_follower(server)

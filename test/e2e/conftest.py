@@ -140,6 +140,24 @@ def cluster_of(tmp_path_factory, free_port):
         stop(cluster)
 
 
+@pytest.fixture
+def router_process(tmp_path, free_port):
+    """A router of its own for the length of a block, with these flags; gives its URL."""
+
+    @contextlib.contextmanager
+    def start(*flags):
+        port = free_port()
+        argv = [sys.executable, "-m", "router.launch_router", "--port", str(port), *flags]
+        router = Process("router", argv, tmp_path)
+        try:
+            router.wait_for("listening on", 60)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            router.stop()
+
+    return start
+
+
 @pytest.fixture(scope="session")
 def one_p_one_d(cluster_of):
     # SGLang's own look at prefill would come too late: a restart must be noticed without it.

@@ -12,7 +12,8 @@ streaming and not. Each is measured directly, through ours and through sglang-ro
 The client acknowledges every segment at once. With Linux's delayed acknowledgements, which most clients have,
 the first event of a stream through sglang-router comes 40 ms later: it leaves Nagle's algorithm on.
 Every figure is the median of the rounds with lowest and highest. An answer that fails ends the benchmark.
-Client, workers and routers share this machine's cores: compare rates within one run only.
+Client, workers and routers share this machine's cores: compare rates within one run only. Ours has its
+default policy, and tokenises every prompt for it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.spec import InstanceSpec, router_argv
 from sglang_memserve.cluster.supervisor import Member
+from sglang_memserve.model import resolve_model
 
 PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
 OURS, DIRECT = "memserve", "direct"
@@ -92,7 +94,7 @@ async def arms(options: argparse.Namespace, logs: Path) -> AsyncIterator[list[Ar
                     urls[name, setup] = f"http://{children.HOST}:{port}"
                     argv, env = router_argv(children.HOST, port, instances), {}
                     if name == OURS:
-                        argv += ["--log-level", "warning"]
+                        argv += ["--log-level", "warning", "--tokenizer", resolve_model(None)]
                     else:
                         argv, env = router_command(children.HOST, port, ports.pick(), instances), PEERS.env()
                     routers.append(

@@ -140,6 +140,36 @@ def cluster_of(tmp_path_factory, free_port):
         stop(cluster)
 
 
+@pytest.fixture
+def server_process(tmp_path):
+    """A server of its own for the length of a block, from when its output has the pattern."""
+
+    @contextlib.contextmanager
+    def start(name, argv, pattern, env=None):
+        server = Process(name, argv, tmp_path, env)
+        try:
+            server.wait_for(pattern, START_SECONDS)
+            yield server
+        finally:
+            server.stop()
+
+    return start
+
+
+@pytest.fixture
+def router_process(server_process, free_port):
+    """A router with these flags; gives its URL."""
+
+    @contextlib.contextmanager
+    def start(*flags):
+        port = free_port()
+        argv = [sys.executable, "-m", "router.launch_router", "--port", str(port), *flags]
+        with server_process("router", argv, "listening on"):
+            yield f"http://127.0.0.1:{port}"
+
+    return start
+
+
 @pytest.fixture(scope="session")
 def one_p_one_d(cluster_of):
     # SGLang's own look at prefill would come too late: a restart must be noticed without it.

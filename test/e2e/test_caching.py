@@ -149,7 +149,9 @@ def test_of_a_chat_by_text_each_answer_is_counted_when_it_comes_back(one_p_one_d
 def small(cluster_of):
     """A pair that writes nothing back, with pools that six prompts of a thousand tokens do not fit into."""
     flags = ("--memserve-caching", "2", "--max-total-tokens", "4096", "--memserve-dram", "384MiB")
-    with cluster_of.used("--prefill", "1", "--decode", "1", flags=flags) as cluster:
+    # By cost, the router would have prefill fetch the answers.
+    env = {"MEMSERVE_ROUTER_POLICY": "round_robin"}
+    with cluster_of.used("--prefill", "1", "--decode", "1", flags=flags, env=env) as cluster:
         yield cluster
 
 
@@ -158,6 +160,16 @@ def test_without_write_back_prefill_computes_the_answers_again(small, post):
     for turn in turns[1:]:
         assert turn.computed >= NEW + ANSWER
     assert "write_backs_offered" not in counters(small.url, "decode")
+
+
+def test_a_router_that_chooses_by_cost_has_prefill_fetch_the_answers(small, post, router_process):
+    (prefill,), (decode,) = small.workers("prefill"), small.workers("decode")
+    pair = ("--prefill", prefill["url"], str(prefill["bootstrap_port"]), "--decode", decode["url"])
+    with router_process("--policy", "cost_model", *pair) as url:
+        turns = chat(url, post, 30_000, lambda done: time.sleep(1))
+    assert counters(small.url, "prefill")["fetches_came"] >= TURNS - 2
+    for turn in turns[2:]:
+        assert turn.computed <= NEW + 2 * PAGE
 
 
 def test_kv_that_was_evicted_comes_back_from_dram(small, post):

@@ -22,6 +22,14 @@ SSE = [
 ]
 
 
+# Probes are none of a test's business unless it says so; and with turns it knows who comes next.
+DETERMINED = {
+    "policy": "round_robin",
+    "health_check_interval_secs": 60,
+    "shutdown_grace_period_secs": 0.5,
+}
+
+
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
@@ -163,7 +171,7 @@ async def start(free_port):
                 decode=tuple(mock.url for mock in ds),
                 colocated=tuple(mock.url for mock in cs),
                 port=free_port(),
-                **{"health_check_interval_secs": 60, "shutdown_grace_period_secs": 0.5, **settings},
+                **(DETERMINED | settings),
             )
             await stack.enter_async_context(serving(config))
             url = f"http://{config.host}:{config.port}"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -129,10 +130,11 @@ async def test_stock_instances_are_compared_by_what_is_at_their_path(start, tmp_
     for mock, where in zip(cluster.colocated, (one, same), strict=True):
         mock.info |= {"tokenizer_path": where}
     urls = tuple(mock.url for mock in cluster.colocated)
-    async with serving(RouterConfig(colocated=urls, port=free_port())):
+    config = RouterConfig(colocated=urls, port=free_port(), policy="round_robin")
+    async with serving(config):
         assert warnings(caplog) == []
     cluster.colocated[1].info |= {"tokenizer_path": other}
-    async with serving(RouterConfig(colocated=urls, port=free_port())):
+    async with serving(replace(config, port=free_port())):
         (words,) = warnings(caplog)
     assert "does not fit: tokenizer " in words
 

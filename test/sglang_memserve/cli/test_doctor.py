@@ -215,7 +215,9 @@ async def test_a_real_router_in_front_of_instances_that_do_not_fit(free_port, in
         {**ALIKE, "disaggregation_mode": "prefill", "memserve": {**OURS, "registries": []}},
         {**ALIKE, "disaggregation_mode": "decode", "memserve": {**OURS, "registries": []}, "page_size": 64},
     )
-    config = RouterConfig(prefill=(PrefillUrl(first),), decode=(other,), port=free_port())
+    config = RouterConfig(
+        prefill=(PrefillUrl(first),), decode=(other,), port=free_port(), policy="round_robin"
+    )
     async with serving(config):
         findings = await diagnose(f"http://127.0.0.1:{config.port}")
     text = report(findings)

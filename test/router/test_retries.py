@@ -181,6 +181,15 @@ async def test_what_was_aborted_by_name_stays_so(start, aborted):
     assert len(mock.seen) == 1
 
 
+async def test_what_was_aborted_past_the_router_stays_so(start):
+    """An instance was told by its own /abort_request; SGLang answers with a 500."""
+    cluster = await start(colocated=2, **FAST)
+    words = b'{"object": "error", "message": "Aborted by AbortReq.", "code": 500}'
+    cluster.colocated[0].refusal = cluster.colocated[1].refusal = (500, words)
+    assert (await post(cluster, BODY)) == (500, words)
+    assert sum(seen(cluster.colocated)) == 1
+
+
 async def test_what_is_aborted_while_it_runs_is_answered_at_once(start):
     cluster = await start(colocated=1, retry_initial_backoff_ms=60_000, retry_max_backoff_ms=60_000)
     mock = cluster.colocated[0]

@@ -76,7 +76,7 @@ async def test_what_is_no_fault_of_the_requests_is_tried_elsewhere(start, status
     # A policy that would choose the same one again.
     cluster = await start(colocated=2, policy="session", **FAST)
     cluster.colocated[0].refusal = (status, b"not now")
-    for number in range(8):
+    for number in range(40):
         body = BODY | {"session_id": number}
         assert (await post(cluster, body)) == (200, cluster.colocated[1].answer)
     assert cluster.colocated[0].seen

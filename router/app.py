@@ -14,6 +14,8 @@ from aiohttp.typedefs import Middleware
 
 from router.canary import Canary
 from router.config import RouterConfig
+from router.cost.pricing import Prices
+from router.cost.speeds import Speeds
 from router.delivery import failures_as_json
 from router.endpoints import ENDPOINTS
 from router.fanout import Fanout
@@ -78,12 +80,13 @@ def _tree(config: RouterConfig) -> PromptTree:
 
 @asynccontextmanager
 async def _routing(config: RouterConfig, registry: Registry, tree: PromptTree) -> AsyncIterator[Routing]:
-    policy = _policy(config, tree)
+    prices = Prices(Speeds(config.profile))
+    policy = _policy(config, tree, prices)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
     try:
         if policy.needs_tokens:
             tokens.prepare()
-        yield Routing(config, registry, policy, tree, tokens)
+        yield Routing(config, registry, policy, tree, tokens, prices)
     finally:
         await tokens.close()
 
@@ -99,12 +102,12 @@ async def _feeds(registry: Registry, routing: Routing, tree: PromptTree) -> Asyn
         yield feeds
 
 
-def _policy(config: RouterConfig, tree: PromptTree) -> Policy:
+def _policy(config: RouterConfig, tree: PromptTree, prices: Prices) -> Policy:
     prefill, decode = (
         _named(name or config.policy) for name in (config.prefill_policy, config.decode_policy)
     )
-    policy = POLICIES[prefill](tree)
-    return policy if prefill == decode else Apart(policy, POLICIES[decode](tree))
+    policy = POLICIES[prefill](tree, prices)
+    return policy if prefill == decode else Apart(policy, POLICIES[decode](tree, prices))
 
 
 def _named(name: str) -> str:

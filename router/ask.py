@@ -29,7 +29,8 @@ class Ask:
 
     `namespace`: beside the tokens, what must be equal for KV to be shared. `session`: the client's name for
     it, else how the prompt begins. `prompt_tokens` and `new_tokens` are guesses; with `tokens`, the first is
-    exact.
+    exact. `tells_first`: whether it can be seen when a whole server has its first token: the answer is
+    streamed, or has no others.
     """
 
     tokens: TokenArray | None = None
@@ -38,6 +39,7 @@ class Ask:
     prompt_tokens: int = 1
     new_tokens: int = 0
     colocated_only: bool = False
+    tells_first: bool = True
 
 
 def ask_of(
@@ -51,6 +53,7 @@ def ask_of(
         guessed_tokens(size) if tokens is None else len(tokens),
         new_tokens_of(fields),
         colocated_only,
+        bool(fields.get("stream")),
     )
 
 

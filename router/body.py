@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,13 @@ class Body:
         opened = self.raw.rstrip()[:-1]
         comma = b"," if self.fields else b""
         return opened + comma + orjson.dumps(fields)[1:]
+
+
+def generation_path(fields: Mapping[str, Any]) -> str:
+    """The endpoint that a body of these fields is for."""
+    if "messages" in fields:
+        return "/v1/chat/completions"
+    return "/v1/completions" if "prompt" in fields else "/generate"
 
 
 def parse(raw: bytes) -> Body | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from router.cost.pricing import Price
 from router.instance import Instance
 from router.outcome import Outcome
 from router.policies import Route
@@ -19,10 +20,10 @@ _EQUAL, _DIFFERENT, _UNTOLD = "prompt_tokens_equal", "prompt_tokens_different", 
 
 @dataclass(slots=True)
 class Decision:
-    """`loads`: tokens charged to each healthy instance before this. `took`: seconds.
+    """`loads`: tokens charged to each of `healthy` instances before this. `took`: seconds.
 
-    `prompt_tokens` is a guess unless `tokenised`. `outcome`: None until the answer has ended well, and where
-    nobody watches.
+    `prompt_tokens` is a guess unless `tokenised`. `outcome`, and `prefilled`, the seconds until prefill was
+    over: None until that is known, and where nobody watches. `alone`: nothing else was prefilled there.
     """
 
     policy: str
@@ -30,18 +31,23 @@ class Decision:
     prompt_tokens: int
     tokenised: bool
     route: Route
-    loads: list[tuple[Instance, int]]
+    healthy: list[Instance]
+    loads: list[int]
     took: float
     at: float = field(default_factory=time.time)
     outcome: Outcome | None = None
+    prefilled: float | None = None
+    alone: bool = False
 
     @property
     def predicted(self) -> int:
         """How many of the prompt's tokens need no prefill."""
-        return self.route.cached.get(self.route.prefill or self.route.decode, NOTHING).tokens
+        return self.route.cached.get(self.route.first, NOTHING).tokens
 
     def describe(self) -> dict[str, Any]:
-        (prefill, decode, cached), outcome = self.route, self.outcome or Outcome()
+        route = self.route
+        cached, fetch = route.cached, route.fetch
+        outcome, price = self.outcome or Outcome(), route.price(route.first)
         return {
             "time": self.at,
             "policy": self.policy,
@@ -49,23 +55,49 @@ class Decision:
             "decision_us": round(self.took * 1e6, 1),
             "prompt_tokens": self.prompt_tokens,
             "tokenised": self.tokenised,
-            "candidates": [_candidate(one, cached.get(one, NOTHING), load) for one, load in self.loads],
-            "prefill": prefill and prefill.url,
-            "decode": decode.url,
+            "candidates": [
+                _candidate(one, cached.get(one, NOTHING), load, self.route.price(one))
+                for one, load in zip(self.healthy, self.loads, strict=True)
+            ],
+            "prefill": route.prefill and route.prefill.url,
+            "decode": route.decode.url,
+            "fetch": fetch and {**fetch._asdict(), "source": fetch.source.url},
             "predicted_cached_tokens": self.predicted if self.tokenised else None,
             "actual_prompt_tokens": outcome.prompt_tokens,
             "actual_cached_tokens": outcome.cached_tokens,
+            "predicted_prefill_ms": price and _ms(price.prefilled),
+            "actual_prefill_ms": _ms(self.prefilled),
         }
 
 
-def _candidate(one: Instance, has: Cached, load: int) -> dict[str, Any]:
+def _candidate(one: Instance, has: Cached, load: int, price: Price | None) -> dict[str, Any]:
     return {
         "url": one.url,
         "role": one.role.value,
         "cached_tokens": has.tokens,
         "cached_tokens_in_hbm": has.hbm,
         "charged_tokens": load,
+        "price": price and _price(price, has),
     }
+
+
+def _price(price: Price, has: Cached) -> dict[str, Any]:
+    """In ms; what the candidate has no part in is null."""
+    way = price.way
+    return {
+        "how": way and ("fetch" if way.fetch else "route" if has.tokens else "recompute"),
+        "source": way and way.fetch and way.fetch.source.url,
+        "queue_ms": way and _ms(price.queue),
+        "fetch_ms": way and _ms(way.fetching + way.swapping),
+        "exec_ms": way and _ms(way.computing),
+        "sending_ms": _ms(price.sending),
+        "decoding_ms": _ms(price.decoding),
+        "total_ms": _ms(price.total),
+    }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1e3 * seconds, 3)
 
 
 class Watcher(Protocol):

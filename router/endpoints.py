@@ -88,6 +88,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(_POST, "/add_worker", Who.ROUTER, "Add the instance ?url="),
     Endpoint(_POST, "/remove_worker", Who.ROUTER, "Remove the instance ?url= once it is idle"),
     Endpoint(_GET, "/decisions", Who.ROUTER, "The latest routing decisions, the newest first"),
+    Endpoint(_POST, "/explain", Who.ROUTER, "How a request would be routed now, and why; it is not sent"),
     Endpoint(_GET, "/list_workers", Who.ROUTER, "The instances' URLs"),
     Endpoint(_GET, "/metrics", Who.ROUTER, "What the router measures, for Prometheus", public=True),
     Endpoint(_GET, "/openapi.json", Who.ROUTER, "This list, as an OpenAPI document"),

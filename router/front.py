@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -83,12 +84,14 @@ class Front:
             added = rooms.bootstrap_fields(fields, route.prefill, path)
             if rid and fields.get("rid") is None:
                 added["rid"] = rid
+        hint, style = routed.hint(fields, path), logprobs.style_of(fields, path)
         raw = parsed.replacing(rooms.BOOTSTRAP_PREFIX, added)
+        hinted = parsed.replacing(rooms.BOOTSTRAP_PREFIX, added | hint) if hint else raw
         try:
-            async with self._run(routed, request, raw, rid, logprobs.style_of(fields, path)) as answer:
+            async with self._run(routed, request, raw, hinted, rid, style) as answer:
                 yield routed.watched(answer)
         except InstanceRefused as refused:
-            refused.body = rooms.without_echo(refused.body, added)
+            refused.body = rooms.without_echo(rooms.without_echo(refused.body, hint), added)
             raise
 
     @asynccontextmanager
@@ -106,35 +109,52 @@ class Front:
 
     @asynccontextmanager
     async def _run(
-        self, routed: Routed, request: web.Request, raw: bytes, rid: str | None, style: logprobs.Style | None
+        self,
+        routed: Routed,
+        request: web.Request,
+        raw: bytes,
+        hinted: bytes,
+        rid: str | None,
+        style: logprobs.Style | None,
     ) -> AsyncIterator[Answer]:
-        first, last, _ = routed.route
+        """`hinted`: the body for whoever prefills."""
+        first, last = routed.route[:2]
         if first is None:
-            async with self._single(last, request, raw, rid, routed.charge(last)) as answer:
+            async with self._single(last, request, hinted, rid, routed) as answer:
                 yield answer
             return
         prompts = style and logprobs.Prompts(style, self._config.max_payload_size)
-        prefill, decode = (self._leg(one, request, raw, rid, routed.charge(one)) for one in (first, last))
+        prefill = self._leg(first, request, hinted, rid, routed)
+        decode = self._leg(last, request, raw, rid, routed)
         async with self._pairs.run(prefill, decode, prompts) as answer:
             yield answer
 
     @asynccontextmanager
     async def _single(
-        self, instance: Instance, request: web.Request, raw: bytes, rid: str | None = None, charge: int = 0
+        self,
+        instance: Instance,
+        request: web.Request,
+        raw: bytes,
+        rid: str | None = None,
+        routed: Routed | None = None,
     ) -> AsyncIterator[Answer]:
-        leg = self._leg(instance, request, raw, rid, charge)
+        leg = self._leg(instance, request, raw, rid, routed)
         try:
             yield await leg.answer()
         finally:
             leg.close()
 
-    def _leg(self, instance: Instance, request: web.Request, raw: bytes, rid: str | None, charge: int) -> Leg:
+    def _leg(
+        self, instance: Instance, request: web.Request, raw: bytes, rid: str | None, routed: Routed | None
+    ) -> Leg:
         request[SERVED_BY] = instance.role.value
         forwarded = headers.to_instance(request.headers, credentials=self._config.passes_credentials)
         abandoned = partial(self._aborts.send, instance, rid, forwarded.copy()) if rid else None
         if raw:
             forwarded["Content-Length"] = str(len(raw))
-        sent = Request(request.method, request.path_qs, forwarded, raw, charge)
+        sent = Request(request.method, request.path_qs, forwarded, raw)
+        if routed is not None:
+            sent = replace(sent, charge=routed.charge(instance), work=routed.work(instance))
         return Leg(self._session, instance, sent, self._config, abandoned)
 
     @asynccontextmanager
@@ -146,8 +166,7 @@ class Front:
 
         def once(failed: Collection[Instance]) -> AbstractAsyncContextManager[Answer]:
             routed = self._routing.again(chosen, failed) if failed else chosen
-            one = routed.route.decode
-            return self._single(one, request, raw, charge=routed.charge(one))
+            return self._single(routed.route.decode, request, raw, routed=routed)
 
         async with self._retries.run(once) as answer:
             yield answer

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from router import parity
+from router import body, parity
 from router.canary import Canary
 from router.config import RouterConfig
 from router.delivery import deliver
@@ -84,6 +84,7 @@ class Handlers:
             "/add_worker": self.add_worker_by_query,
             "/remove_worker": self.remove_worker_by_query,
             "/decisions": self.decisions,
+            "/explain": self.explain,
             "/list_workers": self.list_workers,
             "/metrics": self.metrics.answer,
             "/openapi.json": self.openapi,
@@ -181,6 +182,14 @@ class Handlers:
             raise BadRequest(f"last={asked!r:.40}: how many decisions, as a number")
         count = min(int(asked[:9]), self.config.decisions_kept)
         return _json({"decisions": [one.describe() for one in self.routing.decisions.last(count)]})
+
+    async def explain(self, request: web.Request) -> web.Response:
+        parsed = body.parse(raw := await self._body(request))
+        if parsed is None:
+            raise BadRequest("what is to be explained? Send the body of a generation request, a JSON object")
+        path = body.generation_path(parsed.fields)
+        routed = await self.routing.explain(parsed.fields, path, len(raw))
+        return _json(routed.decision.describe())
 
     async def list_workers(self, _: web.Request) -> web.Response:
         return _json({"urls": [instance.url for instance in self.registry.instances]})

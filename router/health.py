@@ -81,7 +81,7 @@ class HealthWatch:
             info = None
         except (aiohttp.ClientError, OSError):
             return
-        instance.doubted = False
+        instance.doubted, instance.speed = False, None
         told = instance.traits = traits_of(info)
         fuller = await self._with_fingerprint(told)
         if instance.traits is told:

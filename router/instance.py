@@ -6,10 +6,14 @@ import asyncio
 import logging
 import uuid
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from router.breaker import Breaker
 from router.traits import Traits
+
+if TYPE_CHECKING:
+    from router.cost.speed import Speed
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +30,11 @@ class Role(StrEnum):
 class Instance:
     """A server's address, role and condition. It counts as down until a probe has succeeded.
 
-    `in_flight` requests are charged to it, of `charged` tokens together. `epoch` grows whenever what it had
-    cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have changed. One
-    that is `leaving` gets no new requests, and is `idle` when the last of its own has ended.
+    `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
+    `charged_seconds` of prefill and `sending_seconds` of what others fetch from it. `epoch` grows whenever
+    what it had cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have
+    changed. `speed` follows from these; None: nobody has asked for it yet. One that is `leaving` gets no new
+    requests, and is `idle` when the last of its own has ended.
     """
 
     def __init__(
@@ -41,9 +47,12 @@ class Instance:
         self.trouble = _UNPROBED
         self.in_flight = 0
         self.charged = 0
+        self.charged_seconds = 0.0
+        self.sending_seconds = 0.0
         self.epoch = 0
         self.traits: Traits | None = None
         self.doubted = False
+        self.speed: Speed | None = None
         self.suspected = asyncio.Event()
         self.breaker = Breaker() if breaker is None else breaker
         self.leaving = False
@@ -118,7 +127,7 @@ class Instance:
             logger.warning("%s is down: %s", self, trouble)
         self.healthy, self.trouble = False, trouble
         # What comes back at this address may be another server.
-        self.traits = None
+        self.traits = self.speed = None
         self.forgot()
 
     def doubt(self) -> None:
@@ -146,6 +155,8 @@ class Instance:
             "circuit": self.breaker.state,
             "in_flight": self.in_flight,
             "charged_tokens": self.charged,
+            "charged_seconds": round(self.charged_seconds, 6),
+            "sending_seconds": round(self.sending_seconds, 6),
             # By sglang_router's names.
             "worker_type": "regular" if self.role is Role.COLOCATED else self.role.value,
             "is_healthy": self.healthy,

@@ -14,6 +14,7 @@ from router import headers, sse, upload
 from router.config import RouterConfig
 from router.errors import InstanceFailed, InstanceRefused, InstanceSilent, RouterError
 from router.instance import Instance
+from router.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Answer:
 class Request:
     """What an instance gets. `target` is path and query; `headers` give the body's length.
 
-    `charge`: the tokens that it is charged with while it lasts.
+    `charge`: the tokens that it is charged with while it lasts; `work`: its prefill, until that is done.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     charge: int = 0
+    work: Work | None = None
 
 
 class Leg:
@@ -99,6 +101,7 @@ class Leg:
             if (code := sse.failure_in(first.partition(sse.END)[0])) is not None:
                 return Answer(response.status, reply, first, rest, self._refusal(response, first, code))
             self.instance.breaker.began(self)
+            self._prefilled()
             return Answer(response.status, reply, first, rest)
 
     async def drain(self, told: Callable[[bytes], None] | None = None) -> None:
@@ -117,6 +120,7 @@ class Leg:
                     async for _ in response.content.iter_any():
                         pass
                 self._end()
+                self._prefilled()
         finally:
             self.close()
 
@@ -126,10 +130,17 @@ class Leg:
         self._closed = True
         self.instance.release(self._request.charge)
         self.instance.breaker.leaves(self)
+        if self._request.work is not None:
+            self._request.work.drop()
         if self._response is not None:
             self._response.close()
         if self._abandoned is not None and not self.finished:
             self._abandoned()
+
+    def _prefilled(self) -> None:
+        """A stream has begun, or a leg that does no more has ended."""
+        if self._request.work is not None:
+            self._request.work.done()
 
     async def _open(self) -> aiohttp.ClientResponse:
         request = self._request

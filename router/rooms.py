@@ -36,6 +36,8 @@ def bootstrap_fields(fields: dict[str, Any], prefill: Instance, path: str) -> di
 
 def without_echo(refusal: bytes, added: dict[str, Any]) -> bytes:
     """SGLang's words on a body that it cannot read quote that body: the client must find its own there."""
+    if not added:
+        return refusal
     echo = ", ".join(f"{name!r}: {value!r}" for name, value in added.items()).encode()
     return refusal.replace(b", " + echo, b"").replace(echo + b", ", b"").replace(echo, b"")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ import numpy as np
 from router import rooms
 from router.ask import Ask, TokenArray, ask_of, guessed_tokens
 from router.config import RouterConfig
+from router.cost.pricing import Prices
 from router.decisions import Decision, Decisions
 from router.errors import BadRequest, NoInstance
+from router.hints import hint_fields
 from router.instance import Instance, Role
 from router.leg import Answer
 from router.outcome import Outcome, watched
@@ -20,6 +24,7 @@ from router.policies import Policy, Route
 from router.registry import Registry
 from router.tokens import Tokens
 from router.trees import NOTHING, PromptTree
+from router.work import Work
 
 _ONE_SAMPLE = (
     "no prefill/decode pair here is known to keep the samples of a prompt apart (stock SGLang does not); "
@@ -31,7 +36,13 @@ class Routing:
     """Asks the policy, and keeps what it decides by up to date."""
 
     def __init__(
-        self, config: RouterConfig, registry: Registry, policy: Policy, tree: PromptTree, tokens: Tokens
+        self,
+        config: RouterConfig,
+        registry: Registry,
+        policy: Policy,
+        tree: PromptTree,
+        tokens: Tokens,
+        prices: Prices,
     ) -> None:
         self.decisions = Decisions(config.decisions_kept)
         self._config = config
@@ -39,6 +50,7 @@ class Routing:
         self._policy = policy
         self._tree = tree
         self._tokens = tokens
+        self._prices = prices
 
     @property
     def needs_tokens(self) -> bool:
@@ -49,6 +61,14 @@ class Routing:
 
         Charge the choice before anything else is awaited.
         """
+        routed = await self.explain(fields, path, size)
+        self.decisions.add(routed.decision)
+        return routed
+
+    async def explain(self, fields: dict[str, Any], path: str, size: int) -> Routed:
+        """What `choose` would choose now, and why; not on record, and not to be charged."""
+        if self._policy.needs_prices:
+            await self._prices.speeds.prepare(self._registry.instances)
         tokens = await self._tokens.of(fields, path) if self.needs_tokens else None
         registry, refusal = self._registry, None
         if several := rooms.several_samples(fields, path):
@@ -57,7 +77,7 @@ class Routing:
         if too_many := rooms.unpairable(fields, path, self._config.max_batch_prompts):
             refusal = too_many
         ask = ask_of(fields, size, tokens=tokens, colocated_only=too_many is not None)
-        if (routed := self.decide(registry, ask, path)) is not None:
+        if (routed := self._decided(registry, ask, path)) is not None:
             return routed
         if reason := self._registry.unservable():
             raise NoInstance(reason)
@@ -81,15 +101,21 @@ class Routing:
 
     def decide(self, registry: Registry, ask: Ask, path: str) -> Routed | None:
         """The policy's choice among `registry`, on record. None: nobody can serve this."""
+        if (routed := self._decided(registry, ask, path)) is not None:
+            self.decisions.add(routed.decision)
+        return routed
+
+    def _decided(self, registry: Registry, ask: Ask, path: str) -> Routed | None:
         began = time.perf_counter()
         route = self._policy.route(registry, ask)
         if route is None:
             return None
         took = time.perf_counter() - began
-        loads = [(one, one.charged) for one in registry.instances if one.healthy]
+        # No tuples: the garbage collector would go through all of them, decision by decision.
+        healthy = [one for one in registry.instances if one.healthy]
+        loads = [one.charged for one in healthy]
         known = ask.tokens is not None
-        decision = Decision(self._config.policy, path, ask.prompt_tokens, known, route, loads, took)
-        self.decisions.add(decision)
+        decision = Decision(self._config.policy, path, ask.prompt_tokens, known, route, healthy, loads, took)
         return Routed(self, registry, ask, decision)
 
     def began(self, routed: Routed) -> None:
@@ -98,11 +124,20 @@ class Routing:
 
     def answered(self, routed: Routed, outcome: Outcome) -> None:
         """An answer has come to its end."""
-        first = routed.route.prefill or routed.route.decode
+        first = routed.route.first
         forgot = first.epoch != routed.epochs[first]
         self.decisions.ended(routed.decision, outcome, forgot=forgot)
+        self._observe(routed.decision, outcome)
         for instance in routed.epochs:
             self._store(routed, instance, outcome.output_ids if _gets_answers(instance) else ())
+
+    def _observe(self, decision: Decision, outcome: Outcome) -> None:
+        first = decision.route.first
+        price = decision.route.price(first) if decision.alone else None
+        # One that had more or less of the prompt than was thought is not slow or fast for that.
+        as_thought = outcome.cached_tokens in (None, decision.predicted)
+        if price is not None and decision.prefilled is not None and as_thought:
+            self._prices.observe(first, price, decision.prefilled)
 
     def _store(self, routed: Routed, instance: Instance, output_ids: tuple[int, ...] = ()) -> None:
         ask = routed.ask
@@ -120,6 +155,7 @@ class Routing:
             "answers": dict(self.decisions.counts),
             "predictions": dict(self.decisions.fared),
             "tree": self._tree.sizes(),
+            "residuals": {url: asdict(one) for url, one in self._prices.residuals.exported().items()},
         }
 
 
@@ -141,6 +177,25 @@ class Routed:
             return ask.prompt_tokens + ask.new_tokens
         left = max(1, ask.prompt_tokens - route.cached.get(instance, NOTHING).tokens)
         return left if instance is route.prefill else left + ask.new_tokens
+
+    def work(self, instance: Instance) -> Work | None:
+        """The prefill that it is charged with from now on. None: not one that was priced."""
+        price = self.route.price(instance)
+        if price is None or price.way is None:
+            return None
+        fetch = price.way.fetch
+        work = Work(instance, price.work, fetch and fetch.source, price.way.fetching, self._prefilled)
+        if not self.ask.tells_first and instance.role is Role.COLOCATED:
+            asyncio.get_running_loop().call_later(price.prefilled, work.drop)
+        return work
+
+    def hint(self, fields: dict[str, Any], path: str) -> dict[str, Any]:
+        """What the body for whoever prefills has to say of a fetch; empty without one."""
+        fetch = self.route.fetch
+        return {} if fetch is None else hint_fields(fields, path, fetch, self.route.first)
+
+    def _prefilled(self, seconds: float, alone: bool) -> None:
+        self.decision.prefilled, self.decision.alone = seconds, alone
 
     def watched(self, answer: Answer) -> Answer:
         """The same answer; what it says at its end is learned from, if there are tokens to learn about."""

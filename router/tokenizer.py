@@ -44,7 +44,7 @@ class Tokenizer:
         Raises OSError and ValueError for what is not there, or no tokenizer.
         """
         try:
-            encoder = Encoder.from_file(str(_file(where, _TOKENIZER)))
+            encoder = Encoder.from_file(str(model_file(where, _TOKENIZER)))
         except Exception as error:
             # The library raises plain Exceptions.
             raise ValueError(f"{where}: {error}") from error
@@ -66,7 +66,7 @@ class Tokenizer:
 def fingerprint(where: str) -> Fingerprint:
     """Of a tokenizer as `Tokenizer.load` takes it. Never raises."""
     try:
-        tokenizer = _digest(_file(where, _TOKENIZER).read_bytes())
+        tokenizer = _digest(model_file(where, _TOKENIZER).read_bytes())
         template = _template(where, _read_config(where))
     except (OSError, ValueError):
         return Fingerprint()
@@ -121,7 +121,7 @@ class _Pieces:
         return np.array(self._encoder.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
 
-def _file(where: str, name: str) -> Path:
+def model_file(where: str, name: str) -> Path:
     """Raises OSError for what is not on this machine."""
     path = Path(where)
     if path.is_file():
@@ -138,7 +138,7 @@ def _file(where: str, name: str) -> Path:
 
 def _read_config(where: str) -> dict[str, Any]:
     try:
-        config = orjson.loads(_file(where, _CONFIG).read_bytes())
+        config = orjson.loads(model_file(where, _CONFIG).read_bytes())
     except OSError:
         return {}
     return config if isinstance(config, dict) else {}
@@ -147,7 +147,7 @@ def _read_config(where: str) -> dict[str, Any]:
 def _template(where: str, config: Mapping[str, Any]) -> str | None:
     """The template in a file of its own, else the config's (the one called default, of several)."""
     try:
-        return _file(where, _TEMPLATE).read_text()
+        return model_file(where, _TEMPLATE).read_text()
     except OSError:
         told = config.get("chat_template")
     if isinstance(told, list):

@@ -34,6 +34,8 @@ import uvloop
 from mempool.address import Medium
 from router.ask import Ask, TokenArray
 from router.config import RouterConfig
+from router.cost.pricing import Prices
+from router.cost.speeds import Speeds
 from router.feeds import Feeds
 from router.instance import Instance, Role
 from router.policies import POLICIES
@@ -42,6 +44,7 @@ from router.routing import Routing
 from router.tokens import Tokens
 from router.traits import FeedAt, Traits
 from router.trees import EventTree, PromptTree, ResponseTree
+from router.work import Work
 from sglang_memserve.bench import command
 from sglang_memserve.bench.feeding import INCARNATION, Feeding, Placed, feeding
 from sglang_memserve.bench.figures import (
@@ -78,14 +81,17 @@ class House:
 
 
 def house(policy: str, tree: PromptTree) -> House:
+    """With instances of its own."""
     instances = [Instance(f"http://10.0.0.{number}:30000", role) for number, role in enumerate(roles())]
     for one in instances:
         one.up()
-        one.traits = Traits(page_size=PAGE)
+        one.traits = Traits(page_size=PAGE, instance=one.url)
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
-    return House(registry, tree, Routing(config, registry, POLICIES[policy](tree), tree, tokens))
+    prices = Prices(Speeds())
+    chooses = POLICIES[policy](tree, prices)
+    return House(registry, tree, Routing(config, registry, chooses, tree, tokens, prices))
 
 
 def roles() -> list[Role]:
@@ -128,19 +134,21 @@ def asks(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[Ask]:
 
 def decide(where: House, asked: Iterator[Ask], count: int) -> list[float]:
     """Microseconds of each decision. The latest 256 stay charged, as if they ran."""
-    took, running = [], list[list[tuple[Instance, int]]]()
+    took, running = [], list[list[tuple[Instance, int, Work | None]]]()
     for ask in itertools.islice(asked, count):
         began = time.perf_counter()
         routed = where.routing.decide(where.registry, ask, "/generate")
         assert routed is not None
-        charges = [(one, routed.charge(one)) for one in routed.epochs]
-        for one, charge in charges:
+        charges = [(one, routed.charge(one), routed.work(one)) for one in routed.epochs]
+        for one, charge, _ in charges:
             one.charge(charge)
         took.append((time.perf_counter() - began) * 1e6)
         running.append(charges)
         if len(running) > 256:
-            for one, charge in running.pop(0):
+            for one, charge, work in running.pop(0):
                 one.release(charge)
+                if work is not None:
+                    work.drop()
     return took
 
 
@@ -148,7 +156,7 @@ def decide(where: House, asked: Iterator[Ask], count: int) -> list[float]:
 async def followed(where: House, tree: EventTree, source: Feeding) -> AsyncIterator[Feeds]:
     """Once all that instances have is in the tree."""
     for one, endpoint in zip(where.registry.instances, source.endpoints, strict=True):
-        one.traits = Traits(page_size=PAGE, feed=FeedAt(endpoint, INCARNATION))
+        one.traits = Traits(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION))
     feeds = Feeds(where.registry.instances, tree.mirrors)
     task = asyncio.create_task(feeds.run())
     try:
@@ -254,12 +262,13 @@ def note_decisions(
 def bars(rounds: Rounds) -> list[Bar]:
     decisions = [
         at_most(
-            f"decision from {length} tokens, p{share * 100:g}",
-            rounds.median(f"{length} tokens", "prompt_tree", f"decision_p{share * 100:g}_us"),
+            f"{policy}: decision from {length} tokens, p{share * 100:g}",
+            rounds.median(f"{length} tokens", policy, f"decision_p{share * 100:g}_us"),
             bar,
             "us",
             "a promise",
         )
+        for policy in ("prompt_tree", "cost_model")
         for length, bounds in BARS.items()
         for share, bar in bounds
     ]

@@ -43,12 +43,16 @@ class CostModel:
 
     def decode_seconds(self, contexts: Sequence[int]) -> float:
         """One step of a batch: `contexts` are the tokens that each request has, the new one counted."""
-        if not contexts:
+        return self.step_seconds(len(contexts), sum(contexts))
+
+    def step_seconds(self, requests: int, tokens: int) -> float:
+        """One decode step of so many requests, which have `tokens` together: it is linear in these."""
+        if not requests:
             return 0.0
         heads, layers = self._heads, self._shape.layers
-        moved = 2 * heads.kv * heads.dim * self._shape.element_bytes * sum(contexts)
-        attention = layers * self._profile.decode_attention.seconds(moved, len(contexts))
-        return self._whole(len(contexts), len(contexts), float(attention))
+        moved = 2 * heads.kv * heads.dim * self._shape.element_bytes * tokens
+        attention = layers * self._profile.decode_attention.seconds(moved, requests)
+        return self._whole(requests, requests, float(attention))
 
     def transfer_seconds(self, amount: int) -> float:
         """Moving `amount` bytes of KV to another instance, once it is begun. ProfileError if not measured."""

@@ -21,11 +21,13 @@ class Residuals:
     """By instance. Each observation moves a factor by `rate` of its own distance, in logarithms.
 
     One observation counts for at most `most` times too much or too little, and so does the factor: an
-    instance that stood still for a while is not priced out for good.
+    instance that stood still for a while is not priced out for good. `factors` are those of all that were
+    observed.
     """
 
     rate: float = 0.05
     most: float = 2.0
+    factors: dict[str, float] = field(default_factory=dict, init=False)
     _known: dict[str, Residual] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,7 @@ class Residuals:
         error = abs(observed / (predicted * known.factor) - 1)
         # The first ones count in full, so that the mean is one from the start.
         weight = max(self.rate, 1 / (known.observations + 1))
+        self.factors[instance] = factor
         self._known[instance] = Residual(
             factor, known.error + weight * (error - known.error), known.observations + 1
         )
@@ -56,6 +59,7 @@ class Residuals:
     def forget(self, instance: str) -> None:
         """It has left, or is another one under this name."""
         self._known.pop(instance, None)
+        self.factors.pop(instance, None)
 
     def exported(self) -> Mapping[str, Residual]:
         """All of them, as numbers to show."""

@@ -43,9 +43,9 @@ class Predictions:
 
     def ended(self, decision: Decision) -> None:
         """Its outcome is known now."""
-        predicted, actual = (getattr(decision, f"{which}_seconds", None) for which in ("predicted", "actual"))
-        if predicted is not None and actual is not None:
-            self._seconds_off.observe(predicted - actual)
+        price = decision.route.price(decision.route.first)
+        if price is not None and decision.prefilled is not None:
+            self._seconds_off.observe(price.prefilled - decision.prefilled)
         outcome = decision.outcome
         if outcome is None or outcome.cached_tokens is None:
             return

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+from router.cost.pricing import Prices
 from router.policies.apart import Apart
 from router.policies.at_random import AtRandom
 from router.policies.base import Policy, Route
+from router.policies.cost_model import CostModelPolicy
 from router.policies.least_load import LeastLoad
 from router.policies.power_of_two import PowerOfTwo
 from router.policies.prompt_tree import LongestPrefix
@@ -12,13 +14,14 @@ from router.policies.round_robin import RoundRobin
 from router.policies.session import Session
 from router.trees import PromptTree
 
-POLICIES: dict[str, Callable[[PromptTree], Policy]] = {
-    "round_robin": lambda _: RoundRobin(),
-    "random": lambda _: AtRandom(),
-    "power_of_two": lambda _: PowerOfTwo(),
-    "least_load": lambda _: LeastLoad(),
-    "session": lambda _: Session(),
-    "prompt_tree": LongestPrefix,
+POLICIES: dict[str, Callable[[PromptTree, Prices], Policy]] = {
+    "cost_model": CostModelPolicy,
+    "prompt_tree": lambda tree, _: LongestPrefix(tree),
+    "session": lambda *_: Session(),
+    "least_load": lambda *_: LeastLoad(),
+    "power_of_two": lambda *_: PowerOfTwo(),
+    "random": lambda *_: AtRandom(),
+    "round_robin": lambda *_: RoundRobin(),
 }
 # What sglang_router calls them.
 ALIASES = {"cache_aware": "prompt_tree"}
@@ -28,6 +31,7 @@ __all__ = [
     "POLICIES",
     "Apart",
     "AtRandom",
+    "CostModelPolicy",
     "LeastLoad",
     "LongestPrefix",
     "Policy",

@@ -15,6 +15,7 @@ class Apart:
 
     def __init__(self, prefill: Policy, decode: Policy) -> None:
         self.needs_tokens = prefill.needs_tokens or decode.needs_tokens
+        self.needs_prices = prefill.needs_prices or decode.needs_prices
         self._prefill = prefill
         self._decode = decode
 

@@ -16,6 +16,7 @@ class AtRandom:
     """Anybody who is healthy, each as likely as the next."""
 
     needs_tokens = False
+    needs_prices = False
 
     def route(self, registry: Registry, ask: Ask) -> Route | None:
         return route_by(registry, ask, _anybody)

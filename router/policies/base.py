@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from router.ask import Ask
+from router.cost.pricing import Fetch, Price, Quote
 from router.instance import Instance, Role
 from router.trees.base import Cached
 
@@ -19,18 +20,35 @@ Weight = tuple[float, ...]
 class Route(NamedTuple):
     """Who serves a request: a prefill and a decode instance, or a colocated one alone (as `decode`).
 
-    `cached`: what each instance is taken to have of the prompt, where that was asked.
+    `cached`: what each instance is taken to have of the prompt, where that was asked. `quote`: all
+    candidates' prices, of a policy that has some.
     """
 
     prefill: Instance | None
     decode: Instance
     cached: Mapping[Instance, Cached] = _NOWHERE
+    quote: Quote | None = None
+
+    def price(self, one: Instance) -> Price | None:
+        return self.quote.price(one) if self.quote is not None else None
+
+    @property
+    def first(self) -> Instance:
+        """Who prefills."""
+        return self.prefill or self.decode
+
+    @property
+    def fetch(self) -> Fetch | None:
+        """What that one is to fetch before."""
+        price = self.price(self.first)
+        return price.way.fetch if price is not None and price.way is not None else None
 
 
 class Policy(Protocol):
-    """`needs_tokens`: whether it is worth tokenising for."""
+    """`needs_tokens`: whether it is worth tokenising for. `needs_prices`: whether it looks at prices."""
 
     needs_tokens: bool
+    needs_prices: bool
 
     def route(self, registry: Registry, ask: Ask) -> Route | None:
         """Choose among healthy instances. None: nobody can serve this.

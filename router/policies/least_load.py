@@ -15,6 +15,7 @@ class LeastLoad:
     """Whoever has the fewest tokens charged."""
 
     needs_tokens = False
+    needs_prices = False
 
     def route(self, registry: Registry, ask: Ask) -> Route | None:
         return route_by(registry, ask, lightest)

@@ -17,6 +17,7 @@ class PowerOfTwo:
     """Of two drawn at random, the one that has fewer tokens charged: many routers do not herd onto one."""
 
     needs_tokens = False
+    needs_prices = False
 
     def route(self, registry: Registry, ask: Ask) -> Route | None:
         return route_by(registry, ask, _lighter_of_two)

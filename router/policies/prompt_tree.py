@@ -17,6 +17,7 @@ class LongestPrefix:
     """Whoever has most of the prompt, as in the paper; by load among equals, and without tokens."""
 
     needs_tokens = True
+    needs_prices = False
 
     def __init__(self, tree: PromptTree) -> None:
         self._tree = tree

@@ -20,6 +20,7 @@ class RoundRobin:
     """
 
     needs_tokens = False
+    needs_prices = False
 
     def __init__(self) -> None:
         self._turns: Counter[str] = Counter()

@@ -22,6 +22,7 @@ class Session:
     """
 
     needs_tokens = False
+    needs_prices = False
 
     def __init__(self) -> None:
         self._without = LeastLoad()

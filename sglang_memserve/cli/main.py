@@ -5,7 +5,7 @@ import importlib.metadata
 import sys
 from collections.abc import Callable
 
-from sglang_memserve.cli import bench, calibrate, doctor, instance, router, status, up
+from sglang_memserve.cli import bench, calibrate, doctor, explain, instance, router, status, up
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.model import ModelError
 
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("sglang-memserve")
     parser.add_argument("--version", action="version", version=f"memserve {version}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for part in (up, instance, router, status, doctor, bench, calibrate):
+    for part in (up, instance, router, status, explain, doctor, bench, calibrate):
         part.add_command(commands)
     return parser
 

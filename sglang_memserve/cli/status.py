@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from sglang_memserve.cli.output import aligned
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import ask, client, worker_list
 
@@ -50,10 +51,8 @@ def _row(worker: dict[str, Any], loads: Any) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows under their headings, in columns as wide as they need to be."""
-    cells = [list(_COLUMNS), *([_cell(row[column]) for column in _COLUMNS] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    """The rows under their headings."""
+    return aligned([_COLUMNS, *([_cell(row[column]) for column in _COLUMNS] for row in rows)])
 
 
 def _cell(value: Any) -> str:

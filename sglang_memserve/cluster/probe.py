@@ -33,10 +33,14 @@ async def answers(session: aiohttp.ClientSession, url: str) -> bool:
         return False
 
 
-async def ask(session: aiohttp.ClientSession, url: str) -> Any:
-    """The JSON that GET `url` gives, at most 16 MiB. Raises ClusterError with URL and reason."""
+async def ask(session: aiohttp.ClientSession, url: str, body: object = None) -> Any:
+    """The JSON that GET `url` gives (POST, with a `body`), at most 16 MiB.
+
+    Raises ClusterError with URL and reason.
+    """
+    method = "GET" if body is None else "POST"
     try:
-        async with session.get(url) as response:
+        async with session.request(method, url, json=body) as response:
             body = await _limited(response)
             if response.status != 200:
                 raise ClusterError(f"{url} answers {response.status}: {body[:300].decode(errors='replace')}")

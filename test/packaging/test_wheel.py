@@ -69,7 +69,9 @@ def test_entry_points(installed, name, entry):
 def test_every_package_is_in_the_wheel_with_its_types(installed):
     files = set(installed["files"])
     for package in ("mempool", "router", "sglang_memserve"):
-        sources = {str(p.relative_to(ROOT)) for p in (ROOT / package).rglob("*.py")}
+        sources = {
+            str(p.relative_to(ROOT)) for end in ("py", "json") for p in (ROOT / package).rglob(f"*.{end}")
+        }
         assert sources <= files
         assert f"{package}/py.typed" in files
     assert not any(file.startswith("test") for file in files)

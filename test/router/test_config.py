@@ -86,6 +86,8 @@ def test_help_explains_every_setting_with_its_default():
         ([*WORKER, "--request-timeout-secs", "-1"], {}, ["--request-timeout-secs -1"]),
         ([*WORKER, "--connect-timeout-secs", "nan"], {}, ["--connect-timeout-secs nan"]),
         ([*WORKER, "--health-check-endpoint", "x"], {}, ["--health-check-endpoint 'x'"]),
+        ([*WORKER, "--profile", "/not/there.json"], {}, ["--profile /not/there.json", "memserve calibrate"]),
+        ([*WORKER, "--profile", __file__], {}, [__file__, "no", "profile"]),
         ([*WORKER, "--api-key", ""], {}, ["--api-key is empty"]),
         (WORKER, {"MEMSERVE_ROUTER_WORKER_API_KEY": ""}, ["--worker-api-key is empty"]),
         ([*WORKER, "--api-key", "two words"], {}, ["--api-key", "without spaces"]),

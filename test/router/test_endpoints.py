@@ -98,6 +98,8 @@ async def test_workers_lists_every_instance(start):
         "trouble": None,
         "in_flight": 0,
         "charged_tokens": 0,
+        "charged_seconds": 0,
+        "sending_seconds": 0,
         "misfits": [],
         "leaving": False,
         "circuit": "closed",

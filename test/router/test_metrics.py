@@ -208,7 +208,7 @@ def test_a_distribution_counts_a_value_at_a_bound_below_it():
 def decided(predicted, **more):
     home, away = Instance("http://a:1", Role.COLOCATED), Instance("http://b:1", Role.COLOCATED)
     route = Route(None, home, {home: Cached(predicted, predicted), away: Cached(96, 96)})
-    return Decision("p", "/generate", 100, True, route, [], 1e-5, **more)
+    return Decision("p", "/generate", 100, True, route, [], [], 1e-5, **more)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,9 @@ def test_what_another_instance_had_was_available():
 def test_seconds_predicted_and_measured_are_compared_where_a_decision_has_both():
     predictions = Predictions()
     for predicted, actual in ((0.5, 0.3), (0.5, None), (None, None)):
-        known = {"predicted_seconds": predicted, "actual_seconds": actual}
-        predictions.ended(SimpleNamespace(outcome=None, **known))
+        price = None if predicted is None else SimpleNamespace(prefilled=predicted)
+        route = SimpleNamespace(first=None, price=lambda _, price=price: price)
+        predictions.ended(SimpleNamespace(outcome=None, route=route, prefilled=actual))
     off = next(f for f in predictions.collect() if f.name.endswith("prefill_seconds_error"))
     assert {s.labels["le"]: s.value for s in off.samples if "le" in s.labels}["0.3"] == 1
     assert next(s.value for s in off.samples if s.labels.get("le") == "+Inf") == 1

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from router.ask import Ask, ask_of
+from router.cost.pricing import Prices
+from router.cost.speeds import Speeds
 from router.instance import Instance, Role
 from router.policies import POLICIES, Apart, RoundRobin
 from router.registry import Registry
 from router.trees import ResponseTree
+from router.work import Work
 
 EVERY = sorted(POLICIES)
 SAYS_A, SAYS_B = ({"role": "user", "content": text} for text in "ab")
@@ -31,8 +34,17 @@ def cluster(prefill=0, decode=0, colocated=0):
     return Registry([*ps, *ds, *cs]), ps, ds, cs
 
 
+def charge(route):
+    """As the router does, as long as the request lasts."""
+    for one in route[:2]:
+        if one is not None:
+            one.charge(10)
+    if (price := route.price(route.first)) is not None:
+        Work(route.first, price.work)
+
+
 def policy_of(name, tree=None):
-    return POLICIES[name](tree or ResponseTree(600, 1 << 20))
+    return POLICIES[name](tree or ResponseTree(600, 1 << 20), Prices(Speeds()))
 
 
 def decoders(policy, registry, asks):
@@ -48,6 +60,7 @@ def test_every_policy_meets_everybody_and_nobody_who_is_down(name):
     for number in range(400):
         route = policy.route(registry, Ask(tokens=TOKENS + 100 * number, session=f"s{number}"))
         assert (route.prefill is None) == (route.decode.role is Role.COLOCATED)
+        charge(route)
         met |= {one for one in route[:2] if one is not None}
     assert met == {*ps[1:], *ds[1:], *cs[1:]}
 
@@ -70,12 +83,12 @@ def test_what_no_pair_can_do_stays_with_colocated_instances(name):
     assert policy.route(registry, Ask(tokens=TOKENS, colocated_only=True)) is None
 
 
-@pytest.mark.parametrize("name", ["least_load", "power_of_two", "prompt_tree"])
+@pytest.mark.parametrize("name", ["cost_model", "least_load", "power_of_two", "prompt_tree"])
 def test_a_burst_is_spread_because_load_counts_at_once(name):
     registry, _, _, cs = cluster(colocated=4)
     policy = policy_of(name)
     for _ in range(40):
-        policy.route(registry, Ask(tokens=TOKENS)).decode.charge(10)
+        charge(policy.route(registry, Ask(tokens=TOKENS)))
     loads = [one.in_flight for one in cs]
     assert max(loads) <= (20 if name == "power_of_two" else 10)
 

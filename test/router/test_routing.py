@@ -32,8 +32,13 @@ async def loads(cluster):
     return [(one["in_flight"], one["charged_tokens"]) for one in told["workers"]]
 
 
+async def seconds(cluster):
+    _, told = await get(cluster, "/workers")
+    return [(one["charged_seconds"], one["sending_seconds"]) for one in told["workers"]]
+
+
 async def until_idle(cluster):
-    while any(load != (0, 0) for load in await loads(cluster)):
+    while any(load != (0, 0) for load in await loads(cluster) + await seconds(cluster)):
         await asyncio.sleep(0.01)
 
 
@@ -146,7 +151,7 @@ async def test_bodies_and_answers_pass_unchanged(start, stream, body):
     assert mock.seen[0][1] == raw
 
 
-@pytest.mark.parametrize("policy", ["session", "prompt_tree", "least_load", "round_robin"])
+@pytest.mark.parametrize("policy", ["cost_model", "session", "prompt_tree", "least_load", "round_robin"])
 @pytest.mark.parametrize(
     "end", ["answer", "stream", "refused", "refused by prefill", "dies", "leaves", "leaves late"]
 )

@@ -14,8 +14,22 @@ def test_who_tells_nothing_is_taken_for_stock_sglang(info):
 def test_what_is_told_is_taken():
     told = {"room_per_sample": True, "caching": "3"}
     info = {"page_size": 64, "model_path": "/m", "disable_radix_cache": True, "memserve": told}
-    assert traits_of(info) == Traits(True, 64, False, "/m", True, fit=fit_of(info))
+    assert traits_of(info) == Traits(True, 64, False, "/m", True, model="/m", fit=fit_of(info))
     assert traits_of({**info, "tokenizer_path": "/t"}).tokenizer == "/t"
+
+
+def test_what_prices_follow_from_is_taken():
+    info = {"model_path": "/m", "device": "cuda", "tp_size": 4, "chunked_prefill_size": 2048}
+    traits = traits_of({**info, "memserve": {"instance": "10.0.0.1:30001"}})
+    assert (traits.model, traits.device, traits.tp, traits.forward_tokens) == ("/m", "cuda", 4, 2048)
+    assert traits.instance == "10.0.0.1:30001"
+    odd = traits_of({"model_path": 1, "device": None, "tp_size": "0", "memserve": {"instance": 7}})
+    assert odd == Traits()
+
+
+@pytest.mark.parametrize(("told", "tokens"), [(-1, 1 << 16), (1 << 40, 1 << 16), (0, 8192), (True, 8192)])
+def test_how_prompts_are_cut_is_bounded(told, tokens):
+    assert traits_of({"chunked_prefill_size": told}).forward_tokens == tokens
 
 
 @pytest.mark.parametrize("size", [0, -1, True, "16", 1.5])

@@ -18,6 +18,7 @@ class FakeRouter:
         self.kv_bytes: int | None = 0
         self.workers: object = {"workers": []}
         self.load: object = {}
+        self.decision: object = {}
         self.api_key: str | None = None
 
     def app(self) -> web.Application:
@@ -25,6 +26,7 @@ class FakeRouter:
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/server_info", self.server_info)
         app.router.add_get("/workers", lambda _: _json(self.workers))
+        app.router.add_post("/explain", self.explain)
         app.router.add_get("/v1/loads", lambda _: _json(self.load))
         return app
 
@@ -46,6 +48,10 @@ class FakeRouter:
             await response.write(f"data: {json.dumps(event)}\n\n".encode())
         await response.write(b"data: [DONE]\n\n")
         return response
+
+    async def explain(self, request: web.Request) -> web.Response:
+        self.asked.append(await request.json())
+        return await _json(self.decision)
 
     async def server_info(self, _: web.Request) -> web.Response:
         state = {} if self.kv_bytes is None else {"memserve": {"kv_bytes_received": self.kv_bytes}}

@@ -1,0 +1,76 @@
+"""How fast one kind of instance is, in tokens: what a router asks for many times a second."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from router.cost.model import CostModel
+from router.cost.profile import Profile
+from router.cost.shape import ModelShape
+from router.cost.streams import MemoryBound
+
+_REMEMBERED = 4096
+# A guess at a prompt's length may be of any size: each 8,192 tokens of it cost microseconds to price.
+_MOST_TOKENS = 1 << 20
+# That decode at a time: what is more costs no more.
+_MOST_REQUESTS = 512
+# Where the profile has none: 10 Gbit/s between instances, and PCIe.
+_TRANSFER = MemoryBound(byte_s=1 / 1.25e9)
+_SWAP_IN = MemoryBound(byte_s=1 / 25e9)
+# What a fetch takes beside the bytes: asking, and being scheduled again.
+_ASKING_S = 2e-3
+
+
+class Speed:
+    """A model on a device at its TP. Seconds, not corrected; prices of a prefill are remembered.
+
+    `least_s` and `forward_s`: the shortest and the longest prefill forward. `fetched_page`: tokens of a block
+    in the MemPool that instances of this speed fetch from; 0: they do not. Raises ShapeError or ProfileError
+    as CostModel does.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        shape: ModelShape,
+        tp: int = 1,
+        forward_tokens: int = 8192,
+        fetched_page: int = 0,
+    ) -> None:
+        self.fetched_page = fetched_page
+        self._model = CostModel(profile, shape, tp, forward_tokens)
+        self._send = _by_token(profile.transfer or _TRANSFER, shape, tp)
+        self._swap_in = _by_token(profile.swap_in or _SWAP_IN, shape, tp)
+        self.prefill = lru_cache(_REMEMBERED)(self._prefill)
+        most = min(forward_tokens, _MOST_REQUESTS)
+        self._steps = [self._model.step_seconds(requests, 0) for requests in range(most + 1)]
+        self._step_token_s = (self._model.step_seconds(1, _MOST_TOKENS) - self._steps[1]) / _MOST_TOKENS
+        self.least_s = self.prefill(0, 1)
+        self.forward_s = self.prefill(0, forward_tokens)
+
+    def send(self, tokens: int) -> float:
+        """KV of so many tokens to another instance."""
+        call, token = self._send
+        return call + tokens * token if tokens > 0 else 0.0
+
+    def fetch(self, tokens: int) -> float:
+        """The same, asked for by the one that gets it."""
+        return _ASKING_S + self.send(tokens)
+
+    def swap_in(self, tokens: int) -> float:
+        """KV of so many from DRAM to HBM."""
+        call, token = self._swap_in
+        return call + tokens * token if tokens > 0 else 0.0
+
+    def step(self, requests: int, tokens: int) -> float:
+        """One decode step of so many, which have `tokens` together."""
+        steps = self._steps
+        return steps[requests if requests < len(steps) else -1] + tokens * self._step_token_s
+
+    def _prefill(self, cached: int, new: int) -> float:
+        return self._model.prefill_seconds([(cached, min(new, _MOST_TOKENS))])
+
+
+def _by_token(moving: MemoryBound, shape: ModelShape, tp: int) -> tuple[float, float]:
+    """Seconds a call, and a token: each rank moves its own heads'."""
+    return moving.call_s, moving.byte_s * shape.kv_token_bytes / tp

@@ -1,0 +1,108 @@
+"""Which speed each instance has: by its model, its device and its settings, as it tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import orjson
+
+from router.cost.profile import Profile, load_profile
+from router.cost.shape import ModelShape, ShapeError
+from router.cost.speed import Speed
+from router.instance import Instance
+from router.tokenizer import model_file
+from router.traits import Traits
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+_BUILT_IN = Path(__file__).parent / "profiles"
+_UNKNOWN = Traits()
+# A dense model of 8B, as Llama-3.1-8B is.
+_DEFAULT = ModelShape(
+    layers=32,
+    hidden=4096,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    intermediate=14_336,
+    vocab=128_256,
+    dtype="bfloat16",
+)
+
+
+class _Kind(NamedTuple):
+    model: str
+    device: str
+    tp: int
+    forward_tokens: int
+    fetched_page: int
+
+
+class Speeds:
+    """`profile`: a file of `memserve calibrate`, for all instances; "auto": a built-in one by device.
+
+    A model whose config.json is not here, or that is not priced (MoE, MLA), is taken for a dense one of 8B,
+    with a warning. All are taken to compute in the profile's dtype. Raises ProfileError.
+    """
+
+    def __init__(self, profile: str = AUTO) -> None:
+        self._profile = None if profile == AUTO else load_profile(Path(profile))
+        self._kinds: dict[_Kind, Speed] = {}
+
+    def of(self, instance: Instance) -> Speed:
+        """Kept in `instance.speed`, once it has told its traits."""
+        if instance.traits is None:
+            return self._kind(_UNKNOWN)
+        if instance.speed is None:
+            instance.speed = self._kind(instance.traits)
+        return instance.speed
+
+    async def prepare(self, instances: Iterable[Instance]) -> None:
+        """Read what `of` needs for these, unless that is done. Without it, `of` reads: that may block."""
+        if new := [one for one in instances if one.speed is None and one.traits is not None]:
+            traits = {one.traits for one in new if one.traits is not None}
+            await asyncio.to_thread(lambda: [self._kind(one) for one in traits])
+            for one in new:
+                self.of(one)
+
+    def _kind(self, traits: Traits) -> Speed:
+        page = traits.page_size if traits.instance else 0
+        kind = _Kind(traits.model, traits.device, traits.tp, traits.forward_tokens, page)
+        if kind not in self._kinds:
+            self._kinds[kind] = self._made(kind)
+        return self._kinds[kind]
+
+    def _made(self, kind: _Kind) -> Speed:
+        profile = self._profile or built_in(kind.device)
+        if kind.model and self._profile is None:
+            logger.info(
+                "prices %s on %s by the built-in profile of %s; memserve calibrate makes your own --profile",
+                *(kind.model, kind.device or "an unknown device", profile.device),
+            )
+        try:
+            return Speed(profile, shape_of(kind.model, profile.dtype), *kind[2:])
+        except (OSError, ValueError) as error:
+            if kind.model:
+                logger.warning("%s is priced as a dense model of 8B at TP 1: %s", kind.model, error)
+        return Speed(profile, msgspec.structs.replace(_DEFAULT, dtype=profile.dtype), 1, *kind[3:])
+
+
+def shape_of(model: str, dtype: str) -> ModelShape:
+    """Raises OSError for no config.json on this machine, ShapeError for one of a model that is not priced."""
+    if not model:
+        raise ShapeError("the instance does not tell its model")
+    config = orjson.loads(model_file(model, "config.json").read_bytes())
+    if not isinstance(config, dict):
+        raise ShapeError("config.json holds no object")
+    return ModelShape.from_config(config, dtype)
+
+
+def built_in(device: str) -> Profile:
+    """By SGLang's word for a device: there is one of a CPU, and one of an H100 for all else."""
+    return load_profile(_BUILT_IN / ("cpu.json" if device == "cpu" else "h100.json"))

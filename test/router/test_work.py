@@ -1,0 +1,33 @@
+from router.instance import Instance, Role
+from router.work import Work
+
+
+def test_it_is_charged_until_it_is_done_or_dropped_and_only_once():
+    one, source, told = Instance("http://a:1", Role.PREFILL), Instance("http://b:1", Role.DECODE), []
+    done = Work(one, 0.3, source, 0.1, lambda *said: told.append(said))
+    dropped = Work(one, 0.7, told=lambda *said: told.append(said))
+    assert (round(one.charged_seconds, 5), round(source.sending_seconds, 5)) == (1.0, 0.1)
+    for _ in range(2):
+        done.done()
+        dropped.drop()
+        done.drop()
+        dropped.done()
+    ((seconds, _),) = told
+    assert seconds >= 0
+
+
+def test_it_was_alone_if_nothing_was_before_it_and_nothing_came_that_is_still_there():
+    one, told = Instance("http://a:1", Role.PREFILL), []
+    first, second = (Work(one, 1.0, told=lambda _, alone: told.append(alone)) for _ in range(2))
+    first.done()
+    second.done()
+    Work(one, 1.0, told=lambda _, alone: told.append(alone)).done()
+    assert told == [False, False, True]
+
+
+def test_nothing_is_left_of_a_thousand_thirds():
+    one = Instance("http://a:1", Role.COLOCATED)
+    works = [Work(one, number / 3) for number in range(1000)]
+    for work in works[::2] + works[1::2]:
+        work.drop()
+    assert one.charged_seconds == 0

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 # What is no fault of the request's: the same list as sglang_router's.
 _WORTH = frozenset({408, 429, 500, 502, 503, 504})
 
+# SGLang's words for a request that somebody has aborted by its name, perhaps past this router.
+_ABORTED = b"Aborted by AbortReq"
+
 # One try, by others than those that have failed if there are any. Raises Failure.
 Once = Callable[[Collection[Instance]], AbstractAsyncContextManager[Answer]]
 
@@ -71,7 +74,7 @@ class _Tries:
         # Whoever failed may be back by then, and the failure says more than that nobody is there.
         if self.why is None or not isinstance(failure, NoInstance):
             self.why = failure
-        if self.why.instance is None or self.why.code not in _WORTH:
+        if self.why.instance is None or self.why.code not in _WORTH or _ABORTED in self.why.body:
             return None
         self.failed.add(self.why.instance)
         pause = next(self._pauses, None)

@@ -5,10 +5,13 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, fields
 
 from mempool.membership.messages import check_endpoint
+from mempool.tiers.sizes import bytes_of_size
 
 CACHING = ("basic", "1", "2", "3")
 # Of `mempool.transfer.cut.Mode`, which imports torch.
 TRANSFER = ("aggregated", "by-layer", "by-request")
+# What a receiver answers to is 2 MiB, and it is taken for dead after 10 s without an answer.
+_LEAST_BANDWIDTH = 1 << 20
 _HELP = """MemServe's flags (each also as MEMSERVE_CACHING and so on; a flag wins):
   --memserve-caching {basic,1,2,3}
                         of a prefill or decode instance: basic keeps no KV; 1: prefill keeps what it computed;
@@ -21,6 +24,9 @@ _HELP = """MemServe's flags (each also as MEMSERVE_CACHING and so on; a flag win
                         how prefill sends KV to decode: aggregated: all layers of a block together; by-layer:
                         each layer while the next one computes; by-request: a message for each layer of each
                         block, which is there to be measured (default: aggregated)
+  --memserve-max-bandwidth SIZE
+                        KV that is sent to each other instance in a second, at most: "100MiB", or 0 for no
+                        bound (Linux only; default: 0)
   --memserve-registries URL[,URL]
                         registries (python -m mempool.membership.registry) by which instances know each other,
                         to fetch prefixes from one another (default: none)
@@ -36,13 +42,15 @@ class InstanceOptions:
     """`caching`: one of CACHING; `dram`: as `mempool.tiers.sizes.blocks_of_size` takes it, "0" for none, or
     nothing, which leaves it to `dram_beside`.
 
-    `registries`: endpoints, with commas between them. `transfer`: one of TRANSFER.
+    `registries`: endpoints, with commas between them. `transfer`: one of TRANSFER. `max_bandwidth`: bytes, as
+    `bytes_of_size` takes them, "0" for no bound.
     """
 
     caching: str = "3"
     dram: str = ""
     registries: str = ""
     transfer: str = "aggregated"
+    max_bandwidth: str = "0"
 
     def __post_init__(self) -> None:
         if self.caching not in CACHING:
@@ -54,10 +62,20 @@ class InstanceOptions:
                 check_endpoint(endpoint)
             except ValueError as error:
                 raise OptionError(f"--memserve-registries: {error}") from None
+        if self.max_bytes_per_second and self.max_bytes_per_second < _LEAST_BANDWIDTH:
+            raise OptionError(f"--memserve-max-bandwidth {self.max_bandwidth}: give at least 1MiB, or 0")
 
     def dram_beside(self, device: str) -> str:
         """The size where KV is on a torch device of this type."""
         return self.dram or {"cuda": "2%"}.get(device, "256MiB")
+
+    @property
+    def max_bytes_per_second(self) -> int:
+        """0: no bound. Raises OptionError."""
+        try:
+            return bytes_of_size(self.max_bandwidth)
+        except ValueError as error:
+            raise OptionError(f"--memserve-max-bandwidth: {error}") from None
 
     @property
     def all_registries(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""How many blocks a medium gets, from what a user writes. Imports no torch."""
+"""Sizes as users write them, and how many blocks a medium gets of them. Imports no torch."""
 
 import re
 
@@ -20,7 +20,7 @@ def blocks_of_size(size: str | int, block_bytes: int, available_bytes: int) -> i
     elif match := _SHARE.fullmatch(text):
         blocks = int(available_bytes * min(float(match[1]), 100.0) / 100) // block_bytes
     elif match := _BYTES.fullmatch(text):
-        blocks = int(float(match[1]) * _UNITS[match[2].lower()]) // block_bytes
+        blocks = _bytes(match) // block_bytes
     else:
         raise ValueError(f'{text!r} is not a size: write "8GiB", "25%" or "4096 blocks"')
     if blocks * block_bytes > available_bytes:
@@ -31,6 +31,18 @@ def blocks_of_size(size: str | int, block_bytes: int, available_bytes: int) -> i
     if not blocks:
         raise ValueError(f"{text} is less than one block of {_readable(block_bytes)}")
     return blocks
+
+
+def bytes_of_size(size: str) -> int:
+    """ "8GiB", "500 MB" (both in powers of 1,024), "1000000". Raises ValueError for what is none of these."""
+    match = _BYTES.fullmatch(size.strip())
+    if match is None:
+        raise ValueError(f'{size!r} is not a size: write "8GiB", "500 MB" or a number of bytes')
+    return _bytes(match)
+
+
+def _bytes(match: re.Match[str]) -> int:
+    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def _readable(count: float) -> str:

@@ -11,13 +11,13 @@ from mempool.transports.zeromq import ZeroMQ
 class Transports:
     """stream, tcp, ipc and inproc, and what is registered besides.
 
-    `inproc` reaches those that were given the same object.
+    `inproc` reaches those that were given the same object. `max_bandwidth`: see Stream; others know no bound.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_bandwidth: int = 0) -> None:
         zeromq = ZeroMQ()
         self._by_scheme: dict[str, Transport] = {
-            "stream": Stream(),
+            "stream": Stream(max_bandwidth),
             "tcp": zeromq,
             "ipc": zeromq,
             "inproc": InProcess(),

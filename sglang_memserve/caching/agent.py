@@ -21,6 +21,7 @@ from mempool.remote.fetching import Wanted
 from mempool.remote.serving import Received
 from mempool.sockets import endpoint_of
 from mempool.tiers.tier import dram_arena
+from mempool.transports.registry import Transports
 from sglang_memserve.caching import sources
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.fetches import Fetches, hint_of, key_of
@@ -57,6 +58,7 @@ class CachingAgent:
     tier. `writes_back`: whether answers are sent back. `forward_stream`: the scheduler's, on CUDA. `wake`
     ends the scheduler's wait, from any thread. `registries`, `namespace`: see `MemPool`. `decode`: the
     tokenizer's, token ids to text, without which answers that came back under other ids are not told.
+    `max_bandwidth`: bytes a second that are sent to each other instance at most; 0: no bound.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class CachingAgent:
         registries: Sequence[str] = (),
         namespace: Mapping[str, str] | None = None,
         decode: Callable[[list[int]], str] | None = None,
+        max_bandwidth: int = 0,
     ) -> None:
         self._tree = tree
         to_hbm, to_dram = buffers
@@ -96,6 +99,7 @@ class CachingAgent:
             data=endpoint_of("stream", host, 0),
             on_hbm=arrived.append,
             on_wanted=self._want if self._publishes else None,
+            transports=Transports(max_bandwidth),
         )
         self._outgoing = Outgoing(
             self._pool, arena, to_dram, self._publishes, tree.unless_flushed, self._counts

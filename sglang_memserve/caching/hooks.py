@@ -41,6 +41,7 @@ def attach(scheduler: Any, pool: Any, host: str, news: Any) -> Any:
         options.all_registries,
         {"model": model_digest(args.model_path)},
         None if tokenizer is None else tokenizer.decode,
+        options.max_bytes_per_second,
     )
     return scheduler.memserve_agent
 

@@ -61,10 +61,11 @@ class MemServeKVManager(CommonKVManager):
         buffers = paged_buffers(pool)
         limits.refuse_unknown_layout(buffers.layout, self.kv_args.kv_item_lens)
         if self.disaggregation_mode == DisaggregationMode.PREFILL:
-            mode = Mode(InstanceOptions.from_environment().transfer)
+            options = InstanceOptions.from_environment()
+            mode = Mode(options.transfer)
             layers = buffers.layout.layers
             by_layer = ByLayer(pool, buffers.device, layers) if mode == Mode.BY_LAYER else None
-            self.prefill = PrefillSide(self, buffers, mode, by_layer)
+            self.prefill = PrefillSide(self, buffers, mode, by_layer, options.max_bytes_per_second)
         else:
             self.decode = DecodeSide(self, buffers, forward_stream)
             self.lines = Lines(self._lost)

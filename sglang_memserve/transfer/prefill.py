@@ -23,6 +23,7 @@ from mempool.paged import PagedBuffers
 from mempool.transfer.cut import Mode
 from mempool.transfer.outgoing import OutgoingTransfer
 from mempool.transfer.sender import BlockSender
+from mempool.transports.registry import Transports
 from sglang_memserve.transfer import control
 from sglang_memserve.transfer.by_layer import ByLayer
 from sglang_memserve.transfer.refused_rooms import RefusedRooms
@@ -53,7 +54,9 @@ class RoomDestination:
 
 
 class PrefillSide:
-    """`mode`: how blocks are cut into messages; `by_layer`: what knows of layers, where they go ahead."""
+    """`mode`: how blocks are cut into messages; `by_layer`: what knows of layers, where they go ahead;
+    `max_bandwidth`: as that of a CachingAgent.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class PrefillSide:
         buffers: PagedBuffers,
         mode: Mode = Mode.AGGREGATED,
         by_layer: ByLayer | None = None,
+        max_bandwidth: int = 0,
     ) -> None:
         self._manager = manager
         self._mode = mode
@@ -68,7 +72,7 @@ class PrefillSide:
         self._buffers = buffers
         self._layout = buffers.layout
         self._device = buffers.device
-        self._blocks = BlockSender()
+        self._blocks = BlockSender(transports=Transports(max_bandwidth))
         # Orders what decode's messages, ended transfers and the scheduler do to a room.
         self.lock = threading.RLock()
         self._open_rooms: set[int] = set()

@@ -8,6 +8,8 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(900)]
 
 FLAGS = ("--max-total-tokens", "4096", "--enable-fp32-lm-head")
+# Of each rank; without it SGLang wants a NUMA node for each.
+CORES = {"OMP_NUM_THREADS": "1", "SGLANG_CPU_OMP_THREADS_BIND": "0|1|0"}
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def instance_process(server_process, free_port):
         port, bootstrap = free_port(), free_port()
         argv = [sys.executable, "-m", "sglang_memserve.launch_server", "--disaggregation-mode", role]
         argv += ["--port", str(port), "--disaggregation-bootstrap-port", str(bootstrap), *FLAGS, *flags]
-        with server_process(role, argv, "fired up and ready", {"OMP_NUM_THREADS": "1"}):
+        with server_process(role, argv, "fired up and ready", CORES):
             yield {"url": f"http://127.0.0.1:{port}", "bootstrap_port": bootstrap, "role": role}
 
     return start

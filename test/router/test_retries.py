@@ -76,7 +76,7 @@ async def test_what_is_no_fault_of_the_requests_is_tried_elsewhere(start, status
     # A policy that would choose the same one again.
     cluster = await start(colocated=2, policy="session", **FAST)
     cluster.colocated[0].refusal = (status, b"not now")
-    for number in range(8):
+    for number in range(40):
         body = BODY | {"session_id": number}
         assert (await post(cluster, body)) == (200, cluster.colocated[1].answer)
     assert cluster.colocated[0].seen
@@ -179,6 +179,15 @@ async def test_what_was_aborted_by_name_stays_so(start, aborted):
     mock.refusal = kept
     assert await request == (500, b"aborted")
     assert len(mock.seen) == 1
+
+
+async def test_what_was_aborted_past_the_router_stays_so(start):
+    """An instance was told by its own /abort_request; SGLang answers with a 500."""
+    cluster = await start(colocated=2, **FAST)
+    words = b'{"object": "error", "message": "Aborted by AbortReq.", "code": 500}'
+    cluster.colocated[0].refusal = cluster.colocated[1].refusal = (500, words)
+    assert (await post(cluster, BODY)) == (500, words)
+    assert sum(seen(cluster.colocated)) == 1
 
 
 async def test_what_is_aborted_while_it_runs_is_answered_at_once(start):

@@ -8,7 +8,7 @@ from sglang_memserve.options import TRANSFER, InstanceOptions, OptionError, take
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch):
-    for name in ("MEMSERVE_CACHING", "MEMSERVE_DRAM", "MEMSERVE_TRANSFER"):
+    for name in ("MEMSERVE_CACHING", "MEMSERVE_DRAM", "MEMSERVE_TRANSFER", "MEMSERVE_MAX_BANDWIDTH"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -45,6 +45,8 @@ def test_spawned_processes_find_what_was_asked_for(monkeypatch):
     [
         (["--memserve-caching", "4"], "--memserve-caching 4: choose from basic, 1, 2, 3"),
         (["--memserve-transfer", "layers"], "--memserve-transfer layers: choose from aggregated, by-layer"),
+        (["--memserve-max-bandwidth", "10%"], "--memserve-max-bandwidth: '10%' is not a size"),
+        (["--memserve-max-bandwidth", "1000"], "--memserve-max-bandwidth 1000: give at least 1MiB, or 0"),
         (["--memserve-caching"], "--memserve-caching needs a value"),
         (["--memserve-caching", "--port"], "--memserve-caching needs a value"),
         (["--memserve-cachnig", "3"], "--memserve-cachnig: there is no such flag"),
@@ -63,3 +65,8 @@ def test_the_size_of_dram_is_what_was_given_or_fits_the_host():
     assert take(["--memserve-dram", "0"])[0].dram_beside("cuda") == "0"
     assert take([])[0].dram_beside("cuda") == "2%"
     assert take([])[0].dram_beside("cpu") == "256MiB"
+
+
+def test_the_bound_on_what_is_sent_is_none_or_a_size_in_bytes():
+    assert take([])[0].max_bytes_per_second == 0
+    assert take(["--memserve-max-bandwidth", "100MiB"])[0].max_bytes_per_second == 100 << 20

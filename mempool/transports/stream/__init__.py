@@ -8,10 +8,20 @@ from mempool.sockets import Limits
 from mempool.transports.base import Placing
 from mempool.transports.stream.connection import StreamConnection
 from mempool.transports.stream.listener import StreamListener
+from mempool.transports.stream.pacing import require_pacing
 
 
 class Stream:
-    """Needs no thread of its own."""
+    """Needs no thread of its own.
+
+    `max_bandwidth`: bytes a second that each connection sends at most, from the end that connects; 0: no
+    bound. Raises MemPoolError where the platform cannot.
+    """
+
+    def __init__(self, max_bandwidth: int = 0) -> None:
+        if max_bandwidth:
+            require_pacing(max_bandwidth)
+        self._max_bandwidth = max_bandwidth
 
     def listen(
         self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None = None
@@ -19,4 +29,4 @@ class Stream:
         return StreamListener(url, limits, max_frame_bytes, place)
 
     def connect(self, endpoint: str, limits: Limits) -> StreamConnection:
-        return StreamConnection(endpoint, limits)
+        return StreamConnection(endpoint, limits, self._max_bandwidth)

@@ -10,21 +10,27 @@ from mempool.errors import PeerDied
 from mempool.sockets import Limits
 from mempool.transports.base import Buffer
 from mempool.transports.stream.framing import ARE_YOU_THERE, I_AM, PREFIX, Clock, Writer, address_of, prepare
+from mempool.transports.stream.pacing import pace
 from mempool.wire import MAX_HEADER_BYTES
 
 _READ_BYTES = 64 * 1024
 
 
 class StreamConnection:
-    """It never reconnects: a peer that comes back is a new peer with a new endpoint."""
+    """It never reconnects: a peer that comes back is a new peer with a new endpoint.
 
-    def __init__(self, endpoint: str, limits: Limits) -> None:
+    `max_bandwidth`: as that of a Stream.
+    """
+
+    def __init__(self, endpoint: str, limits: Limits, max_bandwidth: int = 0) -> None:
         family, address = address_of(endpoint, numeric=True)
         self.opened = False
         self._endpoint = endpoint
         self._limits = limits
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         prepare(self._socket, limits)
+        if max_bandwidth:
+            pace(self._socket, max_bandwidth)
         self._writer = Writer(self._socket)
         self._clock = Clock(limits)
         self._lost: str | None = None

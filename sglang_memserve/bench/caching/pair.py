@@ -40,13 +40,17 @@ class Served:
 
 @dataclass(frozen=True)
 class Pair:
-    """`url` is the router's, `prefill` and `decode` those of the instances; `source` is decode's name."""
+    """`url` is the router's, `prefill` and `decode` those of the instances; `source` is decode's name.
+
+    It may be two colocated instances as well: `prefill` is the one that is asked then, and `role` says so.
+    """
 
     session: aiohttp.ClientSession
     url: str
     prefill: str
     decode: str
     source: str
+    role: str = "prefill"
 
     async def ask(self, tokens: Sequence[int], fetch: bool = False) -> Served:
         """Returns when prefill has counted it. `fetch`: with a hint that decode has the KV of a prefix.
@@ -69,6 +73,10 @@ class Pair:
         Whole pages alone are kept of it.
         """
         await self.ask(tokens, fetch=True)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """What both are to keep is copied."""
         for url in (self.prefill, self.decode):
             await self._until(url, lambda now: not now["dram_blocks_in_use"], "all KV in its DRAM")
 
@@ -80,7 +88,7 @@ class Pair:
         sampling = {"max_new_tokens": _ANSWER_TOKENS, "temperature": 0, "ignore_eos": True}
         body = {"input_ids": list(tokens), "sampling_params": sampling, "stream": True}
         if fetch:
-            body["kv_hints"] = _hint(self.source)
+            body["kv_hints"] = _hint(self.source, self.role)
         client = Client(self.session, self.url, _REQUEST_S)
         try:
             return await client.ask(Generate(Asking()), orjson.dumps(body))
@@ -140,7 +148,7 @@ async def _told(session: aiohttp.ClientSession, url: str) -> dict[str, object]:
         raise ClusterError(f"{url}/server_info tells nothing of MemServe's") from None
 
 
-def _hint(source: str) -> dict[str, object]:
-    payload = {"from": source, "deadline_ms": _DEADLINE_MS, "role": "prefill"}
+def _hint(source: str, role: str) -> dict[str, object]:
+    payload = {"from": source, "deadline_ms": _DEADLINE_MS, "role": role}
     action = {"action_id": "1", "action_version": "1", "action_type": "memserve.fetch", "payload": payload}
     return {"protocol_version": "1", "message_id": "1", "actions": [action]}

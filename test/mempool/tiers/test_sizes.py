@@ -1,6 +1,6 @@
 import pytest
 
-from mempool.tiers.sizes import blocks_of_size
+from mempool.tiers.sizes import blocks_of_size, bytes_of_size
 
 MIB = 1 << 20
 
@@ -42,3 +42,16 @@ def test_more_than_there_is_is_refused_with_both_numbers():
         blocks_of_size("2G", MIB, 1536 * MIB)
     with pytest.raises(ValueError, match=r"2000 blocks is 1\.953 GiB"):
         blocks_of_size("2000 blocks", MIB, 1536 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [("0", 0), (" 1.5 MiB", 3 * MIB // 2), ("10M", 10 * MIB), ("7", 7)]
+)
+def test_a_size_may_be_bytes_alone(size, count):
+    assert bytes_of_size(size) == count
+
+
+@pytest.mark.parametrize("size", ["", "50%", "4 blocks", "fast"])
+def test_what_is_no_number_of_bytes_is_named(size):
+    with pytest.raises(ValueError, match=f"'{size}' is not a size: write"):
+        bytes_of_size(size)

@@ -25,7 +25,7 @@ class Instance:
     """A tree over a pool of `pages`, and an agent. `core`: rust or python. `events`: SGLang's own."""
 
     def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks", writes_back=True, decode=None,
-                 events=False):  # fmt: skip
+                 events=False, max_bandwidth=0):  # fmt: skip
         self.pages = pages
         self.planes = [torch.zeros((pages + 1) * PAGE, HEADS, DIM) for _ in range(2 * LAYERS)]
         self.allocator = PagedTokenToKVPoolAllocator(
@@ -44,7 +44,7 @@ class Instance:
         )
         self.agent = CachingAgent(
             name, role, "127.0.0.1", self.tree, (self.buffers(), self.buffers()), dram, writes_back, None,
-            decode=decode,
+            decode=decode, max_bandwidth=max_bandwidth,
         )  # fmt: skip
 
     def buffers(self):

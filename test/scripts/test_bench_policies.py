@@ -150,7 +150,7 @@ def test_each_contender_is_a_router_before_all_instances(name, tmp_path):
 
 def test_a_report_has_all_rounds_the_ratios_and_the_p99_of_all_requests(tmp_path, capsys, documents):
     one = asked("--json", "--plot", str(tmp_path), "--log-dir", str(tmp_path), "--policy", SESSION)
-    measured = laps(cost_model=[60, 10], session=[100, 100])
+    measured = laps(cost_model=[10, 60], session=[100, 100])
     Outcome(one, "w", documents, measured, ["ended early: no memory"], {"cpu": "c"}).publish()
     *_, last = capsys.readouterr().out.splitlines()
     report = json.loads(last)

@@ -10,7 +10,7 @@ from sglang_memserve.bench.policies.sessions import LOOGLE, USERS
 from sglang_memserve.bench.serving.options import Options
 
 _ROUNDS, _ROUNDS_FULL = 3, 5
-DOCUMENTS, RATE, SCALE = 12, 0.8, 0.5
+DOCUMENTS, RATE, SCALE = 12, 1.2, 0.25
 
 
 @dataclass(frozen=True)

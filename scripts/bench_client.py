@@ -79,7 +79,7 @@ async def measure(rounds: Rounds, name: str, api: str, client: Client, seconds: 
     """One round of one form. Raises ClusterError if a request failed: there should be none."""
     shares: list[float] = []
     load = workload(seconds, seed)
-    run = await replay(load, client, lambda: telling(api, shares), lambda _: None, seconds + 60)
+    run = await replay(load, client, lambda _: telling(api, shares), lambda _: None, seconds + 60)
     if failed := [record.error for record in run.records if record.error]:
         raise ClusterError(f"{len(failed)} requests to the mock server failed, as {failed[0]}")
     answers = [record.answer for record in run.records if record.answer]

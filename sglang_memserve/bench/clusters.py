@@ -70,11 +70,8 @@ class Builder:
 
     def pair(self, name: str, *prefill_flags: str) -> System:
         """Ours: prefill, decode, router."""
-        pair = self._pair(prefill_flags)
-        port = self.ports.pick()
         # One pair leaves nothing to choose, and hints would bring one milestone what another is measured by.
-        argv = [*router_argv(children.HOST, port, pair), "--policy", ROUND_ROBIN]
-        return self._routed(name, pair, port, argv, {})
+        return self.routed(name, self._pair(prefill_flags), "--policy", ROUND_ROBIN)
 
     def colocated(self, name: str) -> System:
         """One instance of ours, without a router."""
@@ -84,14 +81,24 @@ class Builder:
     def stock_pair(self, name: str, peers: Peers, *prefill_flags: str, policy: str = ROUND_ROBIN) -> System:
         """The same of stock SGLang over Mooncake's TCP, with sglang-router and a policy of its."""
         pair = [StockSpec.like(spec, peers) for spec in self._pair(prefill_flags)]
-        port = self.ports.pick()
-        argv = router_command(children.HOST, port, self.ports.pick(), pair, policy=policy)
-        return self._routed(name, pair, port, argv, peers.env())
+        return self.stock_routed(name, pair, peers, policy)
 
     def stock_colocated(self, name: str, peers: Peers) -> System:
         """One stock server, without a router. Needs no peer to be installed."""
         spec = StockSpec.like(self.engine.instance("colocated", self.ports), peers)
         return System(name, spec.url, (spec,))
+
+    def routed(self, name: str, instances: Sequence[InstanceSpec], *flags: str) -> System:
+        """`instances` of whatever kind behind our router."""
+        port = self.ports.pick()
+        argv = [*router_argv(children.HOST, port, instances), *flags]
+        return self._behind(name, instances, port, argv, {})
+
+    def stock_routed(self, name: str, instances: Sequence[InstanceSpec], peers: Peers, policy: str) -> System:
+        """The same behind sglang-router."""
+        port = self.ports.pick()
+        argv = router_command(children.HOST, port, self.ports.pick(), instances, policy=policy)
+        return self._behind(name, instances, port, argv, peers.env())
 
     @contextlib.asynccontextmanager
     async def serving(self, *systems: System) -> AsyncIterator[None]:
@@ -105,15 +112,20 @@ class Builder:
         prefill = self.engine.instance("prefill", self.ports, *prefill_flags)
         return [prefill, self.engine.instance("decode", self.ports)]
 
-    def _routed(
-        self, name: str, pair: Sequence[InstanceSpec], port: int, argv: Sequence[str], env: dict[str, str]
+    def _behind(
+        self,
+        name: str,
+        instances: Sequence[InstanceSpec],
+        port: int,
+        argv: Sequence[str],
+        env: dict[str, str],
     ) -> System:
         url = url_of(children.HOST, port)
         router = children.answering(f"{name}-router", argv, url, self.logs, self.session, env)
-        return System(name, url, tuple(pair), router)
+        return System(name, url, tuple(instances), router)
 
     def _member(self, system: System, spec: InstanceSpec) -> Member:
-        name = f"{system.name}-{spec.role}"
+        name = f"{system.name}-{spec.name}"
         log = self.logs / f"{name}.log"
         phase = partial(probe.instance_phase, self.session, spec.url, log)
         return Member(name, spec.argv(), spec.env(), log, phase)

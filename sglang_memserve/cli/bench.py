@@ -71,7 +71,7 @@ def _flags() -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
         "systems": [
             ("--arms", "systems to start, see --list", {"type": _names, "metavar": "NAME,NAME"}),
             ("--url", "a system that runs already; repeatable", _many("urls", str, "NAME=URL")),
-            ("--api", _API, {"choices": ("generate", "completions", "chat")}),
+            ("--api", _API, {"choices": ("generate", "generate-text", "completions", "chat")}),
             ("--request-model", "`model` in requests of OpenAI's forms", {"metavar": "NAME"}),
             ("--no-ignore-eos", _EOS, {"action": "store_false", "dest": "ignore_eos"}),
             ("--api-key", "presented to every system (default: MEMSERVE_API_KEY)", {"metavar": "KEY"}),
@@ -113,7 +113,7 @@ def _flags() -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     }
 
 
-_API = "SGLang's own form, by token ids (the default), or OpenAI's, by text"
+_API = "SGLang's own form, by token ids (the default) or text, or OpenAI's, by text"
 _EOS = "let answers end where the model ends them: for servers that do not know ignore_eos"
 _RATES = "sessions a second, one run each; `trace` for a trace's own times (default: by the machine)"
 _UP = "all arms at once, or each started for its turn (default: at once if memory allows)"

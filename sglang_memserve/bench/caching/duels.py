@@ -20,12 +20,13 @@ RATIOS = ("ttft_avg_ms", "ttft_p50_ms", "ttft_p99_ms", "tpot_avg_ms", "jct_avg_m
 
 @dataclass(frozen=True)
 class Duel:
-    """What came of PIVOT and `partner` on a workload; `label` names it with its rate."""
+    """What came of `pivot` and `partner` on a workload; `label` names it with its rate."""
 
     part: str
     label: str
     partner: str
     laps: Sequence[Lap]
+    pivot: str = PIVOT
 
     @property
     def faultless(self) -> bool:
@@ -39,8 +40,8 @@ class Duel:
         }
 
     def ratios(self, figure: str) -> list[float]:
-        """PIVOT's over the partner's, of each round that has both."""
-        ours, theirs = self.values(PIVOT, figure), self.values(self.partner, figure)
+        """The pivot's over the partner's, of each round that has both."""
+        ours, theirs = self.values(self.pivot, figure), self.values(self.partner, figure)
         return [ours[number] / theirs[number] for number in ours if theirs.get(number)]
 
     def ratio(self, figure: str) -> float | None:
@@ -49,9 +50,14 @@ class Duel:
         return median(found) if found and self.faultless else None
 
     def worst_ratio(self, figure: str) -> float | None:
-        """PIVOT's highest round over the partner's lowest: below 1 where their spreads do not meet."""
-        ours, theirs = self.values(PIVOT, figure).values(), self.values(self.partner, figure).values()
+        """The pivot's highest round over the partner's lowest: below 1 where their spreads do not meet."""
+        ours, theirs = self.values(self.pivot, figure).values(), self.values(self.partner, figure).values()
         return max(ours) / min(theirs) if ours and theirs and self.faultless else None
+
+    def best_ratio(self, figure: str) -> float | None:
+        """The pivot's lowest round over the partner's highest: above 1 where it lost beyond the spread."""
+        ours, theirs = self.values(self.pivot, figure).values(), self.values(self.partner, figure).values()
+        return min(ours) / max(theirs) if ours and theirs and self.faultless else None
 
 
 @dataclass

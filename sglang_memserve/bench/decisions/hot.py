@@ -75,7 +75,7 @@ async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> Spread:
         hot = await _warmed(client, prefix)
         begun = time.time()
         print(f"{policy}: {len(due)} requests of a prefix that {hot} has", file=sys.stderr)
-        run = await replay(asked, client, lambda: Generate(Asking()), lambda _: None, _RUN_S)
+        run = await replay(asked, client, lambda name: Generate(Asking(), name), lambda _: None, _RUN_S)
         decisions = [one for one in await _decisions(client, _MOST_DECISIONS) if one["time"] >= begun]
     starts = {rate: number * heat.seconds for number, rate in enumerate(heat.rates)}
     return Spread(policy, heat.bandwidth, hot, 1e3 * heat.recompute_s, starts, run.records, decisions)

@@ -1,18 +1,24 @@
-"""What is asked of a system between the runs: to empty its caches, and what it has moved."""
+"""What is asked of a system between the runs: to empty its caches, and what it has counted."""
 
 import asyncio
+import contextlib
 import re
 import time
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
 import aiohttp
+import orjson
 
 from sglang_memserve.bench.serving.arms import Target
 from sglang_memserve.cluster.errors import ClusterError
 
 _ASK_S = 10.0
 _QUIET_S = 60.0
+_ROLES = ("prefill", "decode", "colocated")
+_SENT = "kv_bytes_sent_from_dram"
+_ORIGINS = ("from_hbm", "from_dram", "fetched", "computed")
 _MOVED_MIB = re.compile(r"^sglang:kv_transfer_total_mb_sum(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
-_WRITTEN_BACK = re.compile(r'"kv_bytes_sent_from_dram": ?(\d+)')
 
 
 async def flush(session: aiohttp.ClientSession, target: Target) -> str | None:
@@ -46,22 +52,50 @@ async def _flush(session: aiohttp.ClientSession, url: str) -> str | None:
         await asyncio.sleep(0.5)
 
 
-async def moved_mb(session: aiohttp.ClientSession, target: Target) -> dict[str, float]:
-    """KV that the system has moved since its start, in MB, of what it tells.
+async def counted(session: aiohttp.ClientSession, target: Target) -> dict[str, float]:
+    """What the system has counted since its start, of what it tells.
 
-    kv_moved_mb: from prefill to decode, as SGLang's own metrics count it (`--enable-metrics`), over whatever
-    backend. kv_written_back_mb: from decode to prefill, as MemServe's instances count it.
+    kv_moved_mb: KV from prefill to decode, as SGLang's own metrics count it (`--enable-metrics`), over
+    whatever backend. As MemServe's instances count: kv_written_back_mb, from decode to prefill; and
+    prefill_..._tokens: those of the prompts that whoever prefilled found in a medium, fetched, or computed.
     """
-    moved: dict[str, float] = {}
+    found: dict[str, float] = {}
+
+    def add(name: str, value: float) -> None:
+        found[name] = found.get(name, 0.0) + value
+
     for url in target.administered:
         page = await _page(session, f"{url}/metrics")
         if "sglang:" in page:
             # Without a line for it, nothing was moved yet.
-            found = sum(float(value) for value in _MOVED_MIB.findall(page)) * 1.048576
-            moved["kv_moved_mb"] = moved.get("kv_moved_mb", 0.0) + found
-        for count in _WRITTEN_BACK.findall(await _page(session, f"{url}/server_info")):
-            moved["kv_written_back_mb"] = moved.get("kv_written_back_mb", 0.0) + int(count) / 1e6
-    return moved
+            add("kv_moved_mb", sum(float(value) for value in _MOVED_MIB.findall(page)) * 1.048576)
+        for mode, told in _told(await _page(session, f"{url}/server_info")):
+            if mode != "prefill" and _SENT in told:
+                add("kv_written_back_mb", told[_SENT] / 1e6)
+            if mode != "decode":
+                for name in _ORIGINS:
+                    add(f"prefill_{name}_tokens", told.get(f"prompt_tokens_{name}", 0))
+    return found
+
+
+def grown(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """What was counted between two times, and prefill_spared_percent: of the prompts' tokens, those that
+    nobody computed again.
+    """
+    found = {name: value - before[name] for name, value in after.items() if name in before}
+    if asked := sum(found.get(f"prefill_{name}_tokens", 0) for name in _ORIGINS):
+        found["prefill_spared_percent"] = 100 * (1 - found["prefill_computed_tokens"] / asked)
+    return found
+
+
+def _told(page: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """From /server_info of an instance, or of a router for many: role in a split, MemServe's counters."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+        info = orjson.loads(page)
+        for one in [*chain.from_iterable(info.get(role, ()) for role in _ROLES)] or [info]:
+            told = one["internal_states"][0]["memserve"]
+            counts = {name: count for name, count in told.items() if isinstance(count, int)}
+            yield str(one.get("disaggregation_mode")), counts
 
 
 async def _page(session: aiohttp.ClientSession, url: str) -> str:

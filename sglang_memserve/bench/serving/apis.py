@@ -1,4 +1,4 @@
-"""The three forms in which a conversation goes over HTTP, and how their streams are read."""
+"""The four forms in which a conversation goes over HTTP, and how their streams are read."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,10 +11,14 @@ from sglang_memserve.bench.workloads.form import Turn
 
 @dataclass(frozen=True)
 class Asking:
-    """What every request says. `ignore_eos`: generate exactly as many tokens as asked (SGLang, vLLM)."""
+    """What every request says. `ignore_eos`: generate exactly as many tokens as asked (SGLang, vLLM).
+
+    `names_sessions`: as `routing_key`, SGLang's word, on `/generate`.
+    """
 
     model: str = "default"
     ignore_eos: bool = True
+    names_sessions: bool = False
 
 
 class Conversation(Protocol):
@@ -37,18 +41,14 @@ class Generate:
 
     path = "/generate"
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: Asking, session: str = "") -> None:
         self._asking = asking
+        self._session = session
         self._tokens: list[int] = []
 
     def ask(self, turn: Turn) -> bytes:
         self._tokens += turn.tokens
-        sampling = {
-            "max_new_tokens": turn.output_tokens,
-            "temperature": 0,
-            "ignore_eos": self._asking.ignore_eos,
-        }
-        return orjson.dumps({"input_ids": self._tokens, "sampling_params": sampling, "stream": True})
+        return self._body(turn, input_ids=self._tokens)
 
     def hear(self, event: dict[str, Any], at: float, answer: Answer) -> None:
         meta = event.get("meta_info") or {}
@@ -58,10 +58,12 @@ class Generate:
         ids, had = event.get("output_ids") or [], len(answer.token_times)
         total = int(meta.get("completion_tokens") or len(ids))
         # SGLang sends all tokens so far, or the new ones alone under --incremental-streaming-output.
-        answer.ids = ids if len(ids) >= total else answer.ids + ids
+        whole = not ids or len(ids) >= total
+        answer.ids = ids if whole else answer.ids + ids
         answer.heard(at, total - had)
         answer.told_tokens = total or None
-        answer.text = event.get("text") or answer.text
+        text = event.get("text") or ""
+        answer.text = (text or answer.text) if whole else answer.text + text
         answer.finished = answer.finished or bool(reason)
         answer.prompt_tokens = meta.get("prompt_tokens", answer.prompt_tokens)
         answer.cached_tokens = meta.get("cached_tokens", answer.cached_tokens)
@@ -72,13 +74,37 @@ class Generate:
             raise RequestError("the answer's token ids were not told (output_ids): use --api completions")
         self._tokens += answer.ids
 
+    def _body(self, turn: Turn, **prompt: Any) -> bytes:
+        sampling = {
+            "max_new_tokens": turn.output_tokens,
+            "temperature": 0,
+            "ignore_eos": self._asking.ignore_eos,
+        }
+        named = {"routing_key": self._session} if self._asking.names_sessions else {}
+        return orjson.dumps({**prompt, "sampling_params": sampling, "stream": True, **named})
+
+
+class GenerateText(Generate):
+    """The same by text: sglang-router, split, goes by nothing else."""
+
+    def __init__(self, asking: Asking, session: str = "") -> None:
+        super().__init__(asking, session)
+        self._text = ""
+
+    def ask(self, turn: Turn) -> bytes:
+        self._text += _text_of(turn)
+        return self._body(turn, text=self._text)
+
+    def keep(self, answer: Answer) -> None:
+        self._text += answer.text
+
 
 class Completions:
     """OpenAI's text form: the prompt is all text so far."""
 
     path = "/v1/completions"
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: Asking, session: str = "") -> None:
         self._asking = asking
         self._text = ""
 
@@ -99,7 +125,7 @@ class Chat:
 
     path = "/v1/chat/completions"
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: Asking, session: str = "") -> None:
         self._asking = asking
         self._messages: list[dict[str, str]] = []
 
@@ -117,6 +143,7 @@ class Chat:
 
 APIS: dict[str, type[Generate] | type[Completions] | type[Chat]] = {
     "generate": Generate,
+    "generate-text": GenerateText,
     "completions": Completions,
     "chat": Chat,
 }

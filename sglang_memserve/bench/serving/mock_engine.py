@@ -112,13 +112,14 @@ Stream = tuple[Event | None, list[Event], Event | None]
 
 
 def _generate(asked: dict[str, Any]) -> Stream:
-    prompt, count = len(asked["input_ids"]), asked["sampling_params"]["max_new_tokens"]
+    prompt = len(asked.get("input_ids") or asked["text"])
+    count = asked["sampling_params"]["max_new_tokens"]
     ids = [prompt + n for n in range(count)]
     meta = {"prompt_tokens": prompt, "cached_tokens": prompt // 2}
     ends = [None] * (count - 1) + [{"type": "length", "length": count}]
     tokens = [
         {
-            "text": "",
+            "text": "".join(f" {one}" for one in ids[:n]),
             "output_ids": ids[:n],
             "meta_info": meta | {"completion_tokens": n, "finish_reason": end},
         }

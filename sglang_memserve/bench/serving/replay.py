@@ -12,6 +12,8 @@ from sglang_memserve.bench.workloads.form import Session, Workload
 
 Watch = Callable[[Record], None]
 """Told of each request as it ends."""
+New = Callable[[str], Conversation]
+"""Takes the session's name."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Run:
 @dataclass
 class _Replay:
     client: Client
-    new: Callable[[], Conversation]
+    new: New
     watch: Watch
     limit_s: float
     start: float = 0.0
@@ -44,7 +46,7 @@ class _Replay:
         async with asyncio.TaskGroup() as group:
             for session in workload.sessions:
                 # Written out before it is due, so that it can leave at once.
-                talk = _Talk(self, session, self.new())
+                talk = _Talk(self, session, self.new(session.name))
                 body = talk.body(0)
                 await asyncio.sleep(session.arrival - self.now())
                 group.create_task(talk.hold(body))
@@ -103,9 +105,7 @@ class _Talk:
         return Record(*about, answer=answer)
 
 
-async def replay(
-    workload: Workload, client: Client, new: Callable[[], Conversation], watch: Watch, limit_s: float
-) -> Run:
+async def replay(workload: Workload, client: Client, new: New, watch: Watch, limit_s: float) -> Run:
     """Sends the workload to the client's server: each session's first turn at its arrival, each further turn
     `after` seconds after the answer before it. What is not answered after `limit_s` seconds counts as failed.
     """

@@ -29,6 +29,7 @@ _ROWS = (
     ("of these from a cache", "cached_tokens"),
     ("of these computed", "computed_tokens"),
     ("from a cache, %", "cached_percent"),
+    ("spared to prefill, %", "prefill_spared_percent"),
     ("tokens generated", "output_tokens"),
     ("KV from prefill to decode, MB", "kv_moved_mb"),
     ("KV of answers back to prefill, MB", "kv_written_back_mb"),

@@ -17,7 +17,7 @@ from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.serving.measure import Slo, figures
 from sglang_memserve.bench.serving.progress import Progress
 from sglang_memserve.bench.serving.replay import Run, replay
-from sglang_memserve.bench.workloads.form import Workload
+from sglang_memserve.bench.workloads.form import Turn, Workload
 from sglang_memserve.cluster.errors import ClusterError
 
 Raise = Callable[[Sequence[Arm]], AbstractAsyncContextManager[list[Target]]]
@@ -89,21 +89,20 @@ class Comparison:
         if reason := await admin.flush(self.session, target):
             self._note(f"{target.name}'s caches were not emptied between the runs: {reason}")
         await asyncio.sleep(_BETWEEN_S)
-        before = await admin.moved_mb(self.session, target)
+        before = await admin.counted(self.session, target)
         what = f"round {number} of {plan.rounds}, {label}, {target.name}"
         with Progress(what, sum(len(session.turns) for session in workload.sessions)) as progress:
             run = await replay(workload, client, self._conversation, progress.count, plan.run_s)
-        after = await admin.moved_mb(self.session, target)
-        moved = {name: value - before[name] for name, value in after.items() if name in before}
-        self.laps.append(Lap(number, label, target.name, run, figures(run, plan.slo) | moved))
+        grown = admin.grown(before, await admin.counted(self.session, target))
+        self.laps.append(Lap(number, label, target.name, run, figures(run, plan.slo) | grown))
 
     async def _warm_up(self, client: Client, target: Target, workload: Workload) -> None:
-        """The first request of the workload, answered shortly: what is done once only is done now."""
-        first = replace(workload.sessions[0].turns[0], output_tokens=_WARM_UP_TOKENS)
+        """A request like the workload's first, answered shortly: what is done once only is done now."""
+        first = _unlike(workload.sessions[0].turns[0])
         # sglang-router is ready before it has seen that its workers are.
         deadline = time.monotonic() + (_SEEN_S if target.engines else 0.0)
         while True:
-            conversation = self._conversation()
+            conversation = self._conversation("warm-up")
             try:
                 await client.ask(conversation, conversation.ask(first))
                 return
@@ -113,9 +112,15 @@ class Comparison:
                     raise ClusterError(what) from None
             await asyncio.sleep(_BETWEEN_S)
 
-    def _conversation(self) -> Conversation:
-        return APIS[self.plan.api](self.plan.asking)
+    def _conversation(self, session: str) -> Conversation:
+        return APIS[self.plan.api](self.plan.asking, session)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _unlike(turn: Turn) -> Turn:
+    """As long, backwards: a router is not to take the workload's own prompts for cached ones."""
+    text = None if turn.text is None else turn.text[::-1]
+    return replace(turn, tokens=turn.tokens[::-1], text=text, output_tokens=_WARM_UP_TOKENS)

@@ -14,12 +14,11 @@ from msgspec import Struct
 from sglang_memserve.bench.workloads import reading
 from sglang_memserve.bench.workloads.assemble import Draft, assemble, cut_turn, generate
 from sglang_memserve.bench.workloads.errors import WorkloadError, refused
-from sglang_memserve.bench.workloads.form import Workload
+from sglang_memserve.bench.workloads.form import Turn, Workload
 from sglang_memserve.bench.workloads.lengths import Scaler
 from sglang_memserve.bench.workloads.settings import PAPER_CONTEXT, Settings
 from sglang_memserve.bench.workloads.tokens import Tokenizer, TokenSource
 
-_QUESTIONS = (2, 8)
 # Of the normal distributions of the logarithms: mean and deviation.
 _QUESTION = (3.0, 0.5)
 _ANSWER = (3.0, 0.8)
@@ -27,23 +26,28 @@ _ANSWER = (3.0, 0.8)
 
 @dataclass(frozen=True, kw_only=True)
 class LoogleSettings(Settings):
-    """Each question is a session of one turn, which begins with its document.
+    """Each question is a session of one turn, which begins with its document; or with `in_turn` a user's
+    questions about a document are one session, asked one after the other's answer.
 
     `document`: fewest and most tokens of a document. A document is cut to a length drawn evenly from these:
     the model of the paper could not have read LooGLE's whole ones, of 13,000 tokens and more.
-    `open_documents`: so many are asked about at a time, in random order; a document is opened when another
-    has no question left. `share_ratio`: how many users ask each question.
+    `questions`: fewest and most about a document that is made up. `open_documents`: so many are asked about
+    at a time, in random order; a document is opened when another has nobody left to ask. `share_ratio`: how
+    many users ask each question.
     """
 
     max_context: int | None = PAPER_CONTEXT
     document: tuple[int, int] = (2600, 3800)
+    questions: tuple[int, int] = (2, 8)
     open_documents: int = 8
     share_ratio: int = 1
+    in_turn: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = self.document
-        self._require("document", 1 <= low <= high, "expected two numbers of tokens, the lower one first")
+        for name in ("document", "questions"):
+            low, high = getattr(self, name)
+            self._require(name, 1 <= low <= high, "expected two numbers, the lower one first")
         self._require("open_documents", self.open_documents >= 1, "expected at least 1")
         self._require("share_ratio", self.share_ratio >= 1, "expected at least 1")
 
@@ -67,7 +71,7 @@ class _Line(Struct):
 
 
 def loogle(settings: LoogleSettings) -> Workload:
-    """Documents cut to fit the paper's model, with 2 to 8 questions each of LooGLE's lengths."""
+    """Documents cut to fit the paper's model, with questions of LooGLE's lengths."""
     tokens, scaled = TokenSource(settings.seed, settings.vocabulary), Scaler(settings.scale)
 
     def document(n: int) -> _Document:
@@ -78,7 +82,7 @@ def loogle(settings: LoogleSettings) -> Workload:
                 tokens(f"{name} {k}", scaled("question", rng.lognormvariate(*_QUESTION))),
                 scaled("answer", rng.lognormvariate(*_ANSWER)),
             )
-            for k in range(rng.randint(*_QUESTIONS))
+            for k in range(rng.randint(*settings.questions))
         ]
         return _Document(name, tokens(name, length), questions)
 
@@ -129,12 +133,17 @@ def _enough(settings: LoogleSettings, documents: Iterable[_Document]) -> Iterato
     asked = 0
     for document in documents:
         yield document
-        asked += len(document.questions) * settings.share_ratio
+        asked += settings.share_ratio * (1 if settings.in_turn else len(document.questions))
         if settings.sessions is not None and asked >= settings.sessions:
             return
 
 
 def _readings(settings: LoogleSettings, document: _Document) -> Iterator[Draft]:
+    if settings.in_turn:
+        asked = enumerate(document.questions)
+        turns = [Turn((() if n else document.tokens) + question, answer) for n, (question, answer) in asked]
+        yield from (Draft(f"{document.name}-{user}", turns) for user in range(settings.share_ratio))
+        return
     for n, (question, answer) in enumerate(document.questions):
         tokens = document.tokens + question
         turn = cut_turn(settings, tokens, answer)

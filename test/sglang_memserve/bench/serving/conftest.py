@@ -40,8 +40,8 @@ def api(request):
 
 @pytest.fixture
 def conversing():
-    """Makes conversations in one of the three forms."""
-    return lambda api="generate", **asking: lambda: APIS[api](Asking(**asking))
+    """Makes conversations in one of the forms, each for a session's name."""
+    return lambda api="generate", **asking: lambda session="": APIS[api](Asking(**asking), session)
 
 
 def turn(tokens=10, output=3, text=None, after=0.0):

@@ -53,6 +53,16 @@ async def test_the_next_prompt_holds_the_text_of_the_answer(engine, client, conv
     ]
 
 
+async def test_texts_go_over_generate_with_the_names_of_their_sessions(engine, client, conversing, dialogue):
+    turns = [dialogue.turn(text="first"), dialogue.turn(text="second")]
+    await run(dialogue(0.0, turns=turns), client, conversing("generate-text", names_sessions=True))
+    asked = [(body["text"], body["routing_key"]) for body in engine.bodies]
+    assert asked == [("first", "s0"), ("first 5 6 7second", "s0")]
+    assert not any("input_ids" in body for body in engine.bodies)
+    await run(dialogue(0.0, turns=turns), client, conversing())
+    assert not any("routing_key" in body for body in engine.bodies[2:])
+
+
 async def test_a_turn_waits_for_the_answer_before_it_and_then_its_pause(engine, client, conversing, dialogue):
     engine.first_s, engine.gap_s = 0.2, 0.05
     turns = [dialogue.turn(), dialogue.turn(after=0.3)]

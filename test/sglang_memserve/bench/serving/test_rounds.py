@@ -72,10 +72,14 @@ async def test_no_arm_is_always_the_first(systems, compare, dialogue):
 async def test_caches_are_empty_after_the_warm_up(systems, compare):
     await systems.add("a")
     comparison = await compare()
-    # In each round: a short warm-up with the workload's first turn, then its four requests.
+    # In each round: a short warm-up like the workload's first turn, then its four requests.
     asked = [body["sampling_params"]["max_new_tokens"] for body in systems["a"].bodies]
     assert asked == [4, 3, 3, 3, 3] * 2
     assert systems["a"].calls["/flush_cache"] == 2
+    # A router would remember the warm-up's prompt when caches have forgotten it.
+    warm_up, first = (systems["a"].bodies[n]["input_ids"] for n in (0, 1))
+    assert len(warm_up) == len(first)
+    assert warm_up[0] != first[0]
     assert not comparison.notes
 
 
@@ -140,6 +144,35 @@ async def test_kv_that_went_back_to_prefill_is_what_our_instances_count(systems,
     systems["a"].pages = Counting(systems["a"].pages)
     comparison = await compare(rounds=1)
     assert comparison.laps[0].figures["kv_written_back_mb"] == pytest.approx(3)
+
+
+async def test_prefill_is_spared_what_it_did_not_compute_whatever_decode_found(systems, compare):
+    """`cached_tokens` of a split is the larger of the two: half of the prompt, says the mock."""
+
+    class Counting(dict):
+        asked = 0
+
+        def get(self, path):
+            if path != "/server_info":
+                return super().get(path)
+            self.asked += 100
+            here = {"prompt_tokens_from_hbm": self.asked // 10, "prompt_tokens_fetched": self.asked // 10}
+            prefill = here | {"prompt_tokens_computed": self.asked * 8 // 10, "kv_bytes_sent_from_dram": 7}
+            decode = {"prompt_tokens_from_hbm": self.asked}
+            told = [("prefill", prefill), ("decode", decode)]
+            infos = [
+                {"disaggregation_mode": mode, "internal_states": [{"memserve": counts}]}
+                for mode, counts in told
+            ]
+            return json.dumps({"prefill": infos[:1], "decode": infos[1:]}).encode()
+
+    await systems.add("a")
+    systems["a"].pages = Counting(systems["a"].pages)
+    figures = (await compare(rounds=1)).laps[0].figures
+    assert figures["cached_percent"] == pytest.approx(50, abs=2)
+    assert figures["prefill_spared_percent"] == pytest.approx(20)
+    assert figures["prefill_computed_tokens"] == 80
+    assert "kv_written_back_mb" not in figures
 
 
 async def test_a_system_that_does_not_tell_what_it_moved_has_no_figure_for_it(systems, compare):

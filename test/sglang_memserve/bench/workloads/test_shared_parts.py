@@ -45,6 +45,18 @@ def test_a_share_ratio_has_every_question_asked_by_so_many_users():
     assert len({session.name for session in made.sessions}) == 90
 
 
+def test_in_turn_a_users_questions_are_one_session():
+    settings = {"sessions": 90, "scale": 0.1, "share_ratio": 3, "questions": (2, 4)}
+    made = loogle(LoogleSettings(**settings, in_turn=True))
+    users = defaultdict(list)
+    for session in made.sessions:
+        users[session.turns].append(session.name)
+    assert [len(names) for names in users.values()] == [3] * 30
+    assert {len(turns) for turns in users} == {2, 3, 4}
+    # The document is read once; later questions follow the answers.
+    assert all(len(first.tokens) > 260 > max(len(turn.tokens) for turn in rest) for first, *rest in users)
+
+
 def test_all_react_runs_begin_with_the_examples():
     made = react(ReactSettings(sessions=20, scale=0.1))
     first = [session.turns[0].tokens for session in made.sessions]

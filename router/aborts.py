@@ -19,6 +19,9 @@ from router.instance import Instance
 logger = logging.getLogger(__name__)
 
 _DEADLINE_SECS = 5.0
+# SGLang knows a request by name before its scheduler does. An abort that overtakes it there is lost, and with
+# it every later one of that name.
+_EARLY_SECS = 0.5
 # At the end an instance that hangs must not keep the router from ending.
 _LAST_SECS = 1.0
 _AT_ONCE = 64
@@ -32,11 +35,11 @@ class Aborts:
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._running: dict[asyncio.Task[None], str] = {}
 
-    def send(self, instance: Instance, rid: str, headers: Mapping[str, str]) -> None:
-        """Abort request `rid` there; `headers` are those that it came with. Returns at once."""
+    def send(self, instance: Instance, rid: str, headers: Mapping[str, str], begun: float) -> None:
+        """Abort request `rid`, sent at `begun` (the loop's clock) with these headers. Returns at once."""
         if not instance.healthy:
             return
-        task = asyncio.create_task(self._post(instance, rid, headers))
+        task = asyncio.create_task(self._post(instance, rid, headers, begun))
         self._running[task] = rid
         task.add_done_callback(self._running.pop)
 
@@ -52,7 +55,8 @@ class Aborts:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _post(self, instance: Instance, rid: str, headers: Mapping[str, str]) -> None:
+    async def _post(self, instance: Instance, rid: str, headers: Mapping[str, str], begun: float) -> None:
+        await asyncio.sleep(begun + _EARLY_SECS - asyncio.get_running_loop().time())
         body = orjson.dumps({"rid": rid})
         sent = CIMultiDict(headers)
         sent.update(JSON_HEADERS)

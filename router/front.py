@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -149,7 +150,8 @@ class Front:
     ) -> Leg:
         request[SERVED_BY] = instance.role.value
         forwarded = headers.to_instance(request.headers, credentials=self._config.passes_credentials)
-        abandoned = partial(self._aborts.send, instance, rid, forwarded.copy()) if rid else None
+        begun = asyncio.get_running_loop().time()
+        abandoned = partial(self._aborts.send, instance, rid, forwarded.copy(), begun) if rid else None
         if raw:
             forwarded["Content-Length"] = str(len(raw))
         sent = Request(request.method, request.path_qs, forwarded, raw)

@@ -22,6 +22,8 @@ _WORTH = frozenset({408, 429, 500, 502, 503, 504})
 
 # SGLang's words for a request that somebody has aborted by its name, perhaps past this router.
 _ABORTED = b"Aborted by AbortReq"
+# And for a name that another request has: the try before, which has not ended yet there.
+_TAKEN = b"Duplicate request ID"
 
 # One try, by others than those that have failed if there are any. Raises Failure.
 Once = Callable[[Collection[Instance]], AbstractAsyncContextManager[Answer]]
@@ -74,11 +76,16 @@ class _Tries:
         # Whoever failed may be back by then, and the failure says more than that nobody is there.
         if self.why is None or not isinstance(failure, NoInstance):
             self.why = failure
-        if self.why.instance is None or self.why.code not in _WORTH or _ABORTED in self.why.body:
+        if not self._worth(self.why) or self.why.instance is None:
             return None
         self.failed.add(self.why.instance)
         pause = next(self._pauses, None)
         return None if pause is None or _now() + pause > self._deadline else pause
+
+    def _worth(self, failure: Failure) -> bool:
+        if _ABORTED in failure.body:
+            return False
+        return failure.code in _WORTH or (bool(self.failed) and _TAKEN in failure.body)
 
 
 async def _begin(

@@ -120,7 +120,7 @@ class Routing:
 
     def began(self, routed: Routed) -> None:
         """The first of a stream has come: whoever prefilled has the prompt now, whatever the rest will be."""
-        self._store(routed, routed.route.prefill or routed.route.decode)
+        self._store(routed, routed.route.first)
 
     def answered(self, routed: Routed, outcome: Outcome) -> None:
         """An answer has come to its end."""

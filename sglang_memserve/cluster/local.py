@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import os
 import sys
 import time
@@ -93,8 +92,9 @@ class LocalCluster:
                 raise ClusterError(
                     f"{spec.name} is ready, but the router does not see it after {_NOTICE_S:.0f} s"
                 )
-        for _ in range(_requests_to_reach_all(self._config)):
-            await probe.generate_once(self._session, self.url, _FIRST_REQUEST_S)
+        for way in _ways(list(self._instances.values())):
+            await probe.generate_on(self._session, way, _FIRST_REQUEST_S)
+        await probe.generate_once(self._session, self.url, _FIRST_REQUEST_S)
 
     async def watch(self) -> None:
         """Restarts what dies. Ends only with ClusterError, when nothing can serve any more."""
@@ -159,11 +159,9 @@ class LocalCluster:
         return False
 
 
-def _requests_to_reach_all(config: ClusterConfig) -> int:
-    """How many requests in turn meet each colocated instance and the pairs of prefill and decode instances.
-
-    The router seats as many pairs as the rarer role has instances, and rotates either role by itself.
-    """
-    pairs = min(config.prefill, config.decode)
-    rounds = math.lcm(config.prefill, config.decode) // pairs if pairs else 1
-    return rounds * (config.colocated + pairs)
+def _ways(instances: Sequence[InstanceSpec]) -> list[tuple[InstanceSpec, ...]]:
+    """Each colocated instance, and pairs of prefill and decode in which each of these is."""
+    of = {role: [spec for spec in instances if spec.role == role] for role in ("prefill", "decode")}
+    pairs = max(map(len, of.values())) if all(of.values()) else 0
+    paired = [tuple(specs[number % len(specs)] for specs in of.values()) for number in range(pairs)]
+    return [*((spec,) for spec in instances if spec.role == "colocated"), *paired]

@@ -1,13 +1,17 @@
 """Questions to the servers of a cluster, over HTTP."""
 
 import asyncio
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
 from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.spec import InstanceSpec
 
 _PROBE_S = 5.0
 _MAX_ANSWER = 16 * 1024 * 1024
@@ -76,10 +80,11 @@ async def router_phase(session: aiohttp.ClientSession, url: str) -> str:
     return "ready" if await answers(session, f"{url}/workers") else "starting"
 
 
-async def generate_once(session: aiohttp.ClientSession, router: str, timeout_s: float) -> None:
-    """One small request through the router. Raises ClusterError, with the answer, unless text comes back."""
-    url = f"{router}/generate"
-    body = {"text": "One, two, three,", "sampling_params": {"max_new_tokens": 2, "temperature": 0}}
+async def generate_once(session: aiohttp.ClientSession, where: str, timeout_s: float, **fields: Any) -> None:
+    """One small request of a router or an instance. Raises ClusterError unless text comes back."""
+    url = f"{where}/generate"
+    sampling = {"max_new_tokens": 2, "temperature": 0}
+    body = {"text": "One, two, three,", "sampling_params": sampling, **fields}
     try:
         async with session.post(url, json=body, timeout=aiohttp.ClientTimeout(total=timeout_s)) as response:
             answer = await _limited(response)
@@ -87,6 +92,18 @@ async def generate_once(session: aiohttp.ClientSession, router: str, timeout_s: 
         raise ClusterError(f"a request to {url} got no answer: {error or type(error).__name__}") from error
     if response.status != 200 or "text" not in _json(url, answer):
         raise ClusterError(f"a request to {url} failed with {response.status}: {answer[:500]!r}")
+
+
+async def generate_on(session: aiohttp.ClientSession, way: Sequence[InstanceSpec], timeout_s: float) -> None:
+    """The same of a colocated instance, or of a prefill and a decode instance, past the router."""
+    first = way[0]
+    room = {
+        "bootstrap_host": urlsplit(first.url).hostname,
+        "bootstrap_port": first.bootstrap_port,
+        "bootstrap_room": random.getrandbits(62) | 1,
+    }
+    fields = room if len(way) > 1 else {}
+    await asyncio.gather(*(generate_once(session, spec.url, timeout_s, **fields) for spec in way))
 
 
 async def healthy_workers(session: aiohttp.ClientSession, router: str) -> set[str]:

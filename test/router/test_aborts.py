@@ -42,6 +42,14 @@ async def test_both_halves_are_told_the_name_that_the_router_gave(pd, stream):
     assert rids(pd.p) == rids(pd.d) == [sent["rid"]]
 
 
+async def test_an_abort_does_not_overtake_its_request_inside_the_instance(pd):
+    """SGLang would forget it, and every later one of that name."""
+    begun = asyncio.get_running_loop().time()
+    await leave(pd, SINGLE, mocks=(pd.p, pd.d))
+    await until_aborted(pd.p, pd.d)
+    assert asyncio.get_running_loop().time() - begun >= 0.5
+
+
 async def test_every_request_has_a_name_of_its_own(pd):
     for _ in range(20):
         await post(pd, {"messages": []}, "/v1/chat/completions")

@@ -181,6 +181,22 @@ async def test_what_was_aborted_by_name_stays_so(start, aborted):
     assert len(mock.seen) == 1
 
 
+async def test_a_name_that_the_try_before_still_has_is_tried_again(start):
+    cluster = await start(prefill=1, decode=1, **FAST)
+    answers = [(500, b'{"error": "x"}'), (400, b'{"error": {"message": "Duplicate request ID detected: n"}}')]
+    good = (200, cluster.decode[0].answer)
+    cluster.decode[0].refusal = lambda _: answers.pop(0) if answers else good
+    assert await post(cluster, BODY | {"rid": "n"}) == good
+
+
+async def test_a_name_that_somebody_elses_request_has_is_the_clients_fault(start):
+    cluster = await start(colocated=2, **FAST)
+    for mock in cluster.colocated:
+        mock.refusal = (400, b'{"error": {"message": "Duplicate request ID detected: n"}}')
+    assert (await post(cluster, BODY | {"rid": "n"}))[0] == 400
+    assert sum(seen(cluster.colocated)) == 1
+
+
 async def test_what_was_aborted_past_the_router_stays_so(start):
     """An instance was told by its own /abort_request; SGLang answers with a 500."""
     cluster = await start(colocated=2, **FAST)

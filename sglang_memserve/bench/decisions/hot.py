@@ -24,7 +24,6 @@ from sglang_memserve.bench.serving.replay import replay
 from sglang_memserve.bench.workloads.form import Session, Turn, Workload
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
-from sglang_memserve.cluster.spec import router_argv, url_of
 
 # Of each prompt, in tokens: what all have, and what each has of its own; and of each answer.
 PREFIX, OWN, ANSWER = 2000, 64, 8
@@ -75,7 +74,7 @@ async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> Spread:
         hot = await _warmed(client, prefix)
         begun = time.time()
         print(f"{policy}: {len(due)} requests of a prefix that {hot} has", file=sys.stderr)
-        run = await replay(asked, client, lambda: Generate(Asking()), lambda _: None, _RUN_S)
+        run = await replay(asked, client, lambda name: Generate(Asking(), name), lambda _: None, _RUN_S)
         decisions = [one for one in await _decisions(client, _MOST_DECISIONS) if one["time"] >= begun]
     starts = {rate: number * heat.seconds for number, rate in enumerate(heat.rates)}
     return Spread(policy, heat.bandwidth, hot, 1e3 * heat.recompute_s, starts, run.records, decisions)
@@ -84,16 +83,14 @@ async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> Spread:
 @asynccontextmanager
 async def _router(builder: Builder, two: Two, policy: str, profile: Path) -> AsyncIterator[str]:
     """Its URL, once it knows that both instances serve."""
-    port = builder.ports.pick()
     instances = [spec for system in two.systems for spec in system.instances]
-    argv = [*router_argv(children.HOST, port, instances), "--policy", policy, "--profile", str(profile)]
-    argv += ["--decisions-kept", str(_MOST_DECISIONS)]
-    url = url_of(children.HOST, port)
-    member = children.answering(f"router-{policy}", argv, url, builder.logs, builder.session)
-    async with children.running([member]):
-        while len(await probe.healthy_workers(builder.session, url)) < len(instances):
+    flags = ("--policy", policy, "--profile", str(profile), "--decisions-kept", str(_MOST_DECISIONS))
+    system = builder.routed(policy, instances, *flags)
+    assert system.router is not None
+    async with children.running([system.router]):
+        while len(await probe.healthy_workers(builder.session, system.url)) < len(instances):
             await asyncio.sleep(0.1)
-        yield url
+        yield system.url
 
 
 async def _warmed(client: Client, prefix: Sequence[int]) -> str:

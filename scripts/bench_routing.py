@@ -64,7 +64,7 @@ SYSTEM, TURN, SYSTEMS = 512, 512, 8
 MOST_TOKENS = 1 << 30
 LENGTHS = (4096, 131_072)
 # By prompt length: the share of the decisions, and microseconds.
-ANSWERS, EVENTS = "answers", "4096 tokens, beside events"
+ANSWERS, PRICED, EVENTS = "answers", "cost_model", "4096 tokens, beside events"
 EVENT_BLOCKS, MEANWHILE_US = 100_000.0, 2000.0
 # Events come somewhat faster than is promised, and the last of them is awaited.
 EVENT_RATE = 1.1 * EVENT_BLOCKS
@@ -238,7 +238,7 @@ def measure(rounds: Rounds, options: argparse.Namespace, length: int, arm: str) 
     tree = ResponseTree(1e9, MOST_TOKENS)
     where, prompts = house("prompt_tree" if arm == ANSWERS else arm, tree), sessions(options.blocks, length)
     told, began = 0, time.perf_counter()
-    for number, medium, tokens in placed(options.blocks, length) if arm == ANSWERS else ():
+    for number, medium, tokens in placed(options.blocks, length) if arm in (ANSWERS, PRICED) else ():
         if medium is Medium.HBM:
             tree.stored(where.registry.instances[number], tokens, "")
             told += 1
@@ -268,7 +268,7 @@ def bars(rounds: Rounds) -> list[Bar]:
             "us",
             "a promise",
         )
-        for policy in ("prompt_tree", "cost_model")
+        for policy in ("prompt_tree", PRICED)
         for length, bounds in BARS.items()
         for share, bar in bounds
     ]
@@ -292,7 +292,7 @@ def main() -> int:
     rounds = Rounds()
     for length in LENGTHS:
         uvloop.run(measure_told(rounds, options, length))
-        for arm in (ANSWERS, "least_load", "round_robin"):
+        for arm in (ANSWERS, PRICED, "least_load", "round_robin"):
             measure(rounds, options, length, arm)
     print(rounds.table())
     print(show_bars(bars(rounds)))

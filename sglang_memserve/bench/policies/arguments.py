@@ -10,7 +10,9 @@ from sglang_memserve.bench.policies.sessions import LOOGLE, USERS
 from sglang_memserve.bench.serving.options import Options
 
 _ROUNDS, _ROUNDS_FULL = 3, 5
-DOCUMENTS, RATE, SCALE = 12, 1.2, 0.25
+# One at a time, and every document computed once, such a session takes 1.18 s of a core with all that it
+# needs, as measured on two cores of an AMD EPYC with AVX-512: the rate asks for 65 % of both.
+DOCUMENTS, RATE, SCALE = 12, 1.1, 0.25
 
 
 @dataclass(frozen=True)

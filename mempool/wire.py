@@ -133,10 +133,17 @@ def decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> 
     """What `decoder` makes of a frame from the network. Raises FrameError."""
     if len(frame) > MAX_HEADER_BYTES:
         raise FrameError(f"header of {len(frame)} bytes, at most {MAX_HEADER_BYTES} are allowed")
+    return decode_bounded(decoder, frame)
+
+
+def decode_bounded(
+    decoder: msgspec.msgpack.Decoder[Any], data: bytes | memoryview | msgspec.Raw, whose: str = "the protocol"
+) -> Any:
+    """The same of what is no longer than it may be; `whose` message it should be. Raises FrameError."""
     try:
-        return decoder.decode(frame)
+        return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise FrameError(f"not a message of the protocol: {error}") from error
+        raise FrameError(f"not a message of {whose}: {error}") from error
 
 
 def short(reason: str) -> str:

@@ -15,7 +15,7 @@ import msgspec
 from mempool.address import Medium
 from mempool.errors import FrameError
 from mempool.index.events import AnyEvent, Snapshot
-from mempool.wire import Reason, Unsigned
+from mempool.wire import Reason, Unsigned, decode_bounded
 
 MAX_ASK_BYTES = 4096
 # A snapshot has some 70 bytes a block: of three million blocks.
@@ -80,7 +80,4 @@ def decode_answer(frame: bytes | memoryview) -> Answer:
 def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview, limit: int) -> Any:
     if len(frame) > limit:
         raise FrameError(f"a message of {len(frame)} bytes, at most {limit} are allowed")
-    try:
-        return decoder.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise FrameError(f"not a message of a feed: {error}") from error
+    return decode_bounded(decoder, frame, "a feed")

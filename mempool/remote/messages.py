@@ -11,7 +11,7 @@ Fetch: tokens whose blocks are to be sent to it     Comes: how many will be offe
 any                                                 Failed
 """
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from mempool.address import BlockNumbers, Medium, Owner
 from mempool.errors import BadAddress, FrameError, OutOfBlocks, Refused, StaleAddress
 from mempool.layout import BlockLayout
-from mempool.wire import Reason, Unsigned
+from mempool.wire import Reason, Unsigned, decode_bounded
 
 # Tokens are four bytes each: room for a prompt of a million, and its blocks.
 MAX_BYTES = 8 << 20
@@ -154,21 +154,14 @@ _answers = msgspec.msgpack.Decoder(Answer)
 
 def decode_call(frame: bytes | memoryview) -> Call:
     """Raises FrameError."""
-    call: Call = _decode(_calls, frame)
+    call: Call = decode_bounded(_calls, frame)
     return call
 
 
 def decode_answer(frame: bytes | memoryview) -> Answer:
     """Raises FrameError."""
-    answer: Answer = _decode(_answers, frame)
+    answer: Answer = decode_bounded(_answers, frame)
     return answer
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> Any:
-    try:
-        return decoder.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise FrameError(f"not a message of the protocol: {error}") from error
 
 
 def require_pin(seconds: float, published: bool) -> None:

@@ -7,14 +7,14 @@ these is decoded when its turn comes.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from mempool.errors import FrameError
 from mempool.feed.messages import MAX_ANSWER_BYTES, MAX_EVENTS, Unknown
 from mempool.index.events import AnyEvent, Stored
-from mempool.wire import Unsigned
+from mempool.wire import Unsigned, decode_bounded
 
 
 class Told(msgspec.Struct, tag="told", frozen=True):
@@ -37,6 +37,7 @@ class Whole(msgspec.Struct, tag="whole", frozen=True):
 
 Answer = Told | Whole | Unknown
 
+_WHOSE = "a feed"
 _answer = msgspec.msgpack.Decoder(Answer)
 _event = msgspec.msgpack.Decoder(AnyEvent)
 _stored = msgspec.msgpack.Decoder(Stored)
@@ -46,24 +47,17 @@ def decode_answer(frame: bytes | memoryview) -> Answer:
     """Raises FrameError. The answer's events are part of `frame` still."""
     if len(frame) > MAX_ANSWER_BYTES:
         raise FrameError(f"an answer of {len(frame)} bytes, at most {MAX_ANSWER_BYTES} are allowed")
-    answer: Answer = _decoded(_answer, frame)
+    answer: Answer = decode_bounded(_answer, frame, _WHOSE)
     return answer
 
 
 def decode_event(raw: msgspec.Raw) -> AnyEvent:
     """Raises FrameError."""
-    event: AnyEvent = _decoded(_event, raw)
+    event: AnyEvent = decode_bounded(_event, raw, _WHOSE)
     return event
 
 
 def decode_stored(raw: msgspec.Raw) -> Stored:
     """Raises FrameError."""
-    stored: Stored = _decoded(_stored, raw)
+    stored: Stored = decode_bounded(_stored, raw, _WHOSE)
     return stored
-
-
-def _decoded(decoder: msgspec.msgpack.Decoder[Any], data: bytes | memoryview | msgspec.Raw) -> Any:
-    try:
-        return decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise FrameError(f"not a message of a feed: {error}") from error

@@ -3,10 +3,10 @@
 import argparse
 import asyncio
 import json
-import os
 from dataclasses import asdict
 from typing import Any
 
+from sglang_memserve.cli.asking import add_router, router_of
 from sglang_memserve.cli.output import show
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import client
@@ -20,16 +20,13 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor", help="what does not fit, and what to do about it", description=__doc__
     )
-    parser.add_argument("--url", default="http://127.0.0.1:30000", help="the router (default: %(default)s)")
-    parser.add_argument("--api-key", metavar="KEY", help="the router's (default: MEMSERVE_API_KEY)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_router(parser, "print JSON instead of text")
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints what each check found. Returns 1 if something is wrong."""
-    key = args.api_key or os.environ.get("MEMSERVE_API_KEY")
-    findings = asyncio.run(diagnose(args.url.rstrip("/"), key))
+    findings = asyncio.run(diagnose(*router_of(args)))
     healthy = all(one.state is not State.WRONG for one in findings)
     told = {"ok": healthy, "findings": [asdict(one) for one in findings]}
     show(json.dumps(told, indent=2) if args.json else report(findings))

@@ -3,9 +3,9 @@
 import argparse
 import asyncio
 import json
-import os
 from typing import Any
 
+from sglang_memserve.cli.asking import add_router, router_of
 from sglang_memserve.cli.output import aligned, show
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import ask, client
@@ -30,16 +30,14 @@ def add_command(commands: Any) -> None:
     parser.add_argument("prompt", help="the text")
     parser.add_argument("--chat", action="store_true", help="as the first message of a chat")
     parser.add_argument("--max-tokens", type=int, default=128, help="of the answer (default: %(default)s)")
-    parser.add_argument("--url", default="http://127.0.0.1:30000", help="the router (default: %(default)s)")
-    parser.add_argument("--api-key", metavar="KEY", help="the router's (default: MEMSERVE_API_KEY)")
-    parser.add_argument("--json", action="store_true", help="print the record as JSON instead of a table")
+    add_router(parser, "print the record as JSON instead of a table")
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints the decision. Raises ClusterError if the router does not tell one."""
-    key = args.api_key or os.environ.get("MEMSERVE_API_KEY")
-    record = asyncio.run(explain(args.url.rstrip("/"), body_of(args.prompt, args.chat, args.max_tokens), key))
+    router, key = router_of(args)
+    record = asyncio.run(explain(router, body_of(args.prompt, args.chat, args.max_tokens), key))
     show(json.dumps(record, indent=2) if args.json else f"{table(record)}\n\n{summary(record)}")
     return 0
 

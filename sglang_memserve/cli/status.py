@@ -3,9 +3,9 @@
 import argparse
 import asyncio
 import json
-import os
 from typing import Any
 
+from sglang_memserve.cli.asking import add_router, router_of
 from sglang_memserve.cli.output import aligned
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import ask, client, worker_list
@@ -16,15 +16,13 @@ _TOTALS = ("num_running_reqs", "num_waiting_reqs", "num_used_tokens", "max_total
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser("status", help="the instances behind a router", description=__doc__)
-    parser.add_argument("--url", default="http://127.0.0.1:30000", help="the router (default: %(default)s)")
-    parser.add_argument("--api-key", metavar="KEY", help="the router's (default: MEMSERVE_API_KEY)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_router(parser, "print JSON instead of a table")
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints one row for each instance. Returns 1 if one of them is down."""
-    rows = asyncio.run(collect(args.url.rstrip("/"), args.api_key or os.environ.get("MEMSERVE_API_KEY")))
+    rows = asyncio.run(collect(*router_of(args)))
     print(json.dumps(rows, indent=2) if args.json else table(rows))
     return 0 if rows and all(row["healthy"] for row in rows) else 1
 

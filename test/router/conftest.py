@@ -37,6 +37,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(20))
 
 
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
 class MockInstance:
     """Answers, or streams `chunks` if asked to stream.
 

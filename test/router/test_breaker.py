@@ -11,19 +11,6 @@ BODY = {"text": "hi"}
 FAST = {"retry_initial_backoff_ms": 1, "disable_retries": True}
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def breaker(clock):
     return Breaker(most=3, enough=2, rest=10, window=30, clock=clock)

@@ -21,18 +21,6 @@ HBM, DRAM = Medium.HBM, Medium.DRAM
 NOBODY, SALTED = "[null,null]", '[null,"salt"]'
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def tree(clock):
     return EventTree(600, 5, 1 << 20, clock)

@@ -12,19 +12,6 @@ from router.trees import ResponseTree
 A, B = "http://a:1", "http://b:1"
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def tree(clock):
     return ResponseTree(10, 1 << 20, clock)

@@ -179,27 +179,38 @@ def one_p_one_d(cluster_of):
 
 
 @pytest.fixture(scope="session")
-def from_stock(tmp_path_factory, free_port):
-    """What stock SGLang, colocated on the same platform, gives for a scenario, asked once."""
+def stock_of(tmp_path_factory, free_port):
+    """`with stock_of(*flags) as url`: stock SGLang, colocated on the same platform."""
     from sglang_memserve.model import resolve_model
 
-    folder = tmp_path_factory.mktemp("stock")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    argv = [sys.executable, "-m", "sglang.launch_server", "--model-path", resolve_model(None)]
-    argv += ["--served-model-name", EMBEDDED_NAME, "--host", "127.0.0.1", "--port", str(port), *STOCK]
-    env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
-    server = Process("stock", argv, folder, env)
-    server.wait_for("fired up and ready", START_SECONDS)
+    @contextlib.contextmanager
+    def used(*flags):
+        port = free_port()
+        argv = [sys.executable, "-m", "sglang.launch_server", "--model-path", resolve_model(None)]
+        argv += ["--served-model-name", EMBEDDED_NAME, "--host", "127.0.0.1", "--port", str(port)]
+        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+        server = Process("stock", [*argv, *STOCK, *flags], tmp_path_factory.mktemp("stock"), env)
+        try:
+            server.wait_for("fired up and ready", START_SECONDS)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.stop()
+
+    return used
+
+
+@pytest.fixture(scope="session")
+def from_stock(stock_of):
+    """What stock SGLang gives for a scenario, asked once."""
     answers = {}
+    with stock_of() as url:
 
-    def ask(name, scenario):
-        if name not in answers:
-            answers[name] = scenario(url)
-        return answers[name]
+        def ask(name, scenario):
+            if name not in answers:
+                answers[name] = scenario(url)
+            return answers[name]
 
-    yield ask
-    server.stop()
+        yield ask
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ class Routing:
         """What `choose` would choose now, and why; not on record, and not to be charged."""
         if self._policy.needs_prices:
             await self._prices.speeds.prepare(self._registry.instances)
-        tokens = await self._tokens.of(fields, path) if self.needs_tokens else None
+        tokens = await self._tokens.of(fields, path, size) if self.needs_tokens else None
         registry, refusal = self._registry, None
         if several := rooms.several_samples(fields, path):
             registry = Registry(one for one in registry.instances if one.takes_samples)
@@ -201,9 +201,11 @@ class Routed:
         """The same answer; what it says at its end is learned from, if there are tokens to learn about."""
         if self.ask.tokens is None or answer.status != 200:
             return answer
+        # The client's bytes first.
+        soon = asyncio.get_running_loop().call_soon
         if answer.rest is not None:
-            self._routing.began(self)
-        return watched(answer, lambda outcome: self._routing.answered(self, outcome))
+            soon(self._routing.began, self)
+        return watched(answer, lambda outcome: soon(self._routing.answered, self, outcome))
 
 
 def _gets_answers(instance: Instance) -> bool:

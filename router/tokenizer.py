@@ -54,7 +54,7 @@ class Tokenizer:
 
     def text(self, text: str) -> TokenArray:
         """A prompt's tokens, with those that the tokenizer puts around it."""
-        return np.array(self._encoder.encode(text).ids, dtype=np.int32)
+        return _encoded(self._encoder, text, specials=True)
 
     def chat(self, fields: Mapping[str, Any]) -> TokenArray:
         """Those of a /v1/chat/completions body. Raises Unrenderable."""
@@ -118,7 +118,13 @@ class _Pieces:
         return tokens
 
     def _whole(self, text: str) -> TokenArray:
-        return np.array(self._encoder.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        return _encoded(self._encoder, text, specials=False)
+
+
+def _encoded(encoder: Encoder, text: str, specials: bool) -> TokenArray:
+    # Of the library's methods only those for batches let other threads run meanwhile.
+    (encoding,) = encoder.encode_batch_fast([text], add_special_tokens=specials)
+    return np.array(encoding.ids, dtype=np.int32)
 
 
 def model_file(where: str, name: str) -> Path:

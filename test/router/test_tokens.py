@@ -161,7 +161,7 @@ def test_what_cannot_be_rendered_has_a_reason(template, messages):
 )
 async def test_what_has_no_tokens_is_counted_by_its_reason(tokens, folder, fields, path, reason):
     one = await tokens(lambda _: Ours.load(str(folder)))
-    assert await one.of(fields, path) is None
+    assert await one.of(fields, path, size=99) is None
     assert dict(one.counts) == {reason: 1}
 
 
@@ -176,7 +176,7 @@ async def test_what_has_no_tokens_is_counted_by_its_reason(tokens, folder, field
 )
 async def test_ids_are_taken_as_they_are(tokens, fields, path):
     one = await tokens(lambda _: None)
-    assert (await one.of(fields, path)).tolist() == [104, 105]
+    assert (await one.of(fields, path, size=99)).tolist() == [104, 105]
 
 
 @pytest.mark.parametrize(
@@ -188,14 +188,25 @@ async def test_ids_are_taken_as_they_are(tokens, fields, path):
         ({"prompt": ["hi"]}, "/v1/completions"),
     ],
 )
-async def test_text_is_tokenised_off_the_event_loop(tokens, fields, path):
+@pytest.mark.parametrize("size", [99, 99_000])
+async def test_a_long_text_is_tokenised_off_the_event_loop(tokens, fields, path, size):
     class Spy:
         def text(self, text):
-            assert threading.current_thread() is not threading.main_thread()
+            assert (threading.current_thread() is threading.main_thread()) == (size == 99)
             return np.array([len(text)], dtype=np.int32)
 
     one = await tokens(lambda _: Spy())
-    assert (await one.of(fields, path)).tolist() == [2]
+    assert (await one.of(fields, path, size)).tolist() == [2]
+
+
+def test_tokenising_a_long_text_lets_other_threads_run(folder):
+    ours, ticks = Ours.load(str(folder)), 0
+    thread = threading.Thread(target=ours.text, args=("hello " * 200_000,))
+    thread.start()
+    while thread.is_alive():
+        time.sleep(0.001)
+        ticks += 1
+    assert ticks > 10
 
 
 class Slow:
@@ -222,7 +233,7 @@ async def test_a_slow_or_broken_tokenizer_costs_no_request(start, monkeypatch, t
     settings = {"policy": "prompt_tree", "tokenize_timeout_secs": 0.05}
     cluster = await start(colocated=2, info={"model_path": "m"}, **settings)
     for number in range(3):
-        body = {"text": f"hi {number}"}
+        body = {"text": f"hi {number}" * 1000}
         async with cluster.session.post(cluster.url + "/generate", json=body) as response:
             assert response.status == 200
         assert body in [seen for mock in cluster.colocated for seen in mock.bodies]

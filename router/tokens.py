@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _CHATS = ("/v1/chat/completions", "/invocations")
 _TEXTS = {"/generate": "text", "/v1/completions": "prompt"}
 _MOST_THREADS = 4
-# Of a body. To hand a shorter one to a thread and wait for it takes longer than its tokens do: 0.25 us a byte.
+# Of a body. To hand a shorter one to a thread takes longer than to tokenise it: 0.25 us a byte.
 _HANDED_OVER = 2048
 
 

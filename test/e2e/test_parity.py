@@ -6,9 +6,9 @@ import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-# In bf16, stock SGLang itself, asked 8 at once instead of one by one, repeats 17 of these 24 and moves what two
-# tokens are apart by up to 0.33 nats: how batches fall is chance. In fp32 nothing moves by 0.0001, whatever the
-# batch, chunk or kernel: there every token has to be the same.
+# In bf16, stock SGLang itself, asked 8 at once instead of one by one, repeats 17 of these 24 and moves what
+# two tokens are apart by up to 0.33 nats: how batches fall is chance. In fp32 nothing moves by 0.0001, of
+# whatever batch, chunk or kernel: there every token has to be the same.
 MIN_EXACT = 0.8
 FLOAT32 = ("--dtype", "float32")
 CHUNKED = ("--chunked-prefill-size", "512")

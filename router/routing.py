@@ -205,7 +205,11 @@ class Routed:
         soon = asyncio.get_running_loop().call_soon
         if answer.rest is not None:
             soon(self._routing.began, self)
-        return watched(answer, lambda outcome: soon(self._routing.answered, self, outcome))
+
+        def told(outcome: Outcome) -> None:
+            soon(self._routing.answered, self, outcome)
+
+        return watched(answer, told)
 
 
 def _gets_answers(instance: Instance) -> bool:

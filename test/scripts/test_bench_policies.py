@@ -141,8 +141,9 @@ def test_each_contender_is_a_router_before_all_instances(name, tmp_path):
     roles = ("prefill", "prefill", "decode")
     instances = [engine.instance(role, ports) for role in roles]
     builder = Builder(engine, ports, tmp_path, session=None)
-    system = contenders.behind(name, builder, instances, Peers(PEERS))
+    system = contenders.behind(name, builder, instances, Peers(PEERS), tmp_path / "profile.json")
     argv = list(system.router.argv)
+    assert ("--profile" in argv) == (name == COST_MODEL)
     assert (argv.count("--prefill"), argv.count("--decode")) == (2, 1)
     assert ("sglang_router.launch_router" in argv) == (name == PEER)
     assert value_of(argv, "--policy") == ("cache_aware" if name == PEER else name)

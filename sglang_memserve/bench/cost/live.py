@@ -19,8 +19,9 @@ from sglang_memserve.cluster.errors import ClusterError
 
 OURS = "colocated"
 OPERATORS, ARCHITECTURE = "by operator", "by architecture"
-# Nothing of the grid is to be split, or evicted while it is still to be asked for.
-ENGINE_FLAGS = ("--chunked-prefill-size", "8192", "--max-prefill-tokens", "16384")
+# Nothing of the grid is to be split, evicted while it is still to be asked for, or copied to DRAM beside the
+# next cell. SGLang counts a batch by whole pages: one of 8,192 tokens may have more.
+ENGINE_FLAGS = ("--chunked-prefill-size", "8448", "--max-prefill-tokens", "16384", "--memserve-dram", "0")
 POOL_TOKENS = 65_536
 
 

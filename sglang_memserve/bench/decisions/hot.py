@@ -88,7 +88,10 @@ async def _router(builder: Builder, two: Two, policy: str, profile: Path) -> Asy
     system = builder.routed(policy, instances, *flags)
     assert system.router is not None
     async with children.running([system.router]):
+        deadline = time.monotonic() + _KNOWN_S
         while len(await probe.healthy_workers(builder.session, system.url)) < len(instances):
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{system.url}: after {_KNOWN_S:.0f} s not both instances are healthy")
             await asyncio.sleep(0.1)
         yield system.url
 

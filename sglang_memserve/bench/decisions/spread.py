@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from sglang_memserve.bench.figures import Bar, Rounds, at_least, at_most, percentile
@@ -91,9 +92,10 @@ class Spread:
         return [decision for decision in self.decisions if decision["decode"] == self.hot]
 
     def _computed_elsewhere(self, decision: Decision) -> float:
-        """The other instance's queue, and computing all of the prompt: ms."""
-        (other,) = (one["url"] for one in decision["candidates"] if one["url"] != self.hot)
-        price = _price(decision, other)
+        """The other instance's queue, and computing all of the prompt: ms; infinite where there was none."""
+        price = next((one["price"] for one in decision["candidates"] if one["url"] != self.hot), None)
+        if price is None:
+            return inf
         computing = price["exec_ms"] if price["how"] == "recompute" else self.recompute_ms
         return float(price["queue_ms"] + computing)
 

@@ -17,12 +17,13 @@ DOCUMENTS, RATE, SCALE = 12, 1.1, 0.25
 
 @dataclass(frozen=True)
 class Asked:
-    """`contenders`: in the order of the tables. `rate`: sessions a second."""
+    """`contenders`: in the order of the tables. `rate`: sessions a second. `profile`: for cost_model."""
 
     contenders: tuple[str, ...]
     rate: float
     options: Options
     skipped: tuple[str, ...]
+    profile: Path | None = None
 
 
 def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Asked:
@@ -38,6 +39,9 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Asked:
     parser.add_argument("--rate", type=float, default=RATE, help="sessions a second (%(default)s)")
     parser.add_argument("--scale", type=float, default=SCALE, help="all lengths times this (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of sessions, arrivals and order (%(default)s)")
+    parser.add_argument(
+        "--profile", type=Path, help="what cost_model prices by, of memserve calibrate (default: built-in)"
+    )
     parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
     parser.add_argument("--attention-backend", help="of every instance (default: memserve_cpu without a GPU)")
     parser.add_argument("--threads", type=int, default=1, help="of every instance (%(default)s)")
@@ -50,6 +54,8 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Asked:
     for name, value, least in (("rounds", rounds, 1), ("documents", found.documents, 1)):
         if value < least:
             parser.error(f"--{name} {value}: give at least {least}")
+    if found.profile is not None and not found.profile.is_file():
+        parser.error(f"--profile {found.profile}: there is no such file")
     if not found.rate > 0:
         parser.error(f"--rate {found.rate}: give more than 0")
     if not 0 < found.scale <= 1:
@@ -85,4 +91,5 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Asked:
             plot=found.plot,
         ),
         skipped=tuple(skipped),
+        profile=found.profile,
     )

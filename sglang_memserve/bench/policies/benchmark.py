@@ -39,7 +39,7 @@ async def benchmark(asked: Asked) -> None:
     async with (
         open_session() as session,
         building(engine, options.port, options.log_dir) as builder,
-        raised(builder, session, peers, options.records) as cluster,
+        raised(builder, session, peers, options.records, asked.profile) as cluster,
     ):
         await cluster.rehearse(len(workload.sessions[0].turns[0].tokens))
         comparison = Comparison(plan, session, cluster.behind)

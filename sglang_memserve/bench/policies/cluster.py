@@ -28,7 +28,8 @@ from sglang_memserve.cluster.spec import InstanceSpec, Role, registry_argv
 from sglang_memserve.cluster.supervisor import Member
 
 ROLES: tuple[Role, ...] = ("prefill", "prefill", "prefill", "decode")
-_CACHING = ("--memserve-caching", "3")
+# All documents and answers fit, at every instance.
+_CACHING = ("--memserve-caching", "3", "--memserve-dram", "512MiB")
 _TOKENISES_S, _POLL_S, _REQUEST_S = 60.0, 0.2, 60.0
 _REHEARSALS = 2  # of each prefill instance
 _TOKEN_IDS = (1000, 40_000)
@@ -37,13 +38,16 @@ _PAGES = ("decisions?last=1000", "workers")
 
 @dataclass(frozen=True)
 class Cluster:
-    """`instances` serve. `records`: a folder for the routers' decisions, or None."""
+    """`instances` serve. `records`: a folder for the routers' decisions, or None; `profile`: what cost_model
+    prices by, or None for the built-in one.
+    """
 
     builder: Builder
     session: aiohttp.ClientSession
     peers: Peers
     instances: tuple[InstanceSpec, ...]
     records: Path | None = None
+    profile: Path | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @contextlib.asynccontextmanager
@@ -73,7 +77,7 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def _serving(self, name: str) -> AsyncIterator[str]:
-        system = contenders.behind(name, self.builder, self.instances, self.peers)
+        system = contenders.behind(name, self.builder, self.instances, self.peers, self.profile)
         assert system.router is not None
         async with children.running([system.router], START_S):
             yield system.url
@@ -90,7 +94,11 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def raised(
-    builder: Builder, session: aiohttp.ClientSession, peers: Peers, records: Path | None
+    builder: Builder,
+    session: aiohttp.ClientSession,
+    peers: Peers,
+    records: Path | None,
+    profile: Path | None = None,
 ) -> AsyncIterator[Cluster]:
     """In the block the instances serve, and know each other. Raises ClusterError if they do not come up."""
     registry = f"tcp://{children.HOST}:{builder.ports.pick()}"
@@ -104,7 +112,7 @@ async def raised(
         children.running([Member("registry", registry_argv(registry), {}, log, phase)]),
         builder.serving(System("cluster", "", instances)),
     ):
-        yield Cluster(builder, session, peers, instances, records)
+        yield Cluster(builder, session, peers, instances, records, profile)
 
 
 async def _tokenises(session: aiohttp.ClientSession, url: str) -> None:

@@ -1,6 +1,7 @@
 """The routers that are compared: ours with each policy, and sglang-router."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sglang_memserve.bench.clusters import Builder, System
 from sglang_memserve.bench.peers import CACHE_AWARE, ROUTER_NAME, Peers
@@ -28,8 +29,15 @@ def arm(name: str) -> Arm:
     return Arm(name, about, "running")
 
 
-def behind(name: str, builder: Builder, instances: Sequence[InstanceSpec], peers: Peers) -> System:
-    """`instances` with this router before them; it is to be started."""
+def behind(
+    name: str,
+    builder: Builder,
+    instances: Sequence[InstanceSpec],
+    peers: Peers,
+    profile: Path | None = None,
+) -> System:
+    """`instances` with this router before them; it is to be started. `profile`: for cost_model."""
     if name == PEER:
         return builder.stock_routed(name, instances, peers, CACHE_AWARE)
-    return builder.routed(name, instances, "--policy", name)
+    priced = ("--profile", str(profile)) if profile is not None and name == COST_MODEL else ()
+    return builder.routed(name, instances, "--policy", name, *priced)

@@ -69,6 +69,7 @@ class Outcome:
         return rounds.results()
 
     def _together(self, results: dict[str, Any]) -> str:
-        found = {name: arm[TOGETHER]["median"] for name, arm in results[self.label].items()}
+        arms = results[self.label].items()
+        found = {name: arm[TOGETHER]["median"] for name, arm in arms if TOGETHER in arm}
         told = ", ".join(f"{name} {value:,.0f}" for name, value in found.items())
         return f"TTFT P99 of all rounds' requests together, ms: {told}"

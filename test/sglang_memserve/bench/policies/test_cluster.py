@@ -42,7 +42,7 @@ async def router(free_port, monkeypatch):
     server = await mock.serve("127.0.0.1", port)
     url = f"http://127.0.0.1:{port}"
 
-    def behind(name, builder, instances, peers):
+    def behind(name, builder, instances, peers, profile):
         return System(name, url, tuple(instances), Member(f"{name}-router", [], {}, builder.logs, None))
 
     monkeypatch.setattr(contenders, "behind", behind)

@@ -60,7 +60,7 @@ async def running_app(
         checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
         canary = Canary(front, config)
         stack.push_async_callback(canary.close)
-        workers = Workers(registry, watch, config)
+        workers = Workers(registry, watch, config, routing.forget)
         stack.push_async_callback(workers.close)
         middlewares = _middlewares(config, gate)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)

@@ -12,7 +12,7 @@ import orjson
 from router import parity
 from router.config import RouterConfig
 from router.instance import Instance
-from router.leg import AnswerTooLarge, read, trouble
+from router.leg import read, trouble
 from router.registry import Registry
 from router.tokenizer import fingerprint
 from router.traits import Traits, traits_of
@@ -59,7 +59,7 @@ class HealthWatch:
                 await read(response, _ANSWER_LIMIT)
         except TimeoutError:
             self._miss(instance, f"no answer to {url} within {self._config.health_check_timeout_secs:g} s")
-        except (aiohttp.ClientError, OSError, AnswerTooLarge) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             instance.down(trouble(error))
         else:
             if response.status >= 500:
@@ -68,9 +68,12 @@ class HealthWatch:
                 instance.down(f"{url} answers {response.status}: it asks for another --worker-api-key")
             else:
                 self._misses[instance] = 0
-                instance.up()
+                # One that is not known would be taken for what it is not.
                 if instance.traits is None or instance.doubted:
                     await self._learn(instance)
+                # It may have failed a request meanwhile: then it is probed again at once.
+                if not instance.suspected.is_set():
+                    instance.up()
 
     async def _learn(self, instance: Instance) -> None:
         """What it tells of itself. One too busy to answer is asked again at the next probe."""
@@ -80,6 +83,8 @@ class HealthWatch:
         except ValueError:
             info = None
         except (aiohttp.ClientError, OSError):
+            return
+        if response.status >= 500:
             return
         instance.doubted, instance.speed = False, None
         told = instance.traits = traits_of(info)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ class Instance:
         self.charged = 0
         self.charged_seconds = 0.0
         self.sending_seconds = 0.0
+        self._prefills: dict[object, float] = {}
+        self._first_since = 0.0
         self.epoch = 0
         self.traits: Traits | None = None
         self.doubted = False
@@ -83,6 +86,26 @@ class Instance:
         self.charged -= tokens
         if self.leaving and not self.in_flight:
             self.idle.set()
+
+    def prefills(self, work: object, seconds: float) -> None:
+        """It has this to prefill too, predicted to take so long. Call `prefilled` with it in any case."""
+        if not self._prefills:
+            self._first_since = time.monotonic()
+        self._prefills[work] = seconds
+        self.charged_seconds += seconds
+
+    def prefilled(self, work: object) -> None:
+        first = next(iter(self._prefills)) is work
+        self.charged_seconds -= self._prefills.pop(work)
+        if first:
+            self._first_since = time.monotonic()
+
+    def queue(self, now: float) -> float:
+        """Seconds until it has prefilled all that it has: the first of them runs since it is the first."""
+        if not self._prefills:
+            return 0.0
+        first = next(iter(self._prefills.values()))
+        return self.charged_seconds - min(first, now - self._first_since)
 
     @property
     def id(self) -> str:

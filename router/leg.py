@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 _STREAMS = (sse.CONTENT_TYPE, "application/x-ndjson")
 # Answers of an instance that something is wrong with. One that is full (429, 503) is well.
 _BROKEN = frozenset({500, 502, 504})
+# SGLang's words, with a 500, for a request that somebody has aborted, perhaps past this router.
+ABORTED = b"Aborted by AbortReq"
 
 
 class AnswerTooLarge(ValueError):
@@ -192,7 +194,7 @@ class Leg:
         refused = InstanceRefused(response.status, headers.to_client(response.headers), body, message)
         refused.code, refused.instance = code, self.instance
         self._refused = True
-        if code in _BROKEN:
+        if code in _BROKEN and ABORTED not in body:
             self.instance.failed()
         return refused
 

@@ -13,16 +13,14 @@ from router.aborts import Aborts
 from router.config import RouterConfig
 from router.errors import Failure, NoInstance
 from router.instance import Instance
-from router.leg import Answer
+from router.leg import ABORTED, Answer
 
 logger = logging.getLogger(__name__)
 
 # What is no fault of the request's: the same list as sglang_router's.
 _WORTH = frozenset({408, 429, 500, 502, 503, 504})
 
-# SGLang's words for a request that somebody has aborted by its name, perhaps past this router.
-_ABORTED = b"Aborted by AbortReq"
-# And for a name that another request has: the try before, which has not ended yet there.
+# SGLang's words for a name that another request has: the try before, which has not ended yet there.
 _TAKEN = b"Duplicate request ID"
 
 # One try, by others than those that have failed if there are any. Raises Failure.
@@ -83,7 +81,7 @@ class _Tries:
         return None if pause is None or _now() + pause > self._deadline else pause
 
     def _worth(self, failure: Failure) -> bool:
-        if _ABORTED in failure.body:
+        if ABORTED in failure.body:
             return False
         return failure.code in _WORTH or (bool(self.failed) and _TAKEN in failure.body)
 

@@ -81,6 +81,8 @@ class Routing:
             return routed
         if reason := self._registry.unservable():
             raise NoInstance(reason)
+        if several and any(one.healthy and one.traits is None for one in self._registry.instances):
+            raise NoInstance("no instance has told yet whether it takes n > 1")
         raise BadRequest(refusal or "no instance takes this request")
 
     def again(self, before: Routed, failed: Collection[Instance]) -> Routed:
@@ -135,7 +137,8 @@ class Routing:
         first = decision.route.first
         price = decision.route.price(first) if decision.alone else None
         # One that had more or less of the prompt than was thought is not slow or fast for that.
-        as_thought = outcome.cached_tokens in (None, decision.predicted)
+        told = outcome.prompt_tokens, outcome.cached_tokens
+        as_thought = told == (decision.prompt_tokens, decision.predicted)
         if price is not None and decision.prefilled is not None and as_thought:
             self._prices.observe(first, price, decision.prefilled)
 
@@ -145,6 +148,10 @@ class Routing:
         # One that forgot in the meantime has nothing of this.
         if ask.tokens is not None and keeps and instance.epoch == routed.epochs[instance]:
             self._tree.stored(instance, _with_answer(ask.tokens, output_ids), ask.namespace)
+
+    def forget(self, instance: Instance) -> None:
+        """It has left for good."""
+        self._prices.residuals.forget(instance.url)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -184,7 +191,9 @@ class Routed:
         if price is None or price.way is None:
             return None
         fetch = price.way.fetch
-        work = Work(instance, price.work, fetch and fetch.source, price.way.fetching, self._prefilled)
+        work = Work(instance, price.work, fetch and fetch.source, price.way.sending, self._prefilled)
+        if fetch is not None:
+            asyncio.get_running_loop().call_later(price.queue + price.way.fetching, work.fetched)
         if not self.ask.tells_first and instance.role is Role.COLOCATED:
             asyncio.get_running_loop().call_later(price.prefilled, work.drop)
         return work
@@ -199,7 +208,7 @@ class Routed:
 
     def watched(self, answer: Answer) -> Answer:
         """The same answer; what it says at its end is learned from, if there are tokens to learn about."""
-        if self.ask.tokens is None or answer.status != 200:
+        if self.ask.tokens is None or answer.status != 200 or answer.failure is not None:
             return answer
         # The client's bytes first.
         soon = asyncio.get_running_loop().call_soon

@@ -27,14 +27,22 @@ class Work:
         sending: float = 0.0,
         told: Callable[[float, bool], None] = lambda *_: None,
     ) -> None:
-        self._charged = [(instance, _exact(seconds))]
-        self._sending = [] if source is None else [(source, _exact(sending))]
+        self._source = source
+        self._sending = _exact(sending)
         self._told = told
         self._instance = instance
         self._alone = not instance.charged_seconds
         self._begun = time.monotonic()
         self._lasts = True
-        self._charge(1)
+        instance.prefills(self, _exact(seconds))
+        if source is not None:
+            source.sending_seconds += self._sending
+
+    def fetched(self) -> None:
+        """The source has sent what it was asked for, or should have."""
+        if self._source is not None:
+            self._source.sending_seconds -= self._sending
+            self._source = None
 
     def done(self) -> None:
         if self._lasts:
@@ -45,13 +53,8 @@ class Work:
     def drop(self) -> None:
         if self._lasts:
             self._lasts = False
-            self._charge(-1)
-
-    def _charge(self, sign: int) -> None:
-        for one, seconds in self._charged:
-            one.charged_seconds += sign * seconds
-        for one, seconds in self._sending:
-            one.sending_seconds += sign * seconds
+            self._instance.prefilled(self)
+            self.fetched()
 
 
 def _exact(seconds: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import orjson
@@ -29,7 +30,15 @@ class Worker(NamedTuple):
 class Workers:
     """Adds instances to the registry, and removes them when the last of their requests has ended."""
 
-    def __init__(self, registry: Registry, watch: HealthWatch, config: RouterConfig) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        watch: HealthWatch,
+        config: RouterConfig,
+        gone: Callable[[Instance], None] = lambda _: None,
+    ) -> None:
+        """`gone` hears who has left."""
+        self._gone = gone
         self._registry = registry
         self._watch = watch
         self._config = config
@@ -92,6 +101,7 @@ class Workers:
 
     def _remove(self, instance: Instance) -> None:
         self._registry.remove(instance)
+        self._gone(instance)
         logger.info("%s was removed", instance)
 
 

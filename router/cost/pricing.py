@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
@@ -29,7 +30,7 @@ class Fetch(NamedTuple):
 class Way(NamedTuple):
     """How an instance comes by a prompt's KV, in seconds: to fetch into DRAM, to copy from there to HBM, and
     to compute the rest. `behind`: what computing adds to a forward that others are in. `model`: computing
-    again, not corrected for the instance.
+    again, not corrected for the instance. `sending`: of fetching, what the source is busy with.
     """
 
     fetching: float
@@ -38,6 +39,7 @@ class Way(NamedTuple):
     behind: float
     model: float
     fetch: Fetch | None = None
+    sending: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -120,6 +122,7 @@ class Quote:
         self._prompt = prompt
         self._new = new
         self._cached = cached
+        self._now = time.monotonic()
         self._columns: list[_Columns] = []
         self._amounts: list[int] | None = None
         self._sources: dict[tuple[int, int], tuple[Instance, float] | None] = {}
@@ -170,7 +173,7 @@ class Quote:
                 sending, decoding = send, steps
             else:
                 sending, decoding = 0.0, new * speed.step(one.in_flight + 1, one.charged + prompt)
-            queue = one.charged_seconds
+            queue = one.queue(self._now) if one.charged_seconds else 0.0
             columns.ways.append(way)
             columns.queues.append(queue)
             columns.sending.append(sending)
@@ -185,10 +188,11 @@ class Quote:
         yield Way(0.0, swapping, factor * alone, factor * (alone - least), alone)
         for source, tokens, waiting in self._sources_above(has.tokens, speed.fetched_page):
             rest = speed.prefill(tokens, max(1, self._prompt - tokens))
-            fetching = waiting + speed.fetch(tokens - has.tokens)
+            sending = speed.fetch(tokens - has.tokens)
             swapping = speed.swap_in(tokens - has.hbm)
             fetch = Fetch(source, tokens, min(max(_LEAST_MS, 1e3 * factor * (alone - rest)), _MOST_MS))
-            yield Way(fetching, swapping, factor * rest, factor * (rest - least), rest, fetch)
+            behind = factor * (rest - least)
+            yield Way(waiting + sending, swapping, factor * rest, behind, rest, fetch, sending)
 
     def _sources_above(self, least: int, page: int) -> Iterator[tuple[Instance, int, float]]:
         """Who has more than `least` tokens, how many, and seconds until it begins to send."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 _BUILT_IN = Path(__file__).parent / "profiles"
 _UNKNOWN = Traits()
+_FORWARD = attrgetter("forward_s")
 # A dense model of 8B, as Llama-3.1-8B is.
 _DEFAULT = ModelShape(
     layers=32,
@@ -56,9 +58,10 @@ class Speeds:
         self._kinds: dict[_Kind, Speed] = {}
 
     def of(self, instance: Instance) -> Speed:
-        """Kept in `instance.speed`, once it has told its traits."""
+        """Kept in `instance.speed`, once it has told its traits. Until then, the slowest that is known."""
         if instance.traits is None:
-            return self._kind(_UNKNOWN)
+            known = [speed for kind, speed in self._kinds.items() if kind.model]
+            return max(known, key=_FORWARD) if known else self._kind(_UNKNOWN)
         if instance.speed is None:
             instance.speed = self._kind(instance.traits)
         return instance.speed

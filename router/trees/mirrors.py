@@ -18,6 +18,9 @@ from router.trees.base import Cached
 from router.trees.node import TOKEN_BYTES, Root
 from router.trees.parts import Part, PartsRadix, TreeNode, bare, owners_of
 
+# What is left to the events of those who are here: a newcomer's snapshot must not push them out.
+_LOADED = 0.9
+
 
 class TreeFull(MemPoolError):
     def __init__(self, most: int) -> None:
@@ -80,8 +83,9 @@ class Mirrors:
 
     def load(self, part: Part, stored: Iterable[Stored], seq: int) -> Iterator[None]:
         """A snapshot as of event `seq`. Raises FrameError for one that cannot be true, and TreeFull."""
+        most = int(_LOADED * self._max_tokens)
         for one in stored:
-            self._store(part, one)
+            self._store(part, one, most)
             yield
         part.seq = seq
 
@@ -90,7 +94,7 @@ class Mirrors:
         part.expect(event.seq)
         match event:
             case Stored():
-                self._store(part, event)
+                self._store(part, event, self._max_tokens)
             case Copied():
                 self._copy(part, event.run, event.first, event.owner, event.blocks)
             case Moved():
@@ -108,7 +112,7 @@ class Mirrors:
         runs = sum(len(part.runs) for part in self._parts.values())
         return {"tokens": self._radix.tokens, "nodes": self._radix.nodes, "runs": runs}
 
-    def _store(self, part: Part, stored: Stored) -> None:
+    def _store(self, part: Part, stored: Stored, most: int) -> None:
         tokens, page = stored.tokens, part.page * TOKEN_BYTES
         blocks, odd = divmod(len(tokens), page)
         if not blocks or odd or not stored.copies:
@@ -118,7 +122,7 @@ class Mirrors:
         before, known = self._radix.walk(parent, tokens[:page])
         if known == page and part in before[-1].held:
             raise FrameError(f"block {stored.first} of run {stored.run} is here already")
-        if self._radix.tokens + len(tokens) // TOKEN_BYTES > self._max_tokens:
+        if self._radix.tokens + len(tokens) // TOKEN_BYTES > most:
             raise TreeFull(self._max_tokens)
         owners = 0
         for owner, numbers in stored.copies:

@@ -15,7 +15,7 @@ V = TypeVar("V")
 
 
 class Holder:
-    """An instance, as of one life of its cache. Compared by identity."""
+    """An instance, as of one life of its cache. Compared by identity. One that leaves counts for nothing."""
 
     __slots__ = ("epoch", "instance")
 
@@ -25,7 +25,7 @@ class Holder:
 
     @property
     def lives(self) -> bool:
-        return self.epoch == self.instance.epoch
+        return self.epoch == self.instance.epoch and not self.instance.leaving
 
 
 H = TypeVar("H", bound=Holder)

@@ -61,6 +61,7 @@ class MockInstance:
     def __init__(self, port):
         self.port = port
         self.info = {"port": port, "version": "mock"}
+        self.info_held: asyncio.Event | None = None
         self.url = f"http://127.0.0.1:{self.port}"
         self.answer = json.dumps({"text": "hello", "port": self.port}).encode()
         self.chunks = list(SSE)
@@ -108,6 +109,8 @@ class MockInstance:
         return web.json_response({"model_path": "mock", "port": self.port}, status=self.probe_status)
 
     async def _info(self, _):
+        if self.info_held is not None:
+            await self.info_held.wait()
         return web.json_response(self.info)
 
     async def _abort(self, request):

@@ -197,6 +197,15 @@ async def test_a_stream_that_tells_of_its_failure_is_no_success(start):
     assert await circuits(cluster) == {mock.url: "open"}
 
 
+async def test_what_clients_abort_by_name_breaks_nobody(start):
+    """SGLang ends them with a 500."""
+    cluster = await start(colocated=1, cb_failure_threshold=2, **FAST)
+    mock = cluster.colocated[0]
+    mock.refusal = (500, b'{"error": {"message": "Aborted by AbortReq."}}')
+    assert [(await post(cluster))[0] for _ in range(4)] == [500] * 4
+    assert await circuits(cluster) == {mock.url: "closed"}
+
+
 async def test_it_can_be_switched_off(start):
     cluster = await start(colocated=1, cb_failure_threshold=1, disable_circuit_breaker=True, **FAST)
     mock = cluster.colocated[0]

@@ -1,5 +1,6 @@
 """Route to the KV, fetch it, or compute it again: what is least, without sockets."""
 
+import dataclasses
 from collections import Counter
 from inspect import getsourcelines
 
@@ -63,7 +64,7 @@ class House:
             route = self.route(ask)
             way = route.price(route.first).way
             source = way.fetch and way.fetch.source
-            works.append(Work(route.first, route.price(route.first).work, source, way.fetching))
+            works.append(Work(route.first, route.price(route.first).work, source, way.sending))
             routes.append(route)
         for work in works:
             work.drop()
@@ -155,6 +156,27 @@ def test_a_source_that_is_too_busy_is_spared():
     assert how(house, house.route()) == "fetch"
     Work(house.p[0], 0, house.d[0], 10.0)
     assert how(house, house.route()) == "recompute"
+
+
+def test_a_source_is_charged_with_what_it_sends_and_not_with_its_queue_again():
+    house = House(colocated=2)
+    holder, other = house.c
+    house.has(holder, 4080)
+    Work(holder, 0.008)
+    holder.charge(4096)
+    way = house.route().price(other).way
+    assert way.fetch.source is holder
+    assert way.sending == house.speed.fetch(4080) < way.fetching
+
+
+def test_one_that_has_not_told_what_it_is_looks_no_better_than_the_others():
+    house = House(colocated=2)
+    house.c[1].traits = house.c[1].speed = None
+    for one in house.c:
+        one.traits = one.traits and dataclasses.replace(one.traits, model="/no/such/model", device="cpu")
+        one.speed = None
+    price = house.route().price
+    assert price(house.c[1]).way.computing == price(house.c[0]).way.computing
 
 
 def test_another_source_that_has_less_takes_over_from_a_busy_one():
@@ -271,7 +293,7 @@ def test_without_tokens_a_guess_at_the_length_is_priced_with_nothing_cached():
 def test_what_was_observed_of_an_instance_corrects_its_price():
     house = House(colocated=2)
     slow, other = house.c
-    for _ in range(100):
+    for _ in range(200):
         route = house.route()
         house.prices.observe(slow, route.price(slow), 1.5 * house.speed.prefill(0, 4096))
     route = house.route()

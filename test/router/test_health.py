@@ -3,6 +3,13 @@
 import asyncio
 import json
 
+import aiohttp
+
+from router.config import RouterConfig
+from router.health import HealthWatch
+from router.instance import Instance, Role
+from router.registry import Registry
+
 BODY = {"text": "hi"}
 
 
@@ -105,4 +112,26 @@ async def test_an_instance_that_starts_after_the_router_is_found(start):
     await asyncio.sleep(0.2)
     assert (await health(cluster))[0] == 503
     mock.probe_status = 200
+    await until_health(cluster, 200)
+
+
+async def test_an_address_that_cannot_be_one_is_down_and_ends_nothing():
+    async with aiohttp.ClientSession() as session:
+        odd = Instance("http://a..b:1", Role.COLOCATED)
+        watch = HealthWatch(Registry([odd]), session, RouterConfig())
+        await watch.probe(odd)
+        assert not odd.healthy
+        assert odd.trouble
+
+
+async def test_an_instance_gets_requests_once_it_has_told_what_it_is(start):
+    cluster = await start(colocated=1, health_check_interval_secs=0.05)
+    mock = cluster.colocated[0]
+    await mock.die()
+    await until_health(cluster, 503)
+    mock.info_held = asyncio.Event()
+    await mock.start()
+    await asyncio.sleep(0.3)
+    assert (await health(cluster))[0] == 503
+    mock.info_held.set()
     await until_health(cluster, 200)

@@ -270,3 +270,12 @@ async def test_sglang_routers_name_for_it_is_said_to_be_another_here(start, capl
         await post(cluster, {"input_ids": IDS})
     assert sorted(served(cluster.colocated)) == [0, 4]
     assert "cache_aware of sglang_router is prompt_tree here" in caplog.text
+
+
+async def test_a_stream_that_begins_with_its_failure_says_nothing_of_what_is_cached(start):
+    cluster = await start(colocated=1, disable_retries=True, **TREE)
+    failed = b'data: {"error": {"message": "the queue is full", "code": 503}}\n\ndata: [DONE]\n\n'
+    cluster.colocated[0].chunks = [failed]
+    assert (await post(cluster, {"input_ids": IDS, "stream": True}))[1] == failed
+    _, told = await post(cluster, {"input_ids": IDS}, "/explain")
+    assert json.loads(told)["candidates"][0]["cached_tokens"] == 0

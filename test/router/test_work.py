@@ -31,3 +31,27 @@ def test_nothing_is_left_of_a_thousand_thirds():
     for work in works[::2] + works[1::2]:
         work.drop()
     assert one.charged_seconds == 0
+
+
+def test_the_queue_gets_shorter_while_the_first_of_it_runs(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("router.instance.time.monotonic", lambda: now[0])
+    one = Instance("http://a:1", Role.PREFILL)
+    first, second = Work(one, 10.0), Work(one, 2.0)
+    assert one.queue(now[0] + 9.5) == 2.5
+    # It takes longer than was predicted: the second has still all before it.
+    now[0] += 15
+    assert one.queue(now[0]) == 2.0
+    first.done()
+    assert one.queue(now[0] + 0.5) == 1.5
+    second.drop()
+    assert one.queue(now[0]) == one.charged_seconds == 0
+
+
+def test_a_source_is_free_again_once_it_has_sent():
+    one, source = Instance("http://a:1", Role.PREFILL), Instance("http://b:1", Role.DECODE)
+    work = Work(one, 1.0, source, 0.5)
+    work.fetched()
+    assert (one.charged_seconds, source.sending_seconds) == (1.0, 0)
+    work.drop()
+    assert (one.charged_seconds, source.sending_seconds) == (0, 0)

@@ -82,6 +82,8 @@ async def test_one_that_is_down_is_added_and_serves_when_it_is_up(start, spare):
         ([], ["url"]),
         ({"url": 1}, ["url"]),
         ({"url": "nonsense"}, ["'nonsense'", "http://"]),
+        ({"url": "http://prefill-0..svc:30001"}, ["prefill-0..svc", "http://"]),
+        ({"url": f"http://{'a' * 64}:30001"}, ["aaa", "http://"]),
         ({"url": "http://a:1", "worker_type": "encode"}, ["'encode'", "prefill"]),
         ({"url": "http://a:1", "worker_type": "prefill", "bootstrap_port": "x"}, ["'x'"]),
         ({"url": "http://a:1", "worker_type": "prefill", "bootstrap_port": 70000}, ["70000"]),
@@ -192,6 +194,23 @@ async def test_a_tree_forgets_who_was_removed(start):
     await ask(cluster, "POST", "/generate", body)
     decision = (await ask(cluster, "GET", "/decisions?last=1"))[1]["decisions"][0]
     assert decision["predicted_cached_tokens"] == 0
+
+
+async def test_who_leaves_is_not_in_the_tree_while_its_last_requests_run(start):
+    cluster = await start(colocated=2, policy="prompt_tree", info={"page_size": 1})
+    for mock in cluster.colocated:
+        mock.answer = b'{"text": "", "output_ids": [1], "meta_info": {"prompt_tokens": 64}}'
+    body = {"input_ids": list(range(64))}
+    await ask(cluster, "POST", "/generate", body)
+    has = next(mock for mock in cluster.colocated if mock.seen)
+    has.hold = True
+    running = asyncio.create_task(ask(cluster, "POST", "/generate", body))
+    await has.arrived.wait()
+    await ask(cluster, "DELETE", f"/workers/{has.url}")
+    told = (await ask(cluster, "POST", "/explain", body))[1]
+    assert all(one["cached_tokens"] == 0 for one in told["candidates"])
+    has.release.set()
+    await running
 
 
 async def test_an_added_instance_may_tell_of_its_tokenizer(start, spare, caplog):

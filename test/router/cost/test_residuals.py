@@ -39,12 +39,32 @@ def test_a_time_that_is_none_is_passed_over(observed):
 
 
 def test_the_error_is_that_of_what_was_said():
-    residuals = Residuals(rate=1.0)
+    residuals = Residuals(rate=1.0, fixed=0.0)
     residuals.observe("a", 1.0, 1.5)
     assert residuals.exported()["a"].error == pytest.approx(0.5)
     residuals.observe("a", 2.0, 3.0)
     # With the correction the second one is right, and the mean follows it at once at rate 1.
     assert residuals.exported()["a"].error == pytest.approx(0.0)
+
+
+def test_a_penalty_fades_while_others_are_observed():
+    residuals = Residuals()
+    for _ in range(100):
+        residuals.observe("slow", 1.0, 2.0)
+    penalty = residuals.corrected("slow", 1.0)
+    for _ in range(300):
+        residuals.observe("other", 1.0, 1.0)
+    assert 1 < residuals.corrected("slow", 1.0) < penalty**0.5
+    assert residuals.exported()["slow"].factor == residuals.corrected("slow", 1.0)
+
+
+def test_what_a_short_prefill_takes_beside_it_counts_for_little():
+    """40 ms instead of 10 say more of HTTP and hand-over than of prefills of a second."""
+    short, long = Residuals(), Residuals()
+    for _ in range(10):
+        short.observe("a", 0.01, 0.04)
+        long.observe("a", 1.0, 4.0)
+    assert 1 < short.corrected("a", 1.0) < long.corrected("a", 1.0) ** 0.25
 
 
 def test_an_instance_that_left_is_forgotten():

@@ -60,7 +60,7 @@ class RouterConfig:
 
     host: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(30000, "port to listen on")
-    policy: str = _setting("round_robin", "how an instance is chosen", choices=_POLICY_NAMES)
+    policy: str = _setting("cost_model", "how an instance is chosen", choices=_POLICY_NAMES)
     prefill_policy: str = _setting("", "how who prefills is chosen, if otherwise", choices=_POLICY_NAMES)
     decode_policy: str = _setting("", "how who decodes is chosen, if otherwise", choices=_POLICY_NAMES)
     profile: str = _setting(
@@ -226,6 +226,8 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        # As the event loop will, which raises for an empty or too long label.
+        (parts.hostname or "").encode("idna")
         bare = not (parts.path or parts.query or parts.fragment or parts.username)
     except ValueError:
         good = bare = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -59,12 +60,22 @@ async def serve(config: RouterConfig) -> int:
         logger.warning("no instances yet (--prefill and --decode, or --worker-urls): POST /workers adds some")
     async with serving(config) as checks:
         checks.add_done_callback(lambda _: stop.set())
+        _collect_seldom()
         logger.info("listening on http://%s:%d", config.host, config.port)
         await stop.wait()
         crashed = checks.done()
     if crashed:
         logger.error("stopped: health checks crashed; start the router again")
     return int(crashed)
+
+
+def _collect_seldom() -> None:
+    """By default the collector holds up everybody for 2 to 6 ms, and for 100 ms when it goes through all."""
+    gc.collect()
+    # Modules and the like stay, and need not be gone through again.
+    gc.freeze()
+    # Cycles that requests leave die young: a larger first generation leaves little to the others.
+    gc.set_threshold(5000, 20, 50)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ The client acknowledges every segment at once. With Linux's delayed acknowledgem
 the first event of a stream through sglang-router comes 40 ms later: it leaves Nagle's algorithm on.
 Every figure is the median of the rounds with lowest and highest. An answer that fails ends the benchmark.
 Client, workers and routers share this machine's cores: compare rates within one run only. Ours has its
-default policy, and a tokenizer for one that wants tokens.
+default policy, and tokenises every prompt for it.
 """
 
 from __future__ import annotations

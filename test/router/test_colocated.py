@@ -126,6 +126,22 @@ async def test_a_large_answer_to_a_client_that_reads_nothing_is_dropped(start, s
     writer.close()
 
 
+async def test_a_stream_to_a_client_that_reads_nothing_is_dropped(start):
+    cluster = await start(colocated=1, request_timeout_secs=0.3)
+    mock = cluster.colocated[0]
+    mock.chunks = [b"data: " + b"x" * 20_000 + b"\n\n"] * 3000
+    reader, writer = await asyncio.open_connection(*cluster.url.removeprefix("http://").split(":"), limit=1)
+    writer.write(b'POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n{"stream":true}')
+    await mock.arrived.wait()
+    await asyncio.wait_for(mock.aborted.wait(), 10)
+    got = 0
+    with contextlib.suppress(ConnectionError):
+        while piece := await asyncio.wait_for(reader.read(1 << 20), 10):
+            got += len(piece)
+    assert got < 3000 * 20_000
+    writer.close()
+
+
 @pytest.mark.parametrize("status", [200, 400])
 async def test_a_large_answer_passes_whole(start, status):
     cluster = await start(colocated=1)

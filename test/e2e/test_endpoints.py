@@ -139,6 +139,35 @@ def test_loads_are_summed_up_in_a_stock_servers_shape(from_stock, one_p_one_d):
     assert [entry["role"] for entry in total["instances"]] == ["prefill", "decode"]
 
 
+def memserve(*arguments):
+    command = [sys.executable, "-m", "sglang_memserve.cli.main", *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120)
+
+
+def test_doctor_explain_and_metrics_tell_of_a_running_cluster(one_p_one_d, post):
+    """Nothing is wrong with it; what it was asked is counted; where a prompt would go has its price."""
+    url, text = one_p_one_d.url, "Once upon a time there was a router that could explain itself. " * 4
+    body = {"text": text, "sampling_params": {"max_new_tokens": 4, "temperature": 0}}
+    assert post(url, "/generate", body)[0] == 200
+    examined = memserve("doctor", "--url", url, "--json")
+    findings = json.loads(examined.stdout)["findings"]
+    assert [one for one in findings if one["state"] == "wrong"] == []
+    assert examined.returncode == 0
+    decision = json.loads(memserve("explain", text, "--url", url, "--json").stdout)
+    prices = {one["role"]: one["price"] for one in decision["candidates"]}
+    assert decision["tokenised"]
+    assert prices["prefill"]["total_ms"] > 0
+    assert max(one["cached_tokens"] for one in decision["candidates"]) >= 32
+    status, page = post(url, "/explain", body)
+    assert (status, page["prompt_tokens"]) == (200, decision["prompt_tokens"])
+    with urllib.request.urlopen(url + "/metrics", timeout=60) as got:
+        lines = got.read().decode().splitlines()
+    served = [line for line in lines if line.startswith("memserve:router_requests_total{")]
+    assert any('path="/generate"' in line and 'status="200"' in line for line in served)
+    achieved = [float(line.split()[-1]) for line in lines if "router_cached_tokens_achieved_total" in line]
+    assert max(achieved) > 0
+
+
 @pytest.mark.full
 def test_a_cluster_with_an_api_key(cluster_of, monkeypatch):
     """The key is asked for everywhere, known by all of the parts, and written down nowhere."""

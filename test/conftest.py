@@ -1,5 +1,6 @@
 import itertools
 import random
+import signal
 import socket
 
 import pytest
@@ -27,6 +28,11 @@ def is_free(port):
         except OSError:
             return False
     return True
+
+
+def pytest_configure(config):
+    # In the background of a script it is ignored, by all that tests start too: nothing would end by Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -234,7 +234,7 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def measure(rounds: Rounds, options: argparse.Namespace, length: int, arm: str) -> None:
+async def measure(rounds: Rounds, options: argparse.Namespace, length: int, arm: str) -> None:
     tree = ResponseTree(1e9, MOST_TOKENS)
     where, prompts = house("prompt_tree" if arm == ANSWERS else arm, tree), sessions(options.blocks, length)
     told, began = 0, time.perf_counter()
@@ -293,7 +293,7 @@ def main() -> int:
     for length in LENGTHS:
         uvloop.run(measure_told(rounds, options, length))
         for arm in (ANSWERS, PRICED, "least_load", "round_robin"):
-            measure(rounds, options, length, arm)
+            uvloop.run(measure(rounds, options, length, arm))
     print(rounds.table())
     print(show_bars(bars(rounds)))
     if options.json:

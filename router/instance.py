@@ -32,10 +32,11 @@ class Instance:
     """A server's address, role and condition. It counts as down until a probe has succeeded.
 
     `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
-    `charged_seconds` of prefill and `sending_seconds` of what others fetch from it. `epoch` grows whenever
-    what it had cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have
-    changed. `speed` follows from these; None: nobody has asked for it yet. One that is `leaving` gets no new
-    requests, and is `idle` when the last of its own has ended.
+    `charged_seconds` of prefill and `sending_seconds` of what others fetch from it; the first of these
+    prefills, of `first_seconds`, is under way since `first_since` (monotonic). `epoch` grows whenever what it
+    had cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have changed.
+    `speed` follows from these; None: nobody has asked for it yet. One that is `leaving` gets no new requests,
+    and is `idle` when the last of its own has ended.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Instance:
         self.charged_seconds = 0.0
         self.sending_seconds = 0.0
         self._prefills: dict[object, float] = {}
-        self._first_since = 0.0
+        self.first_seconds = self.first_since = 0.0
         self.epoch = 0
         self.traits: Traits | None = None
         self.doubted = False
@@ -90,7 +91,7 @@ class Instance:
     def prefills(self, work: object, seconds: float) -> None:
         """It has this to prefill too, predicted to take so long. Call `prefilled` with it in any case."""
         if not self._prefills:
-            self._first_since = time.monotonic()
+            self.first_seconds, self.first_since = seconds, time.monotonic()
         self._prefills[work] = seconds
         self.charged_seconds += seconds
 
@@ -98,14 +99,13 @@ class Instance:
         first = next(iter(self._prefills)) is work
         self.charged_seconds -= self._prefills.pop(work)
         if first:
-            self._first_since = time.monotonic()
+            self.first_seconds = next(iter(self._prefills.values()), 0.0)
+            self.first_since = time.monotonic()
 
     def queue(self, now: float) -> float:
         """Seconds until it has prefilled all that it has: the first of them runs since it is the first."""
-        if not self._prefills:
-            return 0.0
-        first = next(iter(self._prefills.values()))
-        return self.charged_seconds - min(first, now - self._first_since)
+        run = now - self.first_since
+        return self.charged_seconds - (run if run < self.first_seconds else self.first_seconds)
 
     @property
     def id(self) -> str:

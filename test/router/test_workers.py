@@ -182,13 +182,18 @@ async def test_one_that_was_removed_is_not_probed_any_more(start):
     assert probes == 0
 
 
-async def test_a_tree_forgets_who_was_removed(start):
+async def with_a_prefix(start):
+    """A cluster, a prompt, and the one of its two instances that has it now."""
     cluster = await start(colocated=2, policy="prompt_tree", info={"page_size": 1})
     for mock in cluster.colocated:
         mock.answer = b'{"text": "", "output_ids": [1], "meta_info": {"prompt_tokens": 64}}'
     body = {"input_ids": list(range(64))}
     await ask(cluster, "POST", "/generate", body)
-    has = next(mock for mock in cluster.colocated if mock.seen)
+    return cluster, body, next(mock for mock in cluster.colocated if mock.seen)
+
+
+async def test_a_tree_forgets_who_was_removed(start):
+    cluster, body, has = await with_a_prefix(start)
     await ask(cluster, "DELETE", f"/workers/{has.url}")
     await ask(cluster, "POST", "/workers", {"url": has.url})
     await ask(cluster, "POST", "/generate", body)
@@ -197,12 +202,7 @@ async def test_a_tree_forgets_who_was_removed(start):
 
 
 async def test_who_leaves_is_not_in_the_tree_while_its_last_requests_run(start):
-    cluster = await start(colocated=2, policy="prompt_tree", info={"page_size": 1})
-    for mock in cluster.colocated:
-        mock.answer = b'{"text": "", "output_ids": [1], "meta_info": {"prompt_tokens": 64}}'
-    body = {"input_ids": list(range(64))}
-    await ask(cluster, "POST", "/generate", body)
-    has = next(mock for mock in cluster.colocated if mock.seen)
+    cluster, body, has = await with_a_prefix(start)
     has.hold = True
     running = asyncio.create_task(ask(cluster, "POST", "/generate", body))
     await has.arrived.wait()

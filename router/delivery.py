@@ -83,6 +83,10 @@ def _unsent(request: web.Request) -> int | None:
     return None if request.transport is None else request.transport.get_write_buffer_size()
 
 
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
 def _cut(request: web.Request) -> None:
     if request.transport is not None:
         request.transport.abort()
@@ -94,18 +98,28 @@ def failures_as_json(patience: float) -> Middleware:
     @web.middleware
     async def answer_failures(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            return await handler(request)
-        except Failure as failure:
-            return await _whole(request, failure.status, failure.headers, failure.body, patience)
-        except web.HTTPException as refused:
-            return _explain(request, refused)
+            return await _explained(request, handler, patience)
         except ConnectionError:
-            raise
-        except Exception:
-            logger.exception("%s %s failed inside the router", request.method, request.path)
-            return _json_error(500, "the router failed on this request; its log says more", "router_error")
+            if not _gone(request):
+                raise
+            # As aiohttp ends a handler whose client has left: any other error is a traceback in the log.
+            raise asyncio.CancelledError from None
 
     return answer_failures
+
+
+async def _explained(request: web.Request, handler: Handler, patience: float) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Failure as failure:
+        return await _whole(request, failure.status, failure.headers, failure.body, patience)
+    except web.HTTPException as refused:
+        return _explain(request, refused)
+    except ConnectionError:
+        raise
+    except Exception:
+        logger.exception("%s %s failed inside the router", request.method, request.path)
+        return _json_error(500, "the router failed on this request; its log says more", "router_error")
 
 
 def _explain(request: web.Request, refused: web.HTTPException) -> web.Response:

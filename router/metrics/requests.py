@@ -48,7 +48,7 @@ class Requests:
         request[_BEGAN] = time.perf_counter()
         try:
             return await handler(request)
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
             if not request.get(_ANSWERED):
                 self._counts[_path(request), str(_LEFT), request.get(SERVED_BY, "")] += 1
             raise

@@ -30,7 +30,9 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_DECODE}.DecodePreallocQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", refuse_what_was_not_admitted),
-        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.can_prefill_before_bootstrap", "AROUND", unless_held),
+        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.can_prefill_before_bootstrap", "AROUND", unless_kv_comes),
+        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.pop_bootstrapped", "AFTER", count_early),
+        HookSpec(f"{_SCHEDULER}.get_new_batch_prefill", "AFTER", give_way),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_SCHEDULER}._add_request_to_queue", "AFTER", caching.fetch_for_colocated),
@@ -142,11 +144,31 @@ def refuse_what_was_not_admitted(result: object, queue: Any, req: Any, *args: An
         manager.prefill.refuse_room(req.bootstrap_room, "rejected by the prefill instance")
 
 
-def unless_held(original: Hook, queue: Any, req: Any) -> bool:
-    """SGLang lets a request be computed before decode has room for it: not one that waits for a fetch."""
+def unless_kv_comes(original: Hook, queue: Any, req: Any) -> bool:
+    """SGLang lets a request be computed before decode has room for it: not one for which KV is on its way."""
     manager = getattr(queue.scheduler, "memserve_manager", None)
-    held = manager is not None and manager.waits_for_fetch(req.bootstrap_room)
-    return not held and bool(original(queue, req))
+    comes = manager is not None and manager.kv_comes(req.bootstrap_room)
+    return not comes and bool(original(queue, req))
+
+
+def count_early(result: list[Any], queue: Any) -> None:
+    """Of the requests that are to be computed now, those that decode has no room for yet."""
+    manager = getattr(queue.scheduler, "memserve_manager", None)
+    if manager is not None:
+        manager.prefill.begun_early += sum(req.pending_bootstrap for req in result)
+
+
+def give_way(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+    """What was computed early keeps its KV until decode has room for it. Where that leaves no room for what
+    decode waits for, neither would ever go on.
+    """
+    manager = getattr(scheduler, "memserve_manager", None)
+    if manager is None or manager.prefill is None or result.batch_to_run is not None:
+        return
+    early = [req for req in scheduler.disagg_prefill_inflight_queue if req.pending_bootstrap]
+    if early and any(not req.pending_bootstrap for req in scheduler.waiting_queue):
+        scheduler.disagg_prefill_inflight_queue.remove(early[-1])
+        scheduler.optimistic_release_and_requeue(early[-1])
 
 
 def launch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:

@@ -49,6 +49,9 @@ def with_defaults(argv: list[str], *, cuda: bool, caching: str = InstanceOptions
     defaults = ["--page-size", "16", "--enable-cache-report"]
     if not cuda:
         defaults += _CPU
+    if role == "prefill":
+        # Decode's answer, where the KV is to go, comes while the prompt is computed.
+        defaults += ["--optimistic-prefill-attempts", "1"]
     if role in ("prefill", "decode"):
         defaults += ["--disaggregation-transfer-backend", BACKEND]
         defaults += _cache(argv, role, caching, cuda)

@@ -57,10 +57,10 @@ class Peers:
 class StockSpec(InstanceSpec):
     """An instance of stock SGLang: MemServe's platform for hosts without a GPU, and nothing else of it.
 
-    It gets the flags that MemServe's own instances get, but for SGLang's own radix cache, and the transfer
-    backend: Mooncake over TCP. Only where these name MemServe's attention backend is the plug-in that brings
-    it loaded as well; its hooks do nothing on an instance with neither MemServe's transfer backend nor its
-    radix cache.
+    It gets the flags that MemServe's own instances get, but for SGLang's own radix cache, no start of prefill
+    before decode has answered (SGLang's own default), and the transfer backend: Mooncake over TCP. Only where
+    these name MemServe's attention backend is the plug-in that brings it loaded as well; its hooks do nothing
+    on an instance with neither MemServe's transfer backend nor its radix cache.
     """
 
     peers: Peers = Peers(Path())
@@ -76,10 +76,13 @@ class StockSpec(InstanceSpec):
         flags = ours[ours.index(_OUR_SERVER) + 1 :]
         if self.model is None:
             flags = ["--model-path", resolve_model(None), "--served-model-name", EMBEDDED_NAME, *flags]
-        flags = with_defaults(flags, cuda=bool(share.visible_gpus()))
+        defaults = with_defaults(flags, cuda=bool(share.visible_gpus()))
+        defaults = defaults[: len(defaults) - len(flags)]
         # SGLang refuses a cache that it does not know even where a later flag wins.
-        if (cache := "--radix-cache-backend") in flags:
-            del flags[flags.index(cache) : flags.index(cache) + 2]
+        for ours_alone in ("--radix-cache-backend", "--optimistic-prefill-attempts"):
+            if ours_alone in defaults:
+                del defaults[defaults.index(ours_alone) : defaults.index(ours_alone) + 2]
+        flags = [*defaults, *flags]
         flags = [MOONCAKE if arg == BACKEND else arg for arg in flags]
         return [*_PYTHON, "sglang.launch_server", *flags]
 

@@ -23,8 +23,9 @@ from mempool.sockets import endpoint_of
 from mempool.tiers.tier import dram_arena
 from mempool.transports.registry import Transports
 from sglang_memserve.caching import sources
+from sglang_memserve.caching.awaited import Awaited
 from sglang_memserve.caching.counters import Counters
-from sglang_memserve.caching.fetches import Fetches, hint_of, key_of
+from sglang_memserve.caching.fetches import Fetches, FetchHint, hint_of, key_of
 from sglang_memserve.caching.hbm import HbmIndex
 from sglang_memserve.caching.incoming import Incoming
 from sglang_memserve.caching.outgoing import Ended, Outgoing, WayBack
@@ -82,7 +83,7 @@ class CachingAgent:
         self._publishes = dram != "0"
         self._writes_back = writes_back
         arena = dram_arena(to_dram.layout, dram if self._publishes else STAGING)
-        arrived: deque[Received] = deque()
+        self._received: deque[Received] = deque()
         self._wanted: deque[Wanted] = deque()
         self._wake = wake
         self._rooms: dict[int, Prefilled] = {}
@@ -97,7 +98,7 @@ class CachingAgent:
             registries=registries,
             control=endpoint_of("tcp", host, 0),
             data=endpoint_of("stream", host, 0),
-            on_hbm=arrived.append,
+            on_hbm=self._receive,
             on_wanted=self._want if self._publishes else None,
             transports=Transports(max_bandwidth),
         )
@@ -107,8 +108,17 @@ class CachingAgent:
         self._fetches = Fetches(self._pool, wake, self._counts)
         self._role = role
         self._answers = answers = Reencoded(tree.page_size, self._counts, decode)
+        self._awaited = awaited = Awaited(tree.page_size)
         self._incoming = Incoming(
-            tree, self._pool, arena, to_hbm, arrived, answers, self._counts, self._forward_event
+            tree,
+            self._pool,
+            arena,
+            to_hbm,
+            self._received,
+            answers,
+            awaited,
+            self._counts,
+            self._forward_event,
         )
         hbm = Owner(self.name, self._pool.info.incarnation, Medium.HBM)
         tree.hbm = self._hbm = HbmIndex(hbm, tree.page_size, self._counts)
@@ -175,6 +185,7 @@ class CachingAgent:
         with self._lock:
             self._rooms.pop(req.bootstrap_room, None)
         self._fetches.forget(key_of(req))
+        self._awaited.forget(req.bootstrap_room)
 
     def count_prompt(self, req: Any) -> None:
         """Of a request that has ended, where its prompt's KV came from."""
@@ -182,18 +193,18 @@ class CachingAgent:
 
     def arrived(self, req: Any) -> None:
         """A request that is not scheduled yet: what its hint names is fetched, if it is not here."""
-        try:
-            hint = hint_of(req)
-        except msgspec.ValidationError as error:
-            logger.debug("a hint of %s: %s", req.rid, error)
-            self._counts.add("hints_malformed")
+        namespace = Namespace(req.extra_key, req.cache_salt)
+        tokens, name = np.array(req.origin_input_ids, dtype=np.int32), name_of(namespace)
+        if name is None or req.multimodal_inputs is not None:
             return
+        if self._writes_back and self._role == "prefill":
+            self._awaited.arrived(req.bootstrap_room, tokens, name)
+        hint = self._hint_of(req)
         if hint is None or hint.role not in (None, self._role) or hint.source == self.name:
             return
-        page, namespace = self._tree.page_size, Namespace(req.extra_key, req.cache_salt)
-        tokens, name = np.array(req.origin_input_ids, dtype=np.int32), name_of(namespace)
+        page = self._tree.page_size
         tokens = tokens[: min(len(tokens) - 1, hint.tokens or len(tokens)) // page * page]
-        if name is None or not self._publishes or req.multimodal_inputs is not None:
+        if not self._publishes:
             return
         here = self._pool.match(tokens, namespace=name, lease_seconds=None)
         if max(here.tokens, self._tree.known(tokens, namespace)) < len(tokens):
@@ -202,6 +213,10 @@ class CachingAgent:
     def waits(self, room: int) -> bool:
         """Whether the room's request waits for what it is to find here."""
         return self._fetches.waits(room)
+
+    def awaits(self, room: int) -> bool:
+        """Whether the answer that the room's prompt goes on from is on its way here."""
+        return self._awaited.waits(room)
 
     def held(self, reqs: list[Any]) -> list[Any]:
         """Those of the requests that wait."""
@@ -259,6 +274,19 @@ class CachingAgent:
         if self._publishes:
             feeds[Medium.DRAM] = self._pool.local.feed
         return FeedServer(endpoint_of("tcp", host, 0), feeds)
+
+    def _hint_of(self, req: Any) -> FetchHint | None:
+        try:
+            return hint_of(req)
+        except msgspec.ValidationError as error:
+            logger.debug("a hint of %s: %s", req.rid, error)
+            self._counts.add("hints_malformed")
+            return None
+
+    def _receive(self, received: Received) -> None:
+        """From any thread."""
+        self._received.append(received)
+        self._wake()
 
     def _want(self, wanted: Wanted) -> None:
         """From any thread."""

@@ -18,6 +18,7 @@ from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
 from mempool.remote.serving import Received
 from mempool.tiers.tier import copy_between, pages_of, staging_for
+from sglang_memserve.caching.awaited import Awaited
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.reencoded import Reencoded
 from sglang_memserve.caching.tree import Adopted, MemServeRadixCache, Namespace
@@ -38,6 +39,7 @@ class Incoming:
         to_hbm: PagedBuffers,
         arrived: deque[Received],
         answers: Reencoded,
+        awaited: Awaited,
         counts: Counters,
         forward_event: Callable[[], torch.cuda.Event | None],
     ) -> None:
@@ -48,6 +50,7 @@ class Incoming:
         self._staging = staging_for(arena)
         self._arrived = arrived
         self._answers = answers
+        self._awaited = awaited
         self._counts = counts
         self._forward_event = forward_event
 
@@ -80,6 +83,7 @@ class Incoming:
         tokens, page = received.tokens, self._tree.page_size
         if tokens is None or len(tokens) % page:
             raise MemPoolError("KV without its tokens, or of half a block")
+        self._awaited.came(tokens, received.namespace)
         if int.from_bytes(received.private) != self._tree.epoch:
             return "flushed"
         namespace = msgspec.json.decode(received.namespace, type=Namespace)

@@ -6,17 +6,14 @@ the answer's KV is here, and not found.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
-import xxhash
 
 from sglang_memserve.caching.counters import Counters
+from sglang_memserve.caching.prefix_keys import Ids, prefix_keys
 
 logger = logging.getLogger(__name__)
-
-Ids = npt.NDArray[np.int32]
 
 # Of one prompt: of as many each arrival may have to look at the text.
 _ANSWERS_OF_PROMPT = 4
@@ -60,7 +57,7 @@ class Reencoded:
 
     def wrote_back(self, tokens: Ids, first: int, namespace: str) -> None:
         """The answer of the prompt `tokens[:first]`, both of whole pages and at least one, is in the tree."""
-        *_, (_, key) = self._prompts(tokens[:first], namespace)
+        *_, (_, key) = prefix_keys(tokens[:first], namespace, self._page)
         ids = tokens[first:].copy()
         answers = self._of_prompts.setdefault(key, [])
         self._of_prompts.move_to_end(key)
@@ -79,7 +76,7 @@ class Reencoded:
         """A prompt that is about to be scheduled."""
         if not self._answers:
             return
-        for first, key in self._prompts(tokens, namespace):
+        for first, key in prefix_keys(tokens, namespace, self._page):
             answers = self._of_prompts.get(key)
             if answers is not None:
                 self._of_prompts.move_to_end(key)
@@ -110,14 +107,6 @@ class Reencoded:
             logger.exception("the text of token ids: no re-encoded answers are counted any more")
             self._decode = None
             return ""
-
-    def _prompts(self, tokens: Ids, namespace: str) -> Iterator[tuple[int, bytes]]:
-        """The key of each prompt in whole pages that `tokens` begins with, the empty one first."""
-        state = xxhash.xxh3_128(namespace.encode() + b"\0")
-        yield 0, state.digest()
-        for stop in range(self._page, len(tokens) + 1, self._page):
-            state.update(tokens[stop - self._page : stop].tobytes())
-            yield stop, state.digest()
 
     def _forget(self, answer: _Answer) -> None:
         self._answers -= 1

@@ -78,6 +78,10 @@ class MemServeKVManager(CommonKVManager):
     def waits_for_fetch(self, room: int) -> bool:
         return self.agent is not None and self.agent.waits(room)
 
+    def kv_comes(self, room: int) -> bool:
+        """Whether KV that the room's prompt needs is on its way: fetched, or an answer that is sent back."""
+        return self.agent is not None and (self.agent.waits(room) or self.agent.awaits(room))
+
     def update_status(self, bootstrap_room: int, status: Any) -> None:
         # SGLang reads, compares and writes: two threads at once would lose the later status.
         with self._status_lock:

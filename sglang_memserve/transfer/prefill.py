@@ -80,12 +80,15 @@ class PrefillSide:
         self._unclaimed: dict[int, float] = {}
         self._bad_frames = 0
         self._seconds = 0.0
+        # Requests that were computed before decode had answered. The scheduler's thread.
+        self.begun_early = 0
         threading.Thread(target=self._listen, name="memserve-control", daemon=True).start()
 
     def counters(self) -> dict[str, int | float]:
         return {
             "kv_bytes_sent": self._blocks.bytes_sent,
             "kv_send_seconds": self._seconds,
+            "prefills_begun_early": self.begun_early,
             "bad_frames": self._bad_frames,
             "open_rooms": len(self._manager.transfer_infos.keys() | self._open_rooms),
         }

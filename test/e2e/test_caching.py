@@ -3,6 +3,7 @@
 import json
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pydoc_data.topics import topics
 
 import pytest
@@ -84,6 +85,25 @@ def test_prefill_computes_what_is_new_and_decode_is_sent_what_it_lacks(one_p_one
         assert turn.computed <= NEW + 2 * PAGE
         assert turn.grown["kv_bytes_sent"] <= (NEW / PAGE + 2) * block
     assert counters(url, "decode")["kv_bytes_sent_from_dram"] > 0
+
+
+def test_prefill_begins_before_decode_has_answered(one_p_one_d, post):
+    url = one_p_one_d.url
+    before = counters(url, "prefill")
+    with ThreadPoolExecutor(1) as pool:
+        longer = pool.submit(post, url, "/generate", request(range(42_000, 42_100), 400))
+        until(lambda: counters(url, "prefill")["prompt_tokens"] == before.get("prompt_tokens", 0) + 100)
+        turns = chat(url, post, 30_000, lambda done: None)
+        assert longer.result()[0] == 200
+    assert counters(url, "prefill")["prefills_begun_early"] > before["prefills_begun_early"]
+    for turn in turns[1:]:
+        # A turn that comes at once finds the answer, or computes it: it may be on its way still.
+        assert turn.computed <= NEW + ANSWER + 2 * PAGE
+
+
+def request(ids, tokens):
+    sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
+    return {"input_ids": list(ids), "sampling_params": sampling}
 
 
 def layout_bytes(url):
@@ -189,6 +209,26 @@ def test_kv_that_was_evicted_comes_back_from_dram(small, post):
     after = counters(small.url, "prefill")
     assert after["prompt_tokens_from_dram"] - before.get("prompt_tokens_from_dram", 0) >= 900
     assert after["prompt_tokens_cached"] - before["prompt_tokens_cached"] >= 1000 - 2 * PAGE
+
+
+def test_what_was_computed_early_gives_way_to_what_decode_waits_for(small, post):
+    """Prefill's pool has room for one of the two, and decode hears of the other one first."""
+    (prefill,), (decode,) = small.workers("prefill"), small.workers("decode")
+
+    def ask(worker, room, first):
+        pair = {"bootstrap_host": "127.0.0.1", "bootstrap_port": prefill["bootstrap_port"]}
+        body = request(range(first, first + 2500), 8) | pair | {"bootstrap_room": room}
+        return pool.submit(post, worker["url"], "/generate", body)
+
+    already = counters(small.url, "prefill")["prefills_begun_early"]
+    with ThreadPoolExecutor(4) as pool:
+        early = ask(prefill, 11, 20_000)
+        until(lambda: counters(small.url, "prefill")["prefills_begun_early"] > already)
+        asked = [ask(worker, 12, 30_000) for worker in (prefill, decode)]
+        assert [future.result()[0] for future in asked] == [200, 200]
+        assert not early.done()
+        late = ask(decode, 11, 20_000)
+        assert [early.result()[0], late.result()[0]] == [200, 200]
 
 
 def test_prefill_fetches_from_decode_what_a_hint_names(small, post, fetch_from):

@@ -16,6 +16,7 @@ def parsed(argv, *, cuda=False, caching="3"):
         parser.add_argument(f"--{flag}")
     parser.add_argument("--disaggregation-transfer-backend")
     parser.add_argument("--radix-cache-backend")
+    parser.add_argument("--optimistic-prefill-attempts")
     parser.add_argument("--disaggregation-decode-retraction-backup")
     for flag in ("cuda-graph", "overlap-schedule", "radix-cache"):
         parser.add_argument(f"--disable-{flag}", action="store_true")

@@ -50,6 +50,7 @@ def test_a_stock_instance_gets_the_flags_of_ours_but_for_transfer_and_cache(peer
         assert expected["--disaggregation-transfer-backend"] == "memserve"
         expected["--disaggregation-transfer-backend"] = "mooncake"
     assert expected.pop("--radix-cache-backend") == "memserve"
+    assert expected.pop("--optimistic-prefill-attempts", None) == ("1" if role == "prefill" else None)
     assert flags_of(stock.argv()[4:]) == expected
     assert "memserve" not in stock.argv()
     assert stock.argv()[:4] == [sys.executable, "-P", "-m", "sglang.launch_server"]
@@ -63,6 +64,11 @@ def test_engine_settings_reach_the_stock_instance(peers):
     assert value_of(stock.argv(), "--model-path") == "/models/m"
     assert "--disaggregation-decode-enable-radix-cache" in stock.argv()
     assert stock.env()["OMP_NUM_THREADS"] == "3"
+
+
+def test_an_early_start_reaches_the_stock_instance_where_it_is_asked_for(peers):
+    stock = StockSpec.like(ENGINE.instance("prefill", Ports(), "--optimistic-prefill-attempts", "1"), peers)
+    assert value_of(stock.argv(), "--optimistic-prefill-attempts") == "1"
 
 
 def test_a_stock_instance_runs_without_our_plugin(peers):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from sglang_memserve import compat, samples
 from sglang_memserve.caching import hooks as caching
+from sglang_memserve.transfer import first_token
+from sglang_memserve.transfer.first_token import FirstTokens
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_SCHEDULER}.get_new_batch_prefill", "AFTER", give_way),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", caching.fetch_for_queue),
+        HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", expect_first_token),
+        HookSpec(f"{_DECODE}.DecodeTransferQueue._commit_transfer_to_req", "AFTER", take_over),
+        HookSpec(f"{_STREAMER}.stream_output", "AROUND", stream_untold),
         HookSpec(f"{_SCHEDULER}._add_request_to_queue", "AFTER", caching.fetch_for_colocated),
         HookSpec(f"{_SCHEDULER}.get_new_batch_prefill", "AROUND", caching.leave_out_held),
         HookSpec(f"{_SCHEDULER}.init_disaggregation", "AFTER", caching.attach_colocated),
@@ -67,6 +72,7 @@ def on_cpu() -> bool:
 _PREFILL = "sglang.srt.disaggregation.prefill"
 _MIXIN = "SchedulerDisaggregationPrefillMixin"
 _DECODE = "sglang.srt.disaggregation.decode"
+_STREAMER = "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer"
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 _TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
@@ -169,6 +175,23 @@ def give_way(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
     if early and any(not req.pending_bootstrap for req in scheduler.waiting_queue):
         scheduler.disagg_prefill_inflight_queue.remove(early[-1])
         scheduler.optimistic_release_and_requeue(early[-1])
+
+
+def expect_first_token(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
+    manager = getattr(queue.scheduler, "memserve_manager", None)
+    if manager is not None and req.bootstrap_room:
+        manager.decode.first_tokens = manager.decode.first_tokens or FirstTokens(
+            queue.scheduler, queue.metadata_buffers
+        )
+        manager.decode.first_tokens.expect(req)
+
+
+def take_over(result: object, queue: Any, decode_req: Any) -> None:
+    first_token.take_over(decode_req.req)
+
+
+def stream_untold(original: Hook, streamer: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> Any:
+    return original(streamer, first_token.untold(reqs), *args, **kwargs)
 
 
 def launch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:

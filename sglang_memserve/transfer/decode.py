@@ -15,6 +15,7 @@ from mempool.paged import PagedBuffers
 from mempool.sockets import endpoint_of
 from mempool.transfer.receiver import BlockReceiver
 from sglang_memserve.transfer import control
+from sglang_memserve.transfer.first_token import FirstTokens
 
 if TYPE_CHECKING:
     from sglang_memserve.transfer.manager import MemServeKVManager
@@ -29,6 +30,7 @@ class DecodeSide:
         self._blocks = BlockReceiver(endpoint_of("stream", manager.local_ip, 0))
         # Scheduler thread only. Several where one decode rank hears from several prefill ranks.
         self._tickets: dict[int, list[int]] = {}
+        self.first_tokens: FirstTokens | None = None
 
     def counters(self) -> dict[str, int]:
         return {
@@ -36,6 +38,7 @@ class DecodeSide:
             "bad_frames": self._blocks.bad_frames,
             "open_transfers": self._blocks.expected,
             "open_rooms": len(self._tickets),
+            "first_tokens_told_early": 0 if self.first_tokens is None else self.first_tokens.told,
         }
 
     def hello(self) -> list[bytes]:
@@ -66,6 +69,8 @@ class DecodeSide:
 
     def withdraw(self, room: int) -> None:
         """SGLang frees the room's pages after this: not a byte may land in them any more."""
+        if self.first_tokens is not None:
+            self.first_tokens.forget(room)
         for ticket in self._tickets.pop(room, ()):
             self._blocks.withdraw(ticket)
 
@@ -94,6 +99,9 @@ class DecodeSide:
         if aux_index is not None:
             for index, row in enumerate(handoff.rows):
                 AuxDataCodec.deserialize_data_to_buffer(args, index, aux_index, row)
+            # Where this is the only part of it, all of it is here.
+            if self.first_tokens is not None and len(self._tickets.get(room, ())) == 1:
+                self.first_tokens.landed(room, aux_index)
         if handoff.prefilled is not None:
             self._manager.introduce(room, handoff.prefilled)
         # Last: the scheduler reads the rows once the status says that they are there.

@@ -1,5 +1,6 @@
 """What a chat's next turn finds of the turns before it, by the instances' own counters."""
 
+import itertools
 import json
 import time
 import urllib.request
@@ -87,6 +88,25 @@ def test_prefill_computes_what_is_new_and_decode_is_sent_what_it_lacks(one_p_one
     assert counters(url, "decode")["kv_bytes_sent_from_dram"] > 0
 
 
+def test_a_stream_begins_as_its_kv_lands_and_tells_each_token_once(one_p_one_d, post):
+    """Beside a longer one, so that decode is in the midst of a step."""
+    url = one_p_one_d.url
+    early = counters(url, "decode")["first_tokens_told_early"]
+    with ThreadPoolExecutor(1) as pool:
+        longer = pool.submit(post, url, "/generate", request(range(40_000, 40_100), 200))
+        for first in range(41_000, 41_500, 100):
+            events = streamed(url, request(range(first, first + 50), 20) | {"stream": True})
+            told = [event["meta_info"]["completion_tokens"] for event in events]
+            assert told == sorted(set(told))
+            assert (told[0], told[-1], len(events[-1]["output_ids"])) == (1, 20, 20)
+            assert all(b["text"].startswith(a["text"]) for a, b in itertools.pairwise(events))
+            ends = [event["meta_info"]["finish_reason"] for event in events]
+            assert not any(ends[:-1])
+            assert ends[-1]
+        assert longer.result()[0] == 200
+    assert counters(url, "decode")["first_tokens_told_early"] == early + 5
+
+
 def test_prefill_begins_before_decode_has_answered(one_p_one_d, post):
     url = one_p_one_d.url
     before = counters(url, "prefill")
@@ -104,6 +124,16 @@ def test_prefill_begins_before_decode_has_answered(one_p_one_d, post):
 def request(ids, tokens):
     sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
     return {"input_ids": list(ids), "sampling_params": sampling}
+
+
+def streamed(url, body):
+    """The events of an answer."""
+    headers = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(url + "/generate", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(asked, timeout=120) as response:
+        lines = response.read().decode().split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
 
 
 def layout_bytes(url):

@@ -1,0 +1,147 @@
+"""Decode tells a request's first token as its KV lands.
+
+SGLang's scheduler tells it before the step after that: for a client, half a step later on average.
+"""
+
+import copy
+import logging
+import threading
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+# How far a request's output has been told, which SGLang keeps in the request itself.
+_TOLD = (
+    "send_token_offset",
+    "send_decode_id_offset",
+    "surr_offset",
+    "read_offset",
+    "surr_and_decode_ids",
+    "cur_decode_ids_len",
+)
+_WANTS_MORE = (
+    "return_logprob",
+    "return_hidden_states",
+    "return_routed_experts",
+    "return_indexer_topk",
+    "return_sampling_mask",
+    "require_reasoning",
+    "grammar",
+    "beam_group",
+    "customized_info",
+    "multimodal_inputs",
+    # Rejected, aborted, or begun before and taken back since.
+    "to_finish",
+    "finished_reason",
+    "output_ids",
+)
+
+
+class FirstTokens:
+    """`expect` and `forget` are the scheduler's, `landed` may be called from any thread.
+
+    Only what needs nothing but the token is told here: plain streams of plain text.
+    """
+
+    def __init__(self, scheduler: Any, metadata: Any) -> None:
+        self._scheduler = scheduler
+        self._metadata = metadata
+        self._requests: dict[int, Any] = {}
+        self._lock: threading.RLock | None = None
+        self.told = 0
+
+    def expect(self, req: Any) -> None:
+        """A request that waits for its KV."""
+        if not self._can_tell() or not is_plain(req):
+            return
+        if self._lock is None:
+            self._lock = _guarded(self._scheduler.output_streamer.send_to_detokenizer)
+        self._requests[req.bootstrap_room] = req
+
+    def forget(self, room: int) -> None:
+        self._requests.pop(room, None)
+
+    def landed(self, room: int, row: int) -> None:
+        """All of the room's KV is here, and its metadata in that row. The scheduler does not know yet."""
+        req = self._requests.pop(room, None)
+        if req is None or self._lock is None:
+            return
+        try:
+            told = self._with_first_token(req, row)
+            with self._lock:
+                # The scheduler says that a request was aborted only after it has put that down.
+                if told is not None and req.finished_reason is None:
+                    self._scheduler.output_streamer.stream_output([told], False)
+                    req.memserve_told = told
+                    self.told += 1
+        except Exception:
+            logger.exception("the first token of %s", req.rid)
+
+    def _can_tell(self) -> bool:
+        scheduler = self._scheduler
+        return (
+            scheduler.server_args.tp_size == 1
+            and scheduler.spec_algorithm.is_none()
+            and not scheduler.enable_decode_hicache
+            and scheduler.rust_server is None
+            and not scheduler.model_config.self_opened_think_start_ids
+        )
+
+    def _with_first_token(self, req: Any, row: int) -> Any | None:
+        """The request as the scheduler will have it; None where it ends with that token."""
+        metadata = self._metadata
+        if not is_plain(req) or int(metadata.bootstrap_room[row, 0]) != req.bootstrap_room:
+            return None
+        told = copy.copy(req)
+        told.output_ids = type(req.output_ids)(req.output_ids.typecode, [int(metadata.output_ids[row, 0])])
+        cached, *sources = metadata.cached_tokens[row, :4].tolist()
+        more = max(0, req.prefix_len - cached)
+        told.cached_tokens = cached + more
+        told.cached_tokens_device, told.cached_tokens_host, told.cached_tokens_storage = sources
+        told.cached_tokens_device += more
+        told.update_finish_state()
+        return None if told.finished() else told
+
+
+def is_plain(req: Any) -> bool:
+    """Whether its first token is all that a client is told first."""
+    params = req.sampling_params
+    return bool(
+        req.stream
+        and not any(getattr(req, name, None) for name in _WANTS_MORE)
+        and not params.stop_strs
+        and not params.stop_regex_strs
+    )
+
+
+def take_over(req: Any) -> None:
+    """The scheduler has the token now: it goes on from what was told."""
+    told = getattr(req, "memserve_told", None)
+    if told is not None:
+        for name in _TOLD:
+            setattr(req, name, getattr(told, name))
+
+
+def untold(reqs: list[Any]) -> list[Any]:
+    """Without those whose first token, all that they have, was told."""
+    return [req for req in reqs if not _was_told(req)]
+
+
+def _was_told(req: Any) -> bool:
+    return (
+        req.__dict__.pop("memserve_told", None) is not None
+        and not req.finished()
+        and req.send_token_offset == len(req.output_ids)
+    )
+
+
+def _guarded(sender: Any) -> threading.RLock:
+    """The lock under which alone `sender` sends from now on: ZeroMQ's sockets are one thread's at a time."""
+    lock, send = threading.RLock(), sender.send_output
+
+    def send_output(*args: Any, **kwargs: Any) -> None:
+        with lock:
+            send(*args, **kwargs)
+
+    sender.send_output = send_output
+    return lock

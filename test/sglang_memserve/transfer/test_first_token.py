@@ -1,0 +1,166 @@
+"""What is told of a request as its KV lands, and what is left for the scheduler to tell."""
+
+from array import array
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sglang_memserve.transfer import first_token
+from sglang_memserve.transfer.first_token import FirstTokens
+
+ROOM, ROW, TOKEN = 7, 2, 42
+
+
+class Req:
+    """What SGLang's request has, as far as it matters."""
+
+    def __init__(self, **how):
+        self.rid, self.bootstrap_room, self.stream, self.output_ids = "r", ROOM, True, array("q")
+        self.sampling_params = SimpleNamespace(stop_strs=[], stop_regex_strs=[])
+        self.finished_reason = self.to_finish = None
+        self.return_logprob, self.grammar = False, None
+        self.prefix_len, self.cached_tokens, self.ends_with = 48, 0, None
+        self.send_token_offset = self.send_decode_id_offset = 0
+        self.surr_offset = self.read_offset = self.surr_and_decode_ids = self.cur_decode_ids_len = None
+        self.__dict__.update(how)
+
+    def finished(self):
+        return self.finished_reason is not None
+
+    def update_finish_state(self):
+        if self.output_ids[-1] == self.ends_with:
+            self.finished_reason = "stop"
+
+
+class Sender:
+    def __init__(self):
+        self.sent = []
+
+    def send_output(self, payload):
+        self.sent.append(payload)
+
+
+class Streamer:
+    def __init__(self):
+        self.send_to_detokenizer = Sender()
+
+    def stream_output(self, reqs, return_logprob):
+        for req in reqs:
+            new = list(req.output_ids[req.send_token_offset :])
+            req.send_token_offset, req.surr_offset = len(req.output_ids), 5
+            self.send_to_detokenizer.send_output((req.rid, new, req.cached_tokens))
+
+
+class Scheduler:
+    def __init__(self, **how):
+        self.output_streamer = Streamer()
+        self.server_args = SimpleNamespace(tp_size=how.get("tp_size", 1))
+        self.spec_algorithm = SimpleNamespace(is_none=lambda: True)
+        self.model_config = SimpleNamespace(self_opened_think_start_ids=None)
+        self.enable_decode_hicache, self.rust_server = False, None
+
+    @property
+    def sent(self):
+        return self.output_streamer.send_to_detokenizer.sent
+
+    def commit(self, req, token=TOKEN):
+        """The scheduler's own turn: the token, and what it tells before its next step."""
+        req.output_ids.append(token)
+        first_token.take_over(req)
+        self.output_streamer.stream_output(first_token.untold([req]), False)
+
+
+@pytest.fixture
+def metadata():
+    rows = SimpleNamespace(
+        bootstrap_room=torch.zeros((4, 8), dtype=torch.int64),
+        output_ids=torch.zeros((4, 16), dtype=torch.int32),
+        cached_tokens=torch.zeros((4, 16), dtype=torch.int32),
+    )
+    rows.bootstrap_room[ROW, 0], rows.output_ids[ROW, 0], rows.cached_tokens[ROW, 0] = ROOM, TOKEN, 32
+    return rows
+
+
+@pytest.fixture
+def scheduler():
+    return Scheduler()
+
+
+def test_a_token_that_landed_is_told_once_and_the_next_ones_follow(scheduler, metadata):
+    tokens, req = FirstTokens(scheduler, metadata), Req()
+    tokens.expect(req)
+    tokens.landed(ROOM, ROW)
+    # 32 tokens were cached on prefill, 48 are here.
+    assert scheduler.sent == [("r", [TOKEN], 48)]
+    assert tokens.told == 1
+    # Until the scheduler has the token, the request is as it was.
+    assert not req.output_ids
+    assert req.send_token_offset == 0
+    scheduler.commit(req)
+    assert len(scheduler.sent) == 1
+    req.output_ids.append(43)
+    scheduler.output_streamer.stream_output(first_token.untold([req]), False)
+    assert [new for _, new, _ in scheduler.sent] == [[TOKEN], [43]]
+    assert req.surr_offset == 5
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"stream": False},
+        {"return_logprob": True},
+        {"grammar": object()},
+        {"sampling_params": SimpleNamespace(stop_strs=["x"], stop_regex_strs=[])},
+        {"ends_with": TOKEN},
+        {"finished_reason": "abort"},
+        {"to_finish": "abort"},
+        {"output_ids": array("q", [1])},
+        {"bootstrap_room": ROOM + 1},
+    ],
+    ids=lambda how: next(iter(how)),
+)
+def test_what_needs_more_than_a_token_is_left_to_the_scheduler(scheduler, metadata, how):
+    tokens, req = FirstTokens(scheduler, metadata), Req(**how)
+    tokens.expect(req)
+    tokens.landed(req.bootstrap_room, ROW)
+    assert (scheduler.sent, tokens.told) == ([], 0)
+    scheduler.commit(req)
+    assert len(scheduler.sent) == 1
+
+
+def test_several_ranks_and_rooms_that_are_gone_are_left_alone(metadata):
+    for scheduler in (Scheduler(tp_size=2), Scheduler()):
+        tokens = FirstTokens(scheduler, metadata)
+        tokens.expect(Req())
+        if scheduler.server_args.tp_size == 1:
+            tokens.forget(ROOM)
+        tokens.landed(ROOM, ROW)
+        assert scheduler.sent == []
+
+
+def test_an_abort_between_landing_and_telling_is_the_last_word(scheduler, metadata, caplog):
+    tokens, req = FirstTokens(scheduler, metadata), Req()
+    tokens.expect(req)
+    req.update_finish_state = lambda: setattr(req, "finished_reason", "abort")
+    tokens.landed(ROOM, ROW)
+    assert scheduler.sent == []
+    assert not caplog.text
+
+
+def test_an_end_that_comes_with_the_token_is_told(scheduler, metadata):
+    tokens, req = FirstTokens(scheduler, metadata), Req()
+    tokens.expect(req)
+    tokens.landed(ROOM, ROW)
+    req.finished_reason = "abort"
+    scheduler.commit(req)
+    assert [new for _, new, _ in scheduler.sent] == [[TOKEN], []]
+
+
+def test_trouble_leaves_it_to_the_scheduler(scheduler, metadata, caplog):
+    tokens, req = FirstTokens(scheduler, metadata), Req()
+    tokens.expect(req)
+    tokens.landed(ROOM, 99)
+    assert "the first token of r" in caplog.text
+    scheduler.commit(req)
+    assert [new for _, new, _ in scheduler.sent] == [[TOKEN]]

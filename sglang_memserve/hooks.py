@@ -32,8 +32,7 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_DECODE}.DecodePreallocQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", refuse_what_was_not_admitted),
-        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.can_prefill_before_bootstrap", "AROUND", unless_kv_comes),
-        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.pop_bootstrapped", "AFTER", count_early),
+        HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.can_prefill_before_bootstrap", "AROUND", may_begin_early),
         HookSpec(f"{_SCHEDULER}.get_new_batch_prefill", "AFTER", give_way),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", caching.fetch_for_queue),
@@ -150,31 +149,34 @@ def refuse_what_was_not_admitted(result: object, queue: Any, req: Any, *args: An
         manager.prefill.refuse_room(req.bootstrap_room, "rejected by the prefill instance")
 
 
-def unless_kv_comes(original: Hook, queue: Any, req: Any) -> bool:
-    """SGLang lets a request be computed before decode has room for it: not one for which KV is on its way."""
-    manager = getattr(queue.scheduler, "memserve_manager", None)
-    comes = manager is not None and manager.kv_comes(req.bootstrap_room)
-    return not comes and bool(original(queue, req))
-
-
-def count_early(result: list[Any], queue: Any) -> None:
-    """Of the requests that are to be computed now, those that decode has no room for yet."""
+def may_begin_early(original: Hook, queue: Any, req: Any) -> bool:
+    """SGLang lets a request be computed before decode has room for it: not here where its KV is on its way,
+    nor with what a first token leaves behind, if it must be computed again, and not for more than half of
+    what waits to be sent: what decode has room for needs rows of that too.
+    """
     manager = getattr(queue.scheduler, "memserve_manager", None)
     if manager is not None:
-        manager.prefill.begun_early += sum(req.pending_bootstrap for req in result)
+        rows = queue.req_to_metadata_buffer_idx_allocator
+        if manager.kv_comes(req.bootstrap_room) or 2 * rows.available_size() <= rows.size:
+            return False
+        if req.grammar is not None or req.return_logprob or req.return_sampling_mask:
+            return False
+    return bool(original(queue, req))
 
 
 def give_way(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
     """What was computed early keeps its KV until decode has room for it. Where that leaves no room for what
-    decode waits for, neither would ever go on.
+    decode waits for, and nothing else will, neither would ever go on.
     """
     manager = getattr(scheduler, "memserve_manager", None)
     if manager is None or manager.prefill is None or result.batch_to_run is not None:
         return
-    early = [req for req in scheduler.disagg_prefill_inflight_queue if req.pending_bootstrap]
-    if early and any(not req.pending_bootstrap for req in scheduler.waiting_queue):
-        scheduler.disagg_prefill_inflight_queue.remove(early[-1])
-        scheduler.optimistic_release_and_requeue(early[-1])
+    sent, waiting = scheduler.disagg_prefill_inflight_queue, scheduler.waiting_queue
+    stuck = all(req.pending_bootstrap for req in sent)
+    if sent and stuck and not all(req.pending_bootstrap for req in waiting):
+        scheduler.optimistic_release_and_requeue(sent.pop())
+        # The room is not for another one that begins early.
+        waiting.sort(key=lambda req: req.pending_bootstrap)
 
 
 def expect_first_token(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
@@ -191,13 +193,15 @@ def take_over(result: object, queue: Any, decode_req: Any) -> None:
 
 
 def stream_untold(original: Hook, streamer: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> Any:
-    return original(streamer, first_token.untold(reqs), *args, **kwargs)
+    with first_token.lock_of(streamer):
+        return original(streamer, first_token.untold(reqs), *args, **kwargs)
 
 
 def launch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     manager = getattr(scheduler, "memserve_manager", None)
     if manager is None or manager.prefill is None:
         return original(scheduler, *args, **kwargs)
+    manager.prefill.count_early(args[0].reqs)
     with manager.prefill.batch(getattr(scheduler, "forward_stream", None)):
         return original(scheduler, *args, **kwargs)
 

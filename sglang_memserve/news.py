@@ -29,8 +29,9 @@ class News:
     def wake(self) -> None:
         """There is some for one that sleeps because nothing at all is to be done, too. From any thread."""
         self.tell()
-        self._woken = True
+        # In this order: what is readable and not known to be is cleared by nobody, and no sleep lasts then.
         self._wakeup.set()
+        self._woken = True
 
     def attend(self, sleeper: Any) -> None:
         """Once an iteration of the scheduler, whose `sleeper` is SGLang's IdleSleeper or None."""

@@ -185,7 +185,12 @@ class CachingAgent:
         with self._lock:
             self._rooms.pop(req.bootstrap_room, None)
         self._fetches.forget(key_of(req))
-        self._awaited.forget(req.bootstrap_room)
+        # It may be back: what is brought for it now, others may need until then.
+        req.memserve_looked_up = False
+
+    def forget(self, room: int) -> None:
+        """The room's request waits for no answer any more."""
+        self._awaited.forget(room)
 
     def count_prompt(self, req: Any) -> None:
         """Of a request that has ended, where its prompt's KV came from."""
@@ -197,7 +202,8 @@ class CachingAgent:
         tokens, name = np.array(req.origin_input_ids, dtype=np.int32), name_of(namespace)
         if name is None or req.multimodal_inputs is not None:
             return
-        if self._writes_back and self._role == "prefill":
+        # One that was rejected has another prompt, and no sender.
+        if self._writes_back and self._role == "prefill" and req.disagg_kv_sender is not None:
             self._awaited.arrived(req.bootstrap_room, tokens, name)
         hint = self._hint_of(req)
         if hint is None or hint.role not in (None, self._role) or hint.source == self.name:

@@ -94,13 +94,13 @@ def fetch_for_colocated(result: object, scheduler: Any, req: Any, *args: Any, **
 
 
 def _fetch(scheduler: Any, req: Any) -> None:
-    """A hint must cost no request its answer, whatever is wrong with it."""
+    """What may be found elsewhere must cost no request its answer, whatever is wrong with a hint."""
     agent = getattr(scheduler, "memserve_agent", None)
     if agent is not None:
         try:
             agent.arrived(req)
         except Exception:
-            logger.exception("the hint of %s", req.rid)
+            logger.exception("what %s could find elsewhere", req.rid)
 
 
 def leave_out_held(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:

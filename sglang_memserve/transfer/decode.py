@@ -99,8 +99,9 @@ class DecodeSide:
         if aux_index is not None:
             for index, row in enumerate(handoff.rows):
                 AuxDataCodec.deserialize_data_to_buffer(args, index, aux_index, row)
-            # Where this is the only part of it, all of it is here.
-            if self.first_tokens is not None and len(self._tickets.get(room, ())) == 1:
+            # Where no other rank sends a part of it, all of it is here.
+            parts = self._manager.required_prefill_response_num_table.get(room)
+            if self.first_tokens is not None and parts == 1:
                 self.first_tokens.landed(room, aux_index)
         if handoff.prefilled is not None:
             self._manager.introduce(room, handoff.prefilled)

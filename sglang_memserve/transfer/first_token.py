@@ -3,6 +3,7 @@
 SGLang's scheduler tells it before the step after that: for a client, half a step later on average.
 """
 
+import contextlib
 import copy
 import logging
 import threading
@@ -52,11 +53,14 @@ class FirstTokens:
 
     def expect(self, req: Any) -> None:
         """A request that waits for its KV."""
-        if not self._can_tell() or not is_plain(req):
+        from sglang.srt.disaggregation.utils import FAKE_BOOTSTRAP_HOST
+
+        if not self._can_tell() or not is_plain(req) or req.bootstrap_host == FAKE_BOOTSTRAP_HOST:
             return
         if self._lock is None:
-            self._lock = _guarded(self._scheduler.output_streamer.send_to_detokenizer)
-        self._requests[req.bootstrap_room] = req
+            self._lock = _guard(self._scheduler.output_streamer.send_to_detokenizer)
+        # Another one in the same room will be refused.
+        self._requests.setdefault(req.bootstrap_room, req)
 
     def forget(self, room: int) -> None:
         self._requests.pop(room, None)
@@ -84,6 +88,7 @@ class FirstTokens:
             and scheduler.spec_algorithm.is_none()
             and not scheduler.enable_decode_hicache
             and scheduler.rust_server is None
+            and scheduler.kv_checksum_computer is None
             and not scheduler.model_config.self_opened_think_start_ids
         )
 
@@ -128,6 +133,8 @@ def untold(reqs: list[Any]) -> list[Any]:
 
 
 def _was_told(req: Any) -> bool:
+    # Also where the request has ended since: what is told then goes on from it.
+    take_over(req)
     return (
         req.__dict__.pop("memserve_told", None) is not None
         and not req.finished()
@@ -135,7 +142,12 @@ def _was_told(req: Any) -> bool:
     )
 
 
-def _guarded(sender: Any) -> threading.RLock:
+def lock_of(streamer: Any) -> contextlib.AbstractContextManager[Any]:
+    """What keeps this module out while the scheduler tells something."""
+    return getattr(streamer.send_to_detokenizer, "memserve_lock", None) or contextlib.nullcontext()
+
+
+def _guard(sender: Any) -> threading.RLock:
     """The lock under which alone `sender` sends from now on: ZeroMQ's sockets are one thread's at a time."""
     lock, send = threading.RLock(), sender.send_output
 
@@ -143,5 +155,5 @@ def _guarded(sender: Any) -> threading.RLock:
         with lock:
             send(*args, **kwargs)
 
-    sender.send_output = send_output
+    sender.send_output, sender.memserve_lock = send_output, lock
     return lock

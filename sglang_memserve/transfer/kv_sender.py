@@ -25,8 +25,13 @@ class MemServeKVSender(CommonKVSender):
 
     def poll(self) -> Any:
         status = super().poll()
-        # Its request stays where it is, and holds nobody else.
-        held = status == KVPoll.WaitingForInput and self.kv_mgr.waits_for_fetch(self.bootstrap_room)
+        # Its request stays where it is, and holds nobody else. Once it is on its way another one in its room,
+        # which will be refused, may still name a source.
+        held = (
+            status == KVPoll.WaitingForInput
+            and self.aux_index is None
+            and self.kv_mgr.waits_for_fetch(self.bootstrap_room)
+        )
         return KVPoll.Bootstrapping if held else status
 
     def abort(self) -> None:
@@ -38,6 +43,7 @@ class MemServeKVSender(CommonKVSender):
     def clear(self) -> None:
         if self._owns_room:
             self._owns_room = False
+            self.kv_mgr.forget(self.bootstrap_room)
             with self.kv_mgr.prefill.lock:
                 self._failure = self.kv_mgr.prefill.close_room(self.bootstrap_room)
                 super().clear()

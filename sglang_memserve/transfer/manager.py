@@ -82,6 +82,11 @@ class MemServeKVManager(CommonKVManager):
         """Whether KV that the room's prompt needs is on its way: fetched, or an answer that is sent back."""
         return self.agent is not None and (self.agent.waits(room) or self.agent.awaits(room))
 
+    def forget(self, room: int) -> None:
+        """The room's request is gone from this prefill instance."""
+        if self.agent is not None:
+            self.agent.forget(room)
+
     def update_status(self, bootstrap_room: int, status: Any) -> None:
         # SGLang reads, compares and writes: two threads at once would lose the later status.
         with self._status_lock:

@@ -80,15 +80,14 @@ class PrefillSide:
         self._unclaimed: dict[int, float] = {}
         self._bad_frames = 0
         self._seconds = 0.0
-        # Requests that were computed before decode had answered. The scheduler's thread.
-        self.begun_early = 0
+        self._begun_early = 0
         threading.Thread(target=self._listen, name="memserve-control", daemon=True).start()
 
     def counters(self) -> dict[str, int | float]:
         return {
             "kv_bytes_sent": self._blocks.bytes_sent,
             "kv_send_seconds": self._seconds,
-            "prefills_begun_early": self.begun_early,
+            "prefills_begun_early": self._begun_early,
             "bad_frames": self._bad_frames,
             "open_rooms": len(self._manager.transfer_infos.keys() | self._open_rooms),
         }
@@ -159,6 +158,13 @@ class PrefillSide:
     def batch(self, stream: Any) -> contextlib.AbstractContextManager[None]:
         """Around the launch of a batch, on `stream` where there is one."""
         return contextlib.nullcontext() if self._by_layer is None else self._by_layer.batch(stream)
+
+    def count_early(self, reqs: list[Any]) -> None:
+        """Of requests that are computed now, those that begin before decode has answered."""
+        for req in reqs:
+            if req.pending_bootstrap and not getattr(req, "memserve_began_early", False):
+                req.memserve_began_early = True
+                self._begun_early += 1
 
     def announce(self, room: int, slots: torch.Tensor, first: int) -> None:
         """The batch that is launched now writes the KV of whole pages to `slots` (`[n]`), for positions

@@ -90,13 +90,16 @@ class Instance:
         self.agent.finished(ended(None, tokens, tokens, node, namespace), len(tokens))
         until(lambda: self.agent.tick() or self.everything_is_accounted_for())
 
-    def ask(self, tokens, namespace=PLAIN, req=None):
-        """What a request finds in the tree when it is scheduled, in tokens; it has ended then."""
+    def ask(self, tokens, namespace=PLAIN, req=None, ends=True):
+        """What a request finds in the tree when it is scheduled, in tokens; it has ended then, or `ends`
+        not yet.
+        """
         req = req or asked(tokens)
         found = self.tree.match_prefix(MatchPrefixParams(key=key_of(tokens, namespace), req=req))
         if req.cached_tokens is None:
             req.cached_tokens = int(found.device_prefix_len)
-        self.tree.on_release(req, checkpointed=True)
+        if ends:
+            self.tree.on_release(req, checkpointed=True)
         return int(found.device_prefix_len)
 
     def evict_all(self):
@@ -138,6 +141,7 @@ class Instance:
             extra_key=None,
             cache_salt=None,
             multimodal_inputs=None,
+            disagg_kv_sender=object(),
             kv_hints=None if custom else SimpleNamespace(actions=[action]),
             sampling_params=SimpleNamespace(custom_params=custom),
         )

@@ -42,11 +42,20 @@ def test_a_longer_prompt_finds_the_part_that_was_asked_before(instance):
 
 def test_a_request_is_looked_up_once(instance, tools):
     req = tools.asked(TOKENS)
-    assert instance.ask(TOKENS, req=req) == 0
+    assert instance.ask(TOKENS, req=req, ends=False) == 0
     instance.finish(TOKENS)
     instance.evict_all()
     assert instance.ask(TOKENS, req=req) == 0
     assert instance.ask(TOKENS) == 24
+
+
+def test_a_request_that_gave_way_is_looked_up_again(instance, tools):
+    instance.finish(TOKENS)
+    instance.evict_all()
+    req = tools.asked(TOKENS)
+    assert instance.ask(TOKENS, req=req) == 24
+    instance.evict_all()
+    assert instance.ask(TOKENS, req=req) == 24
 
 
 def test_a_flush_forgets_dram_too(instance):

@@ -9,59 +9,83 @@ from sglang_memserve import hooks
 
 class Manager:
     def __init__(self, comes=()):
-        self.comes, self.prefill = comes, SimpleNamespace(begun_early=0)
+        self.comes, self.prefill = comes, object()
 
     def kv_comes(self, room):
         return room in self.comes
 
 
-def req(name, pending):
-    return SimpleNamespace(rid=name, bootstrap_room=name, pending_bootstrap=pending)
+def req(name, pending, **how):
+    plain = {"grammar": None, "return_logprob": False, "return_sampling_mask": False}
+    return SimpleNamespace(rid=name, bootstrap_room=name, pending_bootstrap=pending, **plain | how)
 
 
 class Scheduler:
-    def __init__(self, inflight=(), waiting=(), manager=None):
-        self.disagg_prefill_inflight_queue, self.waiting_queue = list(inflight), list(waiting)
+    def __init__(self, sent=(), waiting=(), manager=None):
+        self.disagg_prefill_inflight_queue, self.waiting_queue = list(sent), list(waiting)
         self.memserve_manager, self.back = manager or Manager(), []
 
     def optimistic_release_and_requeue(self, req):
         self.back.append(req.rid)
+        self.waiting_queue.insert(0, req)
+
+
+def queue_of(comes=(), free=6, size=8):
+    rows = SimpleNamespace(available_size=lambda: free, size=size)
+    scheduler = Scheduler(manager=Manager(comes))
+    return SimpleNamespace(scheduler=scheduler, req_to_metadata_buffer_idx_allocator=rows)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-@pytest.mark.parametrize("comes", [[], ["a"]])
-def test_a_prompt_whose_kv_comes_waits_for_it(allowed, comes):
-    queue = SimpleNamespace(scheduler=Scheduler(manager=Manager(comes)))
-    begins = hooks.unless_kv_comes(lambda queue, req: allowed, queue, req("a", True))
-    assert begins == (allowed and not comes)
+def test_a_prompt_is_begun_where_sglang_would(allowed):
+    asked = req("a", True)
+    assert hooks.may_begin_early(lambda queue, req: allowed, queue_of(), asked) == allowed
+
+
+@pytest.mark.parametrize(
+    ("queue", "how"),
+    [
+        (queue_of(comes=["a"]), {}),
+        (queue_of(free=4), {}),
+        (queue_of(), {"grammar": object()}),
+        (queue_of(), {"return_logprob": True}),
+        (queue_of(), {"return_sampling_mask": True}),
+    ],
+    ids=["its KV comes", "few rows are left", "grammar", "logprobs", "mask"],
+)
+def test_a_prompt_is_not_begun_early_in_vain(queue, how):
+    assert not hooks.may_begin_early(lambda queue, req: True, queue, req("a", True, **how))
 
 
 def test_another_transfer_backend_is_left_alone():
     queue = SimpleNamespace(scheduler=SimpleNamespace())
-    assert hooks.unless_kv_comes(lambda queue, req: True, queue, req("a", True))
+    assert hooks.may_begin_early(lambda queue, req: True, queue, req("a", True))
     hooks.give_way(SimpleNamespace(batch_to_run=None), SimpleNamespace())
 
 
-def test_what_began_early_is_counted():
-    queue = SimpleNamespace(scheduler=Scheduler())
-    hooks.count_early([req("a", True), req("b", False), req("c", True)], queue)
-    assert queue.scheduler.memserve_manager.prefill.begun_early == 2
-
-
-def test_the_last_that_was_computed_early_gives_way():
-    scheduler = Scheduler([req("a", False), req("b", True), req("c", True)], [req("d", False)])
+def test_the_last_that_was_computed_early_gives_way_and_the_room_is_for_who_was_waited_for():
+    scheduler = Scheduler([req("b", True), req("c", True)], [req("e", True), req("d", False)])
     hooks.give_way(SimpleNamespace(batch_to_run=None), scheduler)
     assert scheduler.back == ["c"]
-    assert [req.rid for req in scheduler.disagg_prefill_inflight_queue] == ["a", "b"]
+    assert [req.rid for req in scheduler.disagg_prefill_inflight_queue] == ["b"]
+    assert [req.rid for req in scheduler.waiting_queue] == ["d", "c", "e"]
 
 
 @pytest.mark.parametrize(
-    ("batch", "waiting"),
-    [("batch", [False]), (None, []), (None, [True])],
-    ids=["there is room", "nobody waits", "decode waits for none of them"],
+    ("batch", "sent", "waiting"),
+    [("batch", [], [False]), (None, [], []), (None, [], [True]), (None, [False], [False])],
+    ids=["there is room", "nobody waits", "decode waits for none", "there will be room"],
 )
-def test_nothing_gives_way_for_nothing(batch, waiting):
-    scheduler = Scheduler([req("b", True)], [req("d", pending) for pending in waiting])
+def test_nothing_gives_way_for_nothing(batch, sent, waiting):
+    sent = [req("b", True), *(req("c", pending) for pending in sent)]
+    scheduler = Scheduler(sent, [req("d", pending) for pending in waiting])
     hooks.give_way(SimpleNamespace(batch_to_run=batch), scheduler)
     assert scheduler.back == []
-    assert len(scheduler.disagg_prefill_inflight_queue) == 1
+    assert scheduler.disagg_prefill_inflight_queue == sent
+
+
+def test_what_begins_early_is_counted_once(split):
+    first, second = req("a", True), req("b", False)
+    for chunk in ([first, second], [first]):
+        split.p.prefill.count_early(chunk)
+    assert split.p.counters()["prefills_begun_early"] == 1

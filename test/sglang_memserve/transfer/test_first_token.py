@@ -1,5 +1,6 @@
 """What is told of a request as its KV lands, and what is left for the scheduler to tell."""
 
+import threading
 from array import array
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ class Req:
     """What SGLang's request has, as far as it matters."""
 
     def __init__(self, **how):
-        self.rid, self.bootstrap_room, self.stream, self.output_ids = "r", ROOM, True, array("q")
+        self.rid, self.bootstrap_room, self.bootstrap_host = "r", ROOM, "127.0.0.1"
+        self.stream, self.output_ids = True, array("q")
         self.sampling_params = SimpleNamespace(stop_strs=[], stop_regex_strs=[])
         self.finished_reason = self.to_finish = None
         self.return_logprob, self.grammar = False, None
@@ -48,6 +50,8 @@ class Streamer:
     def stream_output(self, reqs, return_logprob):
         for req in reqs:
             new = list(req.output_ids[req.send_token_offset :])
+            # What the text of the next token hangs on is sent with the first one.
+            new = ["prompt"] * (req.surr_offset is None) + new
             req.send_token_offset, req.surr_offset = len(req.output_ids), 5
             self.send_to_detokenizer.send_output((req.rid, new, req.cached_tokens))
 
@@ -58,7 +62,7 @@ class Scheduler:
         self.server_args = SimpleNamespace(tp_size=how.get("tp_size", 1))
         self.spec_algorithm = SimpleNamespace(is_none=lambda: True)
         self.model_config = SimpleNamespace(self_opened_think_start_ids=None)
-        self.enable_decode_hicache, self.rust_server = False, None
+        self.enable_decode_hicache, self.rust_server, self.kv_checksum_computer = False, None, None
 
     @property
     def sent(self):
@@ -92,7 +96,7 @@ def test_a_token_that_landed_is_told_once_and_the_next_ones_follow(scheduler, me
     tokens.expect(req)
     tokens.landed(ROOM, ROW)
     # 32 tokens were cached on prefill, 48 are here.
-    assert scheduler.sent == [("r", [TOKEN], 48)]
+    assert scheduler.sent == [("r", ["prompt", TOKEN], 48)]
     assert tokens.told == 1
     # Until the scheduler has the token, the request is as it was.
     assert not req.output_ids
@@ -101,8 +105,7 @@ def test_a_token_that_landed_is_told_once_and_the_next_ones_follow(scheduler, me
     assert len(scheduler.sent) == 1
     req.output_ids.append(43)
     scheduler.output_streamer.stream_output(first_token.untold([req]), False)
-    assert [new for _, new, _ in scheduler.sent] == [[TOKEN], [43]]
-    assert req.surr_offset == 5
+    assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN], [43]]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,7 @@ def test_a_token_that_landed_is_told_once_and_the_next_ones_follow(scheduler, me
         {"to_finish": "abort"},
         {"output_ids": array("q", [1])},
         {"bootstrap_room": ROOM + 1},
+        {"bootstrap_host": "2.2.2.2"},
     ],
     ids=lambda how: next(iter(how)),
 )
@@ -154,7 +158,24 @@ def test_an_end_that_comes_with_the_token_is_told(scheduler, metadata):
     tokens.landed(ROOM, ROW)
     req.finished_reason = "abort"
     scheduler.commit(req)
-    assert [new for _, new, _ in scheduler.sent] == [[TOKEN], []]
+    assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN], []]
+
+
+def test_an_abort_before_the_scheduler_has_the_token_goes_on_from_it(scheduler, metadata):
+    tokens, req = FirstTokens(scheduler, metadata), Req()
+    tokens.expect(req)
+    tokens.landed(ROOM, ROW)
+    req.finished_reason = "abort"
+    scheduler.output_streamer.stream_output(first_token.untold([req]), False)
+    assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN], []]
+
+
+def test_another_request_in_the_room_does_not_get_the_token(scheduler, metadata):
+    tokens, first, second = FirstTokens(scheduler, metadata), Req(), Req(rid="other")
+    tokens.expect(first)
+    tokens.expect(second)
+    tokens.landed(ROOM, ROW)
+    assert [rid for rid, *_ in scheduler.sent] == ["r"]
 
 
 def test_trouble_leaves_it_to_the_scheduler(scheduler, metadata, caplog):
@@ -163,4 +184,16 @@ def test_trouble_leaves_it_to_the_scheduler(scheduler, metadata, caplog):
     tokens.landed(ROOM, 99)
     assert "the first token of r" in caplog.text
     scheduler.commit(req)
-    assert [new for _, new, _ in scheduler.sent] == [[TOKEN]]
+    assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN]]
+
+
+def test_while_the_scheduler_tells_something_nothing_else_is_told(scheduler, metadata):
+    tokens = FirstTokens(scheduler, metadata)
+    tokens.expect(Req())
+    other = threading.Thread(target=tokens.landed, args=(ROOM, ROW))
+    with first_token.lock_of(scheduler.output_streamer):
+        other.start()
+        other.join(0.1)
+        assert scheduler.sent == []
+    other.join()
+    assert len(scheduler.sent) == 1

@@ -29,7 +29,7 @@ class News:
     def wake(self) -> None:
         """There is some for one that sleeps because nothing at all is to be done, too. From any thread."""
         self.tell()
-        # In this order: what is readable and not known to be is cleared by nobody, and no sleep lasts then.
+        # The other way round an `attend` in between would leave it readable for good: no sleep would last.
         self._wakeup.set()
         self._woken = True
 

@@ -299,7 +299,11 @@ class PrefillSide:
         reason = self._refused.reason(room)
         if reason is not None:
             return reason
-        if manager.request_status.get(room) not in (None, KVPoll.Bootstrapping):
+        status = manager.request_status.get(room)
+        if status == KVPoll.Failed:
+            # Perhaps because of what another rank of decode asked.
+            return str(manager.failure_records.get(room, f"room {room} has failed on the prefill instance"))
+        if status not in (None, KVPoll.Bootstrapping):
             return f"room {room} already has its destination"
         if len(self._unclaimed) >= _MAX_UNCLAIMED:
             return f"{_MAX_UNCLAIMED} destinations wait for requests that have not come"

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from sglang.srt.disaggregation.base.conn import KVPoll
@@ -227,6 +228,20 @@ def test_another_layout_is_refused_with_the_field_on_both_sides(make_split, tool
     sender, receiver = split.sender(ROOM), split.ask(ROOM, [9])
     for message in fail(split, tools, receiver, sender):
         assert "heads: 2 here, 1 at the peer" in message
+
+
+def test_a_second_rank_of_that_decode_instance_hears_the_field_too(make_split, tools):
+    split = make_split(decode_heads=1)
+    sender, receiver = split.sender(ROOM), split.ask(ROOM, [9])
+    tools.until(lambda: split.p.request_status[ROOM] == KVPoll.Failed)
+    again = split.d.decode.destination(ROOM, np.array([10], np.int32), 3, 0, 2, False)
+    tools.until(lambda: receiver.poll() == KVPoll.Failed)
+    split.d.failure_records.clear()
+    split.d.request_status[ROOM] = KVPoll.WaitingForInput
+    split.to_prefill.send_multipart(again)
+    tools.until(lambda: ROOM in split.d.failure_records)
+    assert "heads: 2 here, 1 at the peer" in split.d.failure_records[ROOM]
+    fail(split, tools, receiver, sender)
 
 
 def test_metadata_rows_of_other_sizes_fail_the_room(split, tools, paired):

@@ -41,7 +41,12 @@ _MAY_NAME_A_HUB_MODEL = (
 
 
 def with_defaults(argv: list[str], *, cuda: bool, caching: str = InstanceOptions.caching) -> list[str]:
-    """`argv` with MemServe's defaults put before it, so that whatever the user gives wins.
+    """`argv` with MemServe's defaults put before it, so that whatever the user gives wins."""
+    return default_flags(argv, cuda=cuda, caching=caching) + argv
+
+
+def default_flags(argv: list[str], *, cuda: bool, caching: str = InstanceOptions.caching) -> list[str]:
+    """MemServe's defaults for an instance that is given `argv`.
 
     `caching`: see `InstanceOptions`; `--disable-radix-cache` keeps nothing on its instance, whatever it says.
     """
@@ -57,7 +62,7 @@ def with_defaults(argv: list[str], *, cuda: bool, caching: str = InstanceOptions
         defaults += _cache(argv, role, caching, cuda)
     else:
         defaults += _colocated_cache(argv, caching)
-    return defaults + argv
+    return defaults
 
 
 def _colocated_cache(argv: list[str], caching: str) -> list[str]:

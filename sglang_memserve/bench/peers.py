@@ -11,7 +11,7 @@ from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.spec import InstanceSpec, instance_flags
 from sglang_memserve.compat import BACKEND
-from sglang_memserve.launch_server import CPU_PLATFORM, value_of, with_defaults
+from sglang_memserve.launch_server import CPU_PLATFORM, default_flags, value_of
 from sglang_memserve.model import resolve_model
 from sglang_memserve.model.embedded import EMBEDDED_NAME
 
@@ -76,14 +76,12 @@ class StockSpec(InstanceSpec):
         flags = ours[ours.index(_OUR_SERVER) + 1 :]
         if self.model is None:
             flags = ["--model-path", resolve_model(None), "--served-model-name", EMBEDDED_NAME, *flags]
-        defaults = with_defaults(flags, cuda=bool(share.visible_gpus()))
-        defaults = defaults[: len(defaults) - len(flags)]
+        defaults = default_flags(flags, cuda=bool(share.visible_gpus()))
         # SGLang refuses a cache that it does not know even where a later flag wins.
         for ours_alone in ("--radix-cache-backend", "--optimistic-prefill-attempts"):
             if ours_alone in defaults:
                 del defaults[defaults.index(ours_alone) : defaults.index(ours_alone) + 2]
-        flags = [*defaults, *flags]
-        flags = [MOONCAKE if arg == BACKEND else arg for arg in flags]
+        flags = [MOONCAKE if arg == BACKEND else arg for arg in (*defaults, *flags)]
         return [*_PYTHON, "sglang.launch_server", *flags]
 
     def env(self) -> dict[str, str]:

@@ -37,7 +37,6 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", expect_first_token),
-        HookSpec(f"{_DECODE}.DecodeTransferQueue._commit_transfer_to_req", "AFTER", take_over),
         HookSpec(f"{_STREAMER}.stream_output", "AROUND", stream_untold),
         HookSpec(f"{_SCHEDULER}._add_request_to_queue", "AFTER", caching.fetch_for_colocated),
         HookSpec(f"{_SCHEDULER}.get_new_batch_prefill", "AROUND", caching.leave_out_held),
@@ -182,14 +181,9 @@ def give_way(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
 def expect_first_token(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
     manager = getattr(queue.scheduler, "memserve_manager", None)
     if manager is not None and req.bootstrap_room:
-        manager.decode.first_tokens = manager.decode.first_tokens or FirstTokens(
-            queue.scheduler, queue.metadata_buffers
-        )
+        if manager.decode.first_tokens is None:
+            manager.decode.first_tokens = FirstTokens(queue.scheduler, queue.metadata_buffers)
         manager.decode.first_tokens.expect(req)
-
-
-def take_over(result: object, queue: Any, decode_req: Any) -> None:
-    first_token.take_over(decode_req.req)
 
 
 def stream_untold(original: Hook, streamer: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> Any:

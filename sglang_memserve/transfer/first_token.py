@@ -45,22 +45,20 @@ class FirstTokens:
     """
 
     def __init__(self, scheduler: Any, metadata: Any) -> None:
-        self._scheduler = scheduler
+        self._streamer = scheduler.output_streamer
         self._metadata = metadata
+        self._can_tell = _can_tell(scheduler)
+        self._lock = _guard(self._streamer.send_to_detokenizer)
         self._requests: dict[int, Any] = {}
-        self._lock: threading.RLock | None = None
         self.told = 0
 
     def expect(self, req: Any) -> None:
         """A request that waits for its KV."""
         from sglang.srt.disaggregation.utils import FAKE_BOOTSTRAP_HOST
 
-        if not self._can_tell() or not is_plain(req) or req.bootstrap_host == FAKE_BOOTSTRAP_HOST:
-            return
-        if self._lock is None:
-            self._lock = _guard(self._scheduler.output_streamer.send_to_detokenizer)
-        # Another one in the same room will be refused.
-        self._requests.setdefault(req.bootstrap_room, req)
+        if self._can_tell and is_plain(req) and req.bootstrap_host != FAKE_BOOTSTRAP_HOST:
+            # Another one in the same room will be refused.
+            self._requests.setdefault(req.bootstrap_room, req)
 
     def forget(self, room: int) -> None:
         self._requests.pop(room, None)
@@ -68,29 +66,18 @@ class FirstTokens:
     def landed(self, room: int, row: int) -> None:
         """All of the room's KV is here, and its metadata in that row. The scheduler does not know yet."""
         req = self._requests.pop(room, None)
-        if req is None or self._lock is None:
+        if req is None:
             return
         try:
             told = self._with_first_token(req, row)
             with self._lock:
                 # The scheduler says that a request was aborted only after it has put that down.
                 if told is not None and req.finished_reason is None:
-                    self._scheduler.output_streamer.stream_output([told], False)
+                    self._streamer.stream_output([told], False)
                     req.memserve_told = told
                     self.told += 1
         except Exception:
             logger.exception("the first token of %s", req.rid)
-
-    def _can_tell(self) -> bool:
-        scheduler = self._scheduler
-        return (
-            scheduler.server_args.tp_size == 1
-            and scheduler.spec_algorithm.is_none()
-            and not scheduler.enable_decode_hicache
-            and scheduler.rust_server is None
-            and scheduler.kv_checksum_computer is None
-            and not scheduler.model_config.self_opened_think_start_ids
-        )
 
     def _with_first_token(self, req: Any, row: int) -> Any | None:
         """The request as the scheduler will have it; None where it ends with that token."""
@@ -108,6 +95,17 @@ class FirstTokens:
         return None if told.finished() else told
 
 
+def _can_tell(scheduler: Any) -> bool:
+    return (
+        scheduler.server_args.tp_size == 1
+        and scheduler.spec_algorithm.is_none()
+        and not scheduler.enable_decode_hicache
+        and scheduler.rust_server is None
+        and scheduler.kv_checksum_computer is None
+        and not scheduler.model_config.self_opened_think_start_ids
+    )
+
+
 def is_plain(req: Any) -> bool:
     """Whether its first token is all that a client is told first."""
     params = req.sampling_params
@@ -119,27 +117,19 @@ def is_plain(req: Any) -> bool:
     )
 
 
-def take_over(req: Any) -> None:
-    """The scheduler has the token now: it goes on from what was told."""
-    told = getattr(req, "memserve_told", None)
-    if told is not None:
-        for name in _TOLD:
-            setattr(req, name, getattr(told, name))
-
-
 def untold(reqs: list[Any]) -> list[Any]:
-    """Without those whose first token, all that they have, was told."""
+    """What the scheduler has to tell: not those whose first token, all that they have, was told."""
     return [req for req in reqs if not _was_told(req)]
 
 
 def _was_told(req: Any) -> bool:
+    told = req.__dict__.pop("memserve_told", None)
+    if told is None:
+        return False
     # Also where the request has ended since: what is told then goes on from it.
-    take_over(req)
-    return (
-        req.__dict__.pop("memserve_told", None) is not None
-        and not req.finished()
-        and req.send_token_offset == len(req.output_ids)
-    )
+    for name in _TOLD:
+        setattr(req, name, getattr(told, name))
+    return not req.finished() and req.send_token_offset == len(req.output_ids)
 
 
 def lock_of(streamer: Any) -> contextlib.AbstractContextManager[Any]:

@@ -71,7 +71,6 @@ class Scheduler:
     def commit(self, req, token=TOKEN):
         """The scheduler's own turn: the token, and what it tells before its next step."""
         req.output_ids.append(token)
-        first_token.take_over(req)
         self.output_streamer.stream_output(first_token.untold([req]), False)
 
 

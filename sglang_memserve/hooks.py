@@ -156,7 +156,7 @@ def may_begin_early(original: Hook, queue: Any, req: Any) -> bool:
     manager = getattr(queue.scheduler, "memserve_manager", None)
     if manager is not None:
         rows = queue.req_to_metadata_buffer_idx_allocator
-        if manager.kv_comes(req.bootstrap_room) or 2 * rows.available_size() <= rows.size:
+        if manager.kv_comes(req) or 2 * rows.available_size() <= rows.size:
             return False
         if req.grammar is not None or req.return_logprob or req.return_sampling_mask:
             return False

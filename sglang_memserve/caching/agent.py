@@ -188,30 +188,25 @@ class CachingAgent:
         # It may be back: what is brought for it now, others may need until then.
         req.memserve_looked_up = False
 
-    def forget(self, room: int) -> None:
-        """The room's request waits for no answer any more."""
-        self._awaited.forget(room)
-
     def count_prompt(self, req: Any) -> None:
         """Of a request that has ended, where its prompt's KV came from."""
         sources.count(self._counts, req, self._role == "decode")
 
     def arrived(self, req: Any) -> None:
         """A request that is not scheduled yet: what its hint names is fetched, if it is not here."""
-        namespace = Namespace(req.extra_key, req.cache_salt)
-        tokens, name = np.array(req.origin_input_ids, dtype=np.int32), name_of(namespace)
-        if name is None or req.multimodal_inputs is not None:
-            return
+        hint, namespace = self._hint_of(req), Namespace(req.extra_key, req.cache_salt)
         # One that was rejected has another prompt, and no sender.
-        if self._writes_back and self._role == "prefill" and req.disagg_kv_sender is not None:
-            self._awaited.arrived(req.bootstrap_room, tokens, name)
-        hint = self._hint_of(req)
-        if hint is None or hint.role not in (None, self._role) or hint.source == self.name:
+        answer_comes = self._writes_back and self._role == "prefill" and req.disagg_kv_sender is not None
+        name = name_of(namespace)
+        if not (hint or answer_comes) or name is None or req.multimodal_inputs is not None:
+            return
+        tokens = np.array(req.origin_input_ids, dtype=np.int32)
+        if answer_comes:
+            req.memserve_goes_on_from = self._awaited.arrived(tokens, name)
+        if hint is None:
             return
         page = self._tree.page_size
         tokens = tokens[: min(len(tokens) - 1, hint.tokens or len(tokens)) // page * page]
-        if not self._publishes:
-            return
         here = self._pool.match(tokens, namespace=name, lease_seconds=None)
         if max(here.tokens, self._tree.known(tokens, namespace)) < len(tokens):
             self._fetches.begin(key_of(req), hint, tokens, name, here.tokens)
@@ -220,9 +215,10 @@ class CachingAgent:
         """Whether the room's request waits for what it is to find here."""
         return self._fetches.waits(room)
 
-    def awaits(self, room: int) -> bool:
-        """Whether the answer that the room's prompt goes on from is on its way here."""
-        return self._awaited.waits(room)
+    def awaits(self, req: Any) -> bool:
+        """Whether the answer that the request's prompt goes on from is on its way here."""
+        before = getattr(req, "memserve_goes_on_from", None)
+        return before is not None and self._awaited.waits_for(before)
 
     def held(self, reqs: list[Any]) -> list[Any]:
         """Those of the requests that wait."""
@@ -282,12 +278,16 @@ class CachingAgent:
         return FeedServer(endpoint_of("tcp", host, 0), feeds)
 
     def _hint_of(self, req: Any) -> FetchHint | None:
+        """If this instance is to fetch what it names, and can."""
         try:
-            return hint_of(req)
+            hint = hint_of(req)
         except msgspec.ValidationError as error:
             logger.debug("a hint of %s: %s", req.rid, error)
             self._counts.add("hints_malformed")
             return None
+        if hint is None or hint.role not in (None, self._role) or hint.source == self.name:
+            return None
+        return hint if self._publishes else None
 
     def _receive(self, received: Received) -> None:
         """From any thread."""

@@ -1,6 +1,7 @@
 """Answers that decode has yet to send back, and whose next turns have come already."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sglang_memserve.caching.prefix_keys import Ids, prefix_keys
@@ -11,7 +12,7 @@ _MAX_PROMPTS = 4096
 _MAX_ALIKE = 64
 
 
-class _Prompt(NamedTuple):
+class Prompt(NamedTuple):
     """The key of its whole pages, and the tokens after them."""
 
     pages: bytes
@@ -28,44 +29,39 @@ class Awaited:
     def __init__(self, page: int) -> None:
         self._page = page
         self._rests: OrderedDict[bytes, OrderedDict[bytes, None]] = OrderedDict()
-        self._of_rooms: dict[int, _Prompt] = {}
 
-    def arrived(self, room: int, tokens: Ids, namespace: str) -> None:
-        """The room's prompt, which will be prefilled here."""
-        *_, (stop, key) = prefix_keys(tokens, namespace, self._page)
-        whole = _Prompt(key, tokens[stop:].tobytes())
-        before = [prompt for prompt in self._begun_with(tokens, namespace) if prompt != whole]
-        if before:
-            self._of_rooms[room] = before[-1]
+    def arrived(self, tokens: Ids, namespace: str) -> Prompt | None:
+        """A prompt that will be prefilled here; returns the last one it goes on from whose answer is away."""
+        prefixes = list(prefix_keys(tokens, namespace, self._page))
+        stop, key = prefixes[-1]
+        whole = Prompt(key, tokens[stop:].tobytes())
+        before = [prompt for prompt in self._begun_with(tokens, prefixes) if prompt != whole]
         self._remember(whole)
+        return before[-1] if before else None
 
     def came(self, tokens: Ids, namespace: str) -> None:
         """A prompt with its answer, whether or not it could be taken in."""
-        for prompt in self._begun_with(tokens, namespace):
+        for prompt in self._begun_with(tokens, prefix_keys(tokens, namespace, self._page)):
             rests = self._rests[prompt.pages]
             del rests[prompt.rest]
             if not rests:
                 del self._rests[prompt.pages]
 
-    def waits(self, room: int) -> bool:
-        """Whether an answer that the room's prompt goes on from is on its way."""
-        before = self._of_rooms.get(room)
-        return before is not None and before.rest in self._rests.get(before.pages, ())
+    def waits_for(self, prompt: Prompt) -> bool:
+        """Whether its answer has not come."""
+        return prompt.rest in self._rests.get(prompt.pages, ())
 
-    def forget(self, room: int) -> None:
-        self._of_rooms.pop(room, None)
-
-    def _begun_with(self, tokens: Ids, namespace: str) -> list[_Prompt]:
-        """The prompts without answers that the tokens begin with, the shortest first."""
+    def _begun_with(self, tokens: Ids, prefixes: Iterable[tuple[int, bytes]]) -> list[Prompt]:
+        """The prompts without answers that the tokens, of these prefixes, begin with, the shortest first."""
         return [
-            _Prompt(key, rest)
-            for stop, key in prefix_keys(tokens, namespace, self._page)
+            Prompt(key, rest)
+            for stop, key in prefixes
             if key in self._rests
             for rest in sorted(self._rests[key], key=len)
             if tokens[stop : stop + self._page].tobytes().startswith(rest)
         ]
 
-    def _remember(self, prompt: _Prompt) -> None:
+    def _remember(self, prompt: Prompt) -> None:
         rests = self._rests.setdefault(prompt.pages, OrderedDict())
         self._rests.move_to_end(prompt.pages)
         rests[prompt.rest] = None

@@ -13,6 +13,8 @@ def prefix_keys(tokens: Ids, namespace: str, page: int) -> Iterator[tuple[int, b
     """The length and the key of each prefix of `tokens` in whole pages, the empty one first."""
     state = xxhash.xxh3_128(namespace.encode() + b"\0")
     yield 0, state.digest()
+    data = memoryview(tokens.tobytes())
+    size = tokens.itemsize
     for stop in range(page, len(tokens) + 1, page):
-        state.update(tokens[stop - page : stop].tobytes())
+        state.update(data[(stop - page) * size : stop * size])
         yield stop, state.digest()

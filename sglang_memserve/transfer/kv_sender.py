@@ -43,7 +43,6 @@ class MemServeKVSender(CommonKVSender):
     def clear(self) -> None:
         if self._owns_room:
             self._owns_room = False
-            self.kv_mgr.forget(self.bootstrap_room)
             with self.kv_mgr.prefill.lock:
                 self._failure = self.kv_mgr.prefill.close_room(self.bootstrap_room)
                 super().clear()

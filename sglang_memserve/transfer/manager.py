@@ -78,14 +78,10 @@ class MemServeKVManager(CommonKVManager):
     def waits_for_fetch(self, room: int) -> bool:
         return self.agent is not None and self.agent.waits(room)
 
-    def kv_comes(self, room: int) -> bool:
-        """Whether KV that the room's prompt needs is on its way: fetched, or an answer that is sent back."""
-        return self.agent is not None and (self.agent.waits(room) or self.agent.awaits(room))
-
-    def forget(self, room: int) -> None:
-        """The room's request is gone from this prefill instance."""
-        if self.agent is not None:
-            self.agent.forget(room)
+    def kv_comes(self, req: Any) -> bool:
+        """Whether KV that the prompt needs is on its way: fetched, or an answer that is sent back."""
+        agent = self.agent
+        return agent is not None and (agent.waits(req.bootstrap_room) or agent.awaits(req))
 
     def update_status(self, bootstrap_room: int, status: Any) -> None:
         # SGLang reads, compares and writes: two threads at once would lose the later status.

@@ -131,7 +131,7 @@ class Instance:
         other.agent._pool.introduce(self.agent._pool.info)
 
     def arrive(self, room, tokens, hint, **how):
-        """A request with a hint that SGLang has taken in."""
+        """A request that SGLang has taken in, with a hint or None."""
         custom = {"memserve.fetch": hint} if how.get("custom") else None
         action = SimpleNamespace(action_type=how.get("action", "memserve.fetch"), payload=hint)
         req = SimpleNamespace(
@@ -142,10 +142,11 @@ class Instance:
             cache_salt=None,
             multimodal_inputs=None,
             disagg_kv_sender=object(),
-            kv_hints=None if custom else SimpleNamespace(actions=[action]),
+            kv_hints=None if custom or hint is None else SimpleNamespace(actions=[action]),
             sampling_params=SimpleNamespace(custom_params=custom),
         )
         self.agent.arrived(req)
+        return req
 
     def close(self):
         self.agent.close()

@@ -15,10 +15,25 @@ def ids(tokens):
     return np.array(tokens, dtype=np.int32)
 
 
+class Rooms(Awaited):
+    """With what each room's request is told when it arrives."""
+
+    def __init__(self, page):
+        super().__init__(page)
+        self.goes_on_from = {}
+
+    def arrived(self, room, tokens, namespace):
+        self.goes_on_from[room] = super().arrived(tokens, namespace)
+
+    def waits(self, room):
+        before = self.goes_on_from[room]
+        return before is not None and self.waits_for(before)
+
+
 @pytest.fixture
 def answers():
     """A first prompt has arrived in room 1."""
-    answers = Awaited(PAGE)
+    answers = Rooms(PAGE)
     answers.arrived(1, ids(PROMPT), "")
     return answers
 
@@ -65,16 +80,9 @@ def test_another_namespace_has_answers_of_its_own(answers):
     assert answers.waits(3)
 
 
-def test_a_request_that_is_gone_is_forgotten(answers):
-    answers.arrived(2, ids(TURN), "")
-    answers.forget(2)
-    assert not answers.waits(2)
-    answers.forget(2)
-
-
 @pytest.mark.parametrize("length", [1, 3, 4, 7, 9])
 def test_prompts_of_any_length_have_answers(length):
-    answers = Awaited(PAGE)
+    answers = Rooms(PAGE)
     answers.arrived(1, ids([1] * length), "")
     answers.arrived(2, ids([1] * length + ANSWER), "")
     answers.arrived(3, ids([1] * length), "")
@@ -99,7 +107,7 @@ def test_old_prompts_make_room_for_new_ones(answers, monkeypatch):
 
 def test_of_prompts_that_are_nearly_the_same_the_last_are_known(monkeypatch):
     monkeypatch.setattr(module, "_MAX_ALIKE", 2)
-    answers = Awaited(PAGE)
+    answers = Rooms(PAGE)
     for last in (1, 2, 3):
         answers.arrived(last, ids([5, 5, 5, 5, last]), "")
     for last in (1, 2, 3):

@@ -59,6 +59,18 @@ def test_the_answer_is_where_the_next_turn_looks_for_it(pair, tools):
         assert instance.everything_is_accounted_for()
 
 
+def test_a_turn_that_is_here_before_the_answer_waits_for_it(pair, tools):
+    prefill, decode = pair
+    first = prefill.arrive(ROOM, PROMPT, None)
+    prefill.compute(PROMPT[:8])
+    decode.agent.introduce(ROOM, prefill.agent.prefilled)
+    following = prefill.arrive(ROOM + 1, PROMPT + ANSWER + PROMPT, None)
+    assert [prefill.agent.awaits(req) for req in (first, following)] == [False, True]
+    tools.answered(decode, ROOM, PROMPT, ANSWER)
+    arrive(prefill, decode, tools)
+    assert not prefill.agent.awaits(following)
+
+
 def test_what_prefill_has_already_is_no_trouble(pair, tools):
     prefill, decode = pair
     decode.agent.introduce(ROOM, prefill.agent.prefilled)

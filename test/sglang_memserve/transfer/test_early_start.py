@@ -11,8 +11,8 @@ class Manager:
     def __init__(self, comes=()):
         self.comes, self.prefill = comes, object()
 
-    def kv_comes(self, room):
-        return room in self.comes
+    def kv_comes(self, req):
+        return req.rid in self.comes
 
 
 def req(name, pending, **how):

@@ -51,9 +51,7 @@ class Turn:
     def __init__(self, url, post, ids, added, **fields):
         before = counters(url, "prefill")
         self.prompt = [*ids, *added]
-        sampling = {"temperature": 0, "max_new_tokens": ANSWER, "ignore_eos": True}
-        request = {"input_ids": self.prompt, "sampling_params": sampling, **fields}
-        status, body = post(url, "/generate", request)
+        status, body = post(url, "/generate", request(self.prompt, ANSWER) | fields)
         assert status == 200, body
         self.whole = [*self.prompt, *body["output_ids"]]
         until(lambda: counters(url, "prefill")["prompt_tokens"] > before.get("prompt_tokens", 0))

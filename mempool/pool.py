@@ -17,7 +17,7 @@ from mempool.membership.member import Member
 from mempool.membership.messages import Change, ChangeKind, InstanceInfo, new_incarnation
 from mempool.peers import Peers
 from mempool.remote.control import Control
-from mempool.remote.fetching import Fetching, Wanted
+from mempool.remote.fetching import Fetching, PublishRequest
 from mempool.remote.messages import Caller
 from mempool.remote.sending import Flags, Landed, Sending
 from mempool.remote.serving import Received, Serving
@@ -42,7 +42,7 @@ class MemPool:
     is refused by the registries. `control`, `data`: URLs to listen at. `on_received`: see `Serving`.
     `on_hbm`: for an engine that allocates and publishes in HBM itself; there is no store of that medium then.
     What others send there lands in DRAM blocks, which that callback is given, and frees: see `Serving`.
-    `on_wanted`: such an engine is asked to publish what others want of its HBM in DRAM: see `Wanted`.
+    `on_wanted`: such an engine is asked to publish what others want of its HBM in DRAM: see `PublishRequest`.
     `on_stopped`: a newer incarnation of this instance is there, and this one takes part no more.
 
     Raises LayoutMismatch, NamespaceMismatch, JoinFailed where no registry takes it, MemPoolError for URLs
@@ -64,7 +64,7 @@ class MemPool:
         checksum: bool = False,
         on_received: Callable[[Received], None] | None = None,
         on_hbm: Callable[[Received], None] | None = None,
-        on_wanted: Callable[[Wanted], None] | None = None,
+        on_wanted: Callable[[PublishRequest], None] | None = None,
         on_stopped: Callable[[MemPoolError], None] | None = None,
         limits: Limits | None = None,
         transports: Transports | None = None,

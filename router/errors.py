@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 if TYPE_CHECKING:
-    from router.instance import Instance
+    from router.instances.instance import Instance
 
 JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
 

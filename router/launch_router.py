@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import uvloop
 
-from router.config import ConfigError, RouterConfig
-from router.flags import parse
-from router.server import CannotListen, serving
+from router.config.flags import parse
+from router.config.settings import ConfigError, RouterConfig
+from router.http.server import CannotListen, serving
 
 logger = logging.getLogger("router.launch_router")
 

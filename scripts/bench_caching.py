@@ -22,9 +22,9 @@ ratios are of one round's pair, a minute apart; figures are medians with lowest 
 import sys
 from pathlib import Path
 
+from benchmark.caching.arguments import parsed
+from benchmark.caching.benchmark import benchmark
 from sglang_memserve.bench import children
-from sglang_memserve.bench.caching.arguments import parsed
-from sglang_memserve.bench.caching.benchmark import benchmark
 
 PEERS = Path(__file__).resolve().parents[1] / ".peers"
 

@@ -24,7 +24,9 @@ from typing import Any
 
 import aiohttp
 
-from sglang_memserve.bench import children, command
+from benchmark import command
+from benchmark.mock_engine import DELAY
+from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import (
     Bar,
     Rounds,
@@ -38,7 +40,6 @@ from sglang_memserve.bench.figures import (
 from sglang_memserve.bench.serving.answer import Answer
 from sglang_memserve.bench.serving.apis import APIS, Asking, Conversation
 from sglang_memserve.bench.serving.client import Client, open_session
-from sglang_memserve.bench.serving.mock_engine import DELAY
 from sglang_memserve.bench.serving.replay import replay
 from sglang_memserve.bench.workloads.form import Session, Turn, Workload
 from sglang_memserve.cluster import probe
@@ -51,7 +52,7 @@ FIRST_MS = {FAST: 50.0, SLOW: 2000.0}
 GAP_MS = 10.0
 PROMPT, ANSWER, RATE = 500, 16, 50.0
 ERROR_BAR_MS, LATE_BAR_MS, RATE_BAR = 2.0, 5.0, 0.99
-MOCK = "sglang_memserve.bench.serving.mock_engine"
+MOCK = "benchmark.mock_engine"
 
 
 def workload(seconds: float, seed: int) -> Workload:

@@ -26,14 +26,15 @@ from typing import Any
 
 import msgspec
 
-from sglang_memserve.bench import children, command
+from benchmark import command
+from benchmark.cost import h100, live, tables
+from benchmark.cost.grid import CELLS, grid
+from benchmark.cost.live import ARCHITECTURE, OPERATORS, Live
+from sglang_memserve.bench import children
 from sglang_memserve.bench.chart import Panel, chart
 from sglang_memserve.bench.clusters import Engine, building
-from sglang_memserve.bench.cost import h100, live, tables
-from sglang_memserve.bench.cost.grid import CELLS, grid
-from sglang_memserve.bench.cost.live import ARCHITECTURE, OPERATORS, Live
 from sglang_memserve.bench.figures import Bar, at_most, machine, report, show_bars
-from sglang_memserve.cpu_attention import NAME as MEMSERVE_CPU
+from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 from sglang_memserve.model import resolve_model
 
 TABLES = Path(__file__).resolve().parents[2] / "shared" / "perf"

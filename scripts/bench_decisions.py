@@ -16,9 +16,9 @@ The router's cost model gets a profile of `memserve calibrate --url`, measured h
 
 import sys
 
+from benchmark.decisions.arguments import parsed
+from benchmark.decisions.benchmark import benchmark
 from sglang_memserve.bench import children
-from sglang_memserve.bench.decisions.arguments import parsed
-from sglang_memserve.bench.decisions.benchmark import benchmark
 
 
 def main() -> int:

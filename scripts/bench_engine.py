@@ -23,7 +23,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-from sglang_memserve.bench import children, command
+from benchmark import command
+from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Engine, System, building
 from sglang_memserve.bench.figures import Bar, Rounds, at_least, at_most, machine, report, show_bars
 from sglang_memserve.cluster.errors import ClusterError

@@ -25,7 +25,8 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from sglang_memserve.bench import children, command
+from benchmark import command
+from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Engine, System, building
 from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
 from sglang_memserve.bench.peers import Peers

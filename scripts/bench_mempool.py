@@ -34,10 +34,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sglang_memserve.bench import command
+from benchmark import command
+from benchmark.mempool import books, fairness, index, modes, throughput
+from benchmark.mempool.plan import Plan, say
 from sglang_memserve.bench.figures import Rounds, machine, report, show_bars
-from sglang_memserve.bench.mempool import books, fairness, index, modes, throughput
-from sglang_memserve.bench.mempool.plan import Plan, say
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.cluster.errors import ClusterError
 

@@ -19,9 +19,9 @@ Figures are medians of the rounds with lowest and highest. The bars are about th
 import sys
 from pathlib import Path
 
+from benchmark.policies.arguments import parsed
+from benchmark.policies.benchmark import benchmark
 from sglang_memserve.bench import children
-from sglang_memserve.bench.policies.arguments import parsed
-from sglang_memserve.bench.policies.benchmark import benchmark
 
 PEERS = Path(__file__).resolve().parents[1] / ".peers"
 

@@ -28,7 +28,9 @@ import psutil
 import uvloop
 from aiohttp import web
 
-from sglang_memserve.bench import children, command
+from benchmark import command
+from benchmark.load import Client, closed_loop
+from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import (
     Bar,
     Rounds,
@@ -39,7 +41,6 @@ from sglang_memserve.bench.figures import (
     report,
     show_bars,
 )
-from sglang_memserve.bench.load import Client, closed_loop
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.supervisor import Member
@@ -176,7 +177,7 @@ def bars(rounds: Rounds) -> list[Bar]:
 def member(name: str, port: int, worker: str, logs: Path, session: Any, chunks: int) -> Member:
     """The process of an arm."""
     commands = {
-        DIRECT: ["-m", "sglang_memserve.bench.mock_worker", "--events", str(chunks), "--gap-ms", str(GAP_MS)],
+        DIRECT: ["-m", "benchmark.mock_worker", "--events", str(chunks), "--gap-ms", str(GAP_MS)],
         ROUTER: ["-m", "router.launch_router", "--worker-urls", worker, "--log-level", "warning"],
     }
     server = [*commands[name], "--port", str(port)] if name in commands else None

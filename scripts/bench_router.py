@@ -31,9 +31,10 @@ from typing import Any
 
 import orjson
 
-from sglang_memserve.bench import children, command
+from benchmark import command
+from benchmark.load import Client, closed_loop, milliseconds, open_loop
+from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
-from sglang_memserve.bench.load import Client, closed_loop, milliseconds, open_loop
 from sglang_memserve.bench.peers import ROUTER_NAME, Peers, router_command
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.ports import PortPicker
@@ -108,7 +109,7 @@ async def arms(options: argparse.Namespace, logs: Path) -> AsyncIterator[list[Ar
 def worker(spec: InstanceSpec, logs: Path, session: Any) -> Member:
     """A mock of an instance. What a prefill worker streams is its one token."""
     events = 1 if spec.role == "prefill" else EVENTS
-    argv = [sys.executable, "-P", "-m", "sglang_memserve.bench.mock_worker", "--port", str(spec.port)]
+    argv = [sys.executable, "-P", "-m", "benchmark.mock_worker", "--port", str(spec.port)]
     argv += ["--events", str(events), "--gap-ms", str(GAP_MS)]
     return children.answering(f"mock-{spec.name}", argv, spec.url, logs, session)
 

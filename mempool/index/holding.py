@@ -4,8 +4,8 @@ import numpy as np
 
 from mempool.address import Addresses
 from mempool.errors import BadAddress
-from mempool.index.books import Books, addresses_of
 from mempool.index.holder import MAX_RUN_BLOCKS, PLACE_BITS, Holder, Places
+from mempool.index.state import IndexState, addresses_of
 from mempool.index.tree import Node
 
 
@@ -34,7 +34,7 @@ class Holding:
         return self.node.copies.get(self.holder) is self._copy
 
 
-def victims(books: Books, holder: Holder, blocks: int) -> list[Holding]:
+def victims(books: IndexState, holder: Holder, blocks: int) -> list[Holding]:
     """Up to `blocks` of a holder's copies, in the order of its queue."""
     queue, taken = books.queues[holder], list[Node]()
     queue.wake_all()
@@ -51,7 +51,7 @@ def victims(books: Books, holder: Holder, blocks: int) -> list[Holding]:
     return [Holding(node, holder) for node in taken]
 
 
-def holdings(books: Books, addresses: Addresses) -> list[Holding]:
+def holdings(books: IndexState, addresses: Addresses) -> list[Holding]:
     """As `Index.holdings`."""
     owner, blocks = addresses.owner, addresses.blocks
     holder = books.holders.get(owner)
@@ -63,7 +63,7 @@ def holdings(books: Books, addresses: Addresses) -> list[Holding]:
     return [holding for row in _rows(places) for holding in _row(books, holder, int(row[0]), len(row))]
 
 
-def discard(books: Books, addresses: Addresses) -> int:
+def discard(books: IndexState, addresses: Addresses) -> int:
     """As `Index.discard`, before the flush."""
     holder = books.holders.get(addresses.owner)
     if holder is None:
@@ -85,7 +85,7 @@ def _rows(places: Places) -> list[Places]:
     return np.split(places, np.flatnonzero(np.diff(places) != 1) + 1) if len(places) else []
 
 
-def _row(books: Books, holder: Holder, packed: int, count: int) -> list[Holding]:
+def _row(books: IndexState, holder: Holder, packed: int, count: int) -> list[Holding]:
     """The holdings of `count` neighbours of one run."""
     run, place = packed >> PLACE_BITS, packed & (MAX_RUN_BLOCKS - 1)
     found, stop = list[Holding](), place + count
@@ -98,7 +98,7 @@ def _row(books: Books, holder: Holder, packed: int, count: int) -> list[Holding]
     return found
 
 
-def replace(books: Books, holding: Holding, new: Addresses | None) -> bool:
+def replace(books: IndexState, holding: Holding, new: Addresses | None) -> bool:
     """As `Index.replace`, before the flush."""
     node, holder = holding.node, holding.holder
     if node.pins or not holding.current:
@@ -115,7 +115,7 @@ def replace(books: Books, holding: Holding, new: Addresses | None) -> bool:
     return True
 
 
-def add_copy(books: Books, holding: Holding, new: Addresses) -> bool:
+def add_copy(books: IndexState, holding: Holding, new: Addresses) -> bool:
     """As `Index.add_copy`."""
     target = _target(books, holding, new) if holding.current else None
     if target is None:
@@ -124,7 +124,7 @@ def add_copy(books: Books, holding: Holding, new: Addresses) -> bool:
     return True
 
 
-def _target(books: Books, holding: Holding, new: Addresses) -> Holder | None:
+def _target(books: IndexState, holding: Holding, new: Addresses) -> Holder | None:
     """Who is to hold `new`, if it holds nothing there yet."""
     if len(new) != holding.node.blocks:
         raise ValueError(f"{len(new)} blocks given for {holding.node.blocks}")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mempool.address import Addresses, Owner
-from mempool.index.books import Books, OnFreed, addresses_of
 from mempool.index.events import AnyEvent, EventLog, Snapshot
 from mempool.index.eviction import EvictionPolicy, LeastRecentlyUsed
 from mempool.index.holder import Holder
@@ -14,6 +13,7 @@ from mempool.index.insertion import Inserted, insert
 from mempool.index.integrity import check
 from mempool.index.keys import Tokens, key_of
 from mempool.index.leases import Lease, LeaseBook
+from mempool.index.state import IndexState, OnFreed, addresses_of
 from mempool.index.tree import NUMBER_BYTES, Node
 
 __all__ = ["Holding", "Index", "Inserted", "Match"]
@@ -65,7 +65,7 @@ class Index:
         self.page_size = page_size
         self._ttl = ttl
         self._clock = clock
-        self._books = Books(
+        self._books = IndexState(
             page_size,
             on_freed,
             LeastRecentlyUsed() if policy is None else policy,

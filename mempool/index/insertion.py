@@ -7,8 +7,8 @@ import numpy as np
 
 from mempool.address import Addresses, BlockNumbers, merged
 from mempool.errors import BadAddress
-from mempool.index.books import Books, numbers_of
 from mempool.index.holder import MAX_RUN_BLOCKS, PLACE_BITS, Holder, Places
+from mempool.index.state import IndexState, numbers_of
 from mempool.index.tree import NUMBER_BYTES, Node, Root
 
 
@@ -20,7 +20,7 @@ class Inserted(NamedTuple):
 
 
 def insert(
-    books: Books,
+    books: IndexState,
     namespace: str,
     key: bytes,
     addresses: Sequence[Addresses],
@@ -51,7 +51,7 @@ def insert(
     return inserted
 
 
-def _sorted_out(books: Books, path: list[Node], at: int, known: int, parts: list[Addresses]) -> Inserted:
+def _sorted_out(books: IndexState, path: list[Node], at: int, known: int, parts: list[Addresses]) -> Inserted:
     """What is to be adopted and what returned, before anything changes."""
     if at >= known:
         return Inserted(parts, [])
@@ -73,7 +73,7 @@ def _sorted_out(books: Books, path: list[Node], at: int, known: int, parts: list
     return Inserted(merged(adopted), merged(returned))
 
 
-def _copy_known(books: Books, path: list[Node], at: int, holder: Holder, blocks: BlockNumbers) -> None:
+def _copy_known(books: IndexState, path: list[Node], at: int, holder: Holder, blocks: BlockNumbers) -> None:
     """Blocks of positions `at` and on, all on the path: a copy where the holder has none."""
     for node, low, high in _overlaps(path, at, at + len(blocks)):
         if holder not in node.copies:
@@ -89,7 +89,7 @@ def _overlaps(path: list[Node], at: int, stop: int) -> Iterator[tuple[Node, int,
             yield node, low, high
 
 
-def _ending_at(books: Books, namespace: str, path: list[Node], at: int) -> Node:
+def _ending_at(books: IndexState, namespace: str, path: list[Node], at: int) -> Node:
     """The node whose last block is block `at` - 1 of the path: cuts before may have moved the path's last."""
     if not path:
         return books.tree.roots.get(namespace) or Root(namespace)
@@ -111,7 +111,7 @@ def _require_connected(at: int, known: int, total: int) -> None:
         raise ValueError(f"{total} blocks in one sequence, fewer than {MAX_RUN_BLOCKS} are allowed")
 
 
-def _require_insertable(books: Books, path: list[Node], at: int, parts: list[Addresses]) -> None:
+def _require_insertable(books: IndexState, path: list[Node], at: int, parts: list[Addresses]) -> None:
     """Raises BadAddress for a block that is named twice, or published and not at this very position."""
     for part in parts:
         published = books.holder(part.owner).places(part.blocks)

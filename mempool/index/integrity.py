@@ -2,13 +2,13 @@
 
 from collections import Counter
 
-from mempool.index.books import Books, numbers_of
 from mempool.index.holder import PLACE_BITS, Holder
 from mempool.index.leases import LeaseBook
+from mempool.index.state import IndexState, numbers_of
 from mempool.index.tree import NUMBER_BYTES, Node
 
 
-def check(books: Books, leases: LeaseBook) -> None:
+def check(books: IndexState, leases: LeaseBook) -> None:
     """Raises AssertionError where the books contradict themselves."""
     nodes = [node for _, below in books.tree.namespaces() for node in below]
     assert len(nodes) == books.tree.nodes
@@ -27,7 +27,7 @@ def check(books: Books, leases: LeaseBook) -> None:
     assert all(holder.recorded == holder.blocks for holder in books.holders.values())
 
 
-def _check_links(books: Books, node: Node) -> None:
+def _check_links(books: IndexState, node: Node) -> None:
     page = books.tree.page_bytes
     assert node.parent is not None
     assert node.parent.children[node.key[:page]] is node
@@ -45,7 +45,7 @@ def _check_copies(node: Node) -> None:
         assert holder.places(numbers_of(copy)).tolist() == list(range(first, first + node.blocks))
 
 
-def _check_runs(books: Books, nodes: list[Node]) -> None:
+def _check_runs(books: IndexState, nodes: list[Node]) -> None:
     deepest: dict[int, Node] = {}
     for node in nodes:
         deepest[node.run] = max(deepest.get(node.run, node), node, key=lambda node: node.first)

@@ -28,7 +28,7 @@ class _Asked(NamedTuple):
     result: Future[int]
 
 
-class Wanted(NamedTuple):
+class PublishRequest(NamedTuple):
     """Tokens, int32, of which another instance wants what only the engine's HBM has: more than the first
     `published` of them. `done`, called once from any thread, sends what is published by then.
     """
@@ -48,7 +48,7 @@ class Fetching:
         peers: Peers,
         control: Control,
         sending: Sending,
-        on_wanted: Callable[[Wanted], None] | None = None,
+        on_wanted: Callable[[PublishRequest], None] | None = None,
     ) -> None:
         self._on_wanted = on_wanted
         self._local = local
@@ -102,7 +102,7 @@ class Fetching:
             if found.tokens < len(tokens) // page * page:
                 until = time.monotonic() + call.seconds
                 done = partial(self._serve_later, call, fetch, tokens, until)
-                self._on_wanted(Wanted(tokens, fetch.namespace, found.tokens, done))
+                self._on_wanted(PublishRequest(tokens, fetch.namespace, found.tokens, done))
                 return Comes(found.blocks, later=True)
         return Comes(self._send(call, fetch, tokens, call.seconds))
 

@@ -12,8 +12,8 @@ from mempool.sockets import Limits
 from mempool.store import BlockSource
 from mempool.transfer.checksum import ChecksumMismatch, digest
 from mempool.transfer.cut import Piece
-from mempool.transfer.lanes import Lane, Lanes, Message
 from mempool.transfer.outgoing import Open, OutgoingTransfer, SendFail, SendFinish, Work
+from mempool.transfer.send_queues import Lane, Message, SendQueues
 from mempool.transfer.staging import StagingRing
 from mempool.transports.base import Buffer, Connection
 
@@ -57,7 +57,7 @@ class Peer:
         self._sent = sent
         self._greeted = False
         self._window: int | None = None
-        self._lanes = Lanes(settings.piece_bytes)
+        self._lanes = SendQueues(settings.piece_bytes)
         self._rings: dict[BlockSource, StagingRing] = {}
         self._open: set[OutgoingTransfer] = set()
         self._unanswered: deque[_Unanswered] = deque()

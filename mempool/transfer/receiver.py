@@ -15,7 +15,7 @@ from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, Transfer
 from mempool.sockets import Limits, Wakeup, milliseconds
 from mempool.store import BlockStore, require_sendable
 from mempool.transfer.checksum import ChecksumMismatch
-from mempool.transfer.expected import Expected
+from mempool.transfer.incoming import IncomingTransfer
 from mempool.transfer.landing import Landing, Nowhere
 from mempool.transports.base import Buffer, Gone, Place, Received
 from mempool.transports.registry import Transports
@@ -54,7 +54,7 @@ class BlockReceiver:
         self.strays = 0
         self.corrupt = 0
         self._window_bytes = window_bytes
-        self._expected: dict[int, Expected] = {}
+        self._expected: dict[int, IncomingTransfer] = {}
         self._tickets_of: defaultdict[bytes, set[int]] = defaultdict(set)
         self._welcomed: set[bytes] = set()
         self._staging: defaultdict[bytes, dict[BlockStore, torch.Tensor]] = defaultdict(dict)
@@ -85,7 +85,7 @@ class BlockReceiver:
         """
         require_sendable(store.layout)
         ticket = secrets.randbits(63) | 1
-        self._expected[ticket] = Expected(store, pages, on_done, on_failed, after)
+        self._expected[ticket] = IncomingTransfer(store, pages, on_done, on_failed, after)
         return ticket
 
     @property
@@ -208,7 +208,7 @@ class BlockReceiver:
 
     def _claimed(
         self, message: wire.Begin | wire.Blocks | wire.Finish | wire.Fail, source: bytes
-    ) -> Expected:
+    ) -> IncomingTransfer:
         """The transfer, which is this connection's from now on. Raises MemPoolError."""
         expected = self._expected.get(message.ticket)
         if expected is None:
@@ -223,7 +223,7 @@ class BlockReceiver:
 
     def _land(
         self,
-        expected: Expected,
+        expected: IncomingTransfer,
         message: wire.Blocks | wire.Finish,
         payload: list[memoryview],
         place: Place | None,
@@ -253,7 +253,7 @@ class BlockReceiver:
         if expected is not None:
             expected.on_failed(error)
 
-    def _forget(self, ticket: int) -> Expected | None:
+    def _forget(self, ticket: int) -> IncomingTransfer | None:
         expected = self._expected.pop(ticket, None)
         if expected is not None and expected.source is not None:
             self._tickets_of.get(expected.source, set()).discard(ticket)

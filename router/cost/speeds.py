@@ -15,15 +15,15 @@ import orjson
 from router.cost.profile import Profile, load_profile
 from router.cost.shape import ModelShape, ShapeError
 from router.cost.speed import Speed
-from router.instance import Instance
-from router.tokenizer import model_file
-from router.traits import Traits
+from router.instances.instance import Instance
+from router.instances.server_info import ServerInfo
+from router.prompt.tokenizer import model_file
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 _BUILT_IN = Path(__file__).parent / "profiles"
-_UNKNOWN = Traits()
+_UNKNOWN = ServerInfo()
 _FORWARD = attrgetter("forward_s")
 # A dense model of 8B, as Llama-3.1-8B is.
 _DEFAULT = ModelShape(
@@ -74,7 +74,7 @@ class Speeds:
             for one in new:
                 self.of(one)
 
-    def _kind(self, traits: Traits) -> Speed:
+    def _kind(self, traits: ServerInfo) -> Speed:
         page = traits.page_size if traits.instance else 0
         kind = _Kind(traits.model, traits.device, traits.tp, traits.forward_tokens, page)
         if kind not in self._kinds:

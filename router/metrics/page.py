@@ -4,17 +4,17 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from router.instances.registry import Registry
 from router.metrics.predictions import Predictions
 from router.metrics.requests import Requests
 from router.metrics.state import State
-from router.registry import Registry
-from router.routing import Routing
+from router.scheduling.scheduler import Scheduler
 
 
 class Metrics:
     """All that one running router tells Prometheus; it shares nothing with another one's."""
 
-    def __init__(self, registry: Registry, routing: Routing) -> None:
+    def __init__(self, registry: Registry, routing: Scheduler) -> None:
         self._all = CollectorRegistry(auto_describe=False)
         self._requests = Requests()
         predictions = Predictions()

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
-from router.decisions import Decision
 from router.metrics.distribution import PREFIX, Distribution
+from router.scheduling.decisions import Decision
 
 _DECISION_SECONDS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05)
 _TOKENS_OFF = (-32768, -8192, -2048, -512, -128, -16, -1, 0, 15, 127, 511, 2047, 8191, 32767)

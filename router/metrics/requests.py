@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client.core import CounterMetricFamily, Metric
 
-from router.front import SERVED_BY
+from router.forwarding.forwarder import SERVED_BY
 from router.metrics.distribution import PREFIX, Distribution
 
 _BEGAN, _ANSWERED = web.RequestKey("began", float), web.RequestKey("answered", bool)

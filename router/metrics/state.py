@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from router import parity
+from router.instances import compatibility
+from router.instances.registry import Registry
 from router.metrics.distribution import PREFIX
-from router.registry import Registry
-from router.routing import Routing
+from router.scheduling.scheduler import Scheduler
 
 _PARITY = "prompt_tokens_"
 
@@ -15,7 +15,7 @@ _PARITY = "prompt_tokens_"
 class State:
     """What the router's parts know and count anyway, read when it is asked for."""
 
-    def __init__(self, registry: Registry, routing: Routing) -> None:
+    def __init__(self, registry: Registry, routing: Scheduler) -> None:
         self._registry = registry
         self._routing = routing
 
@@ -40,7 +40,7 @@ class State:
 
     def _instances(self) -> Iterator[Metric]:
         instances = self._registry.instances
-        misfits = parity.by_instance(instances)
+        misfits = compatibility.by_instance(instances)
         unfit = [len(misfits.get(one, ())) for one in instances]
         for name, about, values in (
             ("healthy", "Whether requests are sent there.", [one.healthy for one in instances]),

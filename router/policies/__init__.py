@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 
-from router.cost.pricing import Prices
-from router.policies.apart import Apart
+from router.cost.estimator import CostEstimator
 from router.policies.at_random import AtRandom
 from router.policies.base import Policy, Route
 from router.policies.cost_model import CostModelPolicy
 from router.policies.least_load import LeastLoad
+from router.policies.per_role import PerRolePolicy
 from router.policies.power_of_two import PowerOfTwo
 from router.policies.prompt_tree import LongestPrefix
 from router.policies.round_robin import RoundRobin
 from router.policies.session import Session
-from router.trees import PromptTree
+from router.prefix_tree import PromptTree
 
-POLICIES: dict[str, Callable[[PromptTree, Prices], Policy]] = {
+POLICIES: dict[str, Callable[[PromptTree, CostEstimator], Policy]] = {
     "cost_model": CostModelPolicy,
     "prompt_tree": lambda tree, _: LongestPrefix(tree),
     "session": lambda *_: Session(),
@@ -29,11 +29,11 @@ ALIASES = {"cache_aware": "prompt_tree"}
 __all__ = [
     "ALIASES",
     "POLICIES",
-    "Apart",
     "AtRandom",
     "CostModelPolicy",
     "LeastLoad",
     "LongestPrefix",
+    "PerRolePolicy",
     "Policy",
     "PowerOfTwo",
     "RoundRobin",

@@ -4,12 +4,12 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.ask import Ask
-from router.instance import Instance
+from router.instances.instance import Instance
 from router.policies.base import Route, route_by
+from router.prompt.request import RoutingRequest
 
 if TYPE_CHECKING:
-    from router.registry import Registry
+    from router.instances.registry import Registry
 
 
 class AtRandom:
@@ -18,7 +18,7 @@ class AtRandom:
     needs_tokens = False
     needs_prices = False
 
-    def route(self, registry: Registry, ask: Ask) -> Route | None:
+    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
         return route_by(registry, ask, _anybody)
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from router.ask import Ask
-from router.cost.pricing import Fetch, Price, Quote
-from router.instance import Instance, Role
-from router.trees.base import Cached
+from router.cost.estimator import CostEstimate, CostEstimates, Fetch
+from router.instances.instance import Instance, Role
+from router.prefix_tree.base import Cached
+from router.prompt.request import RoutingRequest
 
 if TYPE_CHECKING:
-    from router.registry import Registry
+    from router.instances.registry import Registry
 
 _NOWHERE: Mapping[Instance, Cached] = MappingProxyType({})
 Weight = tuple[float, ...]
@@ -27,9 +27,9 @@ class Route(NamedTuple):
     prefill: Instance | None
     decode: Instance
     cached: Mapping[Instance, Cached] = _NOWHERE
-    quote: Quote | None = None
+    quote: CostEstimates | None = None
 
-    def price(self, one: Instance) -> Price | None:
+    def price(self, one: Instance) -> CostEstimate | None:
         return self.quote.price(one) if self.quote is not None else None
 
     @property
@@ -50,7 +50,7 @@ class Policy(Protocol):
     needs_tokens: bool
     needs_prices: bool
 
-    def route(self, registry: Registry, ask: Ask) -> Route | None:
+    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
         """Choose among healthy instances. None: nobody can serve this.
 
         The caller charges the choice before anything else may be routed.
@@ -63,7 +63,7 @@ Choose = Callable[[Sequence[Instance], Instance | None], Instance]
 
 
 def route_by(
-    registry: Registry, ask: Ask, choose: Choose, cached: Mapping[Instance, Cached] = _NOWHERE
+    registry: Registry, ask: RoutingRequest, choose: Choose, cached: Mapping[Instance, Cached] = _NOWHERE
 ) -> Route | None:
     """Who decodes is chosen first; then who begins, from prefill and colocated instances together."""
     decode = [] if ask.colocated_only else registry.healthy(Role.DECODE)

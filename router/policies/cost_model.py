@@ -3,14 +3,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.ask import Ask
-from router.cost.pricing import Prices
-from router.instance import Instance, Role
+from router.cost.estimator import CostEstimator
+from router.instances.instance import Instance, Role
 from router.policies.base import Route, least, load_of, route_by
-from router.trees import PromptTree
+from router.prefix_tree import PromptTree
+from router.prompt.request import RoutingRequest
 
 if TYPE_CHECKING:
-    from router.registry import Registry
+    from router.instances.registry import Registry
 
 # Predictions are no better: within this share of the time until the answer begins, load decides.
 _CLOSE = 0.02
@@ -27,11 +27,11 @@ class CostModelPolicy:
     needs_tokens = True
     needs_prices = True
 
-    def __init__(self, tree: PromptTree, prices: Prices) -> None:
+    def __init__(self, tree: PromptTree, prices: CostEstimator) -> None:
         self._tree = tree
         self._prices = prices
 
-    def route(self, registry: Registry, ask: Ask) -> Route | None:
+    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
         cached = {} if ask.tokens is None else self._tree.match(ask.tokens, ask.namespace)
         prompt = min(ask.prompt_tokens, _MOST_GUESSED) if ask.tokens is None else ask.prompt_tokens
         quote = self._prices.quote(prompt, ask.new_tokens, cached)

@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.ask import Ask
-from router.instance import Instance
+from router.instances.instance import Instance
 from router.policies.base import Route, least, load_of, route_by
+from router.prompt.request import RoutingRequest
 
 if TYPE_CHECKING:
-    from router.registry import Registry
+    from router.instances.registry import Registry
 
 
 class LeastLoad:
@@ -17,7 +17,7 @@ class LeastLoad:
     needs_tokens = False
     needs_prices = False
 
-    def route(self, registry: Registry, ask: Ask) -> Route | None:
+    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
         return route_by(registry, ask, lightest)
 
 

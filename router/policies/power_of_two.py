@@ -4,13 +4,13 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.ask import Ask
-from router.instance import Instance
+from router.instances.instance import Instance
 from router.policies.base import Route, route_by
 from router.policies.least_load import lightest
+from router.prompt.request import RoutingRequest
 
 if TYPE_CHECKING:
-    from router.registry import Registry
+    from router.instances.registry import Registry
 
 
 class PowerOfTwo:
@@ -19,7 +19,7 @@ class PowerOfTwo:
     needs_tokens = False
     needs_prices = False
 
-    def route(self, registry: Registry, ask: Ask) -> Route | None:
+    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
         return route_by(registry, ask, _lighter_of_two)
 
 

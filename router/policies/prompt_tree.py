@@ -3,14 +3,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.ask import Ask
-from router.instance import Instance
+from router.instances.instance import Instance
 from router.policies.base import Route, least, load_of, route_by
 from router.policies.least_load import LeastLoad
-from router.trees import NOTHING, PromptTree
+from router.prefix_tree import NOTHING, PromptTree
+from router.prompt.request import RoutingRequest
 
 if TYPE_CHECKING:
-    from router.registry import Registry
+    from router.instances.registry import Registry
 
 
 class LongestPrefix:
@@ -23,7 +23,7 @@ class LongestPrefix:
         self._tree = tree
         self._without = LeastLoad()
 
-    def route(self, registry: Registry, ask: Ask) -> Route | None:
+    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
         if ask.tokens is None:
             return self._without.route(registry, ask)
         cached = self._tree.match(ask.tokens, ask.namespace)

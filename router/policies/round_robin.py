@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.ask import Ask
-from router.instance import Instance, Role
+from router.instances.instance import Instance, Role
 from router.policies.base import Route
+from router.prompt.request import RoutingRequest
 
 if TYPE_CHECKING:
-    from router.registry import Registry
+    from router.instances.registry import Registry
 
 
 class RoundRobin:
@@ -25,7 +25,7 @@ class RoundRobin:
     def __init__(self) -> None:
         self._turns: Counter[str] = Counter()
 
-    def route(self, registry: Registry, ask: Ask) -> Route | None:
+    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
         prefill, decode = registry.healthy(Role.PREFILL), registry.healthy(Role.DECODE)
         pairs = 0 if ask.colocated_only else min(len(prefill), len(decode))
         seats: list[Instance | None] = [*registry.healthy(Role.COLOCATED), *[None] * pairs]

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from router.ask import Ask
-from router.instance import Instance
+from router.instances.instance import Instance
 from router.policies.base import Route, route_by
 from router.policies.least_load import LeastLoad
+from router.prompt.request import RoutingRequest
 
 if TYPE_CHECKING:
-    from router.registry import Registry
+    from router.instances.registry import Registry
 
 
 class Session:
@@ -27,7 +27,7 @@ class Session:
     def __init__(self) -> None:
         self._without = LeastLoad()
 
-    def route(self, registry: Registry, ask: Ask) -> Route | None:
+    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
         if ask.session is None:
             return self._without.route(registry, ask)
         session = ask.session.encode("utf-8", "surrogatepass")

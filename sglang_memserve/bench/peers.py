@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from sglang_memserve import cpu_attention
 from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.spec import InstanceSpec, instance_flags
 from sglang_memserve.compat import BACKEND
+from sglang_memserve.cpu import attention as cpu_attention
 from sglang_memserve.launch_server import CPU_PLATFORM, default_flags, value_of
 from sglang_memserve.model import resolve_model
 from sglang_memserve.model.embedded import EMBEDDED_NAME

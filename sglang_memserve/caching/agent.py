@@ -17,18 +17,18 @@ from mempool.index.keys import Tokens
 from mempool.membership.messages import InstanceInfo
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
-from mempool.remote.fetching import Wanted
+from mempool.remote.fetching import PublishRequest
 from mempool.remote.serving import Received
 from mempool.sockets import endpoint_of
 from mempool.tiers.tier import dram_arena
 from mempool.transports.registry import Transports
 from sglang_memserve.caching import sources
-from sglang_memserve.caching.awaited import Awaited
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.fetches import Fetches, FetchHint, hint_of, key_of
 from sglang_memserve.caching.hbm import HbmIndex
 from sglang_memserve.caching.incoming import Incoming
-from sglang_memserve.caching.outgoing import Ended, Outgoing, WayBack
+from sglang_memserve.caching.outgoing import FinishedKV, Outgoing, WriteBackTarget
+from sglang_memserve.caching.pending_write_backs import PendingWriteBacks
 from sglang_memserve.caching.reencoded import Reencoded
 from sglang_memserve.caching.sources import Brought
 from sglang_memserve.caching.tree import MemServeRadixCache, Namespace, name_of
@@ -84,7 +84,7 @@ class CachingAgent:
         self._writes_back = writes_back
         arena = dram_arena(to_dram.layout, dram if self._publishes else STAGING)
         self._received: deque[Received] = deque()
-        self._wanted: deque[Wanted] = deque()
+        self._wanted: deque[PublishRequest] = deque()
         self._wake = wake
         self._rooms: dict[int, Prefilled] = {}
         self._lock = threading.Lock()
@@ -108,7 +108,7 @@ class CachingAgent:
         self._fetches = Fetches(self._pool, wake, self._counts)
         self._role = role
         self._answers = answers = Reencoded(tree.page_size, self._counts, decode)
-        self._awaited = awaited = Awaited(tree.page_size)
+        self._awaited = awaited = PendingWriteBacks(tree.page_size)
         self._incoming = Incoming(
             tree,
             self._pool,
@@ -179,7 +179,7 @@ class CachingAgent:
         first = self._first_missing(tokens, name, back)
         if first * page < len(tokens) or back is not None:
             held = self._tree.hold(req.last_node, first * page, len(tokens))
-            self._outgoing.put(Ended(tokens, name, first, held, self._forward_event(), back))
+            self._outgoing.put(FinishedKV(tokens, name, first, held, self._forward_event(), back))
 
     def released(self, req: Any) -> None:
         with self._lock:
@@ -294,7 +294,7 @@ class CachingAgent:
         self._received.append(received)
         self._wake()
 
-    def _want(self, wanted: Wanted) -> None:
+    def _want(self, wanted: PublishRequest) -> None:
         """From any thread."""
         if len(self._wanted) < _MAX_WANTED:
             self._wanted.append(wanted)
@@ -302,7 +302,7 @@ class CachingAgent:
         else:
             wanted.done()
 
-    def _publish_more(self, wanted: Wanted) -> None:
+    def _publish_more(self, wanted: PublishRequest) -> None:
         """In DRAM, what only HBM has of it."""
         page, namespace = self._tree.page_size, msgspec.json.decode(wanted.namespace, type=Namespace)
         more = self._tree.hold_more(wanted.tokens, namespace, wanted.published)
@@ -312,14 +312,14 @@ class CachingAgent:
         tokens, first = wanted.tokens[: more[0]], wanted.published // page
         self._counts.add("wanted_from_hbm")
         event = self._forward_event()
-        self._outgoing.put(Ended(tokens, wanted.namespace, first, more[1], event, then=wanted.done))
+        self._outgoing.put(FinishedKV(tokens, wanted.namespace, first, more[1], event, then=wanted.done))
 
-    def _way_back(self, prefilled: Prefilled | None, first: int, stop: int) -> WayBack | None:
+    def _way_back(self, prefilled: Prefilled | None, first: int, stop: int) -> WriteBackTarget | None:
         if prefilled is None or not self._writes_back or first >= stop:
             return None
-        return WayBack(prefilled.instance.instance, first, prefilled.epoch.to_bytes(8))
+        return WriteBackTarget(prefilled.instance.instance, first, prefilled.epoch.to_bytes(8))
 
-    def _first_missing(self, tokens: Tokens, name: str, back: WayBack | None) -> int:
+    def _first_missing(self, tokens: Tokens, name: str, back: WriteBackTarget | None) -> int:
         """The first block that DRAM has to be given."""
         if self._publishes:
             return self._pool.match(tokens, namespace=name, lease_seconds=None).blocks

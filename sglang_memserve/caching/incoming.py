@@ -18,8 +18,8 @@ from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
 from mempool.remote.serving import Received
 from mempool.tiers.tier import copy_between, pages_of, staging_for
-from sglang_memserve.caching.awaited import Awaited
 from sglang_memserve.caching.counters import Counters
+from sglang_memserve.caching.pending_write_backs import PendingWriteBacks
 from sglang_memserve.caching.reencoded import Reencoded
 from sglang_memserve.caching.tree import Adopted, MemServeRadixCache, Namespace
 
@@ -39,7 +39,7 @@ class Incoming:
         to_hbm: PagedBuffers,
         arrived: deque[Received],
         answers: Reencoded,
-        awaited: Awaited,
+        awaited: PendingWriteBacks,
         counts: Counters,
         forward_event: Callable[[], torch.cuda.Event | None],
     ) -> None:

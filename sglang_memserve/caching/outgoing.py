@@ -30,7 +30,7 @@ SECONDS = 10.0
 _MAX_WAITING = 64
 
 
-class WayBack(NamedTuple):
+class WriteBackTarget(NamedTuple):
     """Where the answer, which begins at block `first`, is sent back to, and the cookie that goes with it."""
 
     instance: str
@@ -38,7 +38,7 @@ class WayBack(NamedTuple):
     private: bytes
 
 
-class Ended(NamedTuple):
+class FinishedKV(NamedTuple):
     """KV of `tokens`, whole blocks, from block `first` on: in the pages of `held`, after `written`.
 
     `then` is called when all is done that will be.
@@ -49,7 +49,7 @@ class Ended(NamedTuple):
     first: int
     held: Held
     written: torch.cuda.Event | None
-    back: WayBack | None = None
+    back: WriteBackTarget | None = None
     then: Callable[[], None] = lambda: None
 
 
@@ -76,13 +76,13 @@ class Outgoing:
         self._staging = staging_for(buffers)
         self._publishes = publishes
         self._unless_flushed = unless_flushed
-        self._waiting: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[FinishedKV | None] = queue.SimpleQueue()
         self._done: deque[Held] = deque()
         self._counts = counts
         self._thread = threading.Thread(target=self._run, name="memserve-outgoing", daemon=True)
         self._thread.start()
 
-    def put(self, ended: Ended) -> None:
+    def put(self, ended: FinishedKV) -> None:
         if ended.back is not None:
             self._counts.add("write_backs_offered")
         if self._waiting.qsize() < _MAX_WAITING:
@@ -110,7 +110,7 @@ class Outgoing:
             except Exception:
                 logger.exception("KV of a request that ended")
 
-    def _take(self, ended: Ended) -> None:
+    def _take(self, ended: FinishedKV) -> None:
         try:
             blocks = self._copied(ended)
         finally:
@@ -124,7 +124,7 @@ class Outgoing:
         elif ended.back is not None:
             self._send(ended, ended.back, blocks)
 
-    def _copied(self, ended: Ended) -> Addresses | None:
+    def _copied(self, ended: FinishedKV) -> Addresses | None:
         try:
             blocks = self._pool.alloc_mem(len(ended.held.pages), Medium.DRAM)
         except OutOfBlocks:
@@ -136,7 +136,7 @@ class Outgoing:
             copy_between(self._buffers, ended.held.pages, self._arena, pages_of(blocks), self._staging)
         return blocks
 
-    def _publish(self, ended: Ended, blocks: Addresses) -> None:
+    def _publish(self, ended: FinishedKV, blocks: Addresses) -> None:
         if not self._publishes:
             return
         try:
@@ -147,7 +147,7 @@ class Outgoing:
         self._pool.free_mem(returned)
         self._counts.add("dram_blocks_published", len(blocks) - sum(map(len, returned)))
 
-    def _send(self, ended: Ended, back: WayBack, blocks: Addresses) -> None:
+    def _send(self, ended: FinishedKV, back: WriteBackTarget, blocks: Addresses) -> None:
         source, give_back = self._source(ended, back, blocks)
         if source is None:
             give_back()
@@ -158,7 +158,7 @@ class Outgoing:
         sent.add_done_callback(lambda landed: self._sent(landed, began, offered, give_back))
 
     def _source(
-        self, ended: Ended, back: WayBack, blocks: Addresses
+        self, ended: FinishedKV, back: WriteBackTarget, blocks: Addresses
     ) -> tuple[Sequence[Addresses] | None, Callable[[], None]]:
         """The answer's blocks in DRAM, None where they are gone; and what to call when they are sent."""
         if not self._publishes:
@@ -167,7 +167,7 @@ class Outgoing:
         whole = found.tokens == len(ended.tokens)
         return (_after(found.addresses, back.first) if whole else None), found.release
 
-    def _begin(self, ended: Ended, back: WayBack, source: Sequence[Addresses]) -> Future[Landed]:
+    def _begin(self, ended: FinishedKV, back: WriteBackTarget, source: Sequence[Addresses]) -> Future[Landed]:
         try:
             return self._pool.start.transfer_with_insert(
                 back.instance,
@@ -199,7 +199,7 @@ class Outgoing:
         except MemPoolError as stale:
             logger.debug("an answer's blocks: %s", stale)
 
-    def _drop(self, ended: Ended, reason: str) -> None:
+    def _drop(self, ended: FinishedKV, reason: str) -> None:
         self._counts.add(f"{'write_backs' if ended.back is not None else 'dram'}_dropped_{reason}")
 
 

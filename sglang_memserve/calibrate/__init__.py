@@ -15,15 +15,15 @@ from router.cost.fitting import FitError
 from router.cost.gemm import Gemm
 from router.cost.profile import Prefill
 from router.cost.streams import MemoryBound, Overhead, OverheadRow
-from sglang_memserve import cpu_dtype
 from sglang_memserve.bench.figures import machine
 from sglang_memserve.calibrate.attention import BACKENDS, Attention
 from sglang_memserve.calibrate.instance import SAMPLES, PrefillProbe
 from sglang_memserve.calibrate.operators import Measured
 from sglang_memserve.calibrate.timing import Timer
 from sglang_memserve.cluster import probe
-from sglang_memserve.cpu_attention import NAME as MEMSERVE_CPU
-from sglang_memserve.cpu_attention.memory import keep_freed_memory
+from sglang_memserve.cpu import dtype as cpu_dtype
+from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
+from sglang_memserve.cpu.attention.memory import keep_freed_memory
 
 _CPU_TILES = (16, 32, 64)
 _GPU_TILES = (64, 128, 256)

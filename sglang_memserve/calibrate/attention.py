@@ -11,9 +11,9 @@ from router.cost.shape import ModelShape
 from router.cost.streams import StreamRow
 from sglang_memserve.calibrate.operators import LONG_ENOUGH_S, copies_beyond_caches
 from sglang_memserve.calibrate.timing import Call, Timer
-from sglang_memserve.cpu_attention import NAME as MEMSERVE_CPU
-from sglang_memserve.cpu_attention import compute
-from sglang_memserve.cpu_attention.plan import DecodeGroup, ExtendPart, plan_decode
+from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
+from sglang_memserve.cpu.attention import compute
+from sglang_memserve.cpu.attention.plan import DecodeGroup, ExtendPart, plan_decode
 
 TORCH_NATIVE = "torch_native"
 BACKENDS = (MEMSERVE_CPU, TORCH_NATIVE)

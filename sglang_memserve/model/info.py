@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sglang_memserve import cpu_dtype
+from sglang_memserve.cpu import dtype as cpu_dtype
 from sglang_memserve.model.embedded import ModelError
 
 

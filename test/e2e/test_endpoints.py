@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from router.endpoints import ENDPOINTS, Who
+from router.http.endpoints import ENDPOINTS, Who
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

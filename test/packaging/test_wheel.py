@@ -59,7 +59,7 @@ def run(command):
     ("name", "entry"),
     [
         ("memserve", ["console_scripts", "sglang_memserve.cli.main:main"]),
-        ("memserve_cpu", ["sglang.srt.platforms", "sglang_memserve.cpu_platform:activate"]),
+        ("memserve_cpu", ["sglang.srt.platforms", "sglang_memserve.cpu.platform:activate"]),
     ],
 )
 def test_entry_points(installed, name, entry):

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from router.config import PrefillUrl, RouterConfig
-from router.server import serving
+from router.config.settings import PrefillUrl, RouterConfig
+from router.http.server import serving
 
 SSE = [
     b'data: {"text": "a"}\n\n',

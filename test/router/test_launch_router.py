@@ -37,7 +37,7 @@ async def listening(process):
     return b"".join(lines)
 
 
-@pytest.mark.parametrize("module", ["router.launch_router", "router.app"])
+@pytest.mark.parametrize("module", ["router.launch_router", "router.http.app"])
 def test_importing_it_brings_in_neither_torch_nor_an_engine(module):
     code = f"import json, sys, {module}; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", code]))

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sglang_memserve.bench.caching import crossover, parts, sources
-from sglang_memserve.bench.caching.arguments import parsed
-from sglang_memserve.bench.caching.bars import bars
-from sglang_memserve.bench.caching.benchmark import options_of
-from sglang_memserve.bench.caching.duels import Duel, Duels
-from sglang_memserve.bench.caching.outcome import Outcome
-from sglang_memserve.bench.caching.pair import Served
+from benchmark.caching import crossover, parts, sources
+from benchmark.caching.arguments import parsed
+from benchmark.caching.bars import bars
+from benchmark.caching.benchmark import options_of
+from benchmark.caching.duels import Duel, Duels
+from benchmark.caching.outcome import Outcome
+from benchmark.caching.pair import Served
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.serving.arms import ARMS, Target
 from sglang_memserve.bench.serving.options import Options

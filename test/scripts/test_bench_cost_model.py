@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sglang_memserve.bench.cost.grid import Cell
-from sglang_memserve.bench.cost.h100 import Errors
-from sglang_memserve.bench.cost.live import ARCHITECTURE, OPERATORS, Live
+from benchmark.cost.grid import Cell
+from benchmark.cost.h100 import Errors
+from benchmark.cost.live import ARCHITECTURE, OPERATORS, Live
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_cost_model.py"
 CELLS = Cell(64, 0, 1), Cell(2000, 1600, 2)

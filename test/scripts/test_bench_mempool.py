@@ -15,13 +15,13 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmark.mempool import books, fairness, index, modes, throughput
+from benchmark.mempool.far import Far, FarError
+from benchmark.mempool.index_end import IndexEnd
+from benchmark.mempool.pages import scattered
+from benchmark.mempool.plan import Plan
 from sglang_memserve.bench.chart import Panel, chart
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.mempool import books, fairness, index, modes, throughput
-from sglang_memserve.bench.mempool.far import Far, FarError
-from sglang_memserve.bench.mempool.index_end import IndexEnd
-from sglang_memserve.bench.mempool.pages import scattered
-from sglang_memserve.bench.mempool.plan import Plan
 from sglang_memserve.bench.peers import Peers
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_mempool.py"

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.policies import contenders
+from benchmark.policies.arguments import parsed
+from benchmark.policies.bars import bars, duels
+from benchmark.policies.contenders import COST_MODEL, LEAST_LOAD, PEER, PROMPT_TREE, SESSION
+from benchmark.policies.outcome import Outcome
+from benchmark.policies.sessions import LOOGLE, duplicated
 from sglang_memserve.bench.clusters import Builder, Engine
 from sglang_memserve.bench.peers import Peers
-from sglang_memserve.bench.policies import contenders
-from sglang_memserve.bench.policies.arguments import parsed
-from sglang_memserve.bench.policies.bars import bars, duels
-from sglang_memserve.bench.policies.contenders import COST_MODEL, LEAST_LOAD, PEER, PROMPT_TREE, SESSION
-from sglang_memserve.bench.policies.outcome import Outcome
-from sglang_memserve.bench.policies.sessions import LOOGLE, duplicated
 from sglang_memserve.bench.serving.answer import Answer, Record
 from sglang_memserve.bench.serving.replay import Run
 from sglang_memserve.bench.serving.rounds import Lap

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.tokenizer import fingerprint
-from sglang_memserve.hooks import identify
+from router.prompt.tokenizer import fingerprint
+from sglang_memserve.hooks.table import identify
 from sglang_memserve.identity import identity, template_digest, tokenizer_digest
 from sglang_memserve.model import resolve_model
 

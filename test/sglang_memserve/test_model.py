@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sglang_memserve import cpu_dtype
+from sglang_memserve.cpu import dtype as cpu_dtype
 from sglang_memserve.model import ModelError, describe_model, resolve_model
 from sglang_memserve.model import embedded as embedded_module
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sglang_memserve import cpu_dtype
+from sglang_memserve.cpu import dtype as cpu_dtype
 from sglang_memserve.model import describe_model, embedded, embedded_model
 
 pytest.importorskip("gguf")

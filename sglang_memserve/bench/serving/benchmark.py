@@ -7,7 +7,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from sglang_memserve import cpu_attention
 from sglang_memserve.bench.clusters import Engine, building
 from sglang_memserve.bench.figures import machine
 from sglang_memserve.bench.peers import Peers
@@ -24,6 +23,7 @@ from sglang_memserve.bench.workloads.form import Workload
 from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.local import read_model
+from sglang_memserve.cpu import attention as cpu_attention
 from sglang_memserve.model import ModelInfo
 
 MODEL_S = 600.0

@@ -6,7 +6,7 @@ import zmq
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.feed.feed import IndexFeed
-from mempool.feed.messages import Ask, decode_answer, encode
+from mempool.feed.messages import FeedRequest, decode_answer, encode
 from mempool.feed.server import FeedServer
 from mempool.index.index import Index
 
@@ -36,13 +36,13 @@ class Source:
             self.index.insert("", tokens, [Addresses(DRAM, blocks)])
 
 
-class Follower:
+class FeedClient:
     def __init__(self, socket):
         self.socket, self.number = socket, 0
 
     def send(self, seq, *, incarnation=DRAM.incarnation, medium=Medium.DRAM, wait=0.0):
         self.number += 1
-        self.socket.send(encode(Ask(self.number, medium, incarnation, seq, wait)))
+        self.socket.send(encode(FeedRequest(self.number, medium, incarnation, seq, wait)))
 
     def answer(self):
         assert self.socket.poll(10_000), "no answer"
@@ -91,7 +91,7 @@ def make_follower(things):
         for option, value in options.items():
             socket.setsockopt(getattr(zmq, option), value)
         socket.connect(server.endpoint)
-        return Follower(socket)
+        return FeedClient(socket)
 
     return make
 

@@ -4,7 +4,15 @@ import pytest
 
 from mempool.address import Medium
 from mempool.errors import MemPoolError
-from mempool.feed.messages import MAX_ASK_BYTES, MAX_EVENTS, Ask, Told, Unknown, Whole, encode
+from mempool.feed.messages import (
+    MAX_EVENTS,
+    MAX_REQUEST_BYTES,
+    EventBatch,
+    FeedRequest,
+    SnapshotReply,
+    Unknown,
+    encode,
+)
 from mempool.feed.server import FeedServer
 from mempool.index.mirror import Mirror
 
@@ -15,7 +23,7 @@ LONG = 60.0
 def test_a_newcomer_is_told_all_and_then_what_is_new(source, follower):
     source.insert("ab", 1, 2)
     whole = follower.ask(-1)
-    assert isinstance(whole, Whole)
+    assert isinstance(whole, SnapshotReply)
     assert whole.incarnation == INCARNATION
     mirror = Mirror(PAGE)
     mirror.apply(whole.snapshot)
@@ -23,7 +31,7 @@ def test_a_newcomer_is_told_all_and_then_what_is_new(source, follower):
     source.insert("abc", 3)
     source.insert("x", 4)
     told = follower.ask(mirror.seq)
-    assert isinstance(told, Told)
+    assert isinstance(told, EventBatch)
     for event in told.events:
         mirror.apply(event)
     assert mirror.seq == source.index.snapshot().seq == 2
@@ -53,17 +61,17 @@ def test_who_fell_behind_is_told_all(make_source, make_server, make_follower):
     follower.ask(-1)
     for n, letter in enumerate("abc"):
         short.insert(letter, n)
-    assert isinstance(follower.ask(0), Whole)
-    assert isinstance(follower.ask(1), Told)
+    assert isinstance(follower.ask(0), SnapshotReply)
+    assert isinstance(follower.ask(1), EventBatch)
     # As of a server that forgot more than its followers know.
-    assert isinstance(follower.ask(9), Whole)
+    assert isinstance(follower.ask(9), SnapshotReply)
 
 
 def test_another_incarnation_is_told_whole(source, follower):
     follower.ask(-1)
-    assert isinstance(follower.ask(0), Told)
+    assert isinstance(follower.ask(0), EventBatch)
     whole = follower.ask(0, incarnation=6)
-    assert (type(whole), whole.incarnation) == (Whole, INCARNATION)
+    assert (type(whole), whole.incarnation) == (SnapshotReply, INCARNATION)
 
 
 def test_who_waits_hears_of_a_new_incarnation_at_once(source, follower):
@@ -71,7 +79,7 @@ def test_who_waits_hears_of_a_new_incarnation_at_once(source, follower):
     follower.send(0, wait=LONG)
     source.begin_anew()
     whole = follower.answer()
-    assert (type(whole), whole.incarnation) == (Whole, INCARNATION + 1)
+    assert (type(whole), whole.incarnation) == (SnapshotReply, INCARNATION + 1)
     follower.send(0, incarnation=INCARNATION + 1, wait=LONG)
     source.insert("a", 1)
     assert len(follower.answer().events) == 1
@@ -139,15 +147,15 @@ def test_a_medium_that_is_not_there_is_said_so(follower):
 
 
 def test_bad_frames_are_counted_and_harm_nobody(server, follower, make_follower):
-    good = encode(Ask(1, Medium.DRAM, INCARNATION, -1))
+    good = encode(FeedRequest(1, Medium.DRAM, INCARNATION, -1))
     bad = [[b"junk"], [b""], [good[:-1]], [good, good], [b"", good], [good.replace(b"\xff", b"\xfe")]]
     for frames in bad:
         follower.socket.send_multipart(frames)
-    assert isinstance(follower.ask(-1), Whole)
+    assert isinstance(follower.ask(-1), SnapshotReply)
     assert server.bad_frames == len(bad)
     other = make_follower(server)
-    other.socket.send(b"x" * (MAX_ASK_BYTES + 1))
-    assert isinstance(follower.ask(-1), Whole)
+    other.socket.send(b"x" * (MAX_REQUEST_BYTES + 1))
+    assert isinstance(follower.ask(-1), SnapshotReply)
 
 
 def test_a_follower_that_does_not_read_holds_up_nobody_and_finds_few_answers_later(
@@ -158,7 +166,7 @@ def test_a_follower_that_does_not_read_holds_up_nobody_and_finds_few_answers_lat
     for _ in range(100):
         deaf.send(-1)
     follower = make_follower(server)
-    assert isinstance(follower.ask(-1), Whole)
+    assert isinstance(follower.ask(-1), SnapshotReply)
     got, last = 0, 0
     while last != deaf.number:
         if not deaf.socket.poll(200):
@@ -198,7 +206,7 @@ def test_a_feed_that_fails_costs_one_answer(make_server, make_follower, source, 
     follower.send(-1, wait=0.01)
     assert not follower.socket.poll(50)
     monkeypatch.undo()
-    assert isinstance(follower.ask(-1), Whole)
+    assert isinstance(follower.ask(-1), SnapshotReply)
 
 
 def test_after_closing_the_index_goes_on(source, server):

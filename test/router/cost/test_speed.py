@@ -7,8 +7,8 @@ import pytest
 from router.cost import CostModel, ProfileError
 from router.cost.speed import Speed
 from router.cost.speeds import Speeds, built_in, shape_of
-from router.instance import Instance, Role
-from router.traits import Traits
+from router.instances.instance import Instance, Role
+from router.instances.server_info import ServerInfo
 
 
 def test_prefill_and_steps_are_the_models(profile, shape):
@@ -49,7 +49,7 @@ def test_the_built_in_profiles_price_all_that_a_decision_asks(device):
 def told(**traits):
     instance = Instance("http://x:1", Role.COLOCATED)
     instance.up()
-    instance.traits = Traits(**traits)
+    instance.traits = ServerInfo(**traits)
     return instance
 
 
@@ -119,7 +119,7 @@ def test_what_is_at_an_address_now_is_what_is_priced(folder):
     quick.down("gone")
     # Nobody knows what it will be.
     assert speeds.of(quick) is slowest is not before
-    quick.traits = Traits(model=str(folder), device="cuda")
+    quick.traits = ServerInfo(model=str(folder), device="cuda")
     assert speeds.of(quick) is before
 
 

@@ -4,13 +4,13 @@ import asyncio
 import sys
 from pathlib import Path
 
+from benchmark.load import LoadError
 from sglang_memserve.bench import children
-from sglang_memserve.bench.load import LoadError
 from sglang_memserve.cluster import probe
 
 
 async def benchmark(port, folder, *how):
-    argv = [sys.executable, "-m", "sglang_memserve.bench.mock_worker", "--port", port]
+    argv = [sys.executable, "-m", "benchmark.mock_worker", "--port", port]
     async with probe.client() as session:
         url = f"http://127.0.0.1:{port}"
         member = children.answering("worker", argv, url, Path(folder), session)

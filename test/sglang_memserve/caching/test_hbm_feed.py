@@ -9,19 +9,19 @@ import zmq
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams
 
 from mempool.address import Medium, Owner
-from mempool.feed.messages import Ask, Unknown, Whole, decode_answer, encode
+from mempool.feed.messages import FeedRequest, SnapshotReply, Unknown, decode_answer, encode
 from mempool.index.events import Cleared, Removed, Stored
 from mempool.index.keys import key_of as mempool_key
 from mempool.index.mirror import Mirror
 from sglang_memserve.caching.tree import Namespace, name_of
-from sglang_memserve.hooks import advertise
+from sglang_memserve.hooks.table import advertise
 
 PAGE = 4
 PLAIN, SALTED, LORA = Namespace(None, None), Namespace(None, "tenant"), Namespace("lora", None)
 TOKENS = list(range(1, 25))
 
 
-class Follower:
+class FeedClient:
     """A mirror of what an instance's tree has in HBM, by the feed alone."""
 
     def __init__(self, instance):
@@ -110,12 +110,12 @@ def instance(make_instance, request):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_follower_knows_at_any_time_what_the_tree_has_and_where(instance, tools, seed):
-    driven, follower, late = Driven(instance, tools, seed), Follower(instance), None
+    driven, follower, late = Driven(instance, tools, seed), FeedClient(instance), None
     for n in range(150):
         driven.act()
         follower.hear()
-        late = Follower(instance) if n % 50 == 25 else late
-        for each in filter(None, (follower, late, Follower(instance))):
+        late = FeedClient(instance) if n % 50 == 25 else late
+        for each in filter(None, (follower, late, FeedClient(instance))):
             each.hear()
             for namespace, tokens in driven.seen[-60:]:
                 assert each.has(tokens, namespace) == instance.pages_of(tokens, namespace)
@@ -130,7 +130,7 @@ def test_a_follower_knows_at_any_time_what_the_tree_has_and_where(instance, tool
 
 
 def test_nothing_is_told_twice(instance):
-    follower = Follower(instance)
+    follower = FeedClient(instance)
     instance.compute(TOKENS)
     instance.compute(TOKENS)
     instance.compute(TOKENS[:12])
@@ -141,7 +141,7 @@ def test_nothing_is_told_twice(instance):
 
 
 def test_leaves_that_were_evicted_are_told_in_one_tick_and_a_flush_in_one_event(instance):
-    follower = Follower(instance)
+    follower = FeedClient(instance)
     instance.compute(TOKENS)
     instance.compute([*TOKENS[:8], *range(70, 78)])
     instance.evict_all()
@@ -156,7 +156,7 @@ def test_leaves_that_were_evicted_are_told_in_one_tick_and_a_flush_in_one_event(
 
 
 def test_while_a_newcomer_is_told_all_the_scheduler_does_not_wait(instance):
-    follower = Follower(instance)
+    follower = FeedClient(instance)
     with instance.agent._hbm._lock:
         instance.compute(TOKENS)
         instance.agent.tick()
@@ -166,7 +166,7 @@ def test_while_a_newcomer_is_told_all_the_scheduler_does_not_wait(instance):
 
 
 def test_what_sglang_makes_up_for_an_image_is_not_told_nor_what_follows_it(instance):
-    follower, image = Follower(instance), 1 << 40
+    follower, image = FeedClient(instance), 1 << 40
     prompt = [*TOKENS[:8], image, *TOKENS[9:16]]
     instance.compute(prompt)
     instance.compute([*prompt, *TOKENS[:8]])
@@ -183,7 +183,7 @@ def test_what_sglang_makes_up_for_an_image_is_not_told_nor_what_follows_it(insta
 
 
 def test_a_namespace_that_the_mempool_cannot_carry_is_not_told(instance):
-    follower, long = Follower(instance), Namespace("x" * 300, None)
+    follower, long = FeedClient(instance), Namespace("x" * 300, None)
     instance.compute(TOKENS, long)
     instance.agent.tick()
     assert follower.hear() == []
@@ -191,7 +191,7 @@ def test_a_namespace_that_the_mempool_cannot_carry_is_not_told(instance):
 
 def test_what_others_cannot_be_told_is_counted_and_the_rest_told(instance):
     """As if SGLang had put KV into its tree that nobody saw."""
-    follower, watcher = Follower(instance), instance.tree.hbm
+    follower, watcher = FeedClient(instance), instance.tree.hbm
     instance.tree.hbm = None
     instance.compute(TOKENS[:8])
     instance.tree.hbm = watcher
@@ -220,7 +220,7 @@ def ask():
     def put(instance, medium):
         socket = context.socket(zmq.DEALER)
         socket.connect(instance.agent.advertised["feed"]["endpoint"])
-        socket.send(encode(Ask(1, medium, 0, -1)))
+        socket.send(encode(FeedRequest(1, medium, 0, -1)))
         assert socket.poll(10_000), "no answer"
         return decode_answer(socket.recv())
 
@@ -245,7 +245,7 @@ def test_both_media_are_served_where_the_instance_says(instance, ask):
 
 def test_dram_that_only_stages_is_not_told_of(make_instance, ask):
     plain = make_instance("p", "prefill", dram="0")
-    assert isinstance(ask(plain, Medium.HBM), Whole)
+    assert isinstance(ask(plain, Medium.HBM), SnapshotReply)
     assert isinstance(ask(plain, Medium.DRAM), Unknown)
 
 

@@ -5,17 +5,17 @@ from types import SimpleNamespace
 import pytest
 from sglang.srt.managers.kv_hints import decode_kv_hints_envelope
 
-from router.cost.pricing import Fetch
-from router.hints import hint_fields
-from router.instance import Instance, Role
-from router.traits import Traits
+from router.cost.estimator import Fetch
+from router.instances.instance import Instance, Role
+from router.instances.server_info import ServerInfo
+from router.scheduling.hints import hint_fields
 from sglang_memserve.caching.fetches import FetchHint, hint_of
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
 def test_an_instance_understands_the_routers_hint(path):
     source, fetcher = Instance("http://d:1", Role.DECODE), Instance("http://p:1", Role.PREFILL)
-    source.traits = Traits(instance="10.0.0.2:30002")
+    source.traits = ServerInfo(instance="10.0.0.2:30002")
     said = hint_fields({}, path, Fetch(source, 512, 60_000.0), fetcher)
     envelope = said.get("kv_hints")
     request = SimpleNamespace(

@@ -11,7 +11,7 @@ import pytest
 
 from sglang_memserve.cli import main
 
-MOCK = [sys.executable, "-P", "-m", "sglang_memserve.bench.serving.mock_engine", "--port"]
+MOCK = [sys.executable, "-P", "-m", "benchmark.mock_engine", "--port"]
 SMALL = ("--sessions", "4", "--rates", "20", "--scale", "0.01", "--rounds", "2")
 
 

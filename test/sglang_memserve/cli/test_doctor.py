@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from router.config import PrefillUrl, RouterConfig
-from router.server import serving
+from router.config.settings import PrefillUrl, RouterConfig
+from router.http.server import serving
 from sglang_memserve.cli import main
 from sglang_memserve.cli.doctor import diagnose, report
 from sglang_memserve.doctor import Evidence, State, examine

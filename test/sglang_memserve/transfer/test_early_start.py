@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_memserve import hooks
+from sglang_memserve.hooks import table as hooks
 
 
 class Manager:

@@ -1,8 +1,8 @@
 import pytest
 
+from benchmark.mock_engine import MockEngine
 from sglang_memserve.bench.serving.apis import APIS, Asking
 from sglang_memserve.bench.serving.client import Client, open_session
-from sglang_memserve.bench.serving.mock_engine import MockEngine
 from sglang_memserve.bench.workloads.form import Session, Turn, Workload
 
 

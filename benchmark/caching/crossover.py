@@ -1,0 +1,133 @@
+"""What a cached prefix is worth: TTFT over the cached share of a prompt, by where the prefix is."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+import aiohttp
+
+from benchmark.caching.pair import PAGE, Pair, raised
+from benchmark.caching.sources import RECOMPUTE, REMOTE, SOURCES, Source, Tokens
+from sglang_memserve.bench.chart import Panel, chart
+from sglang_memserve.bench.clusters import Builder
+from sglang_memserve.bench.figures import Rounds
+from sglang_memserve.cluster.errors import ClusterError
+
+LENGTHS = (512, 2048, 6144)
+PERCENTS = (0, 25, 50, 75, 95)
+_LEAST_POOL = 8192
+_ACQUAINTED_S = 30.0
+_TOKEN_IDS = (1000, 40_000)  # ordinary tokens of any vocabulary
+
+
+def workload(tokens: int) -> str:
+    return f"{tokens} tokens"
+
+
+def figure_name(percent: int) -> str:
+    return f"ttft_ms_{percent}_percent_cached"
+
+
+def cached_tokens(tokens: int, percent: int) -> int:
+    """In whole pages."""
+    return tokens * percent // 100 // PAGE * PAGE
+
+
+def sources_at(percent: int) -> tuple[Source, ...]:
+    """What is to be measured there.
+
+    Nothing cached is the same request wherever it is not: measured once, and with a hint that is in vain.
+    """
+    return (RECOMPUTE, REMOTE) if percent == 0 else tuple(one for one in SOURCES if one is not RECOMPUTE)
+
+
+async def measure(
+    rounds: Rounds,
+    builder: Builder,
+    session: aiohttp.ClientSession,
+    lengths: Sequence[int],
+    count: int,
+    seed: int,
+) -> None:
+    """Raises ClusterError, also for a request that was not served from where it should have been."""
+    pool = max(_LEAST_POOL, max(lengths) * 4 // 3 // (2 * PAGE) * 2 * PAGE)
+    async with raised(builder, session, pool) as pair:
+        fillers = [_drawn(Random(f"{seed} filler {n}"), pool // 2) for n in range(2)]
+        await _introduce(pair, seed)
+        for number in range(1, count + 1):
+            for tokens in lengths:
+                rng = Random(f"{seed} {number} {tokens}")
+                await _one_round(rounds, pair, fillers, tokens, rng, f"round {number} of {count}")
+
+
+async def _one_round(
+    rounds: Rounds, pair: Pair, fillers: Sequence[Tokens], tokens: int, rng: Random, phase: str
+) -> None:
+    """All points of one length, in an order of its own; the prompts' beginning is the same for all."""
+    base = _drawn(rng, tokens)
+    await pair.bring(base)
+    points = [(percent, source) for percent in PERCENTS for source in sources_at(percent)]
+    found: dict[tuple[str, int], float] = {}
+    for percent, source in rng.sample(points, len(points)):
+        cached = cached_tokens(tokens, percent)
+        prefix, rest = base[:cached], _drawn(rng, tokens - cached)
+        await source.arrange(pair, prefix, fillers)
+        served = await pair.ask([*prefix, *rest], fetch=source.fetches)
+        source.check(tokens, cached, served)
+        found[source.name, percent] = 1e3 * served.ttft
+        what = f"{phase}, {tokens} tokens, {percent} % cached, {source.name}"
+        print(f"{what}: {1e3 * served.ttft:.0f} ms", file=sys.stderr)
+    for source in SOURCES:
+        for percent in PERCENTS:
+            if (source.name, percent) in found:
+                name, ttft = figure_name(percent), found[source.name, percent]
+                rounds.note(workload(tokens), source.name, **{name: ttft})
+
+
+async def _introduce(pair: Pair, seed: int) -> None:
+    """Until the instances have heard of each other, and their code is warm."""
+    prompt = _drawn(Random(f"{seed} first"), 4 * PAGE)
+    await pair.bring(prompt)
+    deadline = time.monotonic() + _ACQUAINTED_S
+    while time.monotonic() < deadline:
+        await pair.forget()
+        if (await pair.ask(prompt, fetch=True)).grown["prompt_tokens_fetched"]:
+            return
+        await asyncio.sleep(0.5)
+    raise ClusterError(f"prefill could fetch nothing from decode for {_ACQUAINTED_S:.0f} s")
+
+
+def figure(results: Mapping[str, Any], where: str) -> str:
+    """As SVG, of the medians that are in `results`, which are as Rounds gives them. ValueError for none.
+
+    Lines begin where nothing is cached: there all but a fetch in vain are the same request. That of recompute
+    is level, as it does not hang on what is cached.
+    """
+    panels = [
+        Panel(f"TTFT (ms), prompts of {tokens:,} tokens", _lines(results, tokens), linear_x=True)
+        for tokens in sorted({int(name.split()[0]) for name in results})
+    ]
+    if not panels:
+        raise ValueError("the crossover was not measured")
+    return chart(f"What a cached prefix is worth. {where}", "share of the prompt that is cached (%)", panels)
+
+
+def _lines(results: Mapping[str, Any], tokens: int) -> dict[str, list[tuple[float, float]]]:
+    lines: dict[str, list[tuple[float, float]]] = {source.name: [] for source in SOURCES}
+    found = results[workload(tokens)]
+    for percent in PERCENTS:
+        for source in SOURCES:
+            nearest = (source.name, *((RECOMPUTE.name,) if percent == 0 else ()))
+            medians = (found.get(name, {}).get(figure_name(percent)) for name in nearest)
+            if one := next(filter(None, medians), None):
+                lines[source.name].append((float(percent), float(one["median"])))
+    if level := lines[RECOMPUTE.name]:
+        level.append((float(PERCENTS[-1]), level[0][1]))
+    return lines
+
+
+def _drawn(rng: Random, tokens: int) -> list[int]:
+    return rng.choices(range(*_TOKEN_IDS), k=tokens)

@@ -1,0 +1,61 @@
+"""What bench_decisions has found out, for readers and as JSON."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from benchmark.decisions import judged, spread
+from benchmark.decisions.arguments import CROSSOVER, PARTS, Asked
+from benchmark.decisions.points import Point
+from benchmark.decisions.spread import Spread
+from router.cost import Profile
+from sglang_memserve.bench.figures import Bar, Rounds, machine, report, show_bars
+
+
+@dataclass
+class Outcome:
+    asked: Asked
+    profile: Profile | None = None
+    points: list[Point] = field(default_factory=list)
+    spreads: list[Spread] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return not self.points and not self.spreads
+
+    def publish(self, ended: Exception | None) -> None:
+        """Prints what there is. `ended`: what ended it early."""
+        latencies, bars = self._latencies(), self._bars()
+        if self.points:
+            print(judged.table(self.points), judged.crossovers(self.points), sep="\n\n", end="\n\n")
+        if self.spreads:
+            lines = [f"{one.name}: {one.described()}" for one in self.spreads]
+            print(latencies.table(), "\n".join(lines), sep="\n\n", end="\n\n")
+        left = [f"{part}: --part" for part in PARTS if part not in self.asked.parts]
+        left += [f"the rest: {ended}"] if ended else []
+        print(show_bars(bars, left))
+        if self.asked.json:
+            settings = {name: getattr(self.asked, name) for name in ("attention_backend", "threads", "seed")}
+            where = machine("sglang", "torch", "sglang-memserve") | settings
+            print(report(where, self._results(latencies), bars, left))
+
+    def _latencies(self) -> Rounds:
+        rounds = Rounds()
+        for one in self.spreads:
+            one.note(rounds)
+        return rounds
+
+    def _bars(self) -> list[Bar]:
+        found = judged.bars(self.points) if CROSSOVER in self.asked.parts else []
+        return found + spread.bars(self.spreads)
+
+    def _results(self, latencies: Rounds) -> dict[str, Any]:
+        return {
+            "points": judged.rounds_of(self.points).results(),
+            "crossover_tokens": {f"{at:.0f}": found for at, found in judged.by_length(self.points).items()},
+            "crossover_bandwidth": judged.by_bandwidth(self.points),
+            "spread": {one.name: one.described() for one in self.spreads},
+            "hot": latencies.results(),
+            "profile": msgspec.to_builtins(self.profile),
+        }

@@ -1,0 +1,59 @@
+"""What the router's cost model says of two idle instances, one of which has a prefix that the other lacks."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from router.cost import Profile
+from router.cost.estimator import CostEstimator
+from router.cost.speeds import Speeds
+from router.cost.streams import MemoryBound
+from router.instances.instance import Instance, Role
+from router.instances.server_info import parse_server_info
+from router.prefix_tree import Cached
+
+# Of each prompt, what nobody has.
+NEW = 16
+_ANSWER = 4
+
+
+def with_transfer(profile: Profile, bandwidth: float) -> Profile:
+    """As `memserve calibrate --transfer-gb-s` writes it; in bytes a second."""
+    return msgspec.structs.replace(profile, transfer=MemoryBound(byte_s=1 / bandwidth))
+
+
+class Predictions:
+    """`profile`: a file; `info`: what an instance tells at /server_info. Seconds, for prompts of a prefix and
+    NEW tokens more.
+    """
+
+    def __init__(self, profile: Path, info: Any) -> None:
+        self._prices = CostEstimator(Speeds(str(profile)))
+        self._here, self._there = (Instance(f"http://{name}", Role.COLOCATED) for name in ("here", "there"))
+        self._here.traits = self._there.traits = parse_server_info(info)
+        self._speed = self._prices.speeds.of(self._here)
+
+    def prefill(self, cached: int, new: int) -> float:
+        return self._speed.prefill(cached, new)
+
+    def recompute(self, tokens: int) -> float:
+        return self.prefill(0, tokens + NEW)
+
+    def fetch(self, tokens: int) -> float:
+        return self.beside(tokens) + self._speed.send(tokens)
+
+    def beside(self, tokens: int) -> float:
+        """Of a fetch, what no bandwidth makes shorter."""
+        return self._speed.fetch(0) + self._speed.swap_in(tokens) + self.prefill(tokens, NEW)
+
+    def fetches(self, tokens: int) -> bool:
+        """The router's own decision between the two."""
+        quote = self._prices.quote(tokens + NEW, _ANSWER, {self._there: Cached(tokens, tokens)})
+        quote.prefills([self._here], None)
+        price = quote.price(self._here)
+        return price is not None and price.way is not None and price.way.fetch is not None
+
+    def bandwidth(self, tokens: int, token_bytes: int) -> float:
+        """At which a fetch takes as long as computing: bytes a second."""
+        return token_bytes * tokens / (self.recompute(tokens) - self.beside(tokens))

@@ -1,0 +1,127 @@
+"""Our block channel between two processes: either end."""
+
+import threading
+import time
+from typing import Any
+
+import torch
+
+from benchmark.mempool.pages import RECEIVER_SEED, SENDER_SEED, scattered
+from mempool.arena import DramArena
+from mempool.errors import TransferError
+from mempool.layout import BlockLayout
+from mempool.paged import PagedBuffers
+from mempool.store import BlockSource
+from mempool.transfer.cut import Mode
+from mempool.transfer.receiver import BlockReceiver
+from mempool.transfer.sender import BlockSender
+
+_TRANSFER_SECONDS = 60.0
+
+
+class Ending:
+    """When a transfer ended, as seen by its sender."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._error: TransferError | None = None
+        self.at = 0.0
+
+    def __call__(self, error: TransferError | None) -> None:
+        self.at, self._error = time.perf_counter(), error
+        self._ended.set()
+
+    @property
+    def over(self) -> bool:
+        return self._ended.is_set()
+
+    def wait(self) -> float:
+        """The moment of it. Raises what the transfer failed with, TimeoutError."""
+        if not self._ended.wait(_TRANSFER_SECONDS):
+            raise TimeoutError(f"a transfer took longer than {_TRANSFER_SECONDS:g} s")
+        if self._error is not None:
+            raise self._error
+        return self.at
+
+
+class ChannelEnd:
+    """An arena of `blocks`, and with `paged` an engine's buffers of as many, a plane each, beside it."""
+
+    def __init__(self, layout: dict[str, Any], blocks: int, paged: bool = False) -> None:
+        torch.set_num_threads(1)
+        shape = BlockLayout(**layout)
+        self._arena = DramArena(shape, blocks)
+        self._arena.rows.fill_(0)
+        self._stores: dict[str, BlockSource] = {"arena": self._arena}
+        self._planes = [torch.zeros((blocks, size), dtype=torch.uint8) for size in shape.plane_bytes if paged]
+        if paged:
+            self._stores["paged"] = PagedBuffers(self._planes, shape)
+        self._receiver: BlockReceiver | None = None
+        self._sender = BlockSender()
+        self._flow = Ending()
+
+    def listen(self, scheme: str = "stream") -> str:
+        self._receiver = BlockReceiver(f"{scheme}://127.0.0.1:0")
+        return self._receiver.endpoint
+
+    def expect(self, blocks: int, transfers: int = 1) -> list[int]:
+        """Tickets."""
+        assert self._receiver is not None
+        pages = torch.from_numpy(scattered(blocks, self._arena.num_blocks, RECEIVER_SEED))
+        return [
+            self._receiver.expect(self._arena, pages, lambda _: None, lambda _: None)
+            for _ in range(transfers)
+        ]
+
+    def withdraw(self, tickets: list[int]) -> None:
+        assert self._receiver is not None
+        for ticket in tickets:
+            self._receiver.withdraw(ticket)
+
+    def holds(self, stamp: int) -> bool:
+        """Whether every byte of the arena is `stamp`."""
+        return bool((self._arena.rows == stamp).all())
+
+    def fill(self, stamp: int) -> None:
+        for memory in (self._arena.rows, *self._planes):
+            memory.fill_(stamp)
+
+    def send(
+        self, endpoint: str, ticket: int, blocks: int, mode: str = Mode.AGGREGATED, store: str = "arena"
+    ) -> dict[str, float]:
+        """Seconds until all was acknowledged, and messages of blocks."""
+        messages, ending = self._sender.messages_sent, Ending()
+        began = self._start(endpoint, ticket, blocks, ending, mode, store)
+        seconds = ending.wait() - began
+        return {"seconds": seconds, "messages": self._sender.messages_sent - messages}
+
+    def begin_flow(self, endpoint: str, ticket: int, blocks: int) -> None:
+        self._flow = Ending()
+        self._start(endpoint, ticket, blocks, self._flow)
+
+    def flow_is_over(self) -> bool:
+        return self._flow.over
+
+    def end_flow(self) -> None:
+        """Waits for it. Raises what it failed with."""
+        self._flow.wait()
+
+    def send_each(self, endpoint: str, tickets: list[int]) -> list[float]:
+        """A transfer of one block for each ticket, one after the other; the seconds of each."""
+        return [self.send(endpoint, ticket, 1)["seconds"] for ticket in tickets]
+
+    def _start(
+        self,
+        endpoint: str,
+        ticket: int,
+        blocks: int,
+        ending: Ending,
+        mode: str = Mode.AGGREGATED,
+        store: str = "arena",
+    ) -> float:
+        pages = torch.from_numpy(scattered(blocks, self._arena.num_blocks, SENDER_SEED))
+        began = time.perf_counter()
+        transfer = self._sender.open(self._stores[store], endpoint, ticket, ending, mode=Mode(mode))
+        transfer.send(pages, 0)
+        transfer.finish(blocks)
+        return began

@@ -1,0 +1,103 @@
+"""Part 5: the paper's figure. The KV of a prompt of Llama-2-13B at TP2, by each of the three modes."""
+
+from typing import Any, NamedTuple
+
+from benchmark.mempool.far import Far
+from benchmark.mempool.plan import Plan, say
+from benchmark.mempool.throughput import as_options
+from mempool.layout import BlockLayout
+from mempool.transfer.cut import Mode
+from sglang_memserve.bench.chart import Panel, chart
+from sglang_memserve.bench.figures import Bar, Rounds, at_least
+
+PAGE, LAYERS, HEADS, DIM, BYTES = 16, 40, 20, 128, 2
+PLANE = PAGE * HEADS * DIM * BYTES
+LLAMA_2_13B_TP2 = BlockLayout(
+    kind="mha",
+    dtype="bfloat16",
+    page_size=PAGE,
+    layers=LAYERS,
+    heads=HEADS,
+    k_plane_bytes=PLANE,
+    v_plane_bytes=PLANE,
+)
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+# The shortest prompt's, 210 MB; of a longer one the same blocks are sent and written again.
+ARENA_BLOCKS = LENGTHS[0] // PAGE
+BAR_MESSAGES = 10.0
+
+
+class Arm(NamedTuple):
+    """Blocks lie as the paper has them for the mode; for `gathered` aggregated ones are made on the way."""
+
+    name: str
+    mode: Mode
+    store: str
+
+
+BY_LAYER = Arm("by-layer", Mode.BY_LAYER, "paged")
+BY_REQUEST = Arm("by-request", Mode.BY_REQUEST, "paged")
+AGGREGATED = Arm("aggregated", Mode.AGGREGATED, "arena")
+GATHERED = Arm("aggregated, gathered", Mode.AGGREGATED, "paged")
+ARMS = (BY_LAYER, BY_REQUEST, AGGREGATED, GATHERED)
+
+
+def workload(tokens: int) -> str:
+    return f"KV of {tokens} tokens"
+
+
+def measure(rounds: Rounds, plan: Plan) -> list[str]:
+    options: dict[str, Any] = {"layout": as_options(LLAMA_2_13B_TP2), "blocks": ARENA_BLOCKS}
+    with (
+        Far("channel", "modes sender", plan.logs, paged=True, **options) as sender,
+        Far("channel", "modes receiver", plan.logs, **options) as receiver,
+    ):
+        endpoint = receiver.ask("listen")
+        for tokens in LENGTHS:
+            say(workload(tokens))
+            for number, order in enumerate(plan.turns("modes", ARMS, tokens)):
+                sender.ask("fill", stamp=1 + number)
+                found = {arm: measure_one(sender, receiver, endpoint, tokens, arm) for arm in order}
+                for arm in ARMS:
+                    rounds.note(workload(tokens), arm.name, **found[arm])
+                if not receiver.ask("holds", stamp=1 + number):
+                    raise RuntimeError(f"{workload(tokens)}: not all bytes have landed")
+    return []
+
+
+def measure_one(sender: Far, receiver: Far, endpoint: str, tokens: int, arm: Arm) -> dict[str, float]:
+    blocks = tokens // PAGE
+    (ticket,) = receiver.ask("expect", blocks=blocks)
+    sent = sender.ask("send", endpoint=endpoint, ticket=ticket, blocks=blocks, mode=arm.mode, store=arm.store)
+    gigabytes = blocks * LLAMA_2_13B_TP2.block_bytes / 1e9
+    return {**sent, "gb_per_s": gigabytes / sent["seconds"]}
+
+
+def bars(rounds: Rounds) -> list[Bar]:
+    """At the length at which aggregation saves least."""
+    counts = [
+        [rounds.median(workload(tokens), arm.name, "messages") for arm in (BY_REQUEST, AGGREGATED)]
+        for tokens in LENGTHS
+    ]
+    fewer = [many / few for many, few in counts if many is not None and few is not None]
+    name = "by-request messages for one aggregated message"
+    return [at_least(name, min(fewer, default=None), BAR_MESSAGES, "x", BY_REQUEST.name)]
+
+
+def figure(rounds: Rounds, where: str) -> str:
+    """The chart as SVG; `where` names the machine."""
+
+    def lines(figure: str) -> dict[str, list[tuple[float, float]]]:
+        found = {
+            arm.name: [
+                (float(tokens), value)
+                for tokens in LENGTHS
+                if (value := rounds.median(workload(tokens), arm.name, figure)) is not None
+            ]
+            for arm in ARMS
+        }
+        return {name: points for name, points in found.items() if points}
+
+    panels = [Panel("messages", lines("messages")), Panel("seconds", lines("seconds"))]
+    title = f"KV of Llama-2-13B at TP2 over TCP loopback, {where}"
+    return chart(title, "tokens of the prompt", panels)

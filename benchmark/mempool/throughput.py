@@ -1,0 +1,197 @@
+"""Part 3: bytes a second over loopback, landed in the receiver's arena and acknowledged."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from benchmark.mempool import mooncake_end
+from benchmark.mempool.far import Far, FarError
+from benchmark.mempool.plan import Plan, say
+from mempool.layout import BlockLayout
+from sglang_memserve.bench.figures import Bar, Rounds, at_least
+
+OURS, ZEROMQ, SOCKET, MOONCAKE = "memserve", "memserve, ZeroMQ", "raw socket", "Mooncake TCP"
+KIB, MIB = 1 << 10, 1 << 20
+SIZES = {"64 KiB": 64 * KIB, "1 MiB": MIB, "8 MiB": 8 * MIB}
+# Beyond the processor's caches.
+ARENA_BYTES, TOTAL_BYTES, WARM_UP_BYTES = 128 * MIB, 512 * MIB, 32 * MIB
+BAR_SOCKET, BAR_MOONCAKE = 0.8, 2.0
+_WARM_UPS = 3
+
+
+class Pair(Protocol):
+    """A sender and a receiver, each a process of its own."""
+
+    name: str
+
+    def fill(self, stamp: int) -> None:
+        """What the sender's arena is to hold, all of it."""
+
+    def holds(self, stamp: int) -> bool:
+        """Whether the receiver's arena holds that, all of it."""
+
+    def seconds(self, blocks: int) -> float:
+        """Of one transfer."""
+
+
+class _Ends:
+    def __init__(self, sender: Far, receiver: Far) -> None:
+        self.sender, self.receiver = sender, receiver
+
+    def fill(self, stamp: int) -> None:
+        self.sender.ask("fill", stamp=stamp)
+
+    def holds(self, stamp: int) -> bool:
+        return bool(self.receiver.ask("holds", stamp=stamp))
+
+
+class Channel(_Ends):
+    def __init__(self, name: str, scheme: str, sender: Far, receiver: Far) -> None:
+        super().__init__(sender, receiver)
+        self.name = name
+        self.endpoint = receiver.ask("listen", scheme=scheme)
+
+    def seconds(self, blocks: int) -> float:
+        (ticket,) = self.receiver.ask("expect", blocks=blocks)
+        sent = self.sender.ask("send", endpoint=self.endpoint, ticket=ticket, blocks=blocks)
+        return float(sent["seconds"])
+
+
+class Socket(_Ends):
+    name = SOCKET
+
+    def __init__(self, sender: Far, receiver: Far) -> None:
+        super().__init__(sender, receiver)
+        self._port = receiver.ask("listen")
+
+    def seconds(self, blocks: int) -> float:
+        self.receiver.begin("receive", blocks=blocks)
+        seconds = float(self.sender.ask("send", port=self._port, blocks=blocks))
+        self.receiver.answer()
+        return seconds
+
+
+class Mooncake(_Ends):
+    name = MOONCAKE
+
+    def __init__(self, sender: Far, receiver: Far) -> None:
+        super().__init__(sender, receiver)
+        self._where, self._address = receiver.ask("listen")
+
+    def seconds(self, blocks: int) -> float:
+        return float(self.sender.ask("send", name=self._where, address=self._address, blocks=blocks))
+
+
+def layout(block_bytes: int) -> dict[str, Any]:
+    """Of 16 tokens and 16 layers, or as many more as planes of at most 256 KiB need."""
+    layers = max(16, block_bytes // (512 * KIB))
+    plane = block_bytes // layers // 2
+    shape = BlockLayout(
+        kind="mha",
+        dtype="bfloat16",
+        page_size=16,
+        layers=layers,
+        heads=8,
+        k_plane_bytes=plane,
+        v_plane_bytes=plane,
+    )
+    return as_options(shape)
+
+
+def as_options(shape: BlockLayout) -> dict[str, Any]:
+    return {field: getattr(shape, field) for field in shape.__struct_fields__}
+
+
+def workload(size: str) -> str:
+    return f"throughput, blocks of {size}"
+
+
+@contextlib.contextmanager
+def pairs(plan: Plan, size: str, skipped: list[str]) -> Iterator[list[Pair]]:
+    """All pairs that can be had; `skipped` is told of Mooncake where it is not."""
+    block_bytes = SIZES[size]
+    blocks = ARENA_BYTES // block_bytes
+    plain = {"block_bytes": block_bytes, "blocks": blocks}
+    with contextlib.ExitStack() as stack:
+
+        def far(kind: str, name: str, **options: Any) -> Far:
+            return stack.enter_context(Far(kind, f"{name} {size}", plan.logs, **options))
+
+        shape = {"layout": layout(block_bytes), "blocks": blocks}
+        ours = far("channel", "sender", **shape), far("channel", "receiver", **shape)
+        queued = far("channel", "zmq sender", **shape), far("channel", "zmq receiver", **shape)
+        raw = far("socket", "raw sender", **plain), far("socket", "raw receiver", **plain)
+        found: list[Pair] = []
+        if plan.peers is not None:
+            env = plan.peers.env() | mooncake_end.ENV
+            peer = [far("mooncake", f"mooncake {role}", env=env, **plain) for role in ("sender", "receiver")]
+            try:
+                found.append(Mooncake(*peer))
+            except FarError as error:
+                skipped.append(f"{MOONCAKE}, blocks of {size}: {error}")
+        channels = Channel(OURS, "stream", *ours), Channel(ZEROMQ, "tcp", *queued)
+        yield [*channels, Socket(*raw), *found]
+
+
+def one_transfer(pair: Pair, block_bytes: int, stamp: int) -> float:
+    """GB/s of the round `stamp`. Raises FarError, also where what was sent has not landed."""
+    pair.fill(stamp)
+    _warm_up(pair, max(1, WARM_UP_BYTES // block_bytes))
+    seconds = pair.seconds(TOTAL_BYTES // block_bytes)
+    if not pair.holds(stamp):
+        raise FarError(f"{pair.name}: not all bytes have landed")
+    return TOTAL_BYTES / seconds / 1e9
+
+
+def _warm_up(pair: Pair, blocks: int) -> None:
+    """Mooncake fails the first transfer after a pause at times, and recovers."""
+    for attempt in range(_WARM_UPS):
+        try:
+            pair.seconds(blocks)
+            return
+        except FarError:
+            if attempt == _WARM_UPS - 1:
+                raise
+
+
+def measure_size(rounds: Rounds, plan: Plan, size: str) -> list[str]:
+    skipped = list[str]()
+    with pairs(plan, size, skipped) as found:
+        speeds: dict[str, list[float]] = {pair.name: [] for pair in found}
+        for number, order in enumerate(plan.turns(size, found)):
+            for pair in order:
+                if pair.name not in speeds:
+                    continue
+                try:
+                    speeds[pair.name].append(one_transfer(pair, SIZES[size], number + 1))
+                except FarError as error:
+                    if pair.name != MOONCAKE:
+                        raise
+                    del speeds[pair.name]
+                    skipped.append(f"{MOONCAKE}, blocks of {size}: {error}")
+    for arm, values in speeds.items():
+        for ours, value in zip(speeds[OURS], values, strict=True):
+            rounds.note(workload(size), arm, gb_per_s=value)
+            if arm != OURS:
+                rounds.note(workload(size), OURS, **{_ratio(arm): ours / value})
+    return skipped
+
+
+def _ratio(arm: str) -> str:
+    return f"times_{arm.replace(' ', '_').lower()}"
+
+
+def measure(rounds: Rounds, plan: Plan) -> list[str]:
+    skipped = [] if plan.peers is not None else [f"{MOONCAKE}: --without-peer"]
+    for size in SIZES:
+        say(workload(size))
+        skipped += measure_size(rounds, plan, size)
+    return skipped
+
+
+def bars(rounds: Rounds) -> list[Bar]:
+    return [
+        at_least(workload(size), rounds.median(workload(size), OURS, _ratio(arm)), bar, "x", arm)
+        for size in SIZES
+        for arm, bar in ((SOCKET, BAR_SOCKET), (MOONCAKE, BAR_MOONCAKE))
+    ]

@@ -1,0 +1,86 @@
+"""One transfer as the side that takes the blocks sees it."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from mempool import wire
+from mempool.errors import MemPoolError, TransferError
+from mempool.store import BlockStore
+from mempool.transfer.cells import Cells
+from mempool.transfer.checksum import ChecksumMismatch, digest
+
+
+class IncomingTransfer:
+    """`place`, `land` and `finish` raise MemPoolError for what does not fit the transfer; it fails then."""
+
+    def __init__(
+        self,
+        store: BlockStore,
+        pages: torch.Tensor,
+        on_done: Callable[[bytes], None],
+        on_failed: Callable[[TransferError], None],
+        after: torch.cuda.Event | None,
+    ) -> None:
+        self.on_done = on_done
+        self.on_failed = on_failed
+        self.source: bytes | None = None
+        self._store = store
+        self._pages = pages
+        self._after = after
+        self._cells = Cells(len(pages), len(store.layout.plane_bytes))
+        # Whether the payload of the message that is being read goes straight to its pages.
+        self._in_place = False
+
+    def place(
+        self, part: wire.Blocks, size: int, staging: Callable[[BlockStore, int], torch.Tensor]
+    ) -> Sequence[memoryview]:
+        """Memory for the `size` bytes of its payload, until `land` is called with that.
+
+        `staging` gives so many bytes of host memory of a store, where the payload cannot go to its pages.
+        """
+        planes = self._require_fits(part, [size])
+        memory = self._store.views(self._pages_of(part), planes)
+        self._in_place = memory is not None
+        if memory is not None:
+            if self._after is not None:
+                self._after.synchronize()
+            return memory
+        return [memoryview(staging(self._store, size)[:size].numpy())]
+
+    def land(self, part: wire.Blocks, payload: Sequence[memoryview], *, placed: bool = False) -> int:
+        """Brings the payload to its pages, where it is not `placed` there; returns its bytes."""
+        sizes = [frame.nbytes for frame in payload]
+        planes = self._require_fits(part, sizes)
+        if part.checksum is not None and digest(payload) != part.checksum:
+            raise ChecksumMismatch("the sender")
+        self._cells.land(part)
+        if not (placed and self._in_place):
+            self._scatter(part.first, planes, payload)
+        return sum(sizes)
+
+    def finish(self, message: wire.Finish) -> None:
+        if not self._cells.complete or message.total != len(self._pages):
+            raise MemPoolError(
+                f"{self._cells} landed, {message.total} were sent, {len(self._pages)} expected"
+            )
+        self.on_done(message.private)
+
+    def _require_fits(self, part: wire.Blocks, sizes: list[int]) -> range:
+        planes = range(part.plane, part.plane + part.planes)
+        self._cells.require_inside(part)
+        row_bytes = self._store.layout.row_bytes(planes)
+        if sum(sizes) != part.count * row_bytes or any(size % row_bytes or not size for size in sizes):
+            raise MemPoolError(f"{part.count} blocks of {row_bytes} bytes in frames of {sizes[:8]} bytes")
+        return planes
+
+    def _pages_of(self, part: wire.Blocks) -> torch.Tensor:
+        return self._pages[part.first : part.first + part.count]
+
+    def _scatter(self, first: int, planes: range, payload: Sequence[memoryview]) -> None:
+        row_bytes = self._store.layout.row_bytes(planes)
+        for frame in payload:
+            blocks = torch.from_numpy(np.frombuffer(frame, dtype=np.uint8)).view(-1, row_bytes)
+            self._store.scatter(self._pages[first : first + len(blocks)], blocks, self._after, planes)
+            first += len(blocks)

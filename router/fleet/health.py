@@ -1,0 +1,123 @@
+"""Keeps every instance's `healthy` true to life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+import aiohttp
+import orjson
+
+from router.config.settings import RouterConfig
+from router.forwarding.upstream import read, trouble
+from router.instances import compatibility
+from router.instances.instance import Instance
+from router.instances.registry import Registry
+from router.instances.server_info import ServerInfo, parse_server_info
+from router.prompt.tokenizer import fingerprint
+
+_ANSWER_LIMIT = 1 << 20
+_REFUSED_KEY = (401, 403)
+
+
+class HealthWatch:
+    """Probes each instance at an interval, and at once when a request found it broken.
+
+    An answer below 500 is life, unless it refuses the router's own key. That and a refused or reset
+    connection count at once; timeouts and answers from 500 on must repeat `health_failure_threshold` times,
+    since a busy server may be slow to answer.
+    """
+
+    def __init__(self, registry: Registry, session: aiohttp.ClientSession, config: RouterConfig) -> None:
+        self._registry = registry
+        self._session = session
+        self._config = config
+        self._timeout = aiohttp.ClientTimeout(total=config.health_check_timeout_secs)
+        self._misses: Counter[Instance] = Counter()
+        self._added: asyncio.Queue[Instance] = asyncio.Queue()
+        for instance in registry.instances:
+            self.add(instance)
+
+    def add(self, instance: Instance) -> None:
+        """Watch it too, as long as it is in the registry."""
+        self._added.put_nowait(instance)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(self._watch(await self._added.get()))
+
+    async def probe_all(self) -> None:
+        await asyncio.gather(*(self.probe(instance) for instance in self._registry.instances))
+
+    async def probe(self, instance: Instance) -> None:
+        instance.suspected.clear()
+        url = instance.url + self._config.health_check_endpoint
+        try:
+            async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as response:
+                await read(response, _ANSWER_LIMIT)
+        except TimeoutError:
+            self._miss(instance, f"no answer to {url} within {self._config.health_check_timeout_secs:g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            instance.down(trouble(error))
+        else:
+            if response.status >= 500:
+                self._miss(instance, f"{url} answers {response.status}")
+            elif response.status in _REFUSED_KEY and not self._config.passes_credentials:
+                instance.down(f"{url} answers {response.status}: it asks for another --worker-api-key")
+            else:
+                self._misses[instance] = 0
+                # One that is not known would be taken for what it is not.
+                if instance.traits is None or instance.doubted:
+                    await self._learn(instance)
+                # It may have failed a request meanwhile: then it is probed again at once.
+                if not instance.suspected.is_set():
+                    instance.up()
+
+    async def _learn(self, instance: Instance) -> None:
+        """What it tells of itself. One too busy to answer is asked again at the next probe."""
+        try:
+            async with self._session.get(instance.url + "/server_info", timeout=self._timeout) as response:
+                info = orjson.loads(await read(response, _ANSWER_LIMIT))
+        except ValueError:
+            info = None
+        except (aiohttp.ClientError, OSError):
+            return
+        if response.status >= 500:
+            return
+        instance.doubted, instance.speed = False, None
+        told = instance.traits = parse_server_info(info)
+        fuller = await self._with_fingerprint(told)
+        if instance.traits is told:
+            instance.traits = fuller
+            compatibility.warn(instance, self._registry.instances)
+
+    async def _with_fingerprint(self, traits: ServerInfo) -> ServerInfo:
+        """Of who does not tell it, that of the tokenizer it names, if that is on this machine too."""
+        if traits.fit.tokenizer is not None or not traits.tokenizer:
+            return traits
+        try:
+            async with asyncio.timeout(self._config.health_check_timeout_secs):
+                tokenizer, template = await asyncio.to_thread(fingerprint, traits.tokenizer)
+        except TimeoutError:
+            return traits
+        template = traits.fit.template or template
+        return replace(traits, fit=replace(traits.fit, tokenizer=tokenizer, template=template))
+
+    def _miss(self, instance: Instance, reason: str) -> None:
+        self._misses[instance] += 1
+        if not instance.healthy or self._misses[instance] >= self._config.health_failure_threshold:
+            instance.down(reason)
+
+    async def _watch(self, instance: Instance) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._config.health_check_interval_secs):
+                    await instance.suspected.wait()
+            except TimeoutError:
+                pass
+            if instance not in self._registry.instances:
+                break
+            await self.probe(instance)
+        del self._misses[instance]

@@ -1,0 +1,138 @@
+"""Instances that come and go while the router runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from router.config.settings import ConfigError, RouterConfig, check_port, check_url, trimmed
+from router.errors import BadRequest, Conflict, Forbidden, NoSuchWorker
+from router.fleet.health import HealthWatch
+from router.instances.instance import Instance, Role
+from router.instances.registry import Registry, new_instance
+
+logger = logging.getLogger(__name__)
+
+# By sglang_router's names and ours.
+_ROLES = {"regular": Role.COLOCATED, **{role.value: role for role in Role}}
+
+
+class Worker(NamedTuple):
+    url: str
+    role: Role
+    bootstrap_port: int | None = None
+
+
+class Workers:
+    """Adds instances to the registry, and removes them when the last of their requests has ended."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        watch: HealthWatch,
+        config: RouterConfig,
+        gone: Callable[[Instance], None] = lambda _: None,
+    ) -> None:
+        """`gone` hears who has left."""
+        self._gone = gone
+        self._registry = registry
+        self._watch = watch
+        self._config = config
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    async def add(self, worker: Worker) -> Instance:
+        """Probed once: it may be down, and is watched from now on. Raises Conflict and Forbidden."""
+        if self._config.worker_api_key and not self._config.api_key:
+            raise Forbidden(
+                "this router presents its --worker-api-key to whoever is added, so it adds nobody for "
+                "clients that need no key: give it an --api-key too"
+            )
+        if (known := self._named(worker.url)) is not None:
+            state = f"is leaving, with {known.in_flight} requests" if known.leaving else "is here already"
+            raise Conflict(f"{known} {state}: an instance has one role and one entry")
+        instance = new_instance(self._config, *worker)
+        self._registry.add(instance)
+        self._watch.add(instance)
+        logger.info("%s was added", instance)
+        await self._watch.probe(instance)
+        return instance
+
+    def remove(self, name: str) -> Instance:
+        """It gets no new requests, and goes when its own have ended. Raises NoSuchWorker."""
+        instance = self.named(name)
+        if instance.leaving:
+            return instance
+        self._registry.leave(instance)
+        if instance.idle.is_set():
+            self._remove(instance)
+        else:
+            task = asyncio.create_task(self._drain(instance))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        return instance
+
+    def named(self, name: str) -> Instance:
+        """By id or URL. Raises NoSuchWorker."""
+        if (instance := self._named(trimmed(name))) is None:
+            raise NoSuchWorker(
+                f"{name!r:.200} is neither the id nor the URL of a worker here; see GET /workers"
+            )
+        return instance
+
+    def _named(self, name: str) -> Instance | None:
+        return next((one for one in self._registry.instances if name in (one.url, one.id)), None)
+
+    async def _drain(self, instance: Instance) -> None:
+        try:
+            async with asyncio.timeout(self._config.request_timeout_secs):
+                await instance.idle.wait()
+        except TimeoutError:
+            logger.warning("%s still has %d requests, which go on", instance, instance.in_flight)
+        self._remove(instance)
+
+    def _remove(self, instance: Instance) -> None:
+        self._registry.remove(instance)
+        self._gone(instance)
+        logger.info("%s was removed", instance)
+
+
+def worker_of(fields: Any, worker_api_key: str) -> Worker:
+    """What a client asks to be added, as JSON or in the query. Raises BadRequest."""
+    if not isinstance(fields, dict) or not isinstance(fields.get("url"), str):
+        raise BadRequest('an instance is added as {"url": "http://HOST:PORT", "worker_type": "regular"}')
+    kind = fields.get("worker_type") or "regular"
+    if kind not in _ROLES:
+        raise BadRequest(f"worker_type {kind!r:.40} is unknown; known: {', '.join(_ROLES)}")
+    if fields.get("api_key") not in (None, "", worker_api_key):
+        raise BadRequest("api_key: the router presents one key to all instances, its --worker-api-key")
+    url, port = trimmed(fields["url"]), _port(fields.get("bootstrap_port"))
+    try:
+        check_url(url)
+        check_port("bootstrap_port", port)
+    except ConfigError as error:
+        raise BadRequest(str(error)) from None
+    return Worker(url, _ROLES[kind], port if kind == Role.PREFILL else None)
+
+
+def parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except ValueError as error:
+        raise BadRequest(f"the body is no JSON: {error}") from None
+
+
+def _port(given: Any) -> int | None:
+    if given is None or given == "none":
+        return None
+    if isinstance(given, bool) or not str(given).isdecimal():
+        raise BadRequest(f"bootstrap_port {given!r:.40}: a number, or none")
+    return int(str(given)[:9])

@@ -1,0 +1,65 @@
+"""A real request through the router, to know whether requests are served."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from aiohttp import web
+
+from router.config.settings import RouterConfig
+from router.errors import Failure, NoInstance
+from router.forwarding.forwarder import Front
+
+# The second token is decode's own: the first one comes from prefill.
+_BODY = orjson.dumps(
+    {
+        "text": "One, two, three,",
+        "sampling_params": {"max_new_tokens": 2, "temperature": 0, "ignore_eos": True},
+    }
+)
+
+
+class GenerateProbe:
+    """One request at a time, however many ask: this path is open to everybody."""
+
+    def __init__(self, front: Front, config: RouterConfig) -> None:
+        self._front = front
+        self._patience = config.health_generate_timeout_secs
+        self._flying: asyncio.Task[None] | None = None
+
+    async def sing(self, request: web.Request) -> None:
+        """Returns once a generated answer has come. Raises NoInstance, with the reason, if none does."""
+        if self._flying is None or self._flying.done():
+            self._flying = asyncio.create_task(self._fly(request))
+            self._flying.add_done_callback(_seen)
+        await asyncio.shield(self._flying)
+
+    async def close(self) -> None:
+        if self._flying is not None:
+            self._flying.cancel()
+            await asyncio.gather(self._flying, return_exceptions=True)
+
+    async def _fly(self, asked: web.Request) -> None:
+        headers = {"Content-Type": "application/json", **_authorization(asked)}
+        request = asked.clone(method="POST", rel_url="/generate", headers=headers)
+        try:
+            async with asyncio.timeout(self._patience), self._front.generate(request, _BODY) as answer:
+                body = answer.body
+        except TimeoutError:
+            raise NoInstance(f"a small request got no answer within {self._patience:g} s") from None
+        except Failure as failure:
+            raise NoInstance(f"a small request failed: {failure}") from failure
+        if b'"text"' not in body:
+            raise NoInstance(f"a small request got {body[:200]!r} for an answer")
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    # Whoever asked may have left; asyncio would log a failure that nobody has looked at.
+    if not task.cancelled():
+        task.exception()
+
+
+def _authorization(request: web.Request) -> dict[str, str]:
+    given = request.headers.get("Authorization")
+    return {} if given is None else {"Authorization": given}

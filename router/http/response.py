@@ -1,0 +1,134 @@
+"""From an answer, or a failure, to the client's connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from router.errors import JSON_HEADERS, Failure, error_body
+from router.forwarding.upstream import Answer
+from router.protocol import sse
+
+logger = logging.getLogger(__name__)
+
+# aiohttp writes a whole response without a deadline: only what the connection's buffers take, or nearly.
+_SLICE = 1 << 20
+# Less than what a connection's buffers take before a write waits.
+_NEVER_WAITS = 1 << 15
+
+
+async def deliver(request: web.Request, answer: Answer, patience: float) -> web.StreamResponse:
+    """Send the answer. An event stream that breaks off ends with an error event, another one is cut short.
+
+    Raises ConnectionError after cutting, if the client is gone or reads nothing for `patience` seconds.
+    """
+    if answer.rest is None:
+        return await _whole(request, answer.status, answer.headers, answer.body, patience)
+    response = web.StreamResponse(status=answer.status, headers=answer.headers)
+    await response.prepare(request)
+    await _write(request, response, answer.body, patience)
+    last = answer.body
+    try:
+        async for chunk in answer.rest:
+            await _write(request, response, chunk, patience)
+            last = chunk
+    except Failure as failure:
+        logger.warning("a stream broke off: %s", failure)
+        if response.content_type != sse.CONTENT_TYPE:
+            _cut(request)
+            raise ConnectionAbortedError("a stream without a form for errors broke off") from None
+        mid_event = bool(last) and not sse.ends_event(last)
+        await _write(request, response, sse.closing(failure.body, mid_event=mid_event), patience)
+    await _write(request, response, None, patience)
+    return response
+
+
+async def _whole(
+    request: web.Request, status: int, headers: Mapping[str, str], body: bytes, patience: float
+) -> web.StreamResponse:
+    if len(body) <= _SLICE:
+        return web.Response(status=status, headers=headers, body=body)
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_length = len(body)
+    await response.prepare(request)
+    for start in range(0, len(body), _SLICE):
+        await _write(request, response, body[start : start + _SLICE], patience)
+    await _write(request, response, None, patience)
+    return response
+
+
+async def _write(
+    request: web.Request, response: web.StreamResponse, chunk: bytes | None, patience: float
+) -> None:
+    """None ends the response."""
+    # Most writes: they cannot wait, and a deadline for each would cost more than they do.
+    if chunk is not None and len(chunk) < _NEVER_WAITS and _unsent(request) == 0:
+        await response.write(chunk)
+        return
+    try:
+        async with asyncio.timeout(patience):
+            await (response.write_eof() if chunk is None else response.write(chunk))
+    except TimeoutError:
+        _cut(request)
+        raise ConnectionAbortedError(f"the client read nothing for {patience:g} s") from None
+
+
+def _unsent(request: web.Request) -> int | None:
+    """Bytes that the client has not taken yet; None without a connection."""
+    return None if request.transport is None else request.transport.get_write_buffer_size()
+
+
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def failures_as_json(patience: float) -> Middleware:
+    """What goes wrong before an answer has begun becomes JSON with an `error`, or an instance's own words."""
+
+    @web.middleware
+    async def answer_failures(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await _explained(request, handler, patience)
+        except ConnectionError:
+            if not _gone(request):
+                raise
+            # As aiohttp ends a handler whose client has left: any other error is a traceback in the log.
+            raise asyncio.CancelledError from None
+
+    return answer_failures
+
+
+async def _explained(request: web.Request, handler: Handler, patience: float) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Failure as failure:
+        return await _whole(request, failure.status, failure.headers, failure.body, patience)
+    except web.HTTPException as refused:
+        return _explain(request, refused)
+    except ConnectionError:
+        raise
+    except Exception:
+        logger.exception("%s %s failed inside the router", request.method, request.path)
+        return _json_error(500, "the router failed on this request; its log says more", "router_error")
+
+
+def _explain(request: web.Request, refused: web.HTTPException) -> web.Response:
+    if refused.status == HTTPStatus.NOT_FOUND:
+        return _json_error(404, f"{request.path} is not served here", "not_found")
+    if refused.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _json_error(405, f"{request.path} does not take {request.method}", "method_not_allowed")
+    return _json_error(refused.status, refused.text or refused.reason, "invalid_request_error")
+
+
+def _json_error(status: int, message: str, kind: str) -> web.Response:
+    return web.Response(status=status, headers=JSON_HEADERS, body=error_body(status, message, kind))

@@ -1,0 +1,51 @@
+"""The application on a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aiohttp import web
+
+from router.config.settings import RouterConfig
+from router.http.app import running_app
+from router.http.shutdown import Gate
+from router.metrics import METRICS, scraped_app
+
+# For answers that are complete, and still on their way to the client.
+_LAST_BYTES_SECS = 0.5
+
+
+class CannotListen(Exception):
+    """The address to serve on is taken, or not of this machine."""
+
+
+@asynccontextmanager
+async def serving(config: RouterConfig) -> AsyncIterator[asyncio.Task[None]]:
+    """Serve while in the block; on leaving it, running requests get the grace period, and new ones get 503.
+
+    Raises CannotListen.
+    Gives the task of the health checks: once that is done, they have crashed and the router must end.
+    """
+    gate = Gate()
+    async with running_app(config, gate) as (app, checks), AsyncExitStack() as stack:
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_SECS
+        )
+        if config.prometheus_port is not None:
+            page = web.AppRunner(scraped_app(app[METRICS]), access_log=None, shutdown_timeout=0)
+            stack.push_async_callback(page.cleanup)
+            await _listen(page, config.prometheus_host or config.host, config.prometheus_port)
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(gate.close, config.shutdown_grace_period_secs)
+        await _listen(runner, config.host, config.port)
+        yield checks
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error

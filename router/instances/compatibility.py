@@ -1,0 +1,129 @@
+"""Whether instances fit together: the same tokens and the same KV on all of them, each in its own place."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from router.instances.instance import Instance
+
+logger = logging.getLogger(__name__)
+
+_MOST_CHARS = 128
+_COLOCATED = "colocated"
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What decides it, as an instance tells; None where it does not.
+
+    `model`, `tokenizer`, `template`: digests. `kv_dtype`: what KV is kept in; `kv_flag`: SGLang's
+    --kv-cache-dtype, of who does not tell that.
+    """
+
+    role: str | None = None
+    model: str | None = None
+    tokenizer: str | None = None
+    template: str | None = None
+    page_size: int | None = None
+    kv_dtype: str | None = None
+    kv_flag: str | None = None
+    tp_size: int | None = None
+
+
+# By field: in words, and what to set alike.
+_ALIKE = {
+    "model": "model",
+    "tokenizer": "tokenizer",
+    "template": "chat template",
+    "page_size": "page size",
+    "kv_dtype": "KV dtype",
+    "kv_flag": "--kv-cache-dtype",
+    "tp_size": "tensor parallelism (--tp-size)",
+}
+
+
+class Misfit(NamedTuple):
+    """`other`: an instance that has the value that most of those have who tell it; None for a wrong place."""
+
+    instance: Instance
+    field: str
+    value: object
+    other: Instance | None
+    other_value: object
+
+    def __str__(self) -> str:
+        if self.other is None:
+            return f"it runs as {self.value} (--disaggregation-mode), and is given as {self.other_value}"
+        return f"{_ALIKE[self.field]} {self.value}, where {self.other} has {self.other_value}"
+
+
+def fit_of(info: Any) -> Fit:
+    """Of a /server_info, whatever came for it."""
+    info = info if isinstance(info, dict) else {}
+    told = info.get("memserve")
+    told = told if isinstance(told, dict) else {}
+    mode, kv_dtype = _text(info.get("disaggregation_mode")), _text(told.get("kv_dtype"))
+    return Fit(
+        _COLOCATED if mode == "null" else mode,
+        _text(told.get("model")),
+        _text(told.get("tokenizer")),
+        _text(told.get("template")),
+        _number(info.get("page_size")),
+        kv_dtype,
+        None if kv_dtype else _text(info.get("kv_cache_dtype")),
+        _number(info.get("tp_size")),
+    )
+
+
+def misfits(instances: Sequence[Instance]) -> list[Misfit]:
+    """All of them, those of the instances that are up."""
+    fits = {one: one.traits.fit for one in instances if one.traits is not None}
+    found = [
+        Misfit(one, "role", fit.role, None, one.role.value)
+        for one, fit in fits.items()
+        if fit.role is not None and fit.role != one.role.value
+    ]
+    for field in _ALIKE:
+        told = {one: value for one, fit in fits.items() if (value := getattr(fit, field)) is not None}
+        if len(set(told.values())) > 1:
+            ((usual, _),) = Counter(told.values()).most_common(1)
+            other = next(one for one, value in told.items() if value == usual)
+            found += [Misfit(one, field, v, other, usual) for one, v in told.items() if v != usual]
+    return found
+
+
+def warn(joined: Instance, instances: Sequence[Instance]) -> None:
+    """What does not fit since this one is there, in one line."""
+    found = [one for one in misfits(instances) if joined in (one.instance, one.other)]
+    if not found:
+        return
+    logger.warning(
+        "%s does not fit: %s", joined, "; ".join(dict.fromkeys(_from(joined, one) for one in found))
+    )
+
+
+def by_instance(instances: Sequence[Instance]) -> dict[Instance, list[str]]:
+    """The same in words, for whoever has any."""
+    words: dict[Instance, list[str]] = {}
+    for one in misfits(instances):
+        words.setdefault(one.instance, []).append(str(one))
+    return words
+
+
+def _from(joined: Instance, one: Misfit) -> str:
+    if one.instance is joined:
+        return str(one)
+    return str(Misfit(joined, one.field, one.other_value, one.instance, one.value))
+
+
+def _text(value: Any) -> str | None:
+    return value[:_MOST_CHARS] if isinstance(value, str) and value else None
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

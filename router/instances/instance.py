@@ -1,0 +1,188 @@
+"""One SGLang server as the router sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from enum import StrEnum
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from router.instances.breaker import Breaker
+from router.instances.server_info import ServerInfo
+
+if TYPE_CHECKING:
+    from router.cost.speed import Speed
+
+logger = logging.getLogger(__name__)
+
+
+_UNPROBED = "not probed yet"
+
+
+class Role(StrEnum):
+    PREFILL = "prefill"
+    DECODE = "decode"
+    COLOCATED = "colocated"
+
+
+class Instance:
+    """A server's address, role and condition. It counts as down until a probe has succeeded.
+
+    `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
+    `charged_seconds` of prefill and `sending_seconds` of what others fetch from it; the first of these
+    prefills, of `first_seconds`, is under way since `first_since` (monotonic). `epoch` grows whenever what it
+    had cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have changed.
+    `speed` follows from these; None: nobody has asked for it yet. One that is `leaving` gets no new requests,
+    and is `idle` when the last of its own has ended.
+    """
+
+    def __init__(
+        self, url: str, role: Role, bootstrap_port: int | None = None, breaker: Breaker | None = None
+    ) -> None:
+        self.url = url
+        self.role = role
+        self.bootstrap_port = bootstrap_port
+        self.healthy = False
+        self.trouble = _UNPROBED
+        self.in_flight = 0
+        self.charged = 0
+        self.charged_seconds = 0.0
+        self.sending_seconds = 0.0
+        self._prefills: dict[object, float] = {}
+        self.first_seconds = self.first_since = 0.0
+        self.epoch = 0
+        self.traits: ServerInfo | None = None
+        self.doubted = False
+        self.speed: Speed | None = None
+        self.suspected = asyncio.Event()
+        self.breaker = Breaker() if breaker is None else breaker
+        self.leaving = False
+        self.idle = asyncio.Event()
+
+    def __str__(self) -> str:
+        return f"{self.role} instance {self.url}"
+
+    @property
+    def bootstrap_host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether `n` may be more than one there."""
+        return self.role is Role.COLOCATED or (self.traits is not None and self.traits.room_per_sample)
+
+    @property
+    def page_size(self) -> int:
+        return 1 if self.traits is None else self.traits.page_size
+
+    def charge(self, tokens: int) -> None:
+        self.in_flight += 1
+        self.charged += tokens
+
+    def release(self, tokens: int) -> None:
+        self.in_flight -= 1
+        self.charged -= tokens
+        if self.leaving and not self.in_flight:
+            self.idle.set()
+
+    def prefills(self, work: object, seconds: float) -> None:
+        """It has this to prefill too, predicted to take so long. Call `prefilled` with it in any case."""
+        if not self._prefills:
+            self.first_seconds, self.first_since = seconds, time.monotonic()
+        self._prefills[work] = seconds
+        self.charged_seconds += seconds
+
+    def prefilled(self, work: object) -> None:
+        first = next(iter(self._prefills)) is work
+        self.charged_seconds -= self._prefills.pop(work)
+        if first:
+            self.first_seconds = next(iter(self._prefills.values()), 0.0)
+            self.first_since = time.monotonic()
+
+    def queue(self, now: float) -> float:
+        """Seconds until it has prefilled all that it has: the first of them runs since it is the first."""
+        run = now - self.first_since
+        return self.charged_seconds - (run if run < self.first_seconds else self.first_seconds)
+
+    @property
+    def id(self) -> str:
+        """The same for a URL, always."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, self.url))
+
+    @property
+    def takes_requests(self) -> bool:
+        # Each decision asks this of every instance.
+        return self.healthy and (self.breaker.closed or self.breaker.lets_through())
+
+    @property
+    def obstacle(self) -> str:
+        """Why it takes no requests just now; "" if it does."""
+        if self.leaving:
+            return "is being removed"
+        if self.healthy and not self.breaker.lets_through():
+            return "rests, since its answers kept failing"
+        return self.trouble
+
+    def leave(self) -> None:
+        self.leaving = True
+        if not self.in_flight:
+            self.idle.set()
+
+    def failed(self) -> None:
+        """A request has failed there."""
+        if self.breaker.failed():
+            logger.warning("%s keeps failing: it gets no requests for %g s", self, self.breaker.rest)
+
+    def forgot(self) -> None:
+        """What it had cached is gone."""
+        self.epoch += 1
+
+    def up(self) -> None:
+        if not self.healthy:
+            logger.info("%s is healthy", self)
+        self.healthy, self.trouble = True, ""
+
+    def down(self, trouble: str) -> None:
+        if self.healthy or self.trouble is _UNPROBED:
+            logger.warning("%s is down: %s", self, trouble)
+        self.healthy, self.trouble = False, trouble
+        # What comes back at this address may be another server.
+        self.traits = self.speed = None
+        self.forgot()
+
+    def doubt(self) -> None:
+        """Have it asked at once what it is: it may be another server at the same address."""
+        self.doubted = True
+        self.suspected.set()
+
+    def suspect(self, trouble: str) -> None:
+        """Take it out of the rotation, and have it probed at once rather than at the next interval."""
+        # A server that dies breaks many connections, and that is one failure.
+        if self.healthy:
+            self.failed()
+        self.down(trouble)
+        self.suspected.set()
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "url": self.url,
+            "role": self.role.value,
+            "bootstrap_port": self.bootstrap_port,
+            "healthy": self.healthy,
+            "trouble": self.trouble or None,
+            "leaving": self.leaving,
+            "circuit": self.breaker.state,
+            "in_flight": self.in_flight,
+            "charged_tokens": self.charged,
+            "charged_seconds": round(self.charged_seconds, 6),
+            "sending_seconds": round(self.sending_seconds, 6),
+            # By sglang_router's names.
+            "worker_type": "regular" if self.role is Role.COLOCATED else self.role.value,
+            "is_healthy": self.healthy,
+            "load": self.in_flight,
+            "connection_mode": "HTTP",
+        }

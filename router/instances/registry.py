@@ -1,0 +1,90 @@
+"""Who serves: the instances by role and condition."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from router.config.settings import RouterConfig
+from router.errors import BadRequest, NoInstance
+from router.instances.breaker import Breaker
+from router.instances.instance import Instance, Role
+
+_ANYONE = (Role.DECODE, Role.COLOCATED, Role.PREFILL)
+
+
+class Registry:
+    """The instances that the router was told about, in the order given; they come and go.
+
+    Those that are leaving are among the `instances`, and in no role.
+    """
+
+    def __init__(self, instances: Iterable[Instance]) -> None:
+        self.instances: list[Instance] = []
+        self._of: dict[Role, list[Instance]] = {role: [] for role in Role}
+        for instance in instances:
+            self.add(instance)
+
+    @classmethod
+    def from_config(cls, config: RouterConfig) -> Registry:
+        return cls(
+            [
+                *(new_instance(config, one.url, Role.PREFILL, one.bootstrap_port) for one in config.prefill),
+                *(new_instance(config, url, Role.DECODE) for url in config.decode),
+                *(new_instance(config, url, Role.COLOCATED) for url in config.colocated),
+            ]
+        )
+
+    def add(self, instance: Instance) -> None:
+        self.instances.append(instance)
+        if not instance.leaving:
+            self._of[instance.role].append(instance)
+
+    def leave(self, instance: Instance) -> None:
+        """It gets no new requests."""
+        self._of[instance.role].remove(instance)
+        instance.leave()
+
+    def remove(self, instance: Instance) -> None:
+        """Forget one that has left."""
+        self.instances.remove(instance)
+
+    def without(self, some: Collection[Instance]) -> Registry:
+        return Registry(one for one in self.instances if one not in some)
+
+    def of(self, role: Role) -> list[Instance]:
+        return list(self._of[role])
+
+    def healthy(self, role: Role) -> list[Instance]:
+        """Those that take requests now."""
+        return [one for one in self._of[role] if one.takes_requests]
+
+    def any_healthy(self, failed: Collection[Instance] = ()) -> Instance | None:
+        """Somebody who can answer what any instance can, rather none that has failed; prefill comes last."""
+        healthy = [one for role in _ANYONE for one in self.healthy(role)]
+        return next((one for one in healthy if one not in failed), healthy[0] if healthy else None)
+
+    def unservable(self) -> str | None:
+        """Why no request can be served just now, or None."""
+        if self.healthy(Role.COLOCATED) or (self.healthy(Role.PREFILL) and self.healthy(Role.DECODE)):
+            return None
+        if obstacles := _obstacles(self.instances):
+            return f"no instance can serve this: down are {obstacles}"
+        lacking = Role.DECODE if self.of(Role.PREFILL) else Role.PREFILL
+        missing = f"there is no {lacking} instance" if self.instances else "there are no instances"
+        return f"no instance can serve this: {missing}; POST /workers adds one"
+
+    def no_colocated(self, unpairable: str) -> BadRequest | NoInstance:
+        """What a client hears who asks for what no pair can answer, for want of a colocated instance."""
+        if colocated := self.of(Role.COLOCATED):
+            return NoInstance(f"no colocated instance can serve this: down are {_obstacles(colocated)}")
+        return BadRequest(
+            f"{unpairable}: ask for it at a router that has a colocated instance too (--worker-urls)"
+        )
+
+
+def new_instance(config: RouterConfig, url: str, role: Role, bootstrap_port: int | None = None) -> Instance:
+    return Instance(url, role, bootstrap_port, Breaker.from_config(config))
+
+
+def _obstacles(instances: Iterable[Instance]) -> str:
+    return "; ".join(f"{one.role} {one.url} ({one.obstacle})" for one in instances if one.obstacle)

@@ -1,0 +1,134 @@
+"""What a policy may know of a request: its tokens where it wants them, and what costs nothing to see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+TokenArray = npt.NDArray[np.int32]
+
+_SESSIONS = ("session_id", "routing_key", "conversation_id", "user")
+# So much of a prompt says which session it is of, where the client does not.
+_OPENING_CHARS = 1024
+_OPENING_TOKENS = 256
+_BYTES_PER_TOKEN = 4
+_SGLANG_NEW_TOKENS = 128
+# Limits are generous as a rule: answers rarely use them up.
+_MOST_NEW_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoutingRequest:
+    """`tokens`: the prompt's ids, int32 `[n]`; None where nobody wants or knows them.
+
+    `namespace`: beside the tokens, what must be equal for KV to be shared. `session`: the client's name for
+    it, else how the prompt begins. `prompt_tokens` and `new_tokens` are guesses; with `tokens`, the first is
+    exact. `tells_first`: whether it can be seen when a whole server has its first token: the answer is
+    streamed, or has no others.
+    """
+
+    tokens: TokenArray | None = None
+    namespace: str = ""
+    session: str | None = None
+    prompt_tokens: int = 1
+    new_tokens: int = 0
+    colocated_only: bool = False
+    tells_first: bool = True
+
+
+def routing_request(
+    fields: Mapping[str, Any], size: int, *, tokens: TokenArray | None = None, colocated_only: bool = False
+) -> RoutingRequest:
+    """What the body `fields`, of `size` bytes, asks for."""
+    return RoutingRequest(
+        tokens,
+        namespace_of(fields),
+        session_of(fields) or opening_of(fields),
+        guessed_tokens(size) if tokens is None else len(tokens),
+        new_tokens_of(fields),
+        colocated_only,
+        bool(fields.get("stream")),
+    )
+
+
+def guessed_tokens(size: int) -> int:
+    """How many tokens a body of `size` bytes may have."""
+    return size // _BYTES_PER_TOKEN + 1
+
+
+def namespace_of(fields: Mapping[str, Any]) -> str:
+    """Extra key, cache salt and LoRA adapter (also as `model`'s part behind a colon); "" without any."""
+    _, _, adapter = str(fields.get("model") or "").partition(":")
+    parts = (fields.get("extra_key"), fields.get("cache_salt"), adapter or fields.get("lora_path"))
+    return "\0".join(str(part or "") for part in parts) if any(parts) else ""
+
+
+def told_namespace(namespace: str) -> str | None:
+    """The same as instances tell it: SGLang's extra key and cache salt, null where empty, as JSON.
+
+    None with an adapter, whose id (an instance's own, and no name) SGLang puts at the end of the extra key;
+    and for what JSON cannot say.
+    """
+    if not namespace:
+        return "[null,null]"
+    extra_key, salt, *rest = namespace.split("\0")
+    if rest != [""]:
+        return None
+    try:
+        return msgspec.json.encode((extra_key or None, salt or None)).decode()
+    except UnicodeEncodeError:
+        return None
+
+
+def session_of(fields: Mapping[str, Any]) -> str | None:
+    """The first of `session_id`, `routing_key`, `conversation_id`, `user` that is text or a number."""
+    for name in _SESSIONS:
+        value = fields.get(name)
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            return f"{name}={value}"
+    return None
+
+
+def opening_of(fields: Mapping[str, Any]) -> str | None:
+    """How the prompt begins: a chat up to its first user message, of anything else the first words."""
+    for name in ("messages", "input"):
+        messages = fields.get(name)
+        if isinstance(messages, list) and messages and isinstance(messages[0], dict):
+            return _opening_of_chat(messages)
+    named = (fields.get(name) for name in ("text", "input_ids", "prompt", "input"))
+    prompt = next((value for value in named if value), None)
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, list):
+        return orjson.dumps(prompt[:_OPENING_TOKENS]).decode()
+    return prompt[:_OPENING_CHARS] if isinstance(prompt, str) else None
+
+
+def new_tokens_of(fields: Mapping[str, Any]) -> int:
+    """A guess at the answer's length: the client's limit, within reason."""
+    params = fields.get("sampling_params")
+    given = (fields.get("max_completion_tokens"), fields.get("max_tokens"), fields.get("max_output_tokens"))
+    limit = params.get("max_new_tokens") if isinstance(params, dict) else next(filter(None, given), None)
+    if not isinstance(limit, int):
+        return _SGLANG_NEW_TOKENS
+    return min(max(limit, 0), _MOST_NEW_TOKENS)
+
+
+def _opening_of_chat(messages: list[Any]) -> str | None:
+    """None for what is no chat."""
+    parts = []
+    for message in messages:
+        if not isinstance(message, dict):
+            return None
+        content = message.get("content")
+        text = content[:_OPENING_CHARS] if isinstance(content, str) else repr(content)[:_OPENING_CHARS]
+        parts.append(f"{message.get('role')}: {text}")
+        if message.get("role") == "user":
+            break
+    return "\n".join(parts) or None

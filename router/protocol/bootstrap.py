@@ -1,0 +1,109 @@
+"""What a request needs so that its prefill and its decode half find each other.
+
+A room names one request's KV transfer. SGLang takes it as int64 and treats 0 as a warm-up's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from typing import Any
+
+from router.instances.instance import Instance
+
+BOOTSTRAP_PREFIX = "bootstrap_"
+# What covers prompt and answer, and is not handed over.
+_HALF = ("return_hidden_states", "return_routed_experts", "return_indexer_topk")
+
+
+def new_rooms(count: int) -> list[int]:
+    drawn = memoryview(secrets.token_bytes(8 * count)).cast("Q")
+    return [(number >> 1) or 1 for number in drawn]
+
+
+def bootstrap_fields(fields: dict[str, Any], prefill: Instance, path: str) -> dict[str, Any]:
+    """What both halves of a request are told; a batch gets lists, one entry a prompt."""
+    host, port = prefill.bootstrap_host, prefill.bootstrap_port
+    size = batch_size(fields, path)
+    count = 1 if size is None else size
+    batch: dict[str, list[Any]] = {
+        "bootstrap_host": [host] * count,
+        "bootstrap_port": [port] * count,
+        "bootstrap_room": new_rooms(count),
+    }
+    return {name: values[0] for name, values in batch.items()} if size is None else batch
+
+
+def without_echo(refusal: bytes, added: dict[str, Any]) -> bytes:
+    """SGLang's words on a body that it cannot read quote that body: the client must find its own there."""
+    if not added:
+        return refusal
+    echo = ", ".join(f"{name!r}: {value!r}" for name, value in added.items()).encode()
+    return refusal.replace(b", " + echo, b"").replace(echo + b", ", b"").replace(echo, b"")
+
+
+def batch_size(fields: dict[str, Any], path: str) -> int | None:
+    """How many prompts a batch has; None if it is a single request."""
+    prompts = _prompts(fields, path)
+    if not isinstance(prompts, list) or not prompts:
+        return None
+    first = prompts[0]
+    embedding = isinstance(first, list) and bool(first) and isinstance(first[0], float)
+    return None if embedding or isinstance(first, int) else len(prompts)
+
+
+def request_id(fields: dict[str, Any], path: str, *, new: bool) -> str | None:
+    """The name by which the request can be aborted: the client's own, or a `new` one.
+
+    None if SGLang makes several requests of it, under names of its own.
+    """
+    if batch_size(fields, path) is not None or several_samples(fields, path):
+        return None
+    given = fields.get("rid")
+    if given is None:
+        return uuid.uuid4().hex if new else None
+    return given if isinstance(given, str) and given else None
+
+
+def given_ids(fields: dict[str, Any]) -> list[str]:
+    """The names by which the client may abort the request, or parts of it."""
+    given = fields.get("rid")
+    names = given if isinstance(given, list) else [given]
+    return [name for name in names if isinstance(name, str) and name]
+
+
+def unpairable(fields: dict[str, Any], path: str, limit: int) -> str | None:
+    """Why no prefill/decode pair can serve the request, or None. A pair takes `limit` prompts at most."""
+    if name := next((name for name in _HALF if _wanted(fields.get(name))), None):
+        return (
+            f"{name}: in a prefill/decode pair each half has its own tokens' only; use a colocated instance"
+        )
+    size = batch_size(fields, path) or 0
+    if size > limit:
+        return f"{size} prompts in a batch: a prefill/decode pair takes {limit} (--max-batch-prompts)"
+    return None
+
+
+def several_samples(fields: dict[str, Any], path: str) -> str | None:
+    """The request's `n`, unless it is surely one. SGLang turns "2" and 2.0 into 2."""
+    n = _samples(fields, path)
+    return None if n in (None, 1, "1") else f"{n!r:.40}"
+
+
+def _wanted(value: Any) -> bool:
+    return any(value) if isinstance(value, list) else bool(value)
+
+
+def _samples(fields: dict[str, Any], path: str) -> Any:
+    if path != "/generate":
+        return fields.get("n")
+    params = fields.get("sampling_params")
+    first = params[0] if isinstance(params, list) and params else params
+    return first.get("n") if isinstance(first, dict) else None
+
+
+def _prompts(fields: dict[str, Any], path: str) -> Any:
+    if path == "/generate":
+        named = (fields.get(name) for name in ("text", "input_ids", "input_embeds"))
+        return next((value for value in named if value is not None), None)
+    return fields.get("prompt") if path == "/v1/completions" else None

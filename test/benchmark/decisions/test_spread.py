@@ -1,0 +1,89 @@
+"""What the router's records say of a hot prefix."""
+
+import pytest
+
+from benchmark.decisions.spread import Spread, bars
+from sglang_memserve.bench.figures import Rounds
+from sglang_memserve.bench.serving.answer import Answer, Record
+
+HOT, OTHER = "http://hot:1", "http://other:1"
+
+
+def decision(chosen, hot_queue, other_queue=0.0, how="recompute", computing=2000.0):
+    """`how` the other one would come by the KV, in `computing` ms."""
+    prices = {
+        HOT: {"how": "route", "queue_ms": hot_queue, "exec_ms": 100.0},
+        OTHER: {"how": how, "queue_ms": other_queue, "exec_ms": computing},
+    }
+    return {"decode": chosen, "candidates": [{"url": url, "price": price} for url, price in prices.items()]}
+
+
+def record(planned, ttft):
+    return Record("s", 1, planned, planned, 4, Answer(token_times=[ttft]))
+
+
+def spread(*decisions, policy="cost_model", records=()):
+    return Spread(policy, 50e6, HOT, 2200.0, {1.0: 0.0, 3.0: 10.0}, records, decisions)
+
+
+def unpriced(chosen):
+    return {"decode": chosen, "candidates": [{"url": url, "price": None} for url in (HOT, OTHER)]}
+
+
+def met(one):
+    return [bar.ok for bar in bars([one])]
+
+
+def test_who_waits_for_less_than_computing_elsewhere_takes_waits_rightly():
+    found = spread(decision(HOT, 0.0), decision(HOT, 1999.0), decision(OTHER, 2001.0))
+    assert found.share == pytest.approx(2 / 3)
+    assert found.beyond == 0
+    assert found.described()["longest_queue_at_hot_ms"] == 1999.0
+    assert found.ways == {"route": 2, "recompute": 1}
+    assert met(found) == [True, True]
+
+
+def test_a_queue_that_costs_more_than_computing_elsewhere_is_counted():
+    assert met(spread(decision(HOT, 2001.0), decision(OTHER, 0.0))) == [False, True]
+
+
+def test_the_other_ones_queue_is_part_of_what_computing_there_costs():
+    assert spread(decision(HOT, 2500.0, other_queue=600.0)).beyond == 0
+    assert spread(decision(HOT, 2500.0, other_queue=400.0)).beyond == 1
+
+
+@pytest.mark.parametrize("how", ["fetch", "route"])
+def test_where_the_other_one_has_a_cheaper_way_computing_costs_what_the_profile_says(how):
+    assert spread(decision(HOT, 2201.0, how=how, computing=50.0)).beyond == 1
+    assert spread(decision(HOT, 2199.0, how=how, computing=50.0)).beyond == 0
+
+
+def test_a_router_that_never_spreads_misses_the_bar():
+    assert met(spread(decision(HOT, 0.0), decision(HOT, 10.0))) == [True, False]
+
+
+def test_under_prompt_tree_all_are_to_pile_up():
+    assert met(spread(unpriced(HOT), unpriced(HOT), policy="prompt_tree")) == [True]
+    assert met(spread(unpriced(HOT), unpriced(OTHER), policy="prompt_tree")) == [False]
+
+
+def test_no_bar_is_met_where_requests_failed_or_were_not_decided_upon():
+    lost = Record("s", 1, 1.0, 1.0, 4, error="refused")
+    assert met(spread(decision(HOT, 0.0), decision(OTHER, 0.0), records=[record(0, 1), lost])) == [
+        False,
+        False,
+    ]
+    assert met(spread(policy="prompt_tree")) == [False]
+    assert met(spread()) == [True, False]
+
+
+def test_latencies_are_told_by_the_rate_at_which_requests_came():
+    rounds = Rounds()
+    found = spread(
+        unpriced(HOT), policy="prompt_tree", records=[record(1, 0.1), record(9, 0.3), record(10, 5.0)]
+    )
+    found.note(rounds)
+    results = {rate: arms[found.name] for rate, arms in rounds.results().items()}
+    assert results["hot prefix, 1 a second"]["ttft_p99_ms"]["median"] == pytest.approx(300)
+    assert results["hot prefix, 3 a second"]["requests"]["median"] == 1
+    assert results["hot prefix, all of it"]["ttft_p99_ms"]["median"] == pytest.approx(5000)

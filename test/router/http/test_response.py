@@ -1,0 +1,33 @@
+"""The last part of an answer's way: to a client that is gone."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from router.forwarding.upstream import Answer
+from router.http.response import deliver, failures_as_json
+
+
+@pytest.mark.parametrize("chunks", [[], [b"data: 1\n\n"]], ids=["end", "chunk"])
+async def test_a_client_that_leaves_as_the_next_bytes_are_written_is_no_error(caplog, chunks):
+    """A connection is closing for a moment before the handler hears of it."""
+
+    async def rest(request):
+        request.transport.abort()
+        for chunk in chunks:
+            yield chunk
+
+    async def handler(request):
+        return await deliver(request, Answer(200, {}, b"data: 0\n\n", rest(request)), 5)
+
+    app = web.Application(middlewares=[failures_as_json(5)])
+    app.router.add_get("/", handler)
+    async with TestClient(TestServer(app, handler_cancellation=True)) as client:
+        with pytest.raises(aiohttp.ClientError):
+            async with client.get("/") as response:
+                await response.read()
+        await asyncio.sleep(0.05)
+    assert "Traceback" not in caplog.text

@@ -1,0 +1,62 @@
+"""What is understood of an instance's /server_info."""
+
+import pytest
+
+from router.instances.compatibility import fit_of
+from router.instances.server_info import FeedAt, ServerInfo, parse_server_info
+
+
+@pytest.mark.parametrize("info", [None, [], "x", {}, {"memserve": 1, "page_size": None, "model_path": 3}])
+def test_who_tells_nothing_is_taken_for_stock_sglang(info):
+    assert parse_server_info(info) == ServerInfo(False, 1, True, "", False)
+
+
+def test_what_is_told_is_taken():
+    told = {"room_per_sample": True, "caching": "3"}
+    info = {"page_size": 64, "model_path": "/m", "disable_radix_cache": True, "memserve": told}
+    assert parse_server_info(info) == ServerInfo(True, 64, False, "/m", True, model="/m", fit=fit_of(info))
+    assert parse_server_info({**info, "tokenizer_path": "/t"}).tokenizer == "/t"
+
+
+def test_what_prices_follow_from_is_taken():
+    info = {"model_path": "/m", "device": "cuda", "tp_size": 4, "chunked_prefill_size": 2048}
+    traits = parse_server_info({**info, "memserve": {"instance": "10.0.0.1:30001"}})
+    assert (traits.model, traits.device, traits.tp, traits.forward_tokens) == ("/m", "cuda", 4, 2048)
+    assert traits.instance == "10.0.0.1:30001"
+    odd = parse_server_info({"model_path": 1, "device": None, "tp_size": "0", "memserve": {"instance": 7}})
+    assert odd == ServerInfo()
+
+
+@pytest.mark.parametrize(("told", "tokens"), [(-1, 1 << 16), (1 << 40, 1 << 16), (0, 8192), (True, 8192)])
+def test_how_prompts_are_cut_is_bounded(told, tokens):
+    assert parse_server_info({"chunked_prefill_size": told}).forward_tokens == tokens
+
+
+@pytest.mark.parametrize("size", [0, -1, True, "16", 1.5])
+def test_a_page_size_that_is_none_is_1(size):
+    assert parse_server_info({"page_size": size}).page_size == 1
+
+
+def test_where_its_feed_is_is_taken():
+    feed = {"endpoint": "tcp://10.0.0.1:5", "incarnation": 3}
+    assert parse_server_info({"memserve": {"instance": "a", "feed": feed}}).feed == FeedAt(
+        "tcp://10.0.0.1:5", 3
+    )
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        None,
+        "tcp://10.0.0.1:5",
+        {"endpoint": "tcp://10.0.0.1:5"},
+        {"endpoint": "tcp://10.0.0.1:5", "incarnation": True},
+        {"endpoint": "tcp://10.0.0.1:5", "incarnation": -1},
+        {"endpoint": "tcp://10.0.0.1:5", "incarnation": 1 << 64},
+        {"endpoint": "inproc://x", "incarnation": 3},
+        {"endpoint": "tcp://" + "1" * 300, "incarnation": 3},
+        {"endpoint": 5, "incarnation": 3},
+    ],
+)
+def test_a_feed_that_is_none_is_not_taken(feed):
+    assert parse_server_info({"memserve": {"feed": feed}}).feed is None

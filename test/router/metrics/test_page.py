@@ -1,0 +1,254 @@
+"""What a running router tells Prometheus."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.http.server import CannotListen
+from router.instances.instance import Instance, Role
+from router.metrics.distribution import Distribution
+from router.metrics.predictions import Predictions
+from router.policies import Route
+from router.prefix_tree import Cached
+from router.protocol.usage import Outcome
+from router.scheduling.decisions import Decision, Decisions
+
+IDS = list(range(1, 201))
+TREE = {"policy": "prompt_tree"}
+
+
+def numbers(page):
+    samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
+    return {
+        (one.name.removeprefix("memserve:router_"), *sorted(one.labels.items())): one.value for one in samples
+    }
+
+
+async def scrape(cluster, url=None, **headers):
+    async with cluster.session.get((url or cluster.url) + "/metrics", headers=headers) as response:
+        assert response.status == 200
+        return numbers(await response.text())
+
+
+async def post(cluster, body, path="/generate"):
+    async with cluster.session.post(cluster.url + path, json=body) as response:
+        return response.status, await response.read()
+
+
+def cached(mocks, tokens, prompt=200):
+    for mock in mocks:
+        meta = {"prompt_tokens": prompt, "cached_tokens": tokens}
+        mock.answer = json.dumps({"text": "x", "meta_info": meta}).encode()
+
+
+def labels(**given):
+    return tuple(sorted(given.items()))
+
+
+async def test_requests_by_path_status_and_role(start):
+    cluster = await start(prefill=1, decode=1)
+    await post(cluster, {"text": "hi"})
+    await post(cluster, {"text": "hi", "stream": True})
+    cluster.decode[0].refusal = (400, b"{}")
+    await post(cluster, {"text": "hi"})
+    await post(cluster, {}, "/v1/embeddings")
+    await post(cluster, {}, "/no/such/path")
+    async with cluster.session.get(cluster.url + "/v1/models/m") as response:
+        await response.read()
+    told = await scrape(cluster)
+    requests = {key[1:]: value for key, value in told.items() if key[0] == "requests_total"}
+    assert requests == {
+        labels(path="/generate", status="200", role="decode"): 2,
+        labels(path="/generate", status="400", role="decode"): 1,
+        labels(path="/v1/embeddings", status="400", role=""): 1,
+        labels(path="other", status="404", role=""): 1,
+        labels(path="/v1/models/{model}", status="400", role="decode"): 1,
+    }
+    # A refusal comes at once, and would flatter.
+    assert told["first_byte_seconds_count", *labels(path="/generate", role="decode")] == 2
+    assert ("first_byte_seconds_count", *labels(path="/v1/models/{model}", role="decode")) not in told
+
+
+async def test_a_client_that_left_is_counted_once(start):
+    cluster = await start(colocated=1)
+    mock = cluster.colocated[0]
+    mock.hold = True
+    task = asyncio.create_task(post(cluster, {"text": "hi"}))
+    await mock.arrived.wait()
+    left = ("requests_total", *labels(path="/generate", status="499", role="colocated"))
+    assert left not in await scrape(cluster)
+    task.cancel()
+    while (told := await scrape(cluster)).get(left) is None:
+        await asyncio.sleep(0.01)
+    assert told[left] == 1
+    # The stream was answered with 200; that it was left later is no second request.
+    mock.hold_after = 1
+    async with cluster.session.post(cluster.url + "/generate", json={"stream": True}) as response:
+        await response.content.readany()
+    while (await scrape(cluster))["instance_in_flight", *labels(instance=mock.url, role="colocated")]:
+        await asyncio.sleep(0.01)
+    assert (await scrape(cluster))[left] == 1
+
+
+async def test_hit_rate_available_chosen_and_achieved(start):
+    cluster = await start(colocated=2, **TREE)
+    cached(cluster.colocated, 0)
+    await post(cluster, {"input_ids": IDS})
+    cached(cluster.colocated, 150)
+    await post(cluster, {"input_ids": IDS})
+    told = await scrape(cluster)
+    assert told["prompt_tokens_total",] == 400
+    assert told["cached_tokens_available_total",] == told["cached_tokens_chosen_total",] == 199
+    assert told["cached_tokens_achieved_total",] == 150
+    assert told["cached_predictions_total", ("fared", "as predicted")] == 1
+    assert told["cached_predictions_total", ("fared", "less: in part")] == 1
+    # 49 tokens too many, and 0.
+    assert told["cached_tokens_error_bucket", ("le", "15.0")] == 1
+    assert told["cached_tokens_error_bucket", ("le", "127.0")] == 2
+    assert told["decision_seconds_count",] == 2
+    home = next(mock.url for mock in cluster.colocated if mock.seen)
+    assert told["chosen_total", *labels(instance=home, role="colocated")] == 2
+    assert told["tree_size", ("of", "inferred_tokens")] == 200
+
+
+async def test_a_flush_in_between_explains_why_less_was_cached(start):
+    cluster = await start(colocated=1, **TREE)
+    mock = cluster.colocated[0]
+    cached([mock], 0)
+    await post(cluster, {"input_ids": IDS})
+    mock.hold = True
+    mock.arrived.clear()
+    task = asyncio.create_task(post(cluster, {"input_ids": IDS}))
+    await mock.arrived.wait()
+    mock.hold = False
+    async with cluster.session.post(cluster.url + "/flush_cache") as response:
+        assert response.status == 200
+    mock.release.set()
+    await task
+    assert (await scrape(cluster))["cached_predictions_total", ("fared", "less: forgotten")] == 1
+
+
+async def test_prompts_without_tokens_are_counted_by_reason(start):
+    cluster = await start(colocated=1, **TREE)
+    await post(cluster, {"text": "hi"})
+    await post(cluster, {"input_ids": [[1], [2]]})
+    await post(cluster, {"input_ids": IDS})
+    told = await scrape(cluster)
+    assert told["fallbacks_total", ("reason", "no tokenizer")] == 1
+    assert told["fallbacks_total", ("reason", "batch")] == 1
+    assert told["prompts_tokenised_total",] == 1
+    assert told["answers_total", ("prompt_tokens", "untold")] == 1
+
+
+async def test_instances_healthy_charged_and_in_flight(start):
+    cluster = await start(prefill=1, decode=2)
+    await cluster.decode[1].die()
+    await post(cluster, {"text": "hi"})
+    await post(cluster, {"text": "hi"})
+    for mock in (cluster.prefill[0], cluster.decode[0]):
+        mock.hold = True
+        mock.arrived.clear()
+    task = asyncio.create_task(post(cluster, {"text": "four" * 100}))
+    await cluster.decode[0].arrived.wait()
+    told = await scrape(cluster)
+    dead, alive = ({"instance": mock.url, "role": "decode"} for mock in reversed(cluster.decode))
+    assert told["instance_healthy", *labels(**alive)] == 1
+    assert told["instance_healthy", *labels(**dead)] == 0
+    assert told["instance_in_flight", *labels(**alive)] == 1
+    assert told["instance_charged_tokens", *labels(**alive)] > 100
+    task.cancel()
+
+
+async def test_routers_of_one_process_share_nothing(start):
+    one, other = await start(colocated=1), await start(colocated=1)
+    await post(one, {"text": "hi"})
+    assert not any(key[0] == "requests_total" for key in await scrape(other))
+
+
+async def test_a_port_of_its_own_and_no_key_for_either(start, free_port):
+    port = free_port()
+    cluster = await start(colocated=1, api_key="k", prometheus_port=port)
+    for url in (cluster.url, f"http://127.0.0.1:{port}"):
+        assert ("instance_healthy", *labels(instance=cluster.colocated[0].url, role="colocated")) in (
+            await scrape(cluster, url)
+        )
+    async with cluster.session.get(f"http://127.0.0.1:{port}/workers") as response:
+        assert response.status == 404
+    async with cluster.session.get(cluster.url + "/workers") as response:
+        assert response.status == 401
+
+
+async def test_a_taken_port_is_named(start, free_port):
+    port = free_port()
+    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+    with pytest.raises(CannotListen, match=str(port)):
+        await start(colocated=1, prometheus_port=port)
+    taken.close()
+
+
+async def test_openmetrics_for_who_asks_for_it(start):
+    cluster = await start(colocated=1)
+    headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    async with cluster.session.get(cluster.url + "/metrics", headers=headers) as response:
+        assert response.content_type == "application/openmetrics-text"
+        assert (await response.text()).endswith("# EOF\n")
+
+
+def test_a_distribution_counts_a_value_at_a_bound_below_it():
+    one = Distribution("x", "", (-1, 0, 5))
+    for value in (-2, -1, 0, 0, 5, 6):
+        one.observe(value)
+    buckets = {s.labels["le"]: s.value for s in one.collect().samples if s.name.endswith("_bucket")}
+    assert buckets == {"-1.0": 2, "0.0": 4, "5.0": 5, "+Inf": 6}
+
+
+def decided(predicted, **more):
+    home, away = Instance("http://a:1", Role.COLOCATED), Instance("http://b:1", Role.COLOCATED)
+    route = Route(None, home, {home: Cached(predicted, predicted), away: Cached(96, 96)})
+    return Decision("p", "/generate", 100, True, route, [], [], 1e-5, **more)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "prompt", "cached", "forgot", "fared"),
+    [
+        (64, 100, 64, False, "as predicted"),
+        (0, 100, 0, True, "as predicted"),
+        (64, 100, 80, False, "more"),
+        (64, 101, 0, True, "less: other tokens"),
+        (64, 100, 0, True, "less: forgotten"),
+        (64, 100, 0, False, "less: nothing there"),
+        (64, None, 48, False, "less: in part"),
+    ],
+)
+def test_how_a_prediction_fared(predicted, prompt, cached, forgot, fared):
+    decisions = Decisions(1)
+    decisions.ended(decided(predicted), Outcome(prompt, cached), forgot=forgot)
+    assert decisions.fared == {fared: 1}
+
+
+def test_what_another_instance_had_was_available():
+    decisions, predictions = Decisions(1), Predictions()
+    decisions.watchers.append(predictions)
+    decision = decided(64)
+    decisions.add(decision)
+    decisions.ended(decision, Outcome(100, 48))
+    decisions.ended(decided(64), Outcome(100, None))
+    told = {s.name: s.value for family in predictions.collect() for s in family.samples if not s.labels}
+    assert told["memserve:router_cached_tokens_available_total"] == 96
+    assert told["memserve:router_cached_tokens_chosen_total"] == 64
+    assert told["memserve:router_cached_tokens_achieved_total"] == 48
+    assert told["memserve:router_prompt_tokens_total"] == 100
+
+
+def test_seconds_predicted_and_measured_are_compared_where_a_decision_has_both():
+    predictions = Predictions()
+    for predicted, actual in ((0.5, 0.3), (0.5, None), (None, None)):
+        price = None if predicted is None else SimpleNamespace(prefilled=predicted)
+        route = SimpleNamespace(first=None, price=lambda _, price=price: price)
+        predictions.ended(SimpleNamespace(outcome=None, route=route, prefilled=actual))
+    off = next(f for f in predictions.collect() if f.name.endswith("prefill_seconds_error"))
+    assert {s.labels["le"]: s.value for s in off.samples if "le" in s.labels}["0.3"] == 1
+    assert next(s.value for s in off.samples if s.labels.get("le") == "+Inf") == 1

@@ -46,7 +46,7 @@ class LocalPool:
             on_event=self.feed.news,
         )
 
-    def begin_anew(self, incarnation: int) -> None:
+    def reset_incarnation(self, incarnation: int) -> None:
         """All blocks are free, and every address and lease given out before is stale."""
         with self.lock:
             self._begin(
@@ -136,7 +136,7 @@ class LocalPool:
                 index = self.index
                 victims = index.victims(hbm.owner, num_blocks - left)
                 for victim in victims:
-                    hbm.books.take_off(victim.addresses)
+                    hbm.books.pin(victim.addresses)
             gone = sum([self._demote(index, hbm, victim) for victim in victims])
             if not gone and not (victims and self._drop_from_dram(num_blocks - left)):
                 break
@@ -152,7 +152,7 @@ class LocalPool:
         source, target = self.tier(addresses.medium), self.tier(Medium.HBM)
         with self.lock:
             holdings = self.index.holdings(addresses)
-            source.books.take_off(addresses)
+            source.books.pin(addresses)
         try:
             copies = rest = self.alloc_mem(len(addresses), Medium.HBM)
             try:
@@ -167,26 +167,26 @@ class LocalPool:
             return copies
         finally:
             with self.lock:
-                source.books.land(addresses)
+                source.books.unpin(addresses)
 
-    def take_off(self, addresses: Sequence[Addresses]) -> None:
-        """Keeps the blocks from being reused, whoever frees them, until `land`; the caller holds the lock.
+    def pin(self, addresses: Sequence[Addresses]) -> None:
+        """Keeps the blocks from being reused, whoever frees them, until `unpin`; the caller holds the lock.
 
         Raises BadAddress, StaleAddress, having kept none.
         """
         taken: list[Addresses] = []
         try:
             for part in addresses:
-                self.tier(part.medium).books.take_off(part)
+                self.tier(part.medium).books.pin(part)
                 taken.append(part)
         except MemPoolError:
-            self.land(taken)
+            self.unpin(taken)
             raise
 
-    def land(self, addresses: Sequence[Addresses]) -> None:
+    def unpin(self, addresses: Sequence[Addresses]) -> None:
         for part in addresses:
             if part.owner.incarnation == self.incarnation:
-                self.tier(part.medium).books.land(part)
+                self.tier(part.medium).books.unpin(part)
 
     def give_up(self, addresses: Sequence[Addresses]) -> None:
         """Frees what is active, and unpublishes what is historical, not leased, and not before other KV.
@@ -235,7 +235,7 @@ class LocalPool:
             with self.lock:
                 if copy is not None:
                     self._give_back(copy)
-                hbm.books.land(victim.addresses)
+                hbm.books.unpin(victim.addresses)
         return len(victim.addresses) if done else 0
 
     def _drop_from_dram(self, blocks: int) -> int:
@@ -265,7 +265,7 @@ class LocalPool:
 
     def _freed(self, addresses: Addresses) -> None:
         for part in self._local([addresses]):
-            # A lease of before `begin_anew` may end after it.
+            # A lease of before `reset_incarnation` may end after it.
             if part.owner.incarnation == self.incarnation:
                 self.tier(part.medium).books.retire(part)
 

@@ -300,7 +300,7 @@ class MemPool:
         dead = PeerDied(self.info.instance, f"incarnation {old} was declared dead")
         self._sending.close(dead)
         self._serving.close()
-        self.local.begin_anew(new)
+        self.local.reset_incarnation(new)
         self._control.caller = Caller(self.info.instance, new)
         # What other threads began between the first close and the new books.
         self._sending.close(dead)

@@ -85,7 +85,7 @@ def house(policy: str, tree: PromptTree) -> House:
     instances = [Instance(f"http://10.0.0.{number}:30000", role) for number, role in enumerate(roles())]
     for one in instances:
         one.up()
-        one.traits = ServerInfo(page_size=PAGE, instance=one.url)
+        one.server_info = ServerInfo(page_size=PAGE, instance=one.url)
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
@@ -137,9 +137,9 @@ def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[fl
     took, running = [], list[list[tuple[Instance, int, PrefillReservation | None]]]()
     for ask in itertools.islice(asked, count):
         began = time.perf_counter()
-        routed = where.routing.decide(where.registry, ask, "/generate")
-        assert routed is not None
-        charges = [(one, routed.charge(one), routed.work(one)) for one in routed.epochs]
+        placement = where.routing.decide(where.registry, ask, "/generate")
+        assert placement is not None
+        charges = [(one, placement.charge(one), placement.work(one)) for one in placement.cache_epochs]
         for one, charge, _ in charges:
             one.charge(charge)
         took.append((time.perf_counter() - began) * 1e6)
@@ -156,7 +156,7 @@ def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[fl
 async def followed(where: House, tree: EventTree, source: Feeding) -> AsyncIterator[Feeds]:
     """Once all that instances have is in the tree."""
     for one, endpoint in zip(where.registry.instances, source.endpoints, strict=True):
-        one.traits = ServerInfo(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION))
+        one.server_info = ServerInfo(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION))
     feeds = Feeds(where.registry.instances, tree.mirrors)
     task = asyncio.create_task(feeds.run())
     try:

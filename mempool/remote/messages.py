@@ -103,14 +103,14 @@ class Done(msgspec.Struct, tag="done", frozen=True):
 class Admitted(msgspec.Struct, tag="admitted", frozen=True):
     """The first `present` of the offered blocks are published there already and are not to be sent.
 
-    `placed_later`: the owner's engine finds them places of its own; `blocks` is empty then.
+    `engine_owned`: the owner's engine finds them places of its own; `blocks` is empty then.
     """
 
     incarnation: Unsigned
     blocks: PackedBlocks
     ticket: Unsigned
     present: Unsigned
-    placed_later: bool = False
+    engine_owned: bool = False
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):

@@ -107,7 +107,7 @@ class Sending:
         )
         messages.require_fit(offer, private)
         with self._local.lock:
-            self._local.take_off(source)
+            self._local.pin(source)
         self._running[outgoing] = time.monotonic() + seconds
         asked = self._control.ask(peer.control, offer, seconds)
         asked.add_done_callback(lambda reply: self._answered(outgoing, reply))
@@ -140,7 +140,7 @@ class Sending:
     def _begin(self, outgoing: _Outgoing, admitted: Admitted) -> None:
         peer, count = outgoing.peer, sum(map(len, outgoing.source))
         blocks = messages.unpack(admitted.blocks)
-        if not admitted.placed_later and admitted.present + len(blocks) != count:
+        if not admitted.engine_owned and admitted.present + len(blocks) != count:
             raise TransferError(
                 peer.instance, f"{admitted.present} and {len(blocks)} blocks admitted of {count} offered"
             )
@@ -174,7 +174,7 @@ class Sending:
 
     def _ended(self, outgoing: _Outgoing, error: MemPoolError | None) -> None:
         with self._local.lock:
-            self._local.land(outgoing.source)
+            self._local.unpin(outgoing.source)
             if error is None and outgoing.flags.move:
                 try:
                     self._local.give_up(outgoing.source)

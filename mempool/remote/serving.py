@@ -155,7 +155,7 @@ class Serving:
             staging = self._local.tier(Medium.DRAM)
             addresses = self._local.alloc_mem(offer.count, Medium.DRAM)
             ticket = self._expect(call, offer, staging, addresses, None)
-            return Admitted(staging.owner.incarnation, b"", ticket, 0, placed_later=True)
+            return Admitted(staging.owner.incarnation, b"", ticket, 0, engine_owned=True)
         tier = self._local.tier(offer.medium)
         head, present = self._head(call, offer)
         try:
@@ -175,7 +175,7 @@ class Serving:
     ) -> int:
         """The ticket of a transfer into these blocks."""
         with self._local.lock:
-            tier.books.take_off(addresses)
+            tier.books.pin(addresses)
         ticket = self._receiver.expect(
             tier.store,
             pages_of(addresses),
@@ -227,7 +227,7 @@ class Serving:
             incoming = self._incoming.pop(ticket, None)
             if incoming is None:
                 raise Refused("the sender", "the transfer was given up")
-            incoming.tier.books.land(incoming.addresses)
+            incoming.tier.books.unpin(incoming.addresses)
             try:
                 self._settle(incoming)
             except (MemPoolError, ValueError):
@@ -270,7 +270,7 @@ class Serving:
             incoming = self._incoming.pop(ticket, None)
             if incoming is None:
                 return
-            incoming.tier.books.land(incoming.addresses)
+            incoming.tier.books.unpin(incoming.addresses)
             self._give_back(incoming)
             if incoming.head is not None:
                 incoming.head.release()

@@ -80,8 +80,8 @@ class BlockAllocator:
     def still_historical(self, addresses: Addresses) -> Addresses:
         return self._those(addresses, _HISTORICAL)
 
-    def take_off(self, addresses: Addresses) -> None:
-        """Whoever frees these blocks, they are not reused before `land` has been called as often as this.
+    def pin(self, addresses: Addresses) -> None:
+        """Whoever frees these blocks, they are not reused before `unpin` has been called as often as this.
 
         Raises BadAddress for a block that is free, StaleAddress.
         """
@@ -89,7 +89,7 @@ class BlockAllocator:
         self._flights[index] += 1
         self._state[index] |= _IN_FLIGHT
 
-    def land(self, addresses: Addresses) -> None:
+    def unpin(self, addresses: Addresses) -> None:
         index = addresses.blocks.astype(np.intp)
         self._flights[index] -= 1
         landed = index[self._flights[index] == 0]

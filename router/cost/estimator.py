@@ -29,21 +29,21 @@ class Fetch(NamedTuple):
 
 class PrefillPlan(NamedTuple):
     """How an instance comes by a prompt's KV, in seconds: to fetch into DRAM, to copy from there to HBM, and
-    to compute the rest. `behind`: what computing adds to a forward that others are in. `model`: computing
-    again, not corrected for the instance. `sending`: of fetching, what the source is busy with.
+    to compute the rest. `marginal_compute_s`: what computing adds to a forward that others are in. `model`:
+    computing again, not corrected for the instance. `sending`: of fetching, what the source is busy with.
     """
 
-    fetching: float
-    swapping: float
-    computing: float
-    behind: float
+    fetch_s: float
+    swap_in_s: float
+    compute_s: float
+    marginal_compute_s: float
     model: float
     fetch: Fetch | None = None
     sending: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return self.fetching + self.swapping + self.computing
+        return self.fetch_s + self.swap_in_s + self.compute_s
 
 
 class CostEstimate(NamedTuple):
@@ -61,7 +61,9 @@ class CostEstimate(NamedTuple):
     def work(self) -> float:
         """So long the instance is busy with it: what waits together is prefilled in one forward."""
         way = self.way
-        return 0.0 if way is None else way.swapping + (way.behind if self.queue else way.computing)
+        return (
+            0.0 if way is None else way.swap_in_s + (way.marginal_compute_s if self.queue else way.compute_s)
+        )
 
     @property
     def prefilled(self) -> float:
@@ -106,7 +108,7 @@ class CostEstimator:
         """A prefill at this price, with no other beside it, took so long. With a fetch that says nothing."""
         way = price.way
         if way is not None and way.fetch is None:
-            self.residuals.observe(instance.url, way.model, seconds - way.swapping - price.sending)
+            self.residuals.observe(instance.url, way.model, seconds - way.swap_in_s - price.sending)
 
 
 class CostEstimates:
@@ -191,15 +193,17 @@ class CostEstimates:
 
     def _ways_of(self, speed: Speed, has: Cached, factor: float) -> Iterator[PrefillPlan]:
         alone, least = speed.prefill(has.tokens, max(1, self._prompt - has.tokens)), speed.least_s
-        swapping = speed.swap_in(has.tokens - has.hbm)
-        yield PrefillPlan(0.0, swapping, factor * alone, factor * (alone - least), alone)
+        swap_in_s = speed.swap_in(has.tokens - has.hbm)
+        yield PrefillPlan(0.0, swap_in_s, factor * alone, factor * (alone - least), alone)
         for source, tokens, waiting in self._sources_above(has.tokens, speed.fetched_page):
             rest = speed.prefill(tokens, max(1, self._prompt - tokens))
             sending = speed.fetch(tokens - has.tokens)
-            swapping = speed.swap_in(tokens - has.hbm)
+            swap_in_s = speed.swap_in(tokens - has.hbm)
             fetch = Fetch(source, tokens, min(max(_LEAST_MS, 1e3 * factor * (alone - rest)), _MOST_MS))
-            behind = factor * (rest - least)
-            yield PrefillPlan(waiting + sending, swapping, factor * rest, behind, rest, fetch, sending)
+            marginal_compute_s = factor * (rest - least)
+            yield PrefillPlan(
+                waiting + sending, swap_in_s, factor * rest, marginal_compute_s, rest, fetch, sending
+            )
 
     def _sources_above(self, least: int, page: int) -> Iterator[tuple[Instance, int, float]]:
         """Who has more than `least` tokens, how many, and seconds until it begins to send."""

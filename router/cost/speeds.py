@@ -59,24 +59,24 @@ class Speeds:
 
     def of(self, instance: Instance) -> Speed:
         """Kept in `instance.speed`, once it has told its traits. Until then, the slowest that is known."""
-        if instance.traits is None:
+        if instance.server_info is None:
             known = [speed for kind, speed in self._kinds.items() if kind.model]
             return max(known, key=_FORWARD) if known else self._kind(_UNKNOWN)
         if instance.speed is None:
-            instance.speed = self._kind(instance.traits)
+            instance.speed = self._kind(instance.server_info)
         return instance.speed
 
     async def prepare(self, instances: Iterable[Instance]) -> None:
         """Read what `of` needs for these, unless that is done. Without it, `of` reads: that may block."""
-        if new := [one for one in instances if one.speed is None and one.traits is not None]:
-            traits = {one.traits for one in new if one.traits is not None}
-            await asyncio.to_thread(lambda: [self._kind(one) for one in traits])
+        if new := [one for one in instances if one.speed is None and one.server_info is not None]:
+            server_info = {one.server_info for one in new if one.server_info is not None}
+            await asyncio.to_thread(lambda: [self._kind(one) for one in server_info])
             for one in new:
                 self.of(one)
 
-    def _kind(self, traits: ServerInfo) -> Speed:
-        page = traits.page_size if traits.instance else 0
-        kind = _Kind(traits.model, traits.device, traits.tp, traits.forward_tokens, page)
+    def _kind(self, server_info: ServerInfo) -> Speed:
+        page = server_info.page_size if server_info.instance else 0
+        kind = _Kind(server_info.model, server_info.device, server_info.tp, server_info.forward_tokens, page)
         if kind not in self._kinds:
             self._kinds[kind] = self._made(kind)
         return self._kinds[kind]

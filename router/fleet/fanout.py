@@ -50,7 +50,7 @@ class Fanout:
         replies = await self._ask(self._everybody(), "POST", target, given)
         for reply in replies:
             if reply.status < 400:
-                reply.instance.forgot()
+                reply.instance.bump_cache_epoch()
         worst = max(reply.status for reply in replies)
         return worst, {"success": worst < 400, "instances": [reply.report() for reply in replies]}
 

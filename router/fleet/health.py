@@ -52,7 +52,7 @@ class HealthWatch:
         await asyncio.gather(*(self.probe(instance) for instance in self._registry.instances))
 
     async def probe(self, instance: Instance) -> None:
-        instance.suspected.clear()
+        instance.probe_requested.clear()
         url = instance.url + self._config.health_check_endpoint
         try:
             async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as response:
@@ -69,10 +69,10 @@ class HealthWatch:
             else:
                 self._misses[instance] = 0
                 # One that is not known would be taken for what it is not.
-                if instance.traits is None or instance.doubted:
+                if instance.server_info is None or instance.recheck_requested:
                     await self._learn(instance)
                 # It may have failed a request meanwhile: then it is probed again at once.
-                if not instance.suspected.is_set():
+                if not instance.probe_requested.is_set():
                     instance.up()
 
     async def _learn(self, instance: Instance) -> None:
@@ -86,24 +86,24 @@ class HealthWatch:
             return
         if response.status >= 500:
             return
-        instance.doubted, instance.speed = False, None
-        told = instance.traits = parse_server_info(info)
+        instance.recheck_requested, instance.speed = False, None
+        told = instance.server_info = parse_server_info(info)
         fuller = await self._with_fingerprint(told)
-        if instance.traits is told:
-            instance.traits = fuller
+        if instance.server_info is told:
+            instance.server_info = fuller
             compatibility.warn(instance, self._registry.instances)
 
-    async def _with_fingerprint(self, traits: ServerInfo) -> ServerInfo:
+    async def _with_fingerprint(self, server_info: ServerInfo) -> ServerInfo:
         """Of who does not tell it, that of the tokenizer it names, if that is on this machine too."""
-        if traits.fit.tokenizer is not None or not traits.tokenizer:
-            return traits
+        if server_info.fit.tokenizer is not None or not server_info.tokenizer:
+            return server_info
         try:
             async with asyncio.timeout(self._config.health_check_timeout_secs):
-                tokenizer, template = await asyncio.to_thread(fingerprint, traits.tokenizer)
+                tokenizer, template = await asyncio.to_thread(fingerprint, server_info.tokenizer)
         except TimeoutError:
-            return traits
-        template = traits.fit.template or template
-        return replace(traits, fit=replace(traits.fit, tokenizer=tokenizer, template=template))
+            return server_info
+        template = server_info.fit.template or template
+        return replace(server_info, fit=replace(server_info.fit, tokenizer=tokenizer, template=template))
 
     def _miss(self, instance: Instance, reason: str) -> None:
         self._misses[instance] += 1
@@ -114,7 +114,7 @@ class HealthWatch:
         while True:
             try:
                 async with asyncio.timeout(self._config.health_check_interval_secs):
-                    await instance.suspected.wait()
+                    await instance.probe_requested.wait()
             except TimeoutError:
                 pass
             if instance not in self._registry.instances:

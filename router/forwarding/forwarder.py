@@ -68,30 +68,30 @@ class Front:
         chosen = await self._routing.choose(fields, path, len(raw))
 
         def once(failed: Collection[Instance]) -> AbstractAsyncContextManager[Answer]:
-            routed = self._routing.again(chosen, failed) if failed else chosen
-            return self._generate(routed, request, parsed)
+            placement = self._routing.again(chosen, failed) if failed else chosen
+            return self._generate(placement, request, parsed)
 
         async with self._retries.run(once, bootstrap.given_ids(fields)) as answer:
             yield answer
 
     @asynccontextmanager
     async def _generate(
-        self, routed: Placement, request: web.Request, parsed: body.Body
+        self, placement: Placement, request: web.Request, parsed: body.Body
     ) -> AsyncIterator[Answer]:
         """One try, with names of its own: what a failed one left behind must not meet them."""
-        fields, path, route = parsed.fields, request.path, routed.route
+        fields, path, route = parsed.fields, request.path, placement.route
         rid = bootstrap.request_id(fields, path, new=route.prefill is not None)
         added: dict[str, Any] = {}
         if route.prefill is not None:
             added = bootstrap.bootstrap_fields(fields, route.prefill, path)
             if rid and fields.get("rid") is None:
                 added["rid"] = rid
-        hint, style = routed.hint(fields, path), logprobs.style_of(fields, path)
+        hint, style = placement.hint(fields, path), logprobs.style_of(fields, path)
         raw = parsed.replacing(bootstrap.BOOTSTRAP_PREFIX, added)
         hinted = parsed.replacing(bootstrap.BOOTSTRAP_PREFIX, added | hint) if hint else raw
         try:
-            async with self._run(routed, request, raw, hinted, rid, style) as answer:
-                yield routed.watched(answer)
+            async with self._run(placement, request, raw, hinted, rid, style) as answer:
+                yield placement.watched(answer)
         except InstanceRefused as refused:
             refused.body = bootstrap.without_echo(bootstrap.without_echo(refused.body, hint), added)
             raise
@@ -112,7 +112,7 @@ class Front:
     @asynccontextmanager
     async def _run(
         self,
-        routed: Placement,
+        placement: Placement,
         request: web.Request,
         raw: bytes,
         hinted: bytes,
@@ -120,14 +120,14 @@ class Front:
         style: logprobs.Style | None,
     ) -> AsyncIterator[Answer]:
         """`hinted`: the body for whoever prefills."""
-        first, last = routed.route[:2]
+        first, last = placement.route[:2]
         if first is None:
-            async with self._single(last, request, hinted, rid, routed) as answer:
+            async with self._single(last, request, hinted, rid, placement) as answer:
                 yield answer
             return
         prompts = style and logprobs.Prompts(style, self._config.max_payload_size)
-        prefill = self._leg(first, request, hinted, rid, routed)
-        decode = self._leg(last, request, raw, rid, routed)
+        prefill = self._leg(first, request, hinted, rid, placement)
+        decode = self._leg(last, request, raw, rid, placement)
         async with self._pairs.run(prefill, decode, prompts) as answer:
             yield answer
 
@@ -138,16 +138,21 @@ class Front:
         request: web.Request,
         raw: bytes,
         rid: str | None = None,
-        routed: Placement | None = None,
+        placement: Placement | None = None,
     ) -> AsyncIterator[Answer]:
-        leg = self._leg(instance, request, raw, rid, routed)
+        leg = self._leg(instance, request, raw, rid, placement)
         try:
             yield await leg.answer()
         finally:
             leg.close()
 
     def _leg(
-        self, instance: Instance, request: web.Request, raw: bytes, rid: str | None, routed: Placement | None
+        self,
+        instance: Instance,
+        request: web.Request,
+        raw: bytes,
+        rid: str | None,
+        placement: Placement | None,
     ) -> UpstreamRequest:
         request[SERVED_BY] = instance.role.value
         forwarded = headers.to_instance(request.headers, credentials=self._config.passes_credentials)
@@ -156,28 +161,32 @@ class Front:
         if raw:
             forwarded["Content-Length"] = str(len(raw))
         sent = Request(request.method, request.path_qs, forwarded, raw)
-        if routed is not None:
-            sent = replace(sent, charge=routed.charge(instance), work=routed.work(instance))
+        if placement is not None:
+            sent = replace(sent, charge=placement.charge(instance), work=placement.work(instance))
         return UpstreamRequest(self._session, instance, sent, self._config, abandoned)
 
     @asynccontextmanager
-    async def colocated(self, request: web.Request, raw: bytes, unpairable: str) -> AsyncIterator[Answer]:
+    async def colocated(
+        self, request: web.Request, raw: bytes, pd_unsupported_reason: str
+    ) -> AsyncIterator[Answer]:
         """A colocated instance's answer to what no pair can answer, and why not. Raises Failure."""
         chosen = self._routing.colocated(request.path, len(raw))
         if chosen is None:
-            raise self._registry.no_colocated(unpairable)
+            raise self._registry.no_colocated(pd_unsupported_reason)
 
         def once(failed: Collection[Instance]) -> AbstractAsyncContextManager[Answer]:
-            routed = self._routing.again(chosen, failed) if failed else chosen
-            return self._single(routed.route.decode, request, raw, routed=routed)
+            placement = self._routing.again(chosen, failed) if failed else chosen
+            return self._single(placement.route.decode, request, raw, placement=placement)
 
         async with self._retries.run(once) as answer:
             yield answer
 
     @asynccontextmanager
-    async def holder(self, request: web.Request, raw: bytes, unpairable: str) -> AsyncIterator[Answer]:
+    async def holder(
+        self, request: web.Request, raw: bytes, pd_unsupported_reason: str
+    ) -> AsyncIterator[Answer]:
         """The answer of the colocated instance that does not say 404. Raises Failure."""
-        unknown: Failure = self._registry.no_colocated(unpairable)
+        unknown: Failure = self._registry.no_colocated(pd_unsupported_reason)
         for instance in self._registry.healthy(Role.COLOCATED):
             async with AsyncExitStack() as stack:
                 try:

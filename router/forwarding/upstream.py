@@ -80,7 +80,7 @@ class UpstreamRequest:
         self._session = session
         self._request = request
         self._limit = config.max_payload_size
-        self._patience = config.request_timeout_secs
+        self._timeout_s = config.request_timeout_secs
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=config.connect_timeout_secs, sock_read=config.request_timeout_secs
         )
@@ -146,7 +146,7 @@ class UpstreamRequest:
 
     async def _open(self) -> aiohttp.ClientResponse:
         request = self._request
-        async with upload.bounded(request.body, self._patience) as data:
+        async with upload.bounded(request.body, self._timeout_s) as data:
             response = self._response = await self._session.request(
                 request.method,
                 self.instance.url + request.target,
@@ -222,7 +222,7 @@ def translated(instance: Instance) -> Iterator[None]:
     except AnswerTooLarge as error:
         raise InstanceFailed(f"{instance}: {error} (--max-payload-size)") from None
     except (aiohttp.ClientError, OSError) as error:
-        instance.suspect(trouble(error))
+        instance.mark_unreachable(trouble(error))
         failed = InstanceFailed(f"{instance} cannot be reached or broke off: {trouble(error)}")
         raise _of(instance, failed) from error
 

@@ -16,7 +16,7 @@ class Who(StrEnum):
 
 
 class Endpoint(NamedTuple):
-    """`path` is aiohttp's pattern. `unpairable` says why a pair cannot answer, where only others can.
+    """`path` is aiohttp's pattern. `pd_unsupported_reason`: why a pair cannot answer, where only others can.
 
     `public` ones are answered without an API key, as by SGLang, so that probes need none.
     """
@@ -25,7 +25,7 @@ class Endpoint(NamedTuple):
     path: str
     who: Who
     summary: str
-    unpairable: str = ""
+    pd_unsupported_reason: str = ""
     public: bool = False
 
 

@@ -25,10 +25,10 @@ class GenerateProbe:
 
     def __init__(self, front: Front, config: RouterConfig) -> None:
         self._front = front
-        self._patience = config.health_generate_timeout_secs
+        self._timeout_s = config.health_generate_timeout_secs
         self._flying: asyncio.Task[None] | None = None
 
-    async def sing(self, request: web.Request) -> None:
+    async def run(self, request: web.Request) -> None:
         """Returns once a generated answer has come. Raises NoInstance, with the reason, if none does."""
         if self._flying is None or self._flying.done():
             self._flying = asyncio.create_task(self._fly(request))
@@ -44,10 +44,10 @@ class GenerateProbe:
         headers = {"Content-Type": "application/json", **_authorization(asked)}
         request = asked.clone(method="POST", rel_url="/generate", headers=headers)
         try:
-            async with asyncio.timeout(self._patience), self._front.generate(request, _BODY) as answer:
+            async with asyncio.timeout(self._timeout_s), self._front.generate(request, _BODY) as answer:
                 body = answer.body
         except TimeoutError:
-            raise NoInstance(f"a small request got no answer within {self._patience:g} s") from None
+            raise NoInstance(f"a small request got no answer within {self._timeout_s:g} s") from None
         except Failure as failure:
             raise NoInstance(f"a small request failed: {failure}") from failure
         if b'"text"' not in body:

@@ -65,9 +65,9 @@ class Handlers:
             case Who.ANYONE:
                 return self.anyone
             case Who.COLOCATED:
-                return partial(self._unpairable, self.front.colocated, one.unpairable)
+                return partial(self._unpairable, self.front.colocated, one.pd_unsupported_reason)
             case Who.HOLDER:
-                return partial(self._unpairable, self.front.holder, one.unpairable)
+                return partial(self._unpairable, self.front.holder, one.pd_unsupported_reason)
         named = {
             "/abort_request": self.abort_request,
             "/flush_cache": self.flush_cache,
@@ -134,16 +134,16 @@ class Handlers:
         return _json({"status": "ok"})
 
     async def health_generate(self, request: web.Request) -> web.Response:
-        await self.canary.sing(request)
+        await self.canary.run(request)
         return _json({"status": "ok"})
 
     async def liveness(self, _: web.Request) -> web.Response:
         return _json({"status": "ok"})
 
     async def list_all(self, _: web.Request) -> web.Response:
-        misfits = compatibility.by_instance(self.registry.instances)
+        incompatibilities = compatibility.by_instance(self.registry.instances)
         instances = [
-            {**instance.describe(), "misfits": misfits.get(instance, [])}
+            {**instance.describe(), "misfits": incompatibilities.get(instance, [])}
             for instance in self.registry.instances
         ]
         stats = {f"{kind}_count": len(self.registry.of(role)) for kind, role in _COUNTED.items()}
@@ -157,7 +157,7 @@ class Handlers:
     async def add_worker(self, request: web.Request) -> web.Response:
         added = worker_of(parsed(await self._body(request)), self.config.worker_api_key)
         instance = await self.workers.add(added)
-        told = _accepted(instance, f"added; {instance.obstacle or 'it takes requests'}")
+        told = _accepted(instance, f"added; {instance.unavailable_reason or 'it takes requests'}")
         location = f"/workers/{instance.id}"
         answer = _json(told | {"url": instance.url, "location": location}, 202)
         answer.headers["Location"] = location
@@ -168,7 +168,7 @@ class Handlers:
 
     async def add_worker_by_query(self, request: web.Request) -> web.Response:
         instance = await self.workers.add(worker_of(dict(request.query), self.config.worker_api_key))
-        return _json(_accepted(instance, f"added; {instance.obstacle or 'it takes requests'}"))
+        return _json(_accepted(instance, f"added; {instance.unavailable_reason or 'it takes requests'}"))
 
     async def remove_worker_by_query(self, request: web.Request) -> web.Response:
         return _json(self._removed(request.query.get("url", "")))
@@ -189,8 +189,8 @@ class Handlers:
         if parsed is None:
             raise BadRequest("what is to be explained? Send the body of a generation request, a JSON object")
         path = body.generation_path(parsed.fields)
-        routed = await self.routing.explain(parsed.fields, path, len(raw))
-        return _json(routed.decision.describe())
+        placement = await self.routing.explain(parsed.fields, path, len(raw))
+        return _json(placement.decision.describe())
 
     async def list_workers(self, _: web.Request) -> web.Response:
         return _json({"urls": [instance.url for instance in self.registry.instances]})

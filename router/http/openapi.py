@@ -58,7 +58,7 @@ def _operation(one: Endpoint, method: str, keyed: bool) -> dict[str, Any]:
         "operationId": "_".join([method.lower(), *re.findall(r"\w+", _VARIABLE.sub(r"\1", one.path))]),
         "summary": one.summary,
         "description": f"Answered by {one.who}."
-        + (f" {_sentence(one.unpairable)}" if one.unpairable else ""),
+        + (f" {_sentence(one.pd_unsupported_reason)}" if one.pd_unsupported_reason else ""),
         "tags": [one.who.name.lower()],
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}

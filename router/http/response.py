@@ -22,20 +22,20 @@ _SLICE = 1 << 20
 _NEVER_WAITS = 1 << 15
 
 
-async def deliver(request: web.Request, answer: Answer, patience: float) -> web.StreamResponse:
+async def deliver(request: web.Request, answer: Answer, timeout_s: float) -> web.StreamResponse:
     """Send the answer. An event stream that breaks off ends with an error event, another one is cut short.
 
-    Raises ConnectionError after cutting, if the client is gone or reads nothing for `patience` seconds.
+    Raises ConnectionError after cutting, if the client is gone or reads nothing for `timeout_s` seconds.
     """
     if answer.rest is None:
-        return await _whole(request, answer.status, answer.headers, answer.body, patience)
+        return await _whole(request, answer.status, answer.headers, answer.body, timeout_s)
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     await response.prepare(request)
-    await _write(request, response, answer.body, patience)
+    await _write(request, response, answer.body, timeout_s)
     last = answer.body
     try:
         async for chunk in answer.rest:
-            await _write(request, response, chunk, patience)
+            await _write(request, response, chunk, timeout_s)
             last = chunk
     except Failure as failure:
         logger.warning("a stream broke off: %s", failure)
@@ -43,13 +43,13 @@ async def deliver(request: web.Request, answer: Answer, patience: float) -> web.
             _cut(request)
             raise ConnectionAbortedError("a stream without a form for errors broke off") from None
         mid_event = bool(last) and not sse.ends_event(last)
-        await _write(request, response, sse.closing(failure.body, mid_event=mid_event), patience)
-    await _write(request, response, None, patience)
+        await _write(request, response, sse.closing(failure.body, mid_event=mid_event), timeout_s)
+    await _write(request, response, None, timeout_s)
     return response
 
 
 async def _whole(
-    request: web.Request, status: int, headers: Mapping[str, str], body: bytes, patience: float
+    request: web.Request, status: int, headers: Mapping[str, str], body: bytes, timeout_s: float
 ) -> web.StreamResponse:
     if len(body) <= _SLICE:
         return web.Response(status=status, headers=headers, body=body)
@@ -57,13 +57,13 @@ async def _whole(
     response.content_length = len(body)
     await response.prepare(request)
     for start in range(0, len(body), _SLICE):
-        await _write(request, response, body[start : start + _SLICE], patience)
-    await _write(request, response, None, patience)
+        await _write(request, response, body[start : start + _SLICE], timeout_s)
+    await _write(request, response, None, timeout_s)
     return response
 
 
 async def _write(
-    request: web.Request, response: web.StreamResponse, chunk: bytes | None, patience: float
+    request: web.Request, response: web.StreamResponse, chunk: bytes | None, timeout_s: float
 ) -> None:
     """None ends the response."""
     # Most writes: they cannot wait, and a deadline for each would cost more than they do.
@@ -71,11 +71,11 @@ async def _write(
         await response.write(chunk)
         return
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout_s):
             await (response.write_eof() if chunk is None else response.write(chunk))
     except TimeoutError:
         _cut(request)
-        raise ConnectionAbortedError(f"the client read nothing for {patience:g} s") from None
+        raise ConnectionAbortedError(f"the client read nothing for {timeout_s:g} s") from None
 
 
 def _unsent(request: web.Request) -> int | None:
@@ -92,13 +92,13 @@ def _cut(request: web.Request) -> None:
         request.transport.abort()
 
 
-def failures_as_json(patience: float) -> Middleware:
+def failures_as_json(timeout_s: float) -> Middleware:
     """What goes wrong before an answer has begun becomes JSON with an `error`, or an instance's own words."""
 
     @web.middleware
     async def answer_failures(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            return await _explained(request, handler, patience)
+            return await _explained(request, handler, timeout_s)
         except ConnectionError:
             if not _gone(request):
                 raise
@@ -108,11 +108,11 @@ def failures_as_json(patience: float) -> Middleware:
     return answer_failures
 
 
-async def _explained(request: web.Request, handler: Handler, patience: float) -> web.StreamResponse:
+async def _explained(request: web.Request, handler: Handler, timeout_s: float) -> web.StreamResponse:
     try:
         return await handler(request)
     except Failure as failure:
-        return await _whole(request, failure.status, failure.headers, failure.body, patience)
+        return await _whole(request, failure.status, failure.headers, failure.body, timeout_s)
     except web.HTTPException as refused:
         return _explain(request, refused)
     except ConnectionError:

@@ -32,12 +32,12 @@ class Gate:
             if self.closed and not self._inside:
                 self._empty.set()
 
-    async def close(self, patience: float) -> None:
-        """Returns when nothing is inside any more, or after `patience` seconds."""
+    async def close(self, timeout_s: float) -> None:
+        """Returns when nothing is inside any more, or after `timeout_s` seconds."""
         self.closed = True
         if self._inside:
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(timeout_s):
                     await self._empty.wait()
             except TimeoutError:
                 pass

@@ -47,7 +47,7 @@ _ALIKE = {
 }
 
 
-class Misfit(NamedTuple):
+class Incompatibility(NamedTuple):
     """`other`: an instance that has the value that most of those have who tell it; None for a wrong place."""
 
     instance: Instance
@@ -80,11 +80,11 @@ def fit_of(info: Any) -> Fit:
     )
 
 
-def misfits(instances: Sequence[Instance]) -> list[Misfit]:
+def incompatibilities(instances: Sequence[Instance]) -> list[Incompatibility]:
     """All of them, those of the instances that are up."""
-    fits = {one: one.traits.fit for one in instances if one.traits is not None}
+    fits = {one: one.server_info.fit for one in instances if one.server_info is not None}
     found = [
-        Misfit(one, "role", fit.role, None, one.role.value)
+        Incompatibility(one, "role", fit.role, None, one.role.value)
         for one, fit in fits.items()
         if fit.role is not None and fit.role != one.role.value
     ]
@@ -93,13 +93,13 @@ def misfits(instances: Sequence[Instance]) -> list[Misfit]:
         if len(set(told.values())) > 1:
             ((usual, _),) = Counter(told.values()).most_common(1)
             other = next(one for one, value in told.items() if value == usual)
-            found += [Misfit(one, field, v, other, usual) for one, v in told.items() if v != usual]
+            found += [Incompatibility(one, field, v, other, usual) for one, v in told.items() if v != usual]
     return found
 
 
 def warn(joined: Instance, instances: Sequence[Instance]) -> None:
     """What does not fit since this one is there, in one line."""
-    found = [one for one in misfits(instances) if joined in (one.instance, one.other)]
+    found = [one for one in incompatibilities(instances) if joined in (one.instance, one.other)]
     if not found:
         return
     logger.warning(
@@ -110,15 +110,15 @@ def warn(joined: Instance, instances: Sequence[Instance]) -> None:
 def by_instance(instances: Sequence[Instance]) -> dict[Instance, list[str]]:
     """The same in words, for whoever has any."""
     words: dict[Instance, list[str]] = {}
-    for one in misfits(instances):
+    for one in incompatibilities(instances):
         words.setdefault(one.instance, []).append(str(one))
     return words
 
 
-def _from(joined: Instance, one: Misfit) -> str:
+def _from(joined: Instance, one: Incompatibility) -> str:
     if one.instance is joined:
         return str(one)
-    return str(Misfit(joined, one.field, one.other_value, one.instance, one.value))
+    return str(Incompatibility(joined, one.field, one.other_value, one.instance, one.value))
 
 
 def _text(value: Any) -> str | None:

@@ -33,8 +33,9 @@ class Instance:
 
     `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
     `charged_seconds` of prefill and `sending_seconds` of what others fetch from it; the first of these
-    prefills, of `first_seconds`, is under way since `first_since` (monotonic). `epoch` grows whenever what it
-    had cached is gone. `traits`: what it told of itself; None: not known yet. `doubted`: it may have changed.
+    prefills, of `first_seconds`, is under way since `first_since` (monotonic). `cache_epoch` grows
+    whenever what it had cached is gone. `server_info`: what it reported of itself; None: not known yet.
+    `recheck_requested`: it may have changed.
     `speed` follows from these; None: nobody has asked for it yet. One that is `leaving` gets no new requests,
     and is `idle` when the last of its own has ended.
     """
@@ -53,11 +54,11 @@ class Instance:
         self.sending_seconds = 0.0
         self._prefills: dict[object, float] = {}
         self.first_seconds = self.first_since = 0.0
-        self.epoch = 0
-        self.traits: ServerInfo | None = None
-        self.doubted = False
+        self.cache_epoch = 0
+        self.server_info: ServerInfo | None = None
+        self.recheck_requested = False
         self.speed: Speed | None = None
-        self.suspected = asyncio.Event()
+        self.probe_requested = asyncio.Event()
         self.breaker = Breaker() if breaker is None else breaker
         self.leaving = False
         self.idle = asyncio.Event()
@@ -72,11 +73,13 @@ class Instance:
     @property
     def takes_samples(self) -> bool:
         """Whether `n` may be more than one there."""
-        return self.role is Role.COLOCATED or (self.traits is not None and self.traits.room_per_sample)
+        return self.role is Role.COLOCATED or (
+            self.server_info is not None and self.server_info.room_per_sample
+        )
 
     @property
     def page_size(self) -> int:
-        return 1 if self.traits is None else self.traits.page_size
+        return 1 if self.server_info is None else self.server_info.page_size
 
     def charge(self, tokens: int) -> None:
         self.in_flight += 1
@@ -118,7 +121,7 @@ class Instance:
         return self.healthy and (self.breaker.closed or self.breaker.lets_through())
 
     @property
-    def obstacle(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why it takes no requests just now; "" if it does."""
         if self.leaving:
             return "is being removed"
@@ -136,9 +139,9 @@ class Instance:
         if self.breaker.failed():
             logger.warning("%s keeps failing: it gets no requests for %g s", self, self.breaker.rest)
 
-    def forgot(self) -> None:
+    def bump_cache_epoch(self) -> None:
         """What it had cached is gone."""
-        self.epoch += 1
+        self.cache_epoch += 1
 
     def up(self) -> None:
         if not self.healthy:
@@ -150,21 +153,21 @@ class Instance:
             logger.warning("%s is down: %s", self, trouble)
         self.healthy, self.trouble = False, trouble
         # What comes back at this address may be another server.
-        self.traits = self.speed = None
-        self.forgot()
+        self.server_info = self.speed = None
+        self.bump_cache_epoch()
 
-    def doubt(self) -> None:
+    def request_recheck(self) -> None:
         """Have it asked at once what it is: it may be another server at the same address."""
-        self.doubted = True
-        self.suspected.set()
+        self.recheck_requested = True
+        self.probe_requested.set()
 
-    def suspect(self, trouble: str) -> None:
+    def mark_unreachable(self, trouble: str) -> None:
         """Take it out of the rotation, and have it probed at once rather than at the next interval."""
         # A server that dies breaks many connections, and that is one failure.
         if self.healthy:
             self.failed()
         self.down(trouble)
-        self.suspected.set()
+        self.probe_requested.set()
 
     def describe(self) -> dict[str, object]:
         return {

@@ -67,18 +67,21 @@ class Registry:
         """Why no request can be served just now, or None."""
         if self.healthy(Role.COLOCATED) or (self.healthy(Role.PREFILL) and self.healthy(Role.DECODE)):
             return None
-        if obstacles := _obstacles(self.instances):
-            return f"no instance can serve this: down are {obstacles}"
+        if reasons := _unavailable_reasons(self.instances):
+            return f"no instance can serve this: down are {reasons}"
         lacking = Role.DECODE if self.of(Role.PREFILL) else Role.PREFILL
         missing = f"there is no {lacking} instance" if self.instances else "there are no instances"
         return f"no instance can serve this: {missing}; POST /workers adds one"
 
-    def no_colocated(self, unpairable: str) -> BadRequest | NoInstance:
+    def no_colocated(self, pd_unsupported_reason: str) -> BadRequest | NoInstance:
         """What a client hears who asks for what no pair can answer, for want of a colocated instance."""
         if colocated := self.of(Role.COLOCATED):
-            return NoInstance(f"no colocated instance can serve this: down are {_obstacles(colocated)}")
+            return NoInstance(
+                f"no colocated instance can serve this: down are {_unavailable_reasons(colocated)}"
+            )
         return BadRequest(
-            f"{unpairable}: ask for it at a router that has a colocated instance too (--worker-urls)"
+            f"{pd_unsupported_reason}: ask for it at a router that has a colocated instance too "
+            "(--worker-urls)"
         )
 
 
@@ -86,5 +89,7 @@ def new_instance(config: RouterConfig, url: str, role: Role, bootstrap_port: int
     return Instance(url, role, bootstrap_port, Breaker.from_config(config))
 
 
-def _obstacles(instances: Iterable[Instance]) -> str:
-    return "; ".join(f"{one.role} {one.url} ({one.obstacle})" for one in instances if one.obstacle)
+def _unavailable_reasons(instances: Iterable[Instance]) -> str:
+    return "; ".join(
+        f"{one.role} {one.url} ({one.unavailable_reason})" for one in instances if one.unavailable_reason
+    )

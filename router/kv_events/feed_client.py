@@ -191,7 +191,7 @@ class FeedClient:
     async def _take_whole(self, whole: SnapshotReply) -> None:
         if self._followed.snapshots and whole.incarnation != self._incarnation:
             # It may be another server by now, with other traits.
-            self._instance.doubt()
+            self._instance.request_recheck()
         self._incarnation, snapshot = whole.incarnation, whole.snapshot
         part = self._part = self._mirrors.open(self._instance, self._medium, snapshot.page_size)
         stored = map(decode_stored, snapshot.stored)
@@ -226,7 +226,7 @@ class FeedClient:
         self._failures += 1
         lost = isinstance(error, FeedLost)
         if lost:
-            self._instance.doubt()
+            self._instance.request_recheck()
         if lost or self._part is None or self._part.seq is None:
             self._close("lost")
         # A single mishap is healed by the next snapshot.

@@ -80,8 +80,8 @@ class _Feed:
 
     def look(self, context: zmq.asyncio.Context) -> None:
         """Starts, stops or changes what is followed, if need be."""
-        traits = self.instance.traits if self.instance.healthy else None
-        at = None if traits is None else traits.feed
+        server_info = self.instance.server_info if self.instance.healthy else None
+        at = None if server_info is None else server_info.feed
         if self._task is not None and self._task.done():
             self._task = None
         if self._task is not None and at != self.at:

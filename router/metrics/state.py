@@ -40,8 +40,8 @@ class State:
 
     def _instances(self) -> Iterator[Metric]:
         instances = self._registry.instances
-        misfits = compatibility.by_instance(instances)
-        unfit = [len(misfits.get(one, ())) for one in instances]
+        incompatibilities = compatibility.by_instance(instances)
+        unfit = [len(incompatibilities.get(one, ())) for one in instances]
         for name, about, values in (
             ("healthy", "Whether requests are sent there.", [one.healthy for one in instances]),
             ("in_flight", "Requests that it has a part in.", [one.in_flight for one in instances]),

@@ -39,7 +39,7 @@ class InstanceIndex(Holder):
 
     def end(self) -> None:
         """It does not count any more."""
-        self.epoch = -1
+        self.cache_epoch = -1
 
     def expect(self, seq: int) -> None:
         """Raises EventGap unless this event is the next. `seq` stays None if what it says is refused."""

@@ -17,15 +17,15 @@ V = TypeVar("V")
 class Holder:
     """An instance, as of one life of its cache. Compared by identity. One that leaves counts for nothing."""
 
-    __slots__ = ("epoch", "instance")
+    __slots__ = ("cache_epoch", "instance")
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
-        self.epoch = instance.epoch
+        self.cache_epoch = instance.cache_epoch
 
     @property
     def lives(self) -> bool:
-        return self.epoch == self.instance.epoch and not self.instance.leaving
+        return self.cache_epoch == self.instance.cache_epoch and not self.instance.leaving
 
 
 H = TypeVar("H", bound=Holder)

@@ -34,7 +34,7 @@ class Encodes(Protocol):
 
 
 class Tokens:
-    """Tokenises as the model does. What it cannot tokenise costs the request `patience` seconds at most.
+    """Tokenises as the model does. What it cannot tokenise costs the request `timeout_s` seconds at most.
 
     The tokenizer is loaded in the background, from `where` or from what an instance tells. `counts` says how
     many prompts have their tokens, and why the others have none. `instances` may change meanwhile.
@@ -44,13 +44,13 @@ class Tokens:
         self,
         instances: Collection[Instance],
         where: str,
-        patience: float,
+        timeout_s: float,
         load: Callable[[str], Encodes] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._instances = instances
         self._where = where
-        self._patience = patience
+        self._timeout_s = timeout_s
         self._load = load or Tokenizer.load
         self._tokenizer: Encodes | None = None
         self._loaded = ""
@@ -75,7 +75,9 @@ class Tokens:
         if self._tokenizer is not None or (self._loading is not None and not self._loading.done()):
             return
         told = (
-            [self._where] if self._where else [one.traits.tokenizer for one in self._instances if one.traits]
+            [self._where]
+            if self._where
+            else [one.server_info.tokenizer for one in self._instances if one.server_info]
         )
         untried = next((where for where in told if where and where not in self._tried), None)
         if untried is not None:
@@ -110,7 +112,7 @@ class Tokens:
 
     def _unlike(self) -> list[str]:
         own = self._fingerprint
-        fits = {one.url: one.traits.fit for one in self._instances if one.traits}
+        fits = {one.url: one.server_info.fit for one in self._instances if one.server_info}
         return [
             url
             for url, fit in fits.items()
@@ -140,7 +142,7 @@ class Tokens:
         try:
             if size < _HANDED_OVER:
                 return encode(self._tokenizer)
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout_s):
                 return await loop.run_in_executor(self._threads, encode, self._tokenizer)
         except TimeoutError:
             raise _NoTokens("too slow") from None

@@ -72,7 +72,7 @@ def given_ids(fields: dict[str, Any]) -> list[str]:
     return [name for name in names if isinstance(name, str) and name]
 
 
-def unpairable(fields: dict[str, Any], path: str, limit: int) -> str | None:
+def pd_unsupported_reason(fields: dict[str, Any], path: str, limit: int) -> str | None:
     """Why no prefill/decode pair can serve the request, or None. A pair takes `limit` prompts at most."""
     if name := next((name for name in _HALF if _wanted(fields.get(name))), None):
         return (

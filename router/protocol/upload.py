@@ -13,10 +13,10 @@ SLICE = 64 << 10
 
 
 @asynccontextmanager
-async def bounded(body: bytes, patience: float) -> AsyncIterator[bytes | AsyncIterator[bytes] | None]:
+async def bounded(body: bytes, timeout_s: float) -> AsyncIterator[bytes | AsyncIterator[bytes] | None]:
     """The `data` of a request made in the block; a sliced one needs a Content-Length beside it.
 
-    Raises aiohttp.SocketTimeoutError if `patience` seconds pass without a slice being taken, or without an
+    Raises aiohttp.SocketTimeoutError if `timeout_s` seconds pass without a slice being taken, or without an
     answer after the last one.
     """
     if len(body) <= SLICE:
@@ -24,7 +24,7 @@ async def bounded(body: bytes, patience: float) -> AsyncIterator[bytes | AsyncIt
         return
     # aiohttp's sock_read begins only when the body has been written.
     deadline = asyncio.timeout(None)
-    upload = _Upload(deadline, patience)
+    upload = _Upload(deadline, timeout_s)
     try:
         async with deadline:
             try:
@@ -33,15 +33,15 @@ async def bounded(body: bytes, patience: float) -> AsyncIterator[bytes | AsyncIt
                 upload.watched = False
     except TimeoutError:
         if deadline.expired():
-            raise aiohttp.SocketTimeoutError(f"nothing was read for {patience:g} s") from None
+            raise aiohttp.SocketTimeoutError(f"nothing was read for {timeout_s:g} s") from None
         raise
 
 
 class _Upload:
-    def __init__(self, deadline: asyncio.Timeout, patience: float) -> None:
+    def __init__(self, deadline: asyncio.Timeout, timeout_s: float) -> None:
         self.watched = True
         self._deadline = deadline
-        self._patience = patience
+        self._timeout_s = timeout_s
 
     async def slices(self, body: bytes) -> AsyncIterator[bytes]:
         for start in range(0, len(body), SLICE):
@@ -52,4 +52,4 @@ class _Upload:
     def _extend(self) -> None:
         # An instance may answer before it has read everything; from then on sock_read watches.
         if self.watched and not self._deadline.expired():
-            self._deadline.reschedule(asyncio.get_running_loop().time() + self._patience)
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._timeout_s)

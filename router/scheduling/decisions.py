@@ -88,8 +88,8 @@ def _price(price: CostEstimate, has: Cached) -> dict[str, Any]:
         "how": way and ("fetch" if way.fetch else "route" if has.tokens else "recompute"),
         "source": way and way.fetch and way.fetch.source.url,
         "queue_ms": way and _ms(price.queue),
-        "fetch_ms": way and _ms(way.fetching + way.swapping),
-        "exec_ms": way and _ms(way.computing),
+        "fetch_ms": way and _ms(way.fetch_s + way.swap_in_s),
+        "exec_ms": way and _ms(way.compute_s),
         "sending_ms": _ms(price.sending),
         "decoding_ms": _ms(price.decoding),
         "total_ms": _ms(price.total),
@@ -109,13 +109,15 @@ class Watcher(Protocol):
 
 
 class Decisions:
-    """The latest `most`. `counts`: how tokens and predictions fared against what engines said; `fared`: how
-    many predictions of cached tokens came true, and why others did not.
+    """The latest `most`.
+
+    `counts`: tokens and predictions compared with what engines reported. `prediction_outcomes`: how many
+    predictions of cached tokens came true, and why others did not.
     """
 
     def __init__(self, most: int) -> None:
         self.counts: Counter[str] = Counter()
-        self.fared: Counter[str] = Counter()
+        self.prediction_outcomes: Counter[str] = Counter()
         self.watchers: list[Watcher] = []
         self._latest: deque[Decision] = deque(maxlen=most)
 
@@ -134,7 +136,7 @@ class Decisions:
         if outcome.cached_tokens is not None:
             self.counts["cached_tokens_predicted"] += decision.predicted
             self.counts["cached_tokens_actual"] += outcome.cached_tokens
-            self.fared[_fared(decision, told, outcome.cached_tokens, forgot)] += 1
+            self.prediction_outcomes[_prediction_outcome(decision, told, outcome.cached_tokens, forgot)] += 1
         for watcher in self.watchers:
             watcher.ended(decision)
 
@@ -143,7 +145,7 @@ class Decisions:
         return [one for one, _ in zip(reversed(self._latest), range(count), strict=False)]
 
 
-def _fared(decision: Decision, prompt: int | None, cached: int, forgot: bool) -> str:
+def _prediction_outcome(decision: Decision, prompt: int | None, cached: int, forgot: bool) -> str:
     """Of a prediction, in words by which it is counted."""
     if cached == decision.predicted:
         return "as predicted"

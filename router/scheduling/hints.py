@@ -15,7 +15,7 @@ def hint_fields(fields: dict[str, Any], path: str, fetch: Fetch, fetcher: Instan
 
     Empty where the client has a hint of its own, or something that none can be added to.
     """
-    source = fetch.source.traits.instance if fetch.source.traits else ""
+    source = fetch.source.server_info.instance if fetch.source.server_info else ""
     payload = {
         "from": source,
         "deadline_ms": round(fetch.deadline_ms, 3),

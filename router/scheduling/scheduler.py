@@ -61,9 +61,9 @@ class Scheduler:
 
         Charge the choice before anything else is awaited.
         """
-        routed = await self.explain(fields, path, size)
-        self.decisions.add(routed.decision)
-        return routed
+        placement = await self.explain(fields, path, size)
+        self.decisions.add(placement.decision)
+        return placement
 
     async def explain(self, fields: dict[str, Any], path: str, size: int) -> Placement:
         """What `choose` would choose now, and why; not on record, and not to be charged."""
@@ -74,14 +74,14 @@ class Scheduler:
         if several := bootstrap.several_samples(fields, path):
             registry = Registry(one for one in registry.instances if one.takes_samples)
             refusal = f"n={several}: {_ONE_SAMPLE}"
-        if too_many := bootstrap.unpairable(fields, path, self._config.max_batch_prompts):
+        if too_many := bootstrap.pd_unsupported_reason(fields, path, self._config.max_batch_prompts):
             refusal = too_many
         ask = routing_request(fields, size, tokens=tokens, colocated_only=too_many is not None)
-        if (routed := self._decided(registry, ask, path)) is not None:
-            return routed
+        if (placement := self._decided(registry, ask, path)) is not None:
+            return placement
         if reason := self._registry.unservable():
             raise NoInstance(reason)
-        if several and any(one.healthy and one.traits is None for one in self._registry.instances):
+        if several and any(one.healthy and one.server_info is None for one in self._registry.instances):
             raise NoInstance("no instance has told yet whether it takes n > 1")
         raise BadRequest(refusal or "no instance takes this request")
 
@@ -91,10 +91,10 @@ class Scheduler:
         Raises NoInstance.
         """
         among, ask, path = before.registry, before.ask, before.decision.path
-        routed = self.decide(among.without(failed), ask, path) or self.decide(among, ask, path)
-        if routed is None:
+        placement = self.decide(among.without(failed), ask, path) or self.decide(among, ask, path)
+        if placement is None:
             raise NoInstance(self._registry.unservable() or "no instance takes this request just now")
-        return routed
+        return placement
 
     def colocated(self, path: str, size: int) -> Placement | None:
         """For what a colocated instance alone can answer, whatever it is."""
@@ -103,9 +103,9 @@ class Scheduler:
 
     def decide(self, registry: Registry, ask: RoutingRequest, path: str) -> Placement | None:
         """The policy's choice among `registry`, on record. None: nobody can serve this."""
-        if (routed := self._decided(registry, ask, path)) is not None:
-            self.decisions.add(routed.decision)
-        return routed
+        if (placement := self._decided(registry, ask, path)) is not None:
+            self.decisions.add(placement.decision)
+        return placement
 
     def _decided(self, registry: Registry, ask: RoutingRequest, path: str) -> Placement | None:
         began = time.perf_counter()
@@ -120,18 +120,18 @@ class Scheduler:
         decision = Decision(self._config.policy, path, ask.prompt_tokens, known, route, healthy, loads, took)
         return Placement(self, registry, ask, decision)
 
-    def began(self, routed: Placement) -> None:
+    def began(self, placement: Placement) -> None:
         """The first of a stream has come: whoever prefilled has the prompt now, whatever the rest will be."""
-        self._store(routed, routed.route.first)
+        self._store(placement, placement.route.first)
 
-    def answered(self, routed: Placement, outcome: Outcome) -> None:
+    def answered(self, placement: Placement, outcome: Outcome) -> None:
         """An answer has come to its end."""
-        first = routed.route.first
-        forgot = first.epoch != routed.epochs[first]
-        self.decisions.ended(routed.decision, outcome, forgot=forgot)
-        self._observe(routed.decision, outcome)
-        for instance in routed.epochs:
-            self._store(routed, instance, outcome.output_ids if _gets_answers(instance) else ())
+        first = placement.route.first
+        forgot = first.cache_epoch != placement.cache_epochs[first]
+        self.decisions.ended(placement.decision, outcome, forgot=forgot)
+        self._observe(placement.decision, outcome)
+        for instance in placement.cache_epochs:
+            self._store(placement, instance, outcome.output_ids if _gets_answers(instance) else ())
 
     def _observe(self, decision: Decision, outcome: Outcome) -> None:
         first = decision.route.first
@@ -142,11 +142,11 @@ class Scheduler:
         if price is not None and decision.prefilled is not None and as_thought:
             self._prices.observe(first, price, decision.prefilled)
 
-    def _store(self, routed: Placement, instance: Instance, output_ids: tuple[int, ...] = ()) -> None:
-        ask = routed.ask
-        keeps = instance.traits is None or instance.traits.keeps_prefixes
+    def _store(self, placement: Placement, instance: Instance, output_ids: tuple[int, ...] = ()) -> None:
+        ask = placement.ask
+        keeps = instance.server_info is None or instance.server_info.keeps_prefixes
         # One that forgot in the meantime has nothing of this.
-        if ask.tokens is not None and keeps and instance.epoch == routed.epochs[instance]:
+        if ask.tokens is not None and keeps and instance.cache_epoch == placement.cache_epochs[instance]:
             self._tree.stored(instance, _with_answer(ask.tokens, output_ids), ask.namespace)
 
     def forget(self, instance: Instance) -> None:
@@ -160,7 +160,7 @@ class Scheduler:
             "tokenizer": self._tokens.describe(),
             "tokenising": dict(self._tokens.counts),
             "answers": dict(self.decisions.counts),
-            "predictions": dict(self.decisions.fared),
+            "predictions": dict(self.decisions.prediction_outcomes),
             "tree": self._tree.sizes(),
             "residuals": {url: asdict(one) for url, one in self._prices.residuals.exported().items()},
         }
@@ -176,7 +176,7 @@ class Placement:
         self.ask = ask
         self.decision = decision
         self.route: Route = decision.route
-        self.epochs = {one: one.epoch for one in self.route[:2] if one is not None}
+        self.cache_epochs = {one: one.cache_epoch for one in self.route[:2] if one is not None}
         self._routing = routing
 
     def charge(self, instance: Instance) -> int:
@@ -197,7 +197,7 @@ class Placement:
             instance, price.work, fetch and fetch.source, price.way.sending, self._prefilled
         )
         if fetch is not None:
-            asyncio.get_running_loop().call_later(price.queue + price.way.fetching, work.fetched)
+            asyncio.get_running_loop().call_later(price.queue + price.way.fetch_s, work.fetched)
         if not self.ask.tells_first and instance.role is Role.COLOCATED:
             asyncio.get_running_loop().call_later(price.prefilled, work.drop)
         return work
@@ -226,7 +226,7 @@ class Placement:
 
 
 def _gets_answers(instance: Instance) -> bool:
-    writes_back = instance.traits is not None and instance.traits.writes_back
+    writes_back = instance.server_info is not None and instance.server_info.writes_back
     return writes_back or instance.role is not Role.PREFILL
 
 

@@ -33,7 +33,7 @@ def specs() -> tuple[HookSpec, ...]:
         HookSpec(f"{_DECODE}.DecodePreallocQueue._init_kv_manager", "AFTER", attach_pool),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", refuse_what_was_not_admitted),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.can_prefill_before_bootstrap", "AROUND", may_begin_early),
-        HookSpec(f"{_SCHEDULER}.get_new_batch_prefill", "AFTER", give_way),
+        HookSpec(f"{_SCHEDULER}.get_new_batch_prefill", "AFTER", yield_optimistic_prefill),
         HookSpec(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", caching.fetch_for_queue),
         HookSpec(f"{_DECODE}.DecodePreallocQueue.add", "AFTER", expect_first_token),
@@ -163,7 +163,7 @@ def may_begin_early(original: Hook, queue: Any, req: Any) -> bool:
     return bool(original(queue, req))
 
 
-def give_way(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+def yield_optimistic_prefill(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
     """What was computed early keeps its KV until decode has room for it. Where that leaves no room for what
     decode waits for, and nothing else will, neither would ever go on.
     """

@@ -107,7 +107,7 @@ async def test_a_taken_port_is_named_and_the_exit_code_is_1(start):
 async def test_a_crash_of_the_health_checks_ends_it_with_1(start, port):
     cluster = await start(colocated=1)
     code = (
-        "import sys\nfrom router import health, launch_router\n"
+        "import sys\nfrom router import launch_router\nfrom router.fleet import health\n"
         "async def crash(self, instance): raise RuntimeError('boom')\n"
         "health.HealthWatch._watch = crash\n"
         "sys.exit(launch_router.main())"

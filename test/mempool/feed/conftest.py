@@ -25,7 +25,7 @@ class Source:
     def _new(self):
         return Index(PAGE, on_freed=lambda freed: None, on_event=self.feed.news, **self.settings)
 
-    def begin_anew(self):
+    def reset_incarnation(self):
         with self.lock:
             self.incarnation, self.index = self.incarnation + 1, self._new()
             self.feed.news()

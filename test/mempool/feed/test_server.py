@@ -77,7 +77,7 @@ def test_another_incarnation_is_told_whole(source, follower):
 def test_who_waits_hears_of_a_new_incarnation_at_once(source, follower):
     follower.ask(-1)
     follower.send(0, wait=LONG)
-    source.begin_anew()
+    source.reset_incarnation()
     whole = follower.answer()
     assert (type(whole), whole.incarnation) == (SnapshotReply, INCARNATION + 1)
     follower.send(0, incarnation=INCARNATION + 1, wait=LONG)

@@ -67,12 +67,12 @@ def test_alloc_in_dram_drops_what_it_evicts(pool):
 def test_blocks_that_are_under_way_are_not_reused_before_they_land(pool):
     addresses = pool.alloc_mem(8, HBM)
     with pool.lock:
-        pool.take_off([addresses[:3]])
+        pool.pin([addresses[:3]])
     pool.free_mem(addresses)
     assert len(pool.alloc_mem(5, HBM)) == 5
     with pytest.raises(OutOfBlocks):
         pool.alloc_mem(1, HBM)
-    pool.land([addresses[:3]])
+    pool.unpin([addresses[:3]])
     assert len(pool.alloc_mem(3, HBM)) == 3
 
 
@@ -81,7 +81,7 @@ def test_taking_off_what_is_in_part_free_takes_nothing_off(pool):
     gone = pool.alloc_mem(2, DRAM)
     pool.free_mem(gone)
     with pytest.raises(BadAddress):
-        pool.take_off([addresses, gone])
+        pool.pin([addresses, gone])
     pool.free_mem(addresses)
     assert len(pool.alloc_mem(8, HBM)) == 8
 

@@ -29,7 +29,7 @@ def test_a_pool_that_begins_anew_says_so_and_tells_of_nothing_before(make):
     incarnation, _ = pool.feed.whole()
     pool.published(TOKENS)
     pool.feed.listen(lambda: news.append(1))
-    pool.begin_anew(incarnation + 1)
+    pool.reset_incarnation(incarnation + 1)
     assert news == [1]
     assert pool.feed.after(incarnation, 0) is None
     now, snapshot = pool.feed.whole()

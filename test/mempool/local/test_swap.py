@@ -111,7 +111,7 @@ def test_a_swap_that_is_under_way_when_the_instance_begins_anew_leaves_nothing_b
     thread = threading.Thread(target=run)
     thread.start()
     assert gate.entered.wait(20)
-    pool.begin_anew(2)
+    pool.reset_incarnation(2)
     gate.open.set()
     thread.join(20)
     assert ended == [0] if swap == "out" else isinstance(ended[0], StaleAddress)
@@ -122,7 +122,7 @@ def test_what_was_given_out_before_the_instance_began_anew_is_stale(pool):
     addresses = pool.alloc_mem(2, HBM)
     pool.published(tokens(3))
     lease = pool.match(tokens(3))
-    pool.begin_anew(2)
+    pool.reset_incarnation(2)
     assert state(pool) == ((8, 0, 0), (8, 0, 0), 0)
     lease.release()
     with pytest.raises(StaleAddress, match="the present incarnation is 2"):

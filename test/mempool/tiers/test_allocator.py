@@ -90,7 +90,7 @@ def test_freeing_twice_is_refused(books):
 )
 def test_addresses_of_another_owner_or_incarnation_are_refused(books, owner, error):
     blocks = books.alloc(1).blocks
-    for call in (books.free, books.publish, books.retire, books.take_off):
+    for call in (books.free, books.publish, books.retire, books.pin):
         with pytest.raises(error) as raised:
             call(Addresses(owner, blocks))
         assert isinstance(raised.value, StaleAddress) == (error is StaleAddress)
@@ -102,23 +102,23 @@ def test_a_block_in_flight_is_not_reused_before_it_lands(books, historical):
     addresses = books.alloc(8)
     if historical:
         books.publish(addresses)
-    books.take_off(addresses[2:4])
-    books.take_off(addresses[3:5])
+    books.pin(addresses[2:4])
+    books.pin(addresses[3:5])
     (books.retire if historical else books.free)(addresses)
     assert books.free_blocks == 5
     with pytest.raises(BadAddress, match="block 2 is given back already"):
         books.free(addresses[2:3])
-    books.land(addresses[2:4])
+    books.unpin(addresses[2:4])
     assert sorted(books.alloc(6).blocks.tolist()) == [0, 1, 2, 5, 6, 7]
-    books.land(addresses[3:5])
+    books.unpin(addresses[3:5])
     assert sorted(books.alloc(2).blocks.tolist()) == [3, 4]
     assert counts(books) == (0, 8, 0)
 
 
 def test_a_block_that_lands_before_it_is_freed_stays_what_it_was(books):
     addresses = books.alloc(2)
-    books.take_off(addresses)
-    books.land(addresses)
+    books.pin(addresses)
+    books.unpin(addresses)
     assert counts(books) == (6, 2, 0)
     books.publish(addresses)
     books.retire(addresses)
@@ -141,10 +141,10 @@ def test_the_books_agree_with_plain_sets_whatever_is_called(calls):
             assert not got & (active | historical | in_flight)
             active |= got
         elif call == "land" and flying:
-            books.land(Addresses(OWNER, sorted(flying.pop())))
+            books.unpin(Addresses(OWNER, sorted(flying.pop())))
         elif call == "fly" and active | historical:
             flying.append(set(sorted(active | historical)[: number + 1]))
-            books.take_off(Addresses(OWNER, sorted(flying[-1])))
+            books.pin(Addresses(OWNER, sorted(flying[-1])))
         elif call in ("free", "publish", "retire"):
             source = historical if call == "retire" else active
             moved = set(sorted(source)[:number])
@@ -154,5 +154,5 @@ def test_the_books_agree_with_plain_sets_whatever_is_called(calls):
                 historical |= moved
         counts(books)
     for flight in flying:
-        books.land(Addresses(OWNER, sorted(flight)))
+        books.unpin(Addresses(OWNER, sorted(flight)))
     assert counts(books) == (8 - len(active) - len(historical), len(active), len(historical))

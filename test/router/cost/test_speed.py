@@ -46,10 +46,10 @@ def test_the_built_in_profiles_price_all_that_a_decision_asks(device):
     assert (profile.device == "AMD EPYC") == (device == "cpu")
 
 
-def told(**traits):
+def told(**server_info):
     instance = Instance("http://x:1", Role.COLOCATED)
     instance.up()
-    instance.traits = ServerInfo(**traits)
+    instance.server_info = ServerInfo(**server_info)
     return instance
 
 
@@ -119,7 +119,7 @@ def test_what_is_at_an_address_now_is_what_is_priced(folder):
     quick.down("gone")
     # Nobody knows what it will be.
     assert speeds.of(quick) is slowest is not before
-    quick.traits = ServerInfo(model=str(folder), device="cuda")
+    quick.server_info = ServerInfo(model=str(folder), device="cuda")
     assert speeds.of(quick) is before
 
 

@@ -28,7 +28,9 @@ def test_the_manual_lists_every_endpoint():
 
 
 def test_what_a_pair_cannot_do_has_its_reason():
-    assert all(bool(one.unpairable) == (one.who in (Who.COLOCATED, Who.HOLDER)) for one in ENDPOINTS)
+    assert all(
+        bool(one.pd_unsupported_reason) == (one.who in (Who.COLOCATED, Who.HOLDER)) for one in ENDPOINTS
+    )
 
 
 @pytest.mark.parametrize("path", ANYONE)
@@ -46,7 +48,7 @@ async def test_a_model_whose_name_has_slashes_is_asked_for_as_it_is(pd):
 @pytest.mark.parametrize("path", COLOCATED)
 async def test_what_no_pair_can_do_is_refused_by_pairs_with_the_reason(pd, path):
     status, answer = await ask(pd, "POST", path, json=BODY)
-    reason = next(one.unpairable for one in ENDPOINTS if one.path == path)
+    reason = next(one.pd_unsupported_reason for one in ENDPOINTS if one.path == path)
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
     assert answer["error"]["message"].startswith(reason)
     assert "--worker-urls" in answer["error"]["message"]

@@ -21,7 +21,7 @@ TOLD = {"model": "m" * 32, "tokenizer": "t" * 32, "template": "c" * 32, "kv_dtyp
 
 def instance(name, role="colocated", **info):
     one = Instance(f"http://{name}:1", Role(role))
-    one.traits = parse_server_info(info)
+    one.server_info = parse_server_info(info)
     return one
 
 

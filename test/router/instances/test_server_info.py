@@ -20,9 +20,14 @@ def test_what_is_told_is_taken():
 
 def test_what_prices_follow_from_is_taken():
     info = {"model_path": "/m", "device": "cuda", "tp_size": 4, "chunked_prefill_size": 2048}
-    traits = parse_server_info({**info, "memserve": {"instance": "10.0.0.1:30001"}})
-    assert (traits.model, traits.device, traits.tp, traits.forward_tokens) == ("/m", "cuda", 4, 2048)
-    assert traits.instance == "10.0.0.1:30001"
+    server_info = parse_server_info({**info, "memserve": {"instance": "10.0.0.1:30001"}})
+    assert (server_info.model, server_info.device, server_info.tp, server_info.forward_tokens) == (
+        "/m",
+        "cuda",
+        4,
+        2048,
+    )
+    assert server_info.instance == "10.0.0.1:30001"
     odd = parse_server_info({"model_path": 1, "device": None, "tp_size": "0", "memserve": {"instance": 7}})
     assert odd == ServerInfo()
 

@@ -212,7 +212,7 @@ def decided(predicted, **more):
 
 
 @pytest.mark.parametrize(
-    ("predicted", "prompt", "cached", "forgot", "fared"),
+    ("predicted", "prompt", "cached", "forgot", "prediction_outcomes"),
     [
         (64, 100, 64, False, "as predicted"),
         (0, 100, 0, True, "as predicted"),
@@ -223,10 +223,10 @@ def decided(predicted, **more):
         (64, None, 48, False, "less: in part"),
     ],
 )
-def test_how_a_prediction_fared(predicted, prompt, cached, forgot, fared):
+def test_how_a_prediction_fared(predicted, prompt, cached, forgot, prediction_outcomes):
     decisions = Decisions(1)
     decisions.ended(decided(predicted), Outcome(prompt, cached), forgot=forgot)
-    assert decisions.fared == {fared: 1}
+    assert decisions.prediction_outcomes == {prediction_outcomes: 1}
 
 
 def test_what_another_instance_had_was_available():

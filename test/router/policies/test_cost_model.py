@@ -35,7 +35,7 @@ class Tree:
 class House:
     """`house.c[0]` and so on, by the first letters of the roles; all fetch from each other."""
 
-    def __init__(self, prefill=0, decode=0, colocated=0, fetching=True):
+    def __init__(self, prefill=0, decode=0, colocated=0, fetch_s=True):
         counts = {Role.PREFILL: prefill, Role.DECODE: decode, Role.COLOCATED: colocated}
         made = {
             role: [Instance(f"http://{role.value}{number}:1", role) for number in range(count)]
@@ -45,7 +45,7 @@ class House:
         self.registry = Registry([*self.p, *self.d, *self.c])
         for one in self.registry.instances:
             one.up()
-            one.traits = ServerInfo(page_size=PAGE, instance=one.url if fetching else "", device="cuda")
+            one.server_info = ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda")
         self.tree = Tree()
         self.prices = CostEstimator(Speeds())
         self.policy = CostModelPolicy(self.tree, self.prices)
@@ -84,15 +84,15 @@ def test_idle_instances_are_chosen_by_where_the_kv_is():
     assert {house.route().decode for _ in range(20)} == {house.c[1]}
 
 
-@pytest.mark.parametrize("fetching", [True, False])
-def test_a_busy_holder_is_left_at_the_queue_that_the_model_computes(fetching):
-    house = House(colocated=2, fetching=fetching)
+@pytest.mark.parametrize("fetch_s", [True, False])
+def test_a_busy_holder_is_left_at_the_queue_that_the_model_computes(fetch_s):
+    house = House(colocated=2, fetch_s=fetch_s)
     holder, other = house.c
     house.has(holder, 4080)
     speed = house.speed
     there = speed.prefill(4080, 16)
     elsewhere = speed.prefill(0, 4096)
-    if fetching:
+    if fetch_s:
         # The holder sends once the forward that it is in is over.
         moved = speed.fetch(4080) + speed.swap_in(4080) + there
         elsewhere = min(elsewhere, moved + min(elsewhere - there, speed.forward_s))
@@ -135,9 +135,9 @@ def test_who_has_no_name_in_the_mempool_neither_fetches_nor_is_fetched_from(who)
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     one = house.d[0] if who == "source" else house.p[0]
-    one.traits, one.speed = ServerInfo(page_size=PAGE, device="cuda"), None
+    one.server_info, one.speed = ServerInfo(page_size=PAGE, device="cuda"), None
     assert house.route().fetch is None
-    one.traits, one.speed = ServerInfo(page_size=64, device="cuda", instance="x"), None
+    one.server_info, one.speed = ServerInfo(page_size=64, device="cuda", instance="x"), None
     assert house.route().fetch is None
 
 
@@ -166,17 +166,19 @@ def test_a_source_is_charged_with_what_it_sends_and_not_with_its_queue_again():
     holder.charge(4096)
     way = house.route().price(other).way
     assert way.fetch.source is holder
-    assert way.sending == house.speed.fetch(4080) < way.fetching
+    assert way.sending == house.speed.fetch(4080) < way.fetch_s
 
 
 def test_one_that_has_not_told_what_it_is_looks_no_better_than_the_others():
     house = House(colocated=2)
-    house.c[1].traits = house.c[1].speed = None
+    house.c[1].server_info = house.c[1].speed = None
     for one in house.c:
-        one.traits = one.traits and dataclasses.replace(one.traits, model="/no/such/model", device="cpu")
+        one.server_info = one.server_info and dataclasses.replace(
+            one.server_info, model="/no/such/model", device="cpu"
+        )
         one.speed = None
     price = house.route().price
-    assert price(house.c[1]).way.computing == price(house.c[0]).way.computing
+    assert price(house.c[1]).way.compute_s == price(house.c[0]).way.compute_s
 
 
 def test_another_source_that_has_less_takes_over_from_a_busy_one():
@@ -188,9 +190,9 @@ def test_another_source_that_has_less_takes_over_from_a_busy_one():
     assert house.route().fetch[:2] == (house.d[1], 3072)
 
 
-@pytest.mark.parametrize("fetching", [True, False])
-def test_a_hot_prefix_spreads_before_its_holders_queue_costs_more_than_to_do_without(fetching):
-    house = House(colocated=4, fetching=fetching)
+@pytest.mark.parametrize("fetch_s", [True, False])
+def test_a_hot_prefix_spreads_before_its_holders_queue_costs_more_than_to_do_without(fetch_s):
+    house = House(colocated=4, fetch_s=fetch_s)
     house.has(house.c[0], 4080)
     routes = house.burst(400)
     share = Counter(route.decode for route in routes)
@@ -255,13 +257,13 @@ def test_what_is_in_dram_costs_its_swap_in():
     house.has(house.c[1], 4080)
     route = house.route()
     assert route.decode is house.c[1]
-    swapping = route.price(house.c[0]).way.swapping
-    assert swapping == pytest.approx(house.speed.swap_in(4080))
-    assert route.price(house.c[0]).total - route.price(house.c[1]).total == pytest.approx(swapping)
+    swap_in_s = route.price(house.c[0]).way.swap_in_s
+    assert swap_in_s == pytest.approx(house.speed.swap_in(4080))
+    assert route.price(house.c[0]).total - route.price(house.c[1]).total == pytest.approx(swap_in_s)
 
 
 def test_decode_instances_are_chosen_by_what_is_to_be_sent_and_by_their_steps():
-    house = House(prefill=1, decode=2, fetching=False)
+    house = House(prefill=1, decode=2, fetch_s=False)
     house.has(house.d[0], 4080)
     assert {house.route().decode for _ in range(10)} == {house.d[0]}
     for _ in range(300):
@@ -270,7 +272,7 @@ def test_decode_instances_are_chosen_by_what_is_to_be_sent_and_by_their_steps():
 
 
 def test_a_busy_pair_loses_to_a_colocated_instance_and_the_reverse():
-    house = House(prefill=1, decode=1, colocated=1, fetching=False)
+    house = House(prefill=1, decode=1, colocated=1, fetch_s=False)
     work = PrefillReservation(house.p[0], 5.0)
     assert house.route().decode is house.c[0]
     work.drop()
@@ -282,12 +284,12 @@ def test_without_tokens_a_guess_at_the_length_is_priced_with_nothing_cached():
     house = House(colocated=2)
     house.has(house.c[0], 4080)
     route = house.route(RoutingRequest(prompt_tokens=4096, new_tokens=64))
-    assert route.price(house.c[0]).way.computing == house.speed.prefill(0, 4096)
+    assert route.price(house.c[0]).way.compute_s == house.speed.prefill(0, 4096)
     PrefillReservation(house.c[0], 0.01)
     assert house.route(RoutingRequest(prompt_tokens=4096)).decode is house.c[1]
     # A picture is long in bytes.
     huge = house.route(RoutingRequest(prompt_tokens=1 << 30))
-    assert huge.price(house.c[1]).way.computing == house.speed.prefill(0, 32_768)
+    assert huge.price(house.c[1]).way.compute_s == house.speed.prefill(0, 32_768)
 
 
 def test_what_was_observed_of_an_instance_corrects_its_price():
@@ -298,7 +300,7 @@ def test_what_was_observed_of_an_instance_corrects_its_price():
         house.prices.observe(slow, route.price(slow), 1.5 * house.speed.prefill(0, 4096))
     route = house.route()
     assert route.decode is other
-    assert route.price(slow).way.computing == pytest.approx(1.5 * route.price(other).way.computing, rel=0.01)
+    assert route.price(slow).way.compute_s == pytest.approx(1.5 * route.price(other).way.compute_s, rel=0.01)
     assert route.price(slow).way.model == route.price(other).way.model
 
 

@@ -19,7 +19,7 @@ def tree(clock):
 
 def instance(url=A, page_size=1):
     made = Instance(url, Role.COLOCATED)
-    made.traits = ServerInfo(page_size=page_size)
+    made.server_info = ServerInfo(page_size=page_size)
     return made
 
 
@@ -77,7 +77,7 @@ def test_what_an_instance_lost_is_gone_at_once(tree, end):
     a, b = instance(A), instance(B)
     for one in (a, b):
         tree.stored(one, tokens(range(100)), "")
-    {"down": lambda: a.down("gone"), "forgot": a.forgot}[end]()
+    {"down": lambda: a.down("gone"), "forgot": a.bump_cache_epoch}[end]()
     assert found(tree, tokens(range(200)), "") == {b: 100}
     tree.stored(a, tokens(range(20)), "")
     assert found(tree, tokens(range(200)), "") == {a: 20, b: 100}
@@ -112,7 +112,7 @@ def test_it_agrees_with_a_list_of_everything_told(clock):
         prompt = [rng.randrange(2) for _ in range(rng.randrange(1, 40))]
         one = rng.choice(everybody)
         if rng.random() < 0.02:
-            one.forgot()
+            one.bump_cache_epoch()
             told = [entry for entry in told if entry[1] is not one]
         tree.stored(one, tokens(prompt), "")
         whole = len(prompt) - len(prompt) % one.page_size

@@ -43,10 +43,10 @@ async def tokens():
     """`tokens(load)`: with one instance that tells of a tokenizer, ready."""
     made = []
 
-    async def make(load, patience=5.0):
+    async def make(load, timeout_s=5.0):
         instance = Instance("http://a:1", Role.COLOCATED)
-        instance.traits = ServerInfo(tokenizer="told")
-        made.append(Tokens([instance], "", patience, load))
+        instance.server_info = ServerInfo(tokenizer="told")
+        made.append(Tokens([instance], "", timeout_s, load))
         made[-1].prepare()
         await asyncio.wait([made[-1]._loading])
         return made[-1]

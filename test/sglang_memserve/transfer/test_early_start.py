@@ -60,12 +60,12 @@ def test_a_prompt_is_not_begun_early_in_vain(queue, how):
 def test_another_transfer_backend_is_left_alone():
     queue = SimpleNamespace(scheduler=SimpleNamespace())
     assert hooks.may_begin_early(lambda queue, req: True, queue, req("a", True))
-    hooks.give_way(SimpleNamespace(batch_to_run=None), SimpleNamespace())
+    hooks.yield_optimistic_prefill(SimpleNamespace(batch_to_run=None), SimpleNamespace())
 
 
 def test_the_last_that_was_computed_early_gives_way_and_the_room_is_for_who_was_waited_for():
     scheduler = Scheduler([req("b", True), req("c", True)], [req("e", True), req("d", False)])
-    hooks.give_way(SimpleNamespace(batch_to_run=None), scheduler)
+    hooks.yield_optimistic_prefill(SimpleNamespace(batch_to_run=None), scheduler)
     assert scheduler.back == ["c"]
     assert [req.rid for req in scheduler.disagg_prefill_inflight_queue] == ["b"]
     assert [req.rid for req in scheduler.waiting_queue] == ["d", "c", "e"]
@@ -79,7 +79,7 @@ def test_the_last_that_was_computed_early_gives_way_and_the_room_is_for_who_was_
 def test_nothing_gives_way_for_nothing(batch, sent, waiting):
     sent = [req("b", True), *(req("c", pending) for pending in sent)]
     scheduler = Scheduler(sent, [req("d", pending) for pending in waiting])
-    hooks.give_way(SimpleNamespace(batch_to_run=batch), scheduler)
+    hooks.yield_optimistic_prefill(SimpleNamespace(batch_to_run=batch), scheduler)
     assert scheduler.back == []
     assert scheduler.disagg_prefill_inflight_queue == sent
 

@@ -185,7 +185,7 @@ def test_what_an_instance_lost_is_gone_at_once_and_its_memory_in_steps(tree, end
             source.insert(tokens(range(40), [n] * 40))
         source.catch_up()
     close = lambda: tree.mirrors.close(a.one, HBM)  # noqa: E731
-    {"down": lambda: a.one.down("gone"), "forgot": a.one.forgot, "close": close}[end]()
+    {"down": lambda: a.one.down("gone"), "forgot": a.one.bump_cache_epoch, "close": close}[end]()
     assert tree.match(tokens(range(40), [3] * 41), "") == {b.one: (80, 80)}
     assert not tree.mirrors.follows(a.one)
     close()

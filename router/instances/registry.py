@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from router.config.settings import RouterConfig
 from router.errors import BadRequest, NoInstance
-from router.instances.breaker import Breaker
 from router.instances.instance import Instance, Role
 
 _ANYONE = (Role.DECODE, Role.COLOCATED, Role.PREFILL)
@@ -24,16 +22,6 @@ class Registry:
         for instance in instances:
             self.add(instance)
 
-    @classmethod
-    def from_config(cls, config: RouterConfig) -> Registry:
-        return cls(
-            [
-                *(new_instance(config, one.url, Role.PREFILL, one.bootstrap_port) for one in config.prefill),
-                *(new_instance(config, url, Role.DECODE) for url in config.decode),
-                *(new_instance(config, url, Role.COLOCATED) for url in config.colocated),
-            ]
-        )
-
     def add(self, instance: Instance) -> None:
         self.instances.append(instance)
         if not instance.leaving:
@@ -48,8 +36,8 @@ class Registry:
         """Forget one that has left."""
         self.instances.remove(instance)
 
-    def without(self, some: Collection[Instance]) -> Registry:
-        return Registry(one for one in self.instances if one not in some)
+    def without(self, urls: Collection[str]) -> Registry:
+        return Registry(one for one in self.instances if one.url not in urls)
 
     def of(self, role: Role) -> list[Instance]:
         return list(self._of[role])
@@ -58,10 +46,10 @@ class Registry:
         """Those that take requests now."""
         return [one for one in self._of[role] if one.takes_requests]
 
-    def any_healthy(self, failed: Collection[Instance] = ()) -> Instance | None:
-        """Somebody who can answer what any instance can, rather none that has failed; prefill comes last."""
+    def any_healthy(self, failed: Collection[str] = ()) -> Instance | None:
+        """One for what any instance can answer, at none of the `failed` URLs if possible; prefill last."""
         healthy = [one for role in _ANYONE for one in self.healthy(role)]
-        return next((one for one in healthy if one not in failed), healthy[0] if healthy else None)
+        return next((one for one in healthy if one.url not in failed), healthy[0] if healthy else None)
 
     def unservable(self) -> str | None:
         """Why no request can be served just now, or None."""
@@ -83,10 +71,6 @@ class Registry:
             f"{pd_unsupported_reason}: ask for it at a router that has a colocated instance too "
             "(--worker-urls)"
         )
-
-
-def new_instance(config: RouterConfig, url: str, role: Role, bootstrap_port: int | None = None) -> Instance:
-    return Instance(url, role, bootstrap_port, Breaker.from_config(config))
 
 
 def _unavailable_reasons(instances: Iterable[Instance]) -> str:

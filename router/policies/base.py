@@ -3,15 +3,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from router.cost.estimator import CostEstimate, CostEstimates, Fetch
 from router.instances.instance import Instance, Role
+from router.instances.registry import Registry
 from router.prefix_tree.base import Cached
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 _NOWHERE: Mapping[Instance, Cached] = MappingProxyType({})
 Weight = tuple[float, ...]

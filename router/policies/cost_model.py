@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from router.cost.estimator import CostEstimator
 from router.instances.instance import Instance, Role
+from router.instances.registry import Registry
 from router.policies.base import Route, least, load_of, route_by
 from router.prefix_tree import PromptTree
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 # Predictions are no better: within this share of the time until the answer begins, load decides.
 _CLOSE = 0.02

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from router.instances.instance import Role
+from router.instances.registry import Registry
 from router.policies.base import Policy, Route
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class PerRolePolicy:
@@ -23,5 +19,5 @@ class PerRolePolicy:
         route = self._prefill.route(registry, ask)
         if route is None or route.prefill is None:
             return route
-        pair = self._decode.route(registry.without(registry.of(Role.COLOCATED)), ask)
+        pair = self._decode.route(registry.without({one.url for one in registry.of(Role.COLOCATED)}), ask)
         return route if pair is None else route._replace(decode=pair.decode)

@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from router.instances.instance import Instance
+from router.instances.registry import Registry
 from router.policies.base import Route, route_by
 from router.policies.least_load import lightest
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class PowerOfTwo:

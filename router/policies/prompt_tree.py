@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from router.instances.instance import Instance
+from router.instances.registry import Registry
 from router.policies.base import Route, least, load_of, route_by
 from router.policies.least_load import LeastLoad
 from router.prefix_tree import NOTHING, PromptTree
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class LongestPrefix:

@@ -2,14 +2,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from router.instances.instance import Instance, Role
+from router.instances.registry import Registry
 from router.policies.base import Route
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class RoundRobin:

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import xxhash
 
 from router.instances.instance import Instance
+from router.instances.registry import Registry
 from router.policies.base import Route, route_by
 from router.policies.least_load import LeastLoad
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class Session:

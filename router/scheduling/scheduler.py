@@ -13,7 +13,6 @@ import numpy as np
 from router.config.settings import RouterConfig
 from router.cost.estimator import CostEstimator
 from router.errors import BadRequest, NoInstance
-from router.forwarding.upstream import Answer
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.policies import Policy, Route
@@ -21,6 +20,7 @@ from router.prefix_tree import NOTHING, PromptTree
 from router.prompt.request import RoutingRequest, TokenArray, guessed_tokens, routing_request
 from router.prompt.tokens import Tokens
 from router.protocol import bootstrap
+from router.protocol.answer import Answer
 from router.protocol.usage import Outcome, watched
 from router.scheduling.decisions import Decision, Decisions
 from router.scheduling.hints import hint_fields
@@ -85,8 +85,8 @@ class Scheduler:
             raise NoInstance("no instance has told yet whether it takes n > 1")
         raise BadRequest(refusal or "no instance takes this request")
 
-    def again(self, before: Placement, failed: Collection[Instance]) -> Placement:
-        """Another choice for the same request, by others than those that have failed if there are any.
+    def again(self, before: Placement, failed: Collection[str]) -> Placement:
+        """Another choice for the same request, at none of the `failed` URLs if possible.
 
         Raises NoInstance.
         """
@@ -151,7 +151,7 @@ class Scheduler:
 
     def forget(self, instance: Instance) -> None:
         """It has left for good."""
-        self._prices.residuals.forget(instance.url)
+        self._prices.forget(instance)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -45,7 +45,7 @@ class House:
         self.registry = Registry([*self.p, *self.d, *self.c])
         for one in self.registry.instances:
             one.up()
-            one.server_info = ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda")
+            one.learn(ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda"))
         self.tree = Tree()
         self.prices = CostEstimator(Speeds())
         self.policy = CostModelPolicy(self.tree, self.prices)
@@ -135,9 +135,9 @@ def test_who_has_no_name_in_the_mempool_neither_fetches_nor_is_fetched_from(who)
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     one = house.d[0] if who == "source" else house.p[0]
-    one.server_info, one.speed = ServerInfo(page_size=PAGE, device="cuda"), None
+    one.learn(ServerInfo(page_size=PAGE, device="cuda"))
     assert house.route().fetch is None
-    one.server_info, one.speed = ServerInfo(page_size=64, device="cuda", instance="x"), None
+    one.learn(ServerInfo(page_size=64, device="cuda", instance="x"))
     assert house.route().fetch is None
 
 
@@ -171,12 +171,11 @@ def test_a_source_is_charged_with_what_it_sends_and_not_with_its_queue_again():
 
 def test_one_that_has_not_told_what_it_is_looks_no_better_than_the_others():
     house = House(colocated=2)
-    house.c[1].server_info = house.c[1].speed = None
+    house.c[1].learn(None)
     for one in house.c:
-        one.server_info = one.server_info and dataclasses.replace(
-            one.server_info, model="/no/such/model", device="cpu"
+        one.learn(
+            one.server_info and dataclasses.replace(one.server_info, model="/no/such/model", device="cpu")
         )
-        one.speed = None
     price = house.route().price
     assert price(house.c[1]).way.compute_s == price(house.c[0]).way.compute_s
 

@@ -7,20 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from router.instances.agreement import MUST_AGREE
 from router.instances.instance import Instance
 
 logger = logging.getLogger(__name__)
-
-# By field: in words, and what to set alike.
-_ALIKE = {
-    "model": "model",
-    "tokenizer": "tokenizer",
-    "template": "chat template",
-    "page_size": "page size",
-    "kv_dtype": "KV dtype",
-    "kv_flag": "--kv-cache-dtype",
-    "tp_size": "tensor parallelism (--tp-size)",
-}
 
 
 class Incompatibility(NamedTuple):
@@ -35,7 +25,7 @@ class Incompatibility(NamedTuple):
     def __str__(self) -> str:
         if self.other is None:
             return f"it runs as {self.value} (--disaggregation-mode), and is given as {self.other_value}"
-        return f"{_ALIKE[self.field]} {self.value}, where {self.other} has {self.other_value}"
+        return f"{MUST_AGREE[self.field].name} {self.value}, where {self.other} has {self.other_value}"
 
 
 def incompatibilities(instances: Sequence[Instance]) -> list[Incompatibility]:
@@ -46,7 +36,7 @@ def incompatibilities(instances: Sequence[Instance]) -> list[Incompatibility]:
         for one, fit in fits.items()
         if fit.role is not None and fit.role != one.role.value
     ]
-    for field in _ALIKE:
+    for field in MUST_AGREE:
         told = {one: value for one, fit in fits.items() if (value := getattr(fit, field)) is not None}
         if len(set(told.values())) > 1:
             ((usual, _),) = Counter(told.values()).most_common(1)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mempool.caching_mode import CachingMode
+
 _MAX_ENDPOINT_CHARS = 256
 _MAX_TEXT_CHARS = 128
 _TRANSPORTS = ("tcp://", "ipc://")
@@ -79,7 +81,7 @@ def parse_server_info(info: Any) -> ServerInfo:
         page_size=_positive(page_size, 1),
         keeps_prefixes=info.get("disable_radix_cache") is not True,
         tokenizer=_text(info.get("tokenizer_path")) or _text(info.get("model_path")),
-        writes_back=extension.get("caching") == "3",
+        writes_back=extension.get("caching") == CachingMode.WRITE_BACK,
         instance=_text(extension.get("instance")),
         model=_text(info.get("model_path")),
         device=_text(info.get("device")),

@@ -9,8 +9,8 @@ import pytest
 
 from router.cost.estimator import CostEstimator
 from router.cost.speeds import Speeds
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
-from router.instances.registry import Registry
 from router.instances.server_info import ServerInfo
 from router.policies import CostModelPolicy, cost_model
 from router.prefix_tree import Cached
@@ -42,17 +42,17 @@ class House:
             for role, count in counts.items()
         }
         self.p, self.d, self.c = made.values()
-        self.registry = Registry([*self.p, *self.d, *self.c])
-        for one in self.registry.instances:
+        self.candidates = Candidates([*self.p, *self.d, *self.c])
+        for one in self.candidates.instances:
             one.up()
             one.learn(ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda"))
         self.tree = Tree()
         self.prices = CostEstimator(Speeds())
         self.policy = CostModelPolicy(self.tree, self.prices)
-        self.speed = self.prices.speeds.of(self.registry.instances[0])
+        self.speed = self.prices.speeds.of(self.candidates.instances[0])
 
     def route(self, ask=ASK):
-        return self.policy.route(self.registry, ask)
+        return self.policy.route(self.candidates, ask)
 
     def has(self, one, tokens, hbm=None):
         self.tree.has[one] = Cached(tokens, tokens if hbm is None else hbm)

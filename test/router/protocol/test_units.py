@@ -87,7 +87,7 @@ def test_a_failure_told_in_a_stream_is_seen(event, failure):
     assert (sse.failure_in(event) is not None) is failure
 
 
-async def test_when_both_halves_end_at_once_an_answer_outweighs_prefills_failure():
+async def test_an_answer_outweighs_prefills_failure_at_the_same_moment():
     gate = asyncio.Event()
 
     async def fail():

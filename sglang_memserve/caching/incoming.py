@@ -14,7 +14,7 @@ from mempool.address import Addresses, BlockNumbers
 from mempool.arena import DramArena
 from mempool.engine import ReceivedBlocks
 from mempool.errors import MemPoolError, StaleAddress
-from mempool.matched import Matched
+from mempool.matched import MatchResult
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
 from mempool.tiers.tier import copy_between, pages_of, staging_for
@@ -69,7 +69,7 @@ class Incoming:
             finally:
                 self._give_back(received)
 
-    def swap_in(self, found: Matched, tokens: BlockNumbers, namespace: Namespace) -> bool:
+    def swap_in(self, found: MatchResult, tokens: BlockNumbers, namespace: Namespace) -> bool:
         """Whether the tree has now what DRAM has of the tokens, and had not before."""
         try:
             outcome = self._adopt(tokens[: found.tokens], namespace, found.addresses, found.check)

@@ -27,14 +27,15 @@ from typing import Any
 import msgspec
 
 from benchmark import command
+from benchmark.bars import Bar, at_most, report, show_bars
 from benchmark.cost import h100, live, tables
 from benchmark.cost.grid import CELLS, grid
 from benchmark.cost.live import ARCHITECTURE, OPERATORS, Live
 from sglang_memserve.bench import children
 from sglang_memserve.bench.chart import Panel, chart
 from sglang_memserve.bench.clusters import Engine, building
-from sglang_memserve.bench.figures import Bar, at_most, machine, report, show_bars
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
+from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
 TABLES = Path(__file__).resolve().parents[2] / "shared" / "perf"
@@ -136,7 +137,9 @@ async def benchmark(options: argparse.Namespace) -> None:
     print(show_bars(bars, skipped))
     if options.json:
         ours = {"attention_backend": options.attention_backend, "threads": options.threads}
-        print(report(machine("sglang", "torch", "sglang-memserve") | ours, results, bars, skipped))
+        print(
+            report(machine_description("sglang", "torch", "sglang-memserve") | ours, results, bars, skipped)
+        )
 
 
 def main() -> int:

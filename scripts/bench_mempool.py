@@ -35,11 +35,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import command
+from benchmark.bars import report, show_bars
 from benchmark.mempool import books, fairness, index, modes, throughput
 from benchmark.mempool.plan import Plan, say
-from sglang_memserve.bench.figures import Rounds, machine, report, show_bars
+from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.machine import machine_description
 
 PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
 PARTS = {"books": books, "index": index, "throughput": throughput, "fairness": fairness, "modes": modes}
@@ -59,7 +61,7 @@ def benchmark(options: argparse.Namespace) -> None:
         for name in options.only:
             skipped += PARTS[name].measure(rounds, plan)
     bars = [bar for part in PARTS.values() for bar in part.bars(rounds)]
-    found = machine("numpy", "torch", "pyzmq", "sglang", "sglang-memserve") | PEERS.versions()
+    found = machine_description("numpy", "torch", "pyzmq", "sglang", "sglang-memserve") | PEERS.versions()
     if options.plot is not None:
         options.plot.write_text(modes.figure(rounds, where(found)))
         say(f"{options.plot} is written")

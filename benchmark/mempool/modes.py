@@ -2,13 +2,14 @@
 
 from typing import Any, NamedTuple
 
+from benchmark.bars import Bar, at_least
 from benchmark.mempool.far import Far
 from benchmark.mempool.plan import Plan, say
 from benchmark.mempool.throughput import as_options
 from mempool.layout import BlockLayout
 from mempool.transfer.cut import Mode
 from sglang_memserve.bench.chart import Panel, chart
-from sglang_memserve.bench.figures import Bar, Rounds, at_least
+from sglang_memserve.bench.figures import Rounds
 
 PAGE, LAYERS, HEADS, DIM, BYTES = 16, 40, 20, 128, 2
 PLANE = PAGE * HEADS * DIM * BYTES

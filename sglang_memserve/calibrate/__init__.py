@@ -15,7 +15,6 @@ from router.cost.fitting import FitError
 from router.cost.gemm import Gemm
 from router.cost.profile import Prefill
 from router.cost.streams import MemoryBound, Overhead, OverheadRow
-from sglang_memserve.bench.figures import machine
 from sglang_memserve.calibrate.attention import BACKENDS, Attention
 from sglang_memserve.calibrate.instance import SAMPLES, PrefillProbe
 from sglang_memserve.calibrate.operators import Measured
@@ -24,6 +23,7 @@ from sglang_memserve.cluster import probe
 from sglang_memserve.cpu import dtype as cpu_dtype
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 from sglang_memserve.cpu.attention.memory import keep_freed_memory
+from sglang_memserve.machine import machine_description
 
 _CPU_TILES = (16, 32, 64)
 _GPU_TILES = (64, 128, 256)
@@ -158,7 +158,7 @@ def with_overhead(profile: Profile, shape: ModelShape, prefills: Sequence[Prefil
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return str(machine()["cpu"])
+    return str(machine_description()["cpu"])
 
 
 __all__ = ["CalibrationError", "Options", "measure", "model_shape", "sample_prefills", "with_overhead"]

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark import bars as promised
+from benchmark.bars import report as as_json
+from benchmark.bars import show_bars
 from benchmark.caching import crossover
 from benchmark.caching.arguments import Asked
 from benchmark.caching.bars import bars
@@ -47,15 +48,13 @@ class Outcome:
             print(f"{PIVOT} over the other of the same round:\n{ratios.table()}", end="\n\n")
         if found := points.table():
             print(found, end="\n\n")
-        print(
-            promised.show_bars(judged, self.asked.skipped), *(f"NOTE {doubt}" for doubt in doubts), sep="\n"
-        )
+        print(show_bars(judged, self.asked.skipped), *(f"NOTE {doubt}" for doubt in doubts), sep="\n")
         if options.plot:
             self._draw(options.plot, systems)
         if options.json:
             results = systems | ratios.results() | points.results()
             left = [*self.asked.skipped, *doubts]
-            print(promised.report(self.machine | {"workloads": self._summaries()}, results, judged, left))
+            print(as_json(self.machine | {"workloads": self._summaries()}, results, judged, left))
 
     def _laps(self, part: str | None = None) -> list[Lap]:
         return [lap for duel in self.duels if part in (None, duel.part) for lap in duel.laps]

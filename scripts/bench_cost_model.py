@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from benchmark import command
+from benchmark import command, data
 from benchmark.bars import Bar, at_most, report, show_bars
 from benchmark.cost import h100, live, tables
 from benchmark.cost.grid import CELLS, grid
@@ -38,7 +38,6 @@ from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
-TABLES = Path(__file__).resolve().parents[2] / "shared" / "perf"
 HERE_BAR, H100_BAR, CALIBRATION_BAR_S = 10.0, 12.0, 120.0
 POLYNOMIAL = "polynomial of whole prefills"
 
@@ -118,7 +117,7 @@ async def benchmark(options: argparse.Namespace) -> None:
     results: dict[str, Any] = {}
     skipped: list[str] = []
     if missing := tables.missing(options.tables):
-        skipped.append(f"H100: {options.tables} lacks {', '.join(missing)}")
+        skipped.append(f"H100: {options.tables} lacks {', '.join(missing)}: give --tables")
     else:
         found = on_h100(options.tables)
         results["h100"] = {rows: asdict(errors) for rows, errors in found.items()}
@@ -147,7 +146,13 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw cost_model.svg here")
     parser.add_argument("--cells", type=int, default=CELLS, help=f"of the grid (default: {CELLS})")
     parser.add_argument("--only-h100", action="store_true", help="start nothing here")
-    parser.add_argument("--tables", type=Path, default=TABLES, metavar="DIR", help="of the H100")
+    parser.add_argument(
+        "--tables",
+        type=Path,
+        default=data.tables(),
+        metavar="DIR",
+        help=f"of the H100 (default: perf in {data.VARIABLE}, or in ../shared)",
+    )
     parser.add_argument("--model", help="a local folder (default: the embedded model)")
     parser.add_argument("--attention-backend", default=MEMSERVE_CPU, help=f"(default: {MEMSERVE_CPU})")
     parser.add_argument("--threads", type=int, default=1, help="of the instance (default: 1)")

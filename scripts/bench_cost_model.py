@@ -32,7 +32,7 @@ from benchmark.cost import h100, live, tables
 from benchmark.cost.grid import CELLS, grid
 from benchmark.cost.live import ARCHITECTURE, OPERATORS, Live
 from sglang_memserve.bench import children
-from sglang_memserve.bench.chart import Panel, chart
+from sglang_memserve.bench.chart import Chart, Panel, Point, require_matplotlib
 from sglang_memserve.bench.clusters import Engine, building
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 from sglang_memserve.machine import machine_description
@@ -86,18 +86,19 @@ def h100_bars(found: dict[str, h100.Errors]) -> list[Bar]:
     return bars
 
 
-def plotted(found: Live) -> str:
+def plotted(found: Live) -> Chart:
     """Predicted over measured, in seconds."""
-    lines = {
-        way: [(found.median(cell), seconds) for cell, seconds in values.items()]
+    panels = [
+        Panel(
+            x_label="measured (s)",
+            y_label="predicted (s)",
+            curves={way: [Point(found.median(cell), seconds) for cell, seconds in values.items()]},
+            style="dots",
+            diagonal=True,
+        )
         for way, values in found.predicted.items()
-    }
-    return chart(
-        "Prefill time, predicted over measured",
-        "measured, s",
-        [Panel(f"{way}, s", {way: points}, dots=True) for way, points in lines.items()],
-        same_axes=True,
-    )
+    ]
+    return Chart("Prefill time, predicted over measured", panels, same_axes=True)
 
 
 def table(found: Live) -> str:
@@ -113,6 +114,8 @@ def table(found: Live) -> str:
 
 
 async def benchmark(options: argparse.Namespace) -> None:
+    if options.plot:
+        require_matplotlib()
     bars: list[Bar] = []
     results: dict[str, Any] = {}
     skipped: list[str] = []
@@ -132,7 +135,7 @@ async def benchmark(options: argparse.Namespace) -> None:
         bars += live_bars(measured)
         if options.plot:
             options.plot.mkdir(parents=True, exist_ok=True)
-            (options.plot / "cost_model.svg").write_text(plotted(measured))
+            plotted(measured).save(options.plot / "cost_model.svg")
     print(show_bars(bars, skipped))
     if options.json:
         ours = {"attention_backend": options.attention_backend, "threads": options.threads}

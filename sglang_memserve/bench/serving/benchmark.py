@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import Engine, building
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.bench.serving import arms as known
@@ -35,6 +36,8 @@ async def benchmark(options: Options) -> None:
     arms = [*map(known.named, options.arms), *map(known.running, options.urls)]
     if any(arm.needs_peers for arm in arms):
         Peers(options.peers).require()
+    if options.plot:
+        require_matplotlib()
     gpus = bool(share.visible_gpus()) if options.arms else True
     model = await read_model(options.model, MODEL_S) if options.arms else None
     made = inputs.make(options, GPU_LOAD if gpus else CPU_LOAD, Path(model.path) if model else None)

@@ -82,9 +82,9 @@ def house(policy: str, tree: PromptTree) -> House:
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
-    prices = CostEstimator(Speeds())
-    chooses = POLICIES[policy](tree, prices)
-    return House(registry, tree, Scheduler(config, registry, chooses, tree, tokens, prices))
+    estimator = CostEstimator(Speeds())
+    chooses = POLICIES[policy](tree, estimator)
+    return House(registry, tree, Scheduler(config, registry, chooses, tree, tokens, estimator))
 
 
 def roles() -> list[Role]:
@@ -130,7 +130,7 @@ def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[fl
     took, running = [], list[list[tuple[Instance, int, PrefillReservation | None]]]()
     for ask in itertools.islice(asked, count):
         began = time.perf_counter()
-        placement = where.routing.decide(where.registry, ask, "/generate")
+        placement = where.routing.decide(where.registry.candidates, ask, "/generate")
         assert placement is not None
         charges = [(one, placement.charge(one), placement.work(one)) for one in placement.cache_epochs]
         for one, charge, _ in charges:
@@ -172,7 +172,7 @@ async def decide_beside(where: House, asked: Iterator[RoutingRequest], took: lis
         await asyncio.sleep(0.001)
         began = time.perf_counter()
         await asyncio.sleep(0)
-        where.routing.decide(where.registry, ask, "/generate")
+        where.routing.decide(where.registry.candidates, ask, "/generate")
         took.append((time.perf_counter() - began) * 1e6)
 
 

@@ -43,9 +43,9 @@ class Predictions:
 
     def ended(self, decision: Decision) -> None:
         """Its outcome is known now."""
-        price = decision.route.price(decision.route.first)
-        if price is not None and decision.prefilled is not None:
-            self._seconds_off.observe(price.prefilled - decision.prefilled)
+        estimate = decision.route.estimate(decision.route.first)
+        if estimate is not None and decision.prefilled is not None:
+            self._seconds_off.observe(estimate.until_prefilled_s - decision.prefilled)
         outcome = decision.outcome
         if outcome is None or outcome.cached_tokens is None:
             return

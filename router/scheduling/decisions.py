@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from router.cost.estimator import CostEstimate
+from router.cost.estimate import CostEstimate
 from router.instances.instance import Instance
 from router.policies import Route
 from router.prefix_tree import NOTHING, Cached
@@ -47,7 +47,7 @@ class Decision:
     def describe(self) -> dict[str, Any]:
         route = self.route
         cached, fetch = route.cached, route.fetch
-        outcome, price = self.outcome or Outcome(), route.price(route.first)
+        outcome, estimate = self.outcome or Outcome(), route.estimate(route.first)
         return {
             "time": self.at,
             "policy": self.policy,
@@ -56,7 +56,7 @@ class Decision:
             "prompt_tokens": self.prompt_tokens,
             "tokenised": self.tokenised,
             "candidates": [
-                _candidate(one, cached.get(one, NOTHING), load, self.route.price(one))
+                _candidate(one, cached.get(one, NOTHING), load, self.route.estimate(one))
                 for one, load in zip(self.healthy, self.loads, strict=True)
             ],
             "prefill": route.prefill and route.prefill.url,
@@ -65,34 +65,34 @@ class Decision:
             "predicted_cached_tokens": self.predicted if self.tokenised else None,
             "actual_prompt_tokens": outcome.prompt_tokens,
             "actual_cached_tokens": outcome.cached_tokens,
-            "predicted_prefill_ms": price and _ms(price.prefilled),
+            "predicted_prefill_ms": estimate and _ms(estimate.until_prefilled_s),
             "actual_prefill_ms": _ms(self.prefilled),
         }
 
 
-def _candidate(one: Instance, has: Cached, load: int, price: CostEstimate | None) -> dict[str, Any]:
+def _candidate(one: Instance, has: Cached, load: int, estimate: CostEstimate | None) -> dict[str, Any]:
     return {
         "url": one.url,
         "role": one.role.value,
         "cached_tokens": has.tokens,
         "cached_tokens_in_hbm": has.hbm,
         "charged_tokens": load,
-        "price": price and _price(price, has),
+        "price": estimate and _price(estimate, has),
     }
 
 
-def _price(price: CostEstimate, has: Cached) -> dict[str, Any]:
+def _price(estimate: CostEstimate, has: Cached) -> dict[str, Any]:
     """In ms; what the candidate has no part in is null."""
-    way = price.way
+    plan = estimate.plan
     return {
-        "how": way and ("fetch" if way.fetch else "route" if has.tokens else "recompute"),
-        "source": way and way.fetch and way.fetch.source.url,
-        "queue_ms": way and _ms(price.queue),
-        "fetch_ms": way and _ms(way.fetch_s + way.swap_in_s),
-        "exec_ms": way and _ms(way.compute_s),
-        "sending_ms": _ms(price.sending),
-        "decoding_ms": _ms(price.decoding),
-        "total_ms": _ms(price.total),
+        "how": plan and ("fetch" if plan.fetch else "route" if has.tokens else "recompute"),
+        "source": plan and plan.fetch and plan.fetch.source.url,
+        "queue_ms": plan and _ms(estimate.queue_s),
+        "fetch_ms": plan and _ms(plan.fetch_s + plan.swap_in_s),
+        "exec_ms": plan and _ms(plan.compute_s),
+        "sending_ms": _ms(estimate.send_s),
+        "decoding_ms": _ms(estimate.decode_s),
+        "total_ms": _ms(estimate.total_s),
     }
 
 

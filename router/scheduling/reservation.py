@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from router.instances.instance import Instance
@@ -32,9 +31,9 @@ class PrefillReservation:
         self._told = told
         self._instance = instance
         self._alone = not instance.charged_seconds
-        self._begun = time.monotonic()
+        self._begun = instance.clock()
         self._lasts = True
-        instance.prefills(self, _exact(seconds))
+        instance.begin_prefill(self, _exact(seconds))
         if source is not None:
             source.sending_seconds += self._sending
 
@@ -48,12 +47,12 @@ class PrefillReservation:
         if self._lasts:
             self.drop()
             alone = self._alone and not self._instance.charged_seconds
-            self._told(time.monotonic() - self._begun, alone)
+            self._told(self._instance.clock() - self._begun, alone)
 
     def drop(self) -> None:
         if self._lasts:
             self._lasts = False
-            self._instance.prefilled(self)
+            self._instance.end_prefill(self)
             self.fetched()
 
 

@@ -43,7 +43,7 @@ class Scheduler:
         policy: Policy,
         tree: PromptTree,
         tokens: Tokens,
-        prices: CostEstimator,
+        estimator: CostEstimator,
     ) -> None:
         self.decisions = Decisions(config.decisions_kept)
         self._config = config
@@ -51,7 +51,7 @@ class Scheduler:
         self._policy = policy
         self._tree = tree
         self._tokens = tokens
-        self._prices = prices
+        self._estimator = estimator
 
     @property
     def needs_tokens(self) -> bool:
@@ -68,8 +68,8 @@ class Scheduler:
 
     async def explain(self, fields: dict[str, Any], path: str, size: int) -> Placement:
         """What `choose` would choose now, and why; not on record, and not to be charged."""
-        if self._policy.needs_prices:
-            await self._prices.speeds.prepare(self._registry.instances)
+        if self._policy.needs_estimates:
+            await self._estimator.speeds.prepare(self._registry.instances)
         tokens = await self._tokens.of(fields, path, size) if self.needs_tokens else None
         refusal = None
         if several := bootstrap.several_samples(fields, path):
@@ -146,12 +146,12 @@ class Scheduler:
 
     def _observe(self, decision: Decision, outcome: Outcome) -> None:
         first = decision.route.first
-        price = decision.route.price(first) if decision.alone else None
+        estimate = decision.route.estimate(first) if decision.alone else None
         # One that had more or less of the prompt than was thought is not slow or fast for that.
         told = outcome.prompt_tokens, outcome.cached_tokens
         as_thought = told == (decision.prompt_tokens, decision.predicted)
-        if price is not None and decision.prefilled is not None and as_thought:
-            self._prices.observe(first, price, decision.prefilled)
+        if estimate is not None and decision.prefilled is not None and as_thought:
+            self._estimator.observe(first, estimate, decision.prefilled)
 
     def _store(self, placement: Placement, instance: Instance, output_ids: tuple[int, ...] = ()) -> None:
         ask = placement.ask
@@ -162,7 +162,7 @@ class Scheduler:
 
     def forget(self, instance: Instance) -> None:
         """It has left for good."""
-        self._prices.forget(instance)
+        self._estimator.forget(instance)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -173,7 +173,7 @@ class Scheduler:
             "answers": dict(self.decisions.counts),
             "predictions": dict(self.decisions.prediction_outcomes),
             "tree": self._tree.sizes(),
-            "residuals": {url: asdict(one) for url, one in self._prices.residuals.exported().items()},
+            "residuals": {url: asdict(one) for url, one in self._estimator.residuals.exported().items()},
         }
 
 
@@ -196,18 +196,18 @@ class Placement:
         return left if instance is route.prefill else left + ask.new_tokens
 
     def work(self, instance: Instance) -> PrefillReservation | None:
-        """The prefill that it is charged with from now on. None: not one that was priced."""
-        price = self.route.price(instance)
-        if price is None or price.way is None:
+        """The prefill that it is charged with from now on. None: not one with an estimate."""
+        estimate = self.route.estimate(instance)
+        if estimate is None or estimate.plan is None:
             return None
-        fetch = price.way.fetch
+        plan, fetch = estimate.plan, estimate.plan.fetch
         work = PrefillReservation(
-            instance, price.work, fetch and fetch.source, price.way.sending, self._prefilled
+            instance, estimate.busy_s, fetch and fetch.source, plan.source_busy_s, self._prefilled
         )
         if fetch is not None:
-            asyncio.get_running_loop().call_later(price.queue + price.way.fetch_s, work.fetched)
+            asyncio.get_running_loop().call_later(estimate.queue_s + plan.fetch_s, work.fetched)
         if not self.ask.tells_first and instance.role is Role.COLOCATED:
-            asyncio.get_running_loop().call_later(price.prefilled, work.drop)
+            asyncio.get_running_loop().call_later(estimate.until_prefilled_s, work.drop)
         return work
 
     def hint(self, fields: dict[str, Any], path: str) -> dict[str, Any]:

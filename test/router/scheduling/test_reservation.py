@@ -33,19 +33,17 @@ def test_nothing_is_left_of_a_thousand_thirds():
     assert one.charged_seconds == 0
 
 
-def test_the_queue_gets_shorter_while_the_first_of_it_runs(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("router.instances.instance.time.monotonic", lambda: now[0])
-    one = Instance("http://a:1", Role.PREFILL)
+def test_the_queue_gets_shorter_while_the_first_of_it_runs(clock):
+    one = Instance("http://a:1", Role.PREFILL, clock=clock)
     first, second = PrefillReservation(one, 10.0), PrefillReservation(one, 2.0)
-    assert prefill_queues([one], now[0] + 9.5) == [2.5]
+    assert prefill_queues([one], clock.now + 9.5) == [2.5]
     # It takes longer than was predicted: the second has still all before it.
-    now[0] += 15
-    assert prefill_queues([one], now[0]) == [2.0]
+    clock.now += 15
+    assert prefill_queues([one], clock.now) == [2.0]
     first.done()
-    assert prefill_queues([one], now[0] + 0.5) == [1.5]
+    assert prefill_queues([one], clock.now + 0.5) == [1.5]
     second.drop()
-    assert prefill_queues([one], now[0]) == [one.charged_seconds] == [0]
+    assert prefill_queues([one], clock.now) == [one.charged_seconds] == [0]
 
 
 def test_a_source_is_free_again_once_it_has_sent():

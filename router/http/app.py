@@ -20,14 +20,14 @@ from router.fleet.health import HealthWatch
 from router.fleet.workers import Workers
 from router.forwarding.forwarder import Front
 from router.http.auth import bearer, demanding
-from router.http.endpoints import ENDPOINTS
+from router.http.endpoints import ENDPOINTS, routes
 from router.http.generate_probe import GenerateProbe
-from router.http.handlers import Handlers
 from router.http.response import failures_as_json
-from router.http.shutdown import Gate
+from router.http.services import SERVICES, Services
+from router.http.shutdown import GracefulShutdown
 from router.instances.registry import Registry
 from router.kv_events import Feeds
-from router.metrics import METRICS, Metrics
+from router.metrics import Metrics
 from router.policies import ALIASES, POLICIES, PerRolePolicy, Policy
 from router.prefix_tree import EventTree, PromptTree, ResponseTree
 from router.prompt.tokens import Tokens
@@ -41,9 +41,9 @@ KEEPALIVE_SECS = 2.0
 
 @asynccontextmanager
 async def running_app(
-    config: RouterConfig, gate: Gate
+    config: RouterConfig, shutdown: GracefulShutdown
 ) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
-    """The application behind `gate`, and the task of its health checks, which leaving the block ends.
+    """The application behind `shutdown`, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash.
     """
@@ -58,17 +58,26 @@ async def running_app(
         front = Front(config, registry, routing, session)
         stack.push_async_callback(front.close)
         checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
-        canary = GenerateProbe(front, config)
-        stack.push_async_callback(canary.close)
+        generate_probe = GenerateProbe(front, config)
+        stack.push_async_callback(generate_probe.close)
         workers = Workers(registry, watch, config, routing.forget)
         stack.push_async_callback(workers.close)
-        middlewares = _middlewares(config, gate)
+        middlewares = _middlewares(config, shutdown)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
-        fanout = Fanout(registry, session, config)
-        metrics = app[METRICS] = Metrics(registry, routing)
+        metrics = Metrics(registry, routing)
         metrics.watch(app)
-        handlers = Handlers(config, registry, routing, front, fanout, canary, workers, feeds, metrics)
-        app.add_routes(handlers.routes())
+        app[SERVICES] = Services(
+            config=config,
+            registry=registry,
+            scheduler=routing,
+            forwarder=front,
+            fanout=Fanout(registry, session, config),
+            generate_probe=generate_probe,
+            workers=workers,
+            feeds=feeds,
+            metrics=metrics,
+        )
+        app.add_routes(routes())
         yield app, checks
 
 
@@ -116,11 +125,11 @@ def _named(name: str) -> str:
     return ALIASES.get(name, name)
 
 
-def _middlewares(config: RouterConfig, gate: Gate) -> list[Middleware]:
+def _middlewares(config: RouterConfig, shutdown: GracefulShutdown) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
     public = frozenset(one.path for one in ENDPOINTS if one.public)
     keys = [demanding(config.api_key, public)] if config.api_key else []
-    return [failures, gate.watch, *keys]
+    return [failures, shutdown.middleware, *keys]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:

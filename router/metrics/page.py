@@ -32,9 +32,6 @@ class Metrics:
         return web.Response(body=encode(self._all), headers={"Content-Type": kind})
 
 
-METRICS = web.AppKey("METRICS", Metrics)
-
-
 def scraped_app(metrics: Metrics) -> web.Application:
     """An application of that page alone, for a port of its own."""
     app = web.Application()

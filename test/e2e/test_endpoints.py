@@ -9,7 +9,8 @@ import urllib.request
 
 import pytest
 
-from router.http.endpoints import ENDPOINTS, Who
+from router.http.endpoint import AnsweredBy
+from router.http.endpoints import ENDPOINTS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -61,7 +62,7 @@ def test_a_model_is_a_stock_servers(from_stock, one_p_one_d, path):
     assert scenario(one_p_one_d.url) == from_stock(path, scenario)
 
 
-@pytest.mark.parametrize("path", [one.path for one in ENDPOINTS if one.who is Who.COLOCATED])
+@pytest.mark.parametrize("path", [one.path for one in ENDPOINTS if one.answered_by is AnsweredBy.COLOCATED])
 def test_what_a_pair_cannot_do_is_refused_at_once(one_p_one_d, post, path):
     status, answer = post(one_p_one_d.url, path, {"model": MODEL, "input": "a", "messages": []}, seconds=5)
     assert status == 400

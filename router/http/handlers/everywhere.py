@@ -1,0 +1,34 @@
+"""Endpoints that every instance answers for itself; the router puts the answers together."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from router.errors import BadRequest
+from router.http.messages import json_response, read_request
+from router.http.response import deliver
+from router.http.services import SERVICES
+
+
+async def abort_request(request: web.Request) -> web.StreamResponse:
+    services, raw = request.app[SERVICES], await read_request(request)
+    services.forwarder.aborted.hear(raw)
+    answer = await services.fanout.abort_request(request.path_qs, request.headers, raw)
+    return await deliver(request, answer, services.config.request_timeout_secs)
+
+
+async def flush_cache(request: web.Request) -> web.Response:
+    status, report = await request.app[SERVICES].fanout.flush_cache(request.path_qs, request.headers)
+    return json_response(report, status)
+
+
+async def server_info(request: web.Request) -> web.Response:
+    return json_response(await request.app[SERVICES].fanout.server_info(request.headers))
+
+
+async def loads(request: web.Request) -> web.StreamResponse:
+    if (wanted := request.query.get("format", "json")) != "json":
+        raise BadRequest(f"format={wanted!r:.40}: loads are summed up as JSON only; ask an instance itself")
+    services = request.app[SERVICES]
+    answer = await services.fanout.loads(request.path_qs, request.headers)
+    return await deliver(request, answer, services.config.request_timeout_secs)

@@ -17,8 +17,7 @@ from aiohttp import web
 from router.config.settings import RouterConfig
 from router.errors import Failure, InstanceRefused, NoInstance
 from router.forwarding import logprobs
-from router.forwarding.aborted import Aborted
-from router.forwarding.aborts import Aborts
+from router.forwarding.aborts import AbortSender, ClientAborts
 from router.forwarding.pair import Pairs
 from router.forwarding.retries import Retries
 from router.forwarding.upstream import Answer, Request, UpstreamRequest
@@ -36,7 +35,7 @@ SERVED_BY = web.RequestKey("served_by", str)
 class Front:
     """Has it chosen who serves a request, and runs it there.
 
-    `aborted` must hear what clients abort by name.
+    `client_aborts` must have what clients abort by name.
     """
 
     def __init__(
@@ -47,13 +46,13 @@ class Front:
         self._routing = routing
         self._session = session
         self._pairs = Pairs()
-        self._aborts = Aborts(session)
-        self.aborted = Aborted()
-        self._retries = Retries(config, self.aborted, self._aborts)
+        self._abort_sender = AbortSender(session)
+        self.client_aborts = ClientAborts()
+        self._retries = Retries(config, self.client_aborts, self._abort_sender)
 
     async def close(self) -> None:
         await self._pairs.close()
-        await self._aborts.close()
+        await self._abort_sender.close()
 
     @asynccontextmanager
     async def generate(self, request: web.Request, raw: bytes) -> AsyncIterator[Answer]:
@@ -157,7 +156,7 @@ class Front:
         request[SERVED_BY] = instance.role.value
         forwarded = headers.to_instance(request.headers, credentials=self._config.passes_credentials)
         begun = asyncio.get_running_loop().time()
-        abandoned = partial(self._aborts.send, instance, rid, forwarded.copy(), begun) if rid else None
+        abandoned = partial(self._abort_sender.send, instance, rid, forwarded.copy(), begun) if rid else None
         if raw:
             forwarded["Content-Length"] = str(len(raw))
         sent = Request(request.method, request.path_qs, forwarded, raw)

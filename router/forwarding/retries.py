@@ -10,8 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from router.config.settings import RouterConfig
 from router.errors import Failure, NoInstance
-from router.forwarding.aborted import Aborted
-from router.forwarding.aborts import Aborts
+from router.forwarding.aborts import AbortSender, ClientAborts
 from router.forwarding.upstream import ABORTED, Answer
 from router.instances.instance import Instance
 
@@ -33,26 +32,26 @@ class Retries:
     No try begins later than `request_timeout_secs` after the first.
     """
 
-    def __init__(self, config: RouterConfig, aborted: Aborted, aborts: Aborts) -> None:
+    def __init__(self, config: RouterConfig, client_aborts: ClientAborts, abort_sender: AbortSender) -> None:
         self._config = config
-        self._aborted = aborted
-        self._aborts = aborts
+        self._client_aborts = client_aborts
+        self._abort_sender = abort_sender
 
     @asynccontextmanager
     async def run(self, once: Once, rids: Collection[str] = ()) -> AsyncIterator[Answer]:
         """`rids`: the names by which the client may abort the request meanwhile. Raises Failure."""
-        tries, heard = _Tries(self._config), self._aborted.count
+        tries, heard = _Tries(self._config), self._client_aborts.count
         async with AsyncExitStack() as stack:
             while True:
                 answer, failure = await _begin(stack, once, tries.failed)
                 pause = None if failure is None else tries.pause(failure)
-                if pause is None or self._aborted.since(heard, rids):
+                if pause is None or self._client_aborts.any_since(heard, rids):
                     break
                 answer = None
                 await stack.aclose()
                 logger.info("trying a request again: %s", tries.why)
-                await asyncio.gather(asyncio.sleep(pause), self._aborts.sent(rids))
-                if self._aborted.since(heard, rids):
+                await asyncio.gather(asyncio.sleep(pause), self._abort_sender.wait(rids))
+                if self._client_aborts.any_since(heard, rids):
                     break
             if answer is None:
                 assert tries.why is not None

@@ -12,7 +12,7 @@ from router.http.services import SERVICES
 
 async def abort_request(request: web.Request) -> web.StreamResponse:
     services, raw = request.app[SERVICES], await read_request(request)
-    services.forwarder.aborted.hear(raw)
+    services.forwarder.client_aborts.record(raw)
     answer = await services.fanout.abort_request(request.path_qs, request.headers, raw)
     return await deliver(request, answer, services.config.request_timeout_secs)
 

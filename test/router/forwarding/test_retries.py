@@ -7,7 +7,7 @@ import random
 import pytest
 
 from router.config.settings import RouterConfig
-from router.forwarding.aborted import Aborted
+from router.forwarding.aborts import ClientAborts
 from router.forwarding.retries import backoff
 
 BODY = {"text": "hi", "sampling_params": {"max_new_tokens": 4}}
@@ -278,12 +278,12 @@ def test_pauses_grow_and_are_bounded():
 
 
 def test_aborts_are_remembered_in_bounds():
-    aborted = Aborted()
+    aborts = ClientAborts()
     for number in range(10_000):
-        aborted.hear(json.dumps({"rid": f"r{number}"}).encode())
+        aborts.record(json.dumps({"rid": f"r{number}"}).encode())
     for raw in (b"", b"[]", b"{", b"\xff"):
-        aborted.hear(raw)
-    assert aborted.since(9_000, ["r9999-1"])
-    assert not aborted.since(9_000, ["q"])
-    assert not aborted.since(10_000, ["r9999"])
-    assert not aborted.since(0, ["r9"])
+        aborts.record(raw)
+    assert aborts.any_since(9_000, ["r9999-1"])
+    assert not aborts.any_since(9_000, ["q"])
+    assert not aborts.any_since(10_000, ["r9999"])
+    assert not aborts.any_since(0, ["r9"])

@@ -9,7 +9,7 @@ from aiohttp import web
 from router.config.settings import RouterConfig
 from router.fleet.fanout import Fanout
 from router.fleet.workers import Workers
-from router.forwarding.forwarder import Front
+from router.forwarding.forwarder import Forwarder
 from router.http.generate_probe import GenerateProbe
 from router.instances.registry import Registry
 from router.kv_events import Feeds
@@ -24,7 +24,7 @@ class Services:
     config: RouterConfig
     registry: Registry
     scheduler: Scheduler
-    forwarder: Front
+    forwarder: Forwarder
     fanout: Fanout
     generate_probe: GenerateProbe
     workers: Workers

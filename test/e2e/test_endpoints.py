@@ -156,7 +156,7 @@ def test_doctor_explain_and_metrics_tell_of_a_running_cluster(one_p_one_d, post)
     assert [one for one in findings if one["state"] == "wrong"] == []
     assert examined.returncode == 0
     decision = json.loads(memserve("explain", text, "--url", url, "--json").stdout)
-    prices = {one["role"]: one["price"] for one in decision["candidates"]}
+    prices = {one["role"]: one["cost"] for one in decision["candidates"]}
     assert decision["tokenised"]
     assert prices["prefill"]["total_ms"] > 0
     assert max(one["cached_tokens"] for one in decision["candidates"]) >= 32

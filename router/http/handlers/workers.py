@@ -20,7 +20,7 @@ async def list_workers(request: web.Request) -> web.Response:
     registry, feeds = services.registry, services.feeds
     incompatibilities = compatibility.by_instance(registry.instances)
     workers = [
-        {**instance.describe(), "misfits": incompatibilities.get(instance, [])}
+        {**instance.describe(), "incompatibilities": incompatibilities.get(instance, [])}
         for instance in registry.instances
     ]
     stats = {f"{kind}_count": len(registry.of(role)) for kind, role in _COUNTED.items()}

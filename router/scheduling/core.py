@@ -1,0 +1,68 @@
+"""The router's decisions put together: the server and the simulator run the same composition."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router.config.settings import RouterConfig
+from router.cost.estimator import CostEstimator
+from router.cost.speeds import Speeds
+from router.instances.registry import Registry
+from router.policies import ALIASES, POLICIES, PerRolePolicy, Policy
+from router.prefix_tree import EventTree, PromptTree, ResponseTree
+from router.prompt.tokens import Tokens
+from router.scheduling.placement import Timer
+from router.scheduling.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterCore:
+    """What decides. `tree` is of EventTree where instances' events are followed."""
+
+    tree: PromptTree
+    estimator: CostEstimator
+    scheduler: Scheduler
+
+
+def router_core(
+    config: RouterConfig,
+    registry: Registry,
+    tokens: Tokens,
+    *,
+    timer: Timer,
+    clock: Callable[[], float] = time.monotonic,
+    wall_clock: Callable[[], float] = time.time,
+) -> RouterCore:
+    """`timer`: an event loop, or a simulator's. `clock`: seconds, monotonic; `wall_clock`: since 1970."""
+    tree = _tree(config, clock)
+    estimator = CostEstimator(Speeds(config.profile))
+    policy = _policy(config, tree, estimator)
+    scheduler = Scheduler(
+        config, registry, policy, tree, tokens, estimator, timer=timer, clock=clock, wall_clock=wall_clock
+    )
+    return RouterCore(tree, estimator, scheduler)
+
+
+def _tree(config: RouterConfig, clock: Callable[[], float]) -> PromptTree:
+    if config.tree_update == "response":
+        return ResponseTree(config.tree_ttl, config.max_tree_size, clock)
+    return EventTree(config.tree_ttl, config.prediction_ttl, config.max_tree_size, clock)
+
+
+def _policy(config: RouterConfig, tree: PromptTree, estimator: CostEstimator) -> Policy:
+    prefill, decode = (
+        _resolved(name or config.policy) for name in (config.prefill_policy, config.decode_policy)
+    )
+    policy = POLICIES[prefill](tree, estimator)
+    return policy if prefill == decode else PerRolePolicy(policy, POLICIES[decode](tree, estimator))
+
+
+def _resolved(name: str) -> str:
+    if name in ALIASES:
+        logger.info("policy %s of sglang_router is %s here", name, ALIASES[name])
+    return ALIASES.get(name, name)

@@ -85,7 +85,7 @@ def house(policy: str, tree: PromptTree) -> House:
     instances = [Instance(f"http://10.0.0.{number}:30000", role) for number, role in enumerate(roles())]
     for one in instances:
         one.up()
-        one.server_info = ServerInfo(page_size=PAGE, instance=one.url)
+        one.learn(ServerInfo(page_size=PAGE, instance=one.url))
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
@@ -139,7 +139,7 @@ def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[fl
     took, running = [], list[Reservations]()
     for ask in itertools.islice(asked, count):
         began = time.perf_counter()
-        placement = where.routing.decide(where.registry, ask, "/generate")
+        placement = where.routing.decide(where.registry.candidates, ask, "/generate")
         assert placement is not None
         reservations = placement.reserve()
         took.append((time.perf_counter() - began) * 1e6)
@@ -155,7 +155,7 @@ def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[fl
 async def followed(where: House, tree: EventTree, source: Feeding) -> AsyncIterator[Feeds]:
     """Once all that instances have is in the tree."""
     for one, endpoint in zip(where.registry.instances, source.endpoints, strict=True):
-        one.server_info = ServerInfo(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION))
+        one.learn(ServerInfo(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION)))
     feeds = Feeds(where.registry.instances, tree.mirrors)
     task = asyncio.create_task(feeds.run())
     try:
@@ -178,7 +178,7 @@ async def decide_beside(where: House, asked: Iterator[RoutingRequest], took: lis
         await asyncio.sleep(0.001)
         began = time.perf_counter()
         await asyncio.sleep(0)
-        where.routing.decide(where.registry, ask, "/generate")
+        where.routing.decide(where.registry.candidates, ask, "/generate")
         took.append((time.perf_counter() - began) * 1e6)
 
 

@@ -14,11 +14,11 @@ import orjson
 from router.config.settings import RouterConfig
 from router.errors import JSON_HEADERS, NoInstance, error_fields
 from router.fleet.loads import summed_up
-from router.forwarding.upstream import Answer, AnswerTooLarge, read, trouble
-from router.http.auth import without_secrets
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
+from router.protocol.answer import Answer, AnswerTooLarge, describe_error, read_body
 from router.protocol.headers import to_client, to_instance
+from router.protocol.redaction import without_secrets
 
 _ANSWER_LIMIT = 16 << 20
 
@@ -160,10 +160,10 @@ class Fanout:
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as response:
-                answer = await read(response, _ANSWER_LIMIT)
+                answer = await read_body(response, _ANSWER_LIMIT)
                 return Reply(instance, response.status, response.headers, answer)
         except (aiohttp.ClientError, OSError, AnswerTooLarge) as error:
-            return Reply(instance, 502, {}, trouble(error).encode(), answered=False)
+            return Reply(instance, 502, {}, describe_error(error).encode(), answered=False)
 
 
 def _in_common(infos: list[dict[str, Any]]) -> dict[str, Any]:

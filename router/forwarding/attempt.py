@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from router.errors import InstanceRefused
 from router.forwarding.record import RequestRecord
-from router.forwarding.upstream import Answer
 from router.protocol import bootstrap
+from router.protocol.answer import Answer
 from router.protocol.usage import Outcome, watched
 from router.scheduling.placement import Placement
 from router.scheduling.scheduler import Scheduler

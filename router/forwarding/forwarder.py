@@ -64,7 +64,7 @@ class Forwarder:
             return await self.any_instance(request, raw)
         chosen = await self._scheduler.choose(parsed.fields, request.path, len(raw))
 
-        def new_attempt(failed: Collection[Instance]) -> Attempt:
+        def new_attempt(failed: Collection[str]) -> Attempt:
             placement = self._scheduler.again(chosen, failed) if failed else chosen
             return self._generation(placement, request, parsed)
 
@@ -73,7 +73,7 @@ class Forwarder:
     async def any_instance(self, request: web.Request, raw: bytes = b"") -> Attempt:
         """The request as it came, on some healthy instance. Raises Failure."""
 
-        def new_attempt(failed: Collection[Instance]) -> Attempt:
+        def new_attempt(failed: Collection[str]) -> Attempt:
             instance = self._registry.any_healthy(failed)
             if instance is None:
                 raise NoInstance(self._registry.unservable() or "no healthy instance")
@@ -87,7 +87,7 @@ class Forwarder:
         if chosen is None:
             raise self._registry.no_colocated(pd_unsupported_reason)
 
-        def new_attempt(failed: Collection[Instance]) -> Attempt:
+        def new_attempt(failed: Collection[str]) -> Attempt:
             placement = self._scheduler.again(chosen, failed) if failed else chosen
             request[RECORD].served_by(placement.route.decode, decision=placement.decision)
             upstream = self._upstream(placement.reserve().decode, request, raw)
@@ -116,7 +116,9 @@ class Forwarder:
         rid = bootstrap.request_id(fields, path, new=route.prefill is not None)
         added: dict[str, Any] = {}
         if route.prefill is not None:
-            added = bootstrap.bootstrap_fields(fields, route.prefill, path)
+            added = bootstrap.bootstrap_fields(
+                fields, path, route.prefill.bootstrap_host, route.prefill.bootstrap_port
+            )
             if rid and fields.get("rid") is None:
                 added["rid"] = rid
         hint = placement.hint(fields, path)

@@ -7,7 +7,8 @@ import logging
 from typing import Any
 
 from router.forwarding.logprobs import PromptLogprobs
-from router.forwarding.upstream import Answer, UpstreamRequest
+from router.forwarding.upstream import UpstreamRequest
+from router.protocol.answer import Answer
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from router.errors import Failure, NoInstance
 from router.forwarding.aborts import AbortSender, ClientAborts
 from router.forwarding.attempt import Attempt
 from router.forwarding.upstream import ABORTED
-from router.instances.instance import Instance
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +22,8 @@ _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 # SGLang's words for a name that another request has: the attempt before, which has not ended yet there.
 _NAME_TAKEN = b"Duplicate request ID"
 
-# Without the instances that have failed, if there are others. Raises Failure.
-NewAttempt = Callable[[Collection[Instance]], Attempt]
+# At none of the URLs of instances that have failed, if there are others. Raises Failure.
+NewAttempt = Callable[[Collection[str]], Attempt]
 
 
 class Retries:
@@ -57,7 +56,7 @@ class Retries:
         failures = _Failures(backoff(self._config, self._rng), self._config.request_timeout_secs, self._clock)
         aborts_before = self._client_aborts.count
         while True:
-            attempt, failure = await _run(new_attempt, failures.instances)
+            attempt, failure = await _run(new_attempt, failures.urls)
             pause = None if failure is None else failures.pause_after(failure)
             if pause is None or self._client_aborts.any_since(aborts_before, rids):
                 break
@@ -76,10 +75,10 @@ class Retries:
 
 
 class _Failures:
-    """Those of one request. `instances`: which of them failed it; `last`: what the client gets at the end."""
+    """Those of one request. `urls`: the instances' that failed; `last`: what the client gets at the end."""
 
     def __init__(self, pauses: Iterator[float], timeout_s: float, clock: Callable[[], float]) -> None:
-        self.instances: set[Instance] = set()
+        self.urls: set[str] = set()
         self.last: Failure | None = None
         self._pauses = pauses
         self._clock = clock
@@ -90,21 +89,19 @@ class _Failures:
         # The instance that failed may be back by then, and its failure says more than that none is there.
         if self.last is None or not isinstance(failure, NoInstance):
             self.last = failure
-        if not self._worth_retrying(self.last) or self.last.instance is None:
+        if not self._worth_retrying(self.last) or self.last.instance_url is None:
             return None
-        self.instances.add(self.last.instance)
+        self.urls.add(self.last.instance_url)
         pause = next(self._pauses, None)
         return None if pause is None or self._clock() + pause > self._deadline else pause
 
     def _worth_retrying(self, failure: Failure) -> bool:
         if ABORTED in failure.body:
             return False
-        return failure.code in _RETRIED or (bool(self.instances) and _NAME_TAKEN in failure.body)
+        return failure.code in _RETRIED or (bool(self.urls) and _NAME_TAKEN in failure.body)
 
 
-async def _run(
-    new_attempt: NewAttempt, failed: Collection[Instance]
-) -> tuple[Attempt | None, Failure | None]:
+async def _run(new_attempt: NewAttempt, failed: Collection[str]) -> tuple[Attempt | None, Failure | None]:
     """The attempt if it has an answer, and its failure if that is one."""
     try:
         attempt = new_attempt(failed)

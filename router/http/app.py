@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from router.config.settings import RouterConfig
+from router.fleet.factory import new_registry
 from router.fleet.fanout import Fanout
 from router.fleet.health import HealthWatch
 from router.fleet.workers import Workers
@@ -43,9 +44,10 @@ async def running_app(
 ) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
     """The application behind `shutdown`, and the task of its health checks, which leaving the block ends.
 
-    All instances have been probed once. The task ends by itself only if the checks crash.
+    All instances have been probed once. The task ends by itself only if the checks crash. Raises ConfigError
+    for a --profile that cannot be read.
     """
-    registry = Registry.from_config(config)
+    registry = new_registry(config)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
     core = router_core(config, registry, tokens, timer=asyncio.get_running_loop())
     scheduler = core.scheduler

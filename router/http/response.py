@@ -12,8 +12,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 from router.errors import JSON_HEADERS, Failure, error_body
 from router.forwarding.record import RECORD
-from router.forwarding.upstream import Answer
 from router.protocol import sse
+from router.protocol.answer import Answer
 
 logger = logging.getLogger(__name__)
 

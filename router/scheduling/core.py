@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router.config.settings import RouterConfig
+from router.config.names import POLICY_ALIASES
+from router.config.settings import ConfigError, RouterConfig
 from router.cost.estimator import CostEstimator
+from router.cost.profile import ProfileError
 from router.cost.speeds import Speeds
 from router.instances.registry import Registry
-from router.policies import ALIASES, POLICIES, PerRolePolicy, Policy
+from router.policies import POLICIES, PerRolePolicy, Policy
 from router.prefix_tree import EventTree, PromptTree, ResponseTree
 from router.prompt.tokens import Tokens
 from router.scheduling.placement import Timer
@@ -38,14 +40,24 @@ def router_core(
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
 ) -> RouterCore:
-    """`timer`: an event loop, or a simulator's. `clock`: seconds, monotonic; `wall_clock`: since 1970."""
+    """`timer`: an event loop, or a simulator's. `clock`: seconds, monotonic; `wall_clock`: since 1970.
+
+    Raises ConfigError for a --profile that cannot be read.
+    """
     tree = _tree(config, clock)
-    estimator = CostEstimator(Speeds(config.profile))
+    estimator = _estimator(config)
     policy = _policy(config, tree, estimator)
     scheduler = Scheduler(
         config, registry, policy, tree, tokens, estimator, timer=timer, clock=clock, wall_clock=wall_clock
     )
     return RouterCore(tree, estimator, scheduler)
+
+
+def _estimator(config: RouterConfig) -> CostEstimator:
+    try:
+        return CostEstimator(Speeds(config.profile))
+    except ProfileError as error:
+        raise ConfigError(f"--profile {error}") from error
 
 
 def _tree(config: RouterConfig, clock: Callable[[], float]) -> PromptTree:
@@ -63,6 +75,6 @@ def _policy(config: RouterConfig, tree: PromptTree, estimator: CostEstimator) ->
 
 
 def _resolved(name: str) -> str:
-    if name in ALIASES:
-        logger.info("policy %s of sglang_router is %s here", name, ALIASES[name])
-    return ALIASES.get(name, name)
+    if name in POLICY_ALIASES:
+        logger.info("policy %s of sglang_router is %s here", name, POLICY_ALIASES[name])
+    return POLICY_ALIASES.get(name, name)

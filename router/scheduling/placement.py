@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from router.instances.instance import Instance, Role
-from router.instances.registry import Registry
 from router.policies import Route
 from router.prefix_tree import NOTHING
 from router.prompt.request import RoutingRequest
@@ -32,20 +31,18 @@ class Reservations(NamedTuple):
 
 
 class Placement:
-    """A choice among `candidates`, for as long as its request lasts.
+    """A choice of instances, for as long as its request lasts.
 
     `cache_epochs`: those of the chosen instances when they were chosen.
     """
 
     def __init__(
         self,
-        candidates: Registry,
         request: RoutingRequest,
         decision: Decision,
         timer: Timer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.candidates = candidates
         self.request = request
         self.decision = decision
         self.route: Route = decision.route

@@ -12,6 +12,7 @@ import numpy as np
 from router.config.settings import RouterConfig
 from router.cost.estimator import CostEstimator
 from router.errors import BadRequest, NoInstance
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.policies import Policy
@@ -77,14 +78,19 @@ class Scheduler:
         if self._policy.needs_prices:
             await self._estimator.speeds.prepare(self._registry.instances)
         tokens = await self._tokens.of(fields, path, size) if self.needs_tokens else None
-        candidates, refusal = self._registry, None
+        refusal = None
         if several := bootstrap.several_samples(fields, path):
-            candidates = Registry(instance for instance in candidates.instances if instance.takes_samples)
             refusal = f"n={several}: {_ONE_SAMPLE}"
         if pd_reason := bootstrap.pd_unsupported_reason(fields, path, self._config.max_batch_prompts):
             refusal = pd_reason
-        request = routing_request(fields, size, tokens=tokens, colocated_only=pd_reason is not None)
-        if (placement := self._decided(candidates, request, path)) is not None:
+        request = routing_request(
+            fields,
+            size,
+            tokens=tokens,
+            colocated_only=pd_reason is not None,
+            several_samples=several is not None,
+        )
+        if (placement := self._decided(self._candidates(request), request, path)) is not None:
             return placement
         if reason := self._registry.unservable():
             raise NoInstance(reason)
@@ -94,12 +100,13 @@ class Scheduler:
             raise NoInstance("no instance has reported yet whether it takes n > 1")
         raise BadRequest(refusal or "no instance takes this request")
 
-    def again(self, before: Placement, failed: Collection[Instance]) -> Placement:
-        """Another choice for the same request, without the `failed` instances if there are others.
+    def again(self, before: Placement, failed: Collection[str]) -> Placement:
+        """Another choice for the same request, at none of the `failed` URLs if possible.
 
         Raises NoInstance.
         """
-        candidates, request, path = before.candidates, before.request, before.decision.path
+        request, path = before.request, before.decision.path
+        candidates = self._candidates(request)
         placement = self.decide(candidates.without(failed), request, path)
         placement = placement or self.decide(candidates, request, path)
         if placement is None:
@@ -109,15 +116,21 @@ class Scheduler:
     def colocated(self, path: str, size: int) -> Placement | None:
         """For a request that colocated instances alone can answer, whatever it is."""
         request = RoutingRequest(prompt_tokens=guessed_tokens(size), colocated_only=True)
-        return self.decide(self._registry, request, path)
+        return self.decide(self._candidates(request), request, path)
 
-    def decide(self, candidates: Registry, request: RoutingRequest, path: str) -> Placement | None:
+    def _candidates(self, request: RoutingRequest) -> Candidates:
+        candidates = self._registry.candidates
+        if not request.several_samples:
+            return candidates
+        return candidates.only(lambda instance: instance.takes_samples)
+
+    def decide(self, candidates: Candidates, request: RoutingRequest, path: str) -> Placement | None:
         """The policy's choice among `candidates`, on record. None: no instance can serve this."""
         if (placement := self._decided(candidates, request, path)) is not None:
             self.decisions.add(placement.decision)
         return placement
 
-    def _decided(self, candidates: Registry, request: RoutingRequest, path: str) -> Placement | None:
+    def _decided(self, candidates: Candidates, request: RoutingRequest, path: str) -> Placement | None:
         # Wall time, in a simulation too: it measures the policy itself.
         began = time.perf_counter()
         route = self._policy.route(candidates, request)
@@ -138,7 +151,7 @@ class Scheduler:
             decision_s=decision_s,
             made_at=self._wall_clock(),
         )
-        return Placement(candidates, request, decision, self._timer, self._clock)
+        return Placement(request, decision, self._timer, self._clock)
 
     def began(self, placement: Placement) -> None:
         """A stream has begun: the instance that prefilled has the prompt now, whatever the rest will be."""
@@ -171,7 +184,7 @@ class Scheduler:
 
     def forget(self, instance: Instance) -> None:
         """It has left for good."""
-        self._estimator.residuals.forget(instance.url)
+        self._estimator.forget(instance)
 
     def describe(self) -> dict[str, Any]:
         residuals = self._estimator.residuals.exported()

@@ -6,7 +6,7 @@ import pytest
 
 from router.errors import InstanceFailed
 from router.forwarding.pair import _first_answer
-from router.forwarding.upstream import Answer
+from router.protocol.answer import Answer
 
 
 async def ending_at_once(prefill, decode):

@@ -9,8 +9,8 @@ import pytest
 
 from router.cost.estimator import CostEstimator
 from router.cost.speeds import Speeds
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
-from router.instances.registry import Registry
 from router.instances.server_info import ServerInfo
 from router.policies import CostModelPolicy, cost_model
 from router.prefix_tree import Cached
@@ -20,6 +20,12 @@ from router.scheduling.reservation import PrefillReservation
 TOKENS = np.arange(4096, dtype=np.int32)
 ASK = RoutingRequest(tokens=TOKENS, prompt_tokens=4096, new_tokens=64)
 PAGE = 16
+
+
+def reserved(instance, seconds, source=None, sending_s=0.0):
+    prefill = PrefillReservation(instance, seconds, source=source, sending_s=sending_s)
+    prefill.reserve()
+    return prefill
 
 
 class Tree:
@@ -42,17 +48,17 @@ class House:
             for role, count in counts.items()
         }
         self.p, self.d, self.c = made.values()
-        self.registry = Registry([*self.p, *self.d, *self.c])
-        for one in self.registry.instances:
+        self.candidates = Candidates([*self.p, *self.d, *self.c])
+        for one in self.candidates.instances:
             one.up()
-            one.server_info = ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda")
+            one.learn(ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda"))
         self.tree = Tree()
         self.prices = CostEstimator(Speeds())
         self.policy = CostModelPolicy(self.tree, self.prices)
-        self.speed = self.prices.speeds.of(self.registry.instances[0])
+        self.speed = self.prices.speeds.of(self.candidates.instances[0])
 
     def route(self, ask=ASK):
-        return self.policy.route(self.registry, ask)
+        return self.policy.route(self.candidates, ask)
 
     def has(self, one, tokens, hbm=None):
         self.tree.has[one] = Cached(tokens, tokens if hbm is None else hbm)
@@ -64,10 +70,10 @@ class House:
             route = self.route(ask)
             way = route.price(route.first).way
             source = way.fetch and way.fetch.source
-            works.append(PrefillReservation(route.first, route.price(route.first).work, source, way.sending))
+            works.append(reserved(route.first, route.price(route.first).work, source, way.sending))
             routes.append(route)
         for work in works:
-            work.drop()
+            work.release()
         return routes
 
 
@@ -98,11 +104,11 @@ def test_a_busy_holder_is_left_at_the_queue_that_the_model_computes(fetch_s):
         elsewhere = min(elsewhere, moved + min(elsewhere - there, speed.forward_s))
     crossover = elsewhere - there
     for queue, chosen in ((0.9 * crossover, holder), (1.1 * crossover, other)):
-        work = PrefillReservation(holder, queue)
+        work = reserved(holder, queue)
         route = house.route()
         assert route.decode is chosen
         assert route.price(chosen).queue == pytest.approx(0 if chosen is other else queue, abs=1e-5)
-        work.drop()
+        work.release()
     assert holder.charged_seconds == 0
 
 
@@ -135,9 +141,9 @@ def test_who_has_no_name_in_the_mempool_neither_fetches_nor_is_fetched_from(who)
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     one = house.d[0] if who == "source" else house.p[0]
-    one.server_info, one.speed = ServerInfo(page_size=PAGE, device="cuda"), None
+    one.learn(ServerInfo(page_size=PAGE, device="cuda"))
     assert house.route().fetch is None
-    one.server_info, one.speed = ServerInfo(page_size=64, device="cuda", instance="x"), None
+    one.learn(ServerInfo(page_size=64, device="cuda", instance="x"))
     assert house.route().fetch is None
 
 
@@ -145,7 +151,7 @@ def test_of_equal_sources_the_one_that_sends_less_is_asked():
     house = House(prefill=1, decode=3)
     for one in house.d:
         house.has(one, 4080)
-    PrefillReservation(house.p[0], 0, house.d[0], 0.01)
+    reserved(house.p[0], 0, house.d[0], 0.01)
     house.d[1].charge(100_000)
     assert {house.route().fetch.source for _ in range(10)} == {house.d[2]}
 
@@ -154,7 +160,7 @@ def test_a_source_that_is_too_busy_is_spared():
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     assert how(house, house.route()) == "fetch"
-    PrefillReservation(house.p[0], 0, house.d[0], 10.0)
+    reserved(house.p[0], 0, house.d[0], 10.0)
     assert how(house, house.route()) == "recompute"
 
 
@@ -162,7 +168,7 @@ def test_a_source_is_charged_with_what_it_sends_and_not_with_its_queue_again():
     house = House(colocated=2)
     holder, other = house.c
     house.has(holder, 4080)
-    PrefillReservation(holder, 0.008)
+    reserved(holder, 0.008)
     holder.charge(4096)
     way = house.route().price(other).way
     assert way.fetch.source is holder
@@ -171,12 +177,11 @@ def test_a_source_is_charged_with_what_it_sends_and_not_with_its_queue_again():
 
 def test_one_that_has_not_told_what_it_is_looks_no_better_than_the_others():
     house = House(colocated=2)
-    house.c[1].server_info = house.c[1].speed = None
+    house.c[1].learn(None)
     for one in house.c:
-        one.server_info = one.server_info and dataclasses.replace(
-            one.server_info, model="/no/such/model", device="cpu"
+        one.learn(
+            one.server_info and dataclasses.replace(one.server_info, model="/no/such/model", device="cpu")
         )
-        one.speed = None
     price = house.route().price
     assert price(house.c[1]).way.compute_s == price(house.c[0]).way.compute_s
 
@@ -186,7 +191,7 @@ def test_another_source_that_has_less_takes_over_from_a_busy_one():
     house.has(house.d[0], 4080)
     house.has(house.d[1], 3072)
     assert house.route().fetch.source is house.d[0]
-    PrefillReservation(house.p[0], 0, house.d[0], 10.0)
+    reserved(house.p[0], 0, house.d[0], 10.0)
     assert house.route().fetch[:2] == (house.d[1], 3072)
 
 
@@ -273,10 +278,10 @@ def test_decode_instances_are_chosen_by_what_is_to_be_sent_and_by_their_steps():
 
 def test_a_busy_pair_loses_to_a_colocated_instance_and_the_reverse():
     house = House(prefill=1, decode=1, colocated=1, fetch_s=False)
-    work = PrefillReservation(house.p[0], 5.0)
+    work = reserved(house.p[0], 5.0)
     assert house.route().decode is house.c[0]
-    work.drop()
-    PrefillReservation(house.c[0], 5.0)
+    work.release()
+    reserved(house.c[0], 5.0)
     assert house.route()[:2] == (house.p[0], house.d[0])
 
 
@@ -285,7 +290,7 @@ def test_without_tokens_a_guess_at_the_length_is_priced_with_nothing_cached():
     house.has(house.c[0], 4080)
     route = house.route(RoutingRequest(prompt_tokens=4096, new_tokens=64))
     assert route.price(house.c[0]).way.compute_s == house.speed.prefill(0, 4096)
-    PrefillReservation(house.c[0], 0.01)
+    reserved(house.c[0], 0.01)
     assert house.route(RoutingRequest(prompt_tokens=4096)).decode is house.c[1]
     # A picture is long in bytes.
     huge = house.route(RoutingRequest(prompt_tokens=1 << 30))

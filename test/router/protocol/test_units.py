@@ -23,7 +23,9 @@ def test_no_room_is_0_even_if_chance_says_so(monkeypatch):
 
 def test_an_ipv6_host_loses_its_brackets():
     prefill = Instance("http://[::1]:30001", Role.PREFILL, 8998)
-    assert bootstrap_fields({"text": "a"}, prefill, "/generate")["bootstrap_host"] == "::1"
+    assert prefill.bootstrap_host == "::1"
+    fields = bootstrap_fields({"text": "a"}, "/generate", prefill.bootstrap_host, prefill.bootstrap_port)
+    assert (fields["bootstrap_host"], fields["bootstrap_port"]) == ("::1", 8998)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"1", b"{", b"null", b'"{}"', b"[" * 200_000])

@@ -89,10 +89,10 @@ def house(policy: str, tree: PromptTree) -> House:
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
-    prices = CostEstimator(Speeds())
-    chooses = POLICIES[policy](tree, prices)
+    estimator = CostEstimator(Speeds())
+    chooses = POLICIES[policy](tree, estimator)
     loop = asyncio.get_running_loop()
-    scheduler = Scheduler(config, registry, chooses, tree, tokens, prices, timer=loop)
+    scheduler = Scheduler(config, registry, chooses, tree, tokens, estimator, timer=loop)
     return House(registry, tree, scheduler)
 
 

@@ -46,9 +46,9 @@ class Predictions:
 
     def ended(self, decision: Decision) -> None:
         """Its outcome is known now."""
-        price = decision.route.price(decision.route.first)
-        if price is not None and decision.prefill_s is not None:
-            self._seconds_off.observe(price.prefilled - decision.prefill_s)
+        estimate = decision.route.estimate(decision.route.first)
+        if estimate is not None and decision.prefill_s is not None:
+            self._seconds_off.observe(estimate.until_prefilled_s - decision.prefill_s)
         outcome = decision.outcome
         if outcome is None or outcome.cached_tokens is None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,23 +40,26 @@ def router_core(
     timer: Timer,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
+    rng: random.Random | None = None,
 ) -> RouterCore:
-    """`timer`: an event loop, or a simulator's. `clock`: seconds, monotonic; `wall_clock`: since 1970.
+    """`timer`: an event loop, or a simulator's. `clock`: seconds, monotonic, the same as the instances';
+    `wall_clock`: since 1970. `rng` draws wherever instances are equal.
 
     Raises ConfigError for a --profile that cannot be read.
     """
     tree = _tree(config, clock)
-    estimator = _estimator(config)
-    policy = _policy(config, tree, estimator)
+    rng = rng or random.Random()
+    estimator = _estimator(config, clock, rng)
+    policy = _policy(config, tree, estimator, rng)
     scheduler = Scheduler(
-        config, registry, policy, tree, tokens, estimator, timer=timer, clock=clock, wall_clock=wall_clock
+        config, registry, policy, tree, tokens, estimator, timer=timer, wall_clock=wall_clock
     )
     return RouterCore(tree, estimator, scheduler)
 
 
-def _estimator(config: RouterConfig) -> CostEstimator:
+def _estimator(config: RouterConfig, clock: Callable[[], float], rng: random.Random) -> CostEstimator:
     try:
-        return CostEstimator(Speeds(config.profile))
+        return CostEstimator(Speeds(config.profile), clock=clock, rng=rng)
     except ProfileError as error:
         raise ConfigError(f"--profile {error}") from error
 
@@ -66,12 +70,12 @@ def _tree(config: RouterConfig, clock: Callable[[], float]) -> PromptTree:
     return EventTree(config.tree_ttl, config.prediction_ttl, config.max_tree_size, clock)
 
 
-def _policy(config: RouterConfig, tree: PromptTree, estimator: CostEstimator) -> Policy:
+def _policy(config: RouterConfig, tree: PromptTree, estimator: CostEstimator, rng: random.Random) -> Policy:
     prefill, decode = (
         _resolved(name or config.policy) for name in (config.prefill_policy, config.decode_policy)
     )
-    policy = POLICIES[prefill](tree, estimator)
-    return policy if prefill == decode else PerRolePolicy(policy, POLICIES[decode](tree, estimator))
+    policy = POLICIES[prefill](tree, estimator, rng)
+    return policy if prefill == decode else PerRolePolicy(policy, POLICIES[decode](tree, estimator, rng))
 
 
 def _resolved(name: str) -> str:

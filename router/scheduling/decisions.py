@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from router.cost.estimator import CostEstimate, PrefillPlan
+from router.cost.estimate import CostEstimate, PrefillPlan
 from router.instances.instance import Instance
 from router.policies import Route
 from router.prefix_tree import NOTHING, Cached
@@ -55,14 +55,15 @@ class Decision:
     def plan(self) -> str | None:
         """How the prompt's KV is come by: "route" to it, "fetch" it, or "recompute" it. None: not priced."""
         first = self.route.first
-        price = self.route.price(first)
-        way = price and price.way
-        return None if way is None else _plan(way, self.route.cached.get(first, NOTHING))
+        estimate = self.route.estimate(first)
+        if estimate is None or estimate.plan is None:
+            return None
+        return _plan(estimate.plan, self.route.cached.get(first, NOTHING))
 
     def describe(self) -> dict[str, Any]:
         route = self.route
         cached, fetch = route.cached, route.fetch
-        outcome, price = self.outcome or Outcome(), route.price(route.first)
+        outcome, estimate = self.outcome or Outcome(), route.estimate(route.first)
         return {
             "time": self.made_at,
             "policy": self.policy,
@@ -71,7 +72,7 @@ class Decision:
             "prompt_tokens": self.prompt_tokens,
             "tokenised": self.tokenised,
             "candidates": [
-                _candidate(instance, cached.get(instance, NOTHING), charged, route.price(instance))
+                _candidate(instance, cached.get(instance, NOTHING), charged, route.estimate(instance))
                 for instance, charged in zip(self.healthy, self.charged, strict=True)
             ],
             "prefill": route.prefill and route.prefill.url,
@@ -80,13 +81,13 @@ class Decision:
             "predicted_cached_tokens": self.predicted if self.tokenised else None,
             "actual_prompt_tokens": outcome.prompt_tokens,
             "actual_cached_tokens": outcome.cached_tokens,
-            "predicted_prefill_ms": price and _ms(price.prefilled),
+            "predicted_prefill_ms": estimate and _ms(estimate.until_prefilled_s),
             "actual_prefill_ms": _ms(self.prefill_s),
         }
 
 
 def _candidate(
-    instance: Instance, cached: Cached, charged: int, price: CostEstimate | None
+    instance: Instance, cached: Cached, charged: int, estimate: CostEstimate | None
 ) -> dict[str, Any]:
     return {
         "url": instance.url,
@@ -94,28 +95,28 @@ def _candidate(
         "cached_tokens": cached.tokens,
         "cached_tokens_in_hbm": cached.hbm,
         "charged_tokens": charged,
-        "cost": price and _cost(price, cached),
+        "cost": estimate and _cost(estimate, cached),
     }
 
 
-def _cost(price: CostEstimate, cached: Cached) -> dict[str, Any]:
+def _cost(estimate: CostEstimate, cached: Cached) -> dict[str, Any]:
     """In ms; what the candidate has no part in is null."""
-    way = price.way
+    plan = estimate.plan
     return {
-        "plan": way and _plan(way, cached),
-        "source": way and way.fetch and way.fetch.source.url,
-        "queue_ms": way and _ms(price.queue),
-        "fetch_ms": way and _ms(way.fetch_s + way.swap_in_s),
-        "exec_ms": way and _ms(way.compute_s),
-        "sending_ms": _ms(price.sending),
-        "decoding_ms": _ms(price.decoding),
-        "total_ms": _ms(price.total),
+        "plan": plan and _plan(plan, cached),
+        "source": plan and plan.fetch and plan.fetch.source.url,
+        "queue_ms": plan and _ms(estimate.queue_s),
+        "fetch_ms": plan and _ms(plan.fetch_s + plan.swap_in_s),
+        "exec_ms": plan and _ms(plan.compute_s),
+        "sending_ms": _ms(estimate.send_s),
+        "decoding_ms": _ms(estimate.decode_s),
+        "total_ms": _ms(estimate.total_s),
     }
 
 
-def _plan(way: PrefillPlan, cached: Cached) -> str:
+def _plan(plan: PrefillPlan, cached: Cached) -> str:
     """How the instance that prefills comes by the prompt's KV."""
-    return "fetch" if way.fetch else "route" if cached.tokens else "recompute"
+    return "fetch" if plan.fetch else "route" if cached.tokens else "recompute"
 
 
 def _ms(seconds: float | None) -> float | None:

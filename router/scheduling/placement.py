@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -41,7 +40,6 @@ class Placement:
         request: RoutingRequest,
         decision: Decision,
         timer: Timer,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.request = request
         self.decision = decision
@@ -50,7 +48,6 @@ class Placement:
             instance: instance.cache_epoch for instance in self.route[:2] if instance is not None
         }
         self._timer = timer
-        self._clock = clock
 
     def reserve(self) -> Reservations:
         """Charges the chosen instances. Call it before anything is awaited, and release what it returns."""
@@ -80,22 +77,21 @@ class Placement:
         return left if instance is route.prefill else left + request.new_tokens
 
     def _prefill(self, instance: Instance) -> PrefillReservation | None:
-        """None where no prefill was priced."""
-        price = self.route.price(instance)
-        if price is None or price.way is None:
+        """None where no prefill was estimated."""
+        estimate = self.route.estimate(instance)
+        if estimate is None or estimate.plan is None:
             return None
-        fetch = price.way.fetch
+        plan, fetch = estimate.plan, estimate.plan.fetch
         prefill = PrefillReservation(
             instance,
-            price.work,
+            estimate.busy_s,
             source=fetch and fetch.source,
-            sending_s=price.way.sending,
+            sending_s=plan.source_busy_s,
             on_done=self.decision.prefilled,
-            clock=self._clock,
         )
         if fetch is not None:
-            self._timer.call_later(price.queue + price.way.fetch_s, prefill.fetched)
+            self._timer.call_later(estimate.queue_s + plan.fetch_s, prefill.fetched)
         if not self.request.tells_first and instance.role is Role.COLOCATED:
             # Nobody sees when the first token of an answer that is not streamed is there.
-            self._timer.call_later(price.prefilled, prefill.release)
+            self._timer.call_later(estimate.until_prefilled_s, prefill.release)
         return prefill

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from router.instances.instance import Instance
@@ -27,22 +26,20 @@ class PrefillReservation:
         source: Instance | None = None,
         sending_s: float = 0.0,
         on_done: Callable[[float, bool], None] = lambda *_: None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._instance = instance
         self._seconds = _exact(seconds)
         self._source = source
         self._sending_s = _exact(sending_s)
         self._on_done = on_done
-        self._clock = clock
         self._begun_at = 0.0
         self._alone = False
         self._reserved = self._sending = False
 
     def reserve(self) -> None:
         self._alone = not self._instance.charged_seconds
-        self._begun_at = self._clock()
-        self._instance.prefills(self, self._seconds)
+        self._begun_at = self._instance.clock()
+        self._instance.begin_prefill(self, self._seconds)
         self._reserved = True
         if self._source is not None:
             self._source.sending_seconds += self._sending_s
@@ -58,12 +55,12 @@ class PrefillReservation:
         if self._reserved:
             self.release()
             alone = self._alone and not self._instance.charged_seconds
-            self._on_done(self._clock() - self._begun_at, alone)
+            self._on_done(self._instance.clock() - self._begun_at, alone)
 
     def release(self) -> None:
         if self._reserved:
             self._reserved = False
-            self._instance.prefilled(self)
+            self._instance.end_prefill(self)
             self.fetched()
 
 

@@ -33,7 +33,7 @@ _ONE_SAMPLE = (
 class Scheduler:
     """Asks the policy where a request goes, and keeps up to date what the policy decides by.
 
-    `timer` and `clock` (seconds, monotonic) are the server's or a simulator's; `wall_clock` stamps decisions.
+    `timer` is the server's event loop, or a simulator's. `wall_clock` (seconds since 1970) stamps decisions.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class Scheduler:
         estimator: CostEstimator,
         *,
         timer: Timer,
-        clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.decisions = Decisions(config.decisions_kept)
@@ -57,7 +56,6 @@ class Scheduler:
         self._tokens = tokens
         self._estimator = estimator
         self._timer = timer
-        self._clock = clock
         self._wall_clock = wall_clock
 
     @property
@@ -75,7 +73,7 @@ class Scheduler:
 
     async def explain(self, fields: dict[str, Any], path: str, size: int) -> Placement:
         """What `choose` would choose now, and why; not on record, and not to be reserved."""
-        if self._policy.needs_prices:
+        if self._policy.needs_estimates:
             await self._estimator.speeds.prepare(self._registry.instances)
         tokens = await self._tokens.of(fields, path, size) if self.needs_tokens else None
         refusal = None
@@ -151,7 +149,7 @@ class Scheduler:
             decision_s=decision_s,
             made_at=self._wall_clock(),
         )
-        return Placement(request, decision, self._timer, self._clock)
+        return Placement(request, decision, self._timer)
 
     def began(self, placement: Placement) -> None:
         """A stream has begun: the instance that prefilled has the prompt now, whatever the rest will be."""
@@ -168,12 +166,12 @@ class Scheduler:
 
     def _observe(self, decision: Decision, outcome: Outcome) -> None:
         first = decision.route.first
-        price = decision.route.price(first) if decision.alone else None
+        estimate = decision.route.estimate(first) if decision.alone else None
         # An instance that had more or less of the prompt than predicted is not slow or fast for that.
         reported = outcome.prompt_tokens, outcome.cached_tokens
         as_predicted = reported == (decision.prompt_tokens, decision.predicted)
-        if price is not None and decision.prefill_s is not None and as_predicted:
-            self._estimator.observe(first, price, decision.prefill_s)
+        if estimate is not None and decision.prefill_s is not None and as_predicted:
+            self._estimator.observe(first, estimate, decision.prefill_s)
 
     def _store(self, placement: Placement, instance: Instance, output_ids: tuple[int, ...] = ()) -> None:
         request, info = placement.request, instance.server_info

@@ -321,8 +321,8 @@ def test_what_another_instance_had_was_available():
 def test_seconds_predicted_and_measured_are_compared_where_a_decision_has_both():
     predictions = Predictions()
     for predicted, actual in ((0.5, 0.3), (0.5, None), (None, None)):
-        price = None if predicted is None else SimpleNamespace(prefilled=predicted)
-        route = SimpleNamespace(first=None, price=lambda _, price=price: price)
+        estimate = None if predicted is None else SimpleNamespace(until_prefilled_s=predicted)
+        route = SimpleNamespace(first=None, estimate=lambda _, estimate=estimate: estimate)
         predictions.ended(SimpleNamespace(outcome=None, route=route, prefill_s=actual))
     off = next(f for f in predictions.collect() if f.name.endswith("prefill_seconds_error"))
     assert {s.labels["le"]: s.value for s in off.samples if "le" in s.labels}["0.3"] == 1

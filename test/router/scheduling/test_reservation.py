@@ -22,11 +22,10 @@ def test_prefill_is_charged_from_reserve_to_its_end_and_only_once():
     assert seconds >= 0
 
 
-def test_seconds_are_those_of_the_clock(clock):
+def test_seconds_are_those_of_the_instances_clock(clock):
     ended = []
-    prefill = PrefillReservation(
-        Instance("http://a:1", Role.PREFILL), 1.0, on_done=lambda *result: ended.append(result), clock=clock
-    )
+    instance = Instance("http://a:1", Role.PREFILL, clock=clock)
+    prefill = PrefillReservation(instance, 1.0, on_done=lambda *result: ended.append(result))
     prefill.reserve()
     clock.now += 1.5
     prefill.done()
@@ -77,21 +76,19 @@ def test_nothing_is_left_of_a_thousand_thirds():
     assert instance.charged_seconds == 0
 
 
-def test_the_queue_gets_shorter_while_the_first_of_it_runs(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("router.instances.instance.time.monotonic", lambda: now[0])
-    instance = Instance("http://a:1", Role.PREFILL)
+def test_the_queue_gets_shorter_while_the_first_of_it_runs(clock):
+    instance = Instance("http://a:1", Role.PREFILL, clock=clock)
     first, second = PrefillReservation(instance, 10.0), PrefillReservation(instance, 2.0)
     first.reserve()
     second.reserve()
-    assert prefill_queues([instance], now[0] + 9.5) == [2.5]
+    assert prefill_queues([instance], clock.now + 9.5) == [2.5]
     # It takes longer than was predicted: the second has still all before it.
-    now[0] += 15
-    assert prefill_queues([instance], now[0]) == [2.0]
+    clock.now += 15
+    assert prefill_queues([instance], clock.now) == [2.0]
     first.done()
-    assert prefill_queues([instance], now[0] + 0.5) == [1.5]
+    assert prefill_queues([instance], clock.now + 0.5) == [1.5]
     second.release()
-    assert prefill_queues([instance], now[0]) == [instance.charged_seconds] == [0]
+    assert prefill_queues([instance], clock.now) == [instance.charged_seconds] == [0]
 
 
 def test_a_source_is_free_again_once_it_has_sent():

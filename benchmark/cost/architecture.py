@@ -11,7 +11,9 @@ from router.cost.fitting import mean_error, nonnegative
 
 
 class ArchitectureFit(msgspec.Struct, frozen=True):
-    """1, x, y, xy, y^2 of x cached and y new tokens, added up over a batch (paper.md A8, "arch-level").
+    """1, x, y, xy, y^2 of x cached and y new tokens, added up over a batch.
+
+    arXiv 2406.17565, section 6, calls it "arch-level".
 
     It holds for the model, device and TP that it was fitted on. At another TP all there is to do is divide.
     """

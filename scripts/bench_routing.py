@@ -46,7 +46,7 @@ from router.policies import POLICIES
 from router.prefix_tree import EventTree, PromptTree, ResponseTree
 from router.prompt.request import RoutingRequest, TokenArray
 from router.prompt.tokens import Tokens
-from router.scheduling.reservation import PrefillReservation
+from router.scheduling.placement import Reservations
 from router.scheduling.scheduler import Scheduler
 from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.machine import machine_description
@@ -84,7 +84,9 @@ def house(policy: str, tree: PromptTree) -> House:
     tokens = Tokens(instances, "", 1.0)
     estimator = CostEstimator(Speeds())
     chooses = POLICIES[policy](tree, estimator)
-    return House(registry, tree, Scheduler(config, registry, chooses, tree, tokens, estimator))
+    loop = asyncio.get_running_loop()
+    scheduler = Scheduler(config, registry, chooses, tree, tokens, estimator, timer=loop)
+    return House(registry, tree, scheduler)
 
 
 def roles() -> list[Role]:
@@ -127,21 +129,18 @@ def asks(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[Routin
 
 def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[float]:
     """Microseconds of each decision. The latest 256 stay charged, as if they ran."""
-    took, running = [], list[list[tuple[Instance, int, PrefillReservation | None]]]()
+    took, running = [], list[Reservations]()
     for ask in itertools.islice(asked, count):
         began = time.perf_counter()
         placement = where.routing.decide(where.registry.candidates, ask, "/generate")
         assert placement is not None
-        charges = [(one, placement.charge(one), placement.work(one)) for one in placement.cache_epochs]
-        for one, charge, _ in charges:
-            one.charge(charge)
+        reservations = placement.reserve()
         took.append((time.perf_counter() - began) * 1e6)
-        running.append(charges)
+        running.append(reservations)
         if len(running) > 256:
-            for one, charge, work in running.pop(0):
-                one.release(charge)
-                if work is not None:
-                    work.drop()
+            for reservation in running.pop(0):
+                if reservation is not None:
+                    reservation.release()
     return took
 
 

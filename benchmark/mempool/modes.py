@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 from benchmark.mempool.far import Far
 from benchmark.mempool.plan import Plan, say
 from benchmark.mempool.throughput import as_options
+from mempool.flags import TransferMode
 from mempool.layout import BlockLayout
-from mempool.transfer.cut import TransferMode
 from sglang_memserve.bench.chart import Panel, chart
 from sglang_memserve.bench.figures import Bar, Rounds, at_least
 

@@ -11,7 +11,7 @@ from sglang.srt.disaggregation.common.conn import CommonKVManager
 from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.errors import MemPoolError
-from mempool.transfer.cut import TransferMode
+from mempool.flags import TransferMode
 from sglang_memserve import limits
 from sglang_memserve.caching.agent import CachingAgent, Prefilled
 from sglang_memserve.kv_pool import paged_buffers

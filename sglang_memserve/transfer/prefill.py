@@ -19,8 +19,8 @@ from sglang.srt.disaggregation.common.conn import (
 from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
 from mempool.errors import FrameError, LayoutMismatch, TransferError
+from mempool.flags import TransferMode
 from mempool.paged import PagedBuffers
-from mempool.transfer.cut import TransferMode
 from mempool.transfer.outgoing import OutgoingTransfer
 from mempool.transfer.sender import BlockSender
 from mempool.transports.registry import Transports

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sglang.srt.disaggregation.base.conn import KVPoll
 
-from mempool.transfer.cut import TransferMode
+from mempool.flags import TransferMode
 from sglang_memserve.transfer.by_layer import ByLayer
 
 ROOM = 77

@@ -11,7 +11,7 @@ from mempool.errors import FrameError
 
 logger = logging.getLogger(__name__)
 
-_SWEEP_S = 10.0
+_SWEEP_S = 10
 
 
 class ControlListener:

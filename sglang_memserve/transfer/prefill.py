@@ -12,7 +12,7 @@ import torch
 
 from mempool.errors import TransferError
 from mempool.paged import PagedBuffers
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from mempool.transfer.outgoing import OutgoingTransfer
 from mempool.transfer.sender import BlockSender
 from mempool.transports.registry import Transports
@@ -39,7 +39,7 @@ class PrefillSide:
         host: SideHost,
         buffers: PagedBuffers,
         *,
-        mode: Mode = Mode.AGGREGATED,
+        mode: TransferMode = TransferMode.AGGREGATED,
         by_layer: ByLayer | None = None,
         max_bandwidth: int = 0,
         max_unclaimed: int = MAX_UNCLAIMED,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sglang.srt.disaggregation.base.conn import KVPoll
 
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from sglang_memserve.transfer.by_layer import ByLayer
 
 ROOM = 77
@@ -31,7 +31,7 @@ def by_layer(make_split):
     def how(source):
         pools.append(Pool(source))
         by_layer = ByLayer(pools[0], torch.device("cpu"), source.layout.layers)
-        return {"mode": Mode.BY_LAYER, "by_layer": by_layer}
+        return {"mode": TransferMode.BY_LAYER, "by_layer": by_layer}
 
     pools = []
     split = make_split(how=how)

@@ -32,6 +32,7 @@ import psutil
 import uvloop
 
 from benchmark import command
+from benchmark.bars import Bar, at_least, at_most, report, show_bars
 from benchmark.feeding import INCARNATION, Feeding, Placed, feeding
 from mempool.address import Medium
 from router.config.settings import RouterConfig
@@ -45,18 +46,10 @@ from router.policies import POLICIES
 from router.prefix_tree import EventTree, PromptTree, ResponseTree
 from router.prompt.request import RoutingRequest, TokenArray
 from router.prompt.tokens import Tokens
-from router.scheduling.reservation import PrefillReservation
+from router.scheduling.placement import Reservations
 from router.scheduling.scheduler import Scheduler
-from sglang_memserve.bench.figures import (
-    Bar,
-    Rounds,
-    at_least,
-    at_most,
-    machine,
-    percentile,
-    report,
-    show_bars,
-)
+from sglang_memserve.bench.figures import Rounds, percentile
+from sglang_memserve.machine import machine_description
 
 PAGE, VOCABULARY = 16, 50_000
 INSTANCES = {Role.PREFILL: 24, Role.DECODE: 24, Role.COLOCATED: 16}
@@ -91,7 +84,9 @@ def house(policy: str, tree: PromptTree) -> House:
     tokens = Tokens(instances, "", 1.0)
     estimator = CostEstimator(Speeds())
     chooses = POLICIES[policy](tree, estimator)
-    return House(registry, tree, Scheduler(config, registry, chooses, tree, tokens, estimator))
+    loop = asyncio.get_running_loop()
+    scheduler = Scheduler(config, registry, chooses, tree, tokens, estimator, timer=loop)
+    return House(registry, tree, scheduler)
 
 
 def roles() -> list[Role]:
@@ -134,21 +129,18 @@ def asks(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[Routin
 
 def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[float]:
     """Microseconds of each decision. The latest 256 stay charged, as if they ran."""
-    took, running = [], list[list[tuple[Instance, int, PrefillReservation | None]]]()
+    took, running = [], list[Reservations]()
     for ask in itertools.islice(asked, count):
         began = time.perf_counter()
         placement = where.routing.decide(where.registry.candidates, ask, "/generate")
         assert placement is not None
-        charges = [(one, placement.charge(one), placement.work(one)) for one in placement.cache_epochs]
-        for one, charge, _ in charges:
-            one.charge(charge)
+        reservations = placement.reserve()
         took.append((time.perf_counter() - began) * 1e6)
-        running.append(charges)
+        running.append(reservations)
         if len(running) > 256:
-            for one, charge, work in running.pop(0):
-                one.release(charge)
-                if work is not None:
-                    work.drop()
+            for reservation in running.pop(0):
+                if reservation is not None:
+                    reservation.release()
     return took
 
 
@@ -297,7 +289,7 @@ def main() -> int:
     print(rounds.table())
     print(show_bars(bars(rounds)))
     if options.json:
-        print(report(machine("numpy"), rounds.results(), bars(rounds)))
+        print(report(machine_description("numpy"), rounds.results(), bars(rounds)))
     return 0
 
 

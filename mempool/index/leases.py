@@ -17,10 +17,10 @@ class Lease:
     if set, when the deadline passed and the lease was reclaimed.
     """
 
-    __slots__ = ("_book", "deadline", "node", "on_expired", "reclaimed")
+    __slots__ = ("_table", "deadline", "node", "on_expired", "reclaimed")
 
-    def __init__(self, book: "LeaseBook", node: Node, deadline: float) -> None:
-        self._book = book
+    def __init__(self, table: "LeaseTable", node: Node, deadline: float) -> None:
+        self._table = table
         self.node: Node | None = node
         self.deadline = deadline
         self.reclaimed = False
@@ -32,7 +32,7 @@ class Lease:
     @property
     def expired(self) -> bool:
         """Its deadline passed before it was released."""
-        return self.reclaimed or (self.node is not None and self._book.clock() >= self.deadline)
+        return self.reclaimed or (self.node is not None and self._table.clock() >= self.deadline)
 
     def check(self) -> None:
         """Raises LeaseExpired unless the blocks are still held."""
@@ -41,17 +41,17 @@ class Lease:
         if self.node is None:
             raise LeaseExpired("the lease was released, its blocks may be gone")
 
-    def renew(self, seconds: float) -> None:
-        """Sets the deadline to `seconds` from now. Raises LeaseExpired if it has passed already."""
+    def renew(self, duration_s: float) -> None:
+        """Sets the deadline to `duration_s` from now. Raises LeaseExpired if it has passed already."""
         self.check()
-        self._book.schedule(self, seconds)
+        self._table.schedule(self, duration_s)
 
     def release(self) -> None:
         """Gives the blocks back. Does nothing after the first time, or after expiry."""
-        self._book.end(self)
+        self._table.end(self)
 
 
-class LeaseBook:
+class LeaseTable:
     """All leases of an index. A lease pins its node and all above, so that a copy on the way stays too.
 
     `on_unpinned` hears of each node that no lease pins any more.
@@ -63,9 +63,9 @@ class LeaseBook:
         self._on_unpinned = on_unpinned
         self._heap: list[tuple[float, Lease]] = []
 
-    def grant(self, node: Node, seconds: float) -> Lease:
+    def grant(self, node: Node, duration_s: float) -> Lease:
         lease = Lease(self, node, 0.0)
-        self.schedule(lease, seconds)
+        self.schedule(lease, duration_s)
         self.count += 1
         above: Node | None = node
         while above is not None:
@@ -73,13 +73,13 @@ class LeaseBook:
             above = above.parent
         return lease
 
-    def schedule(self, lease: Lease, seconds: float) -> None:
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"a lease lasts a finite time, not {seconds} s")
+    def schedule(self, lease: Lease, duration_s: float) -> None:
+        if not 0 <= duration_s < math.inf:
+            raise ValueError(f"a lease lasts a finite time, not {duration_s} s")
         if len(self._heap) > 2 * self.count + _ROOM:
             self._heap = [entry for entry in self._heap if self._current(*entry)]
             heapq.heapify(self._heap)
-        lease.deadline = self.clock() + seconds
+        lease.deadline = self.clock() + duration_s
         heapq.heappush(self._heap, (lease.deadline, lease))
 
     def end(self, lease: Lease) -> None:

@@ -2,57 +2,30 @@
 
 import time
 from concurrent.futures import Future
-from typing import NamedTuple
 
-import msgspec
-
-from mempool.address import Addresses, BlockNumbers, Medium, Owner
+from mempool.address import Addresses, BlockNumbers, Owner
 from mempool.errors import DeadlinePassed, MemPoolError, PeerDied, TransferError
+from mempool.flags import TransferFlags
 from mempool.local import LocalPool
 from mempool.membership.messages import InstanceInfo
 from mempool.remote import messages
-from mempool.remote.asked import settle
-from mempool.remote.control import Control
-from mempool.remote.messages import Admitted, Offer, Reply
+from mempool.remote.messages import Admitted, ControlReply, Offer
+from mempool.remote.requests import RequestQueue, settle
+from mempool.results import TransferResult
 from mempool.tiers.joined import JoinedStores
-from mempool.transfer.cut import Mode
 from mempool.transfer.outgoing import OutgoingTransfer
 from mempool.transfer.sender import BlockSender
 
 
-class Flags(msgspec.Struct, frozen=True, kw_only=True):
-    """How a transfer goes. `medium`: where to; `move`: the source is given up once all has arrived.
-
-    `pin`: for so many seconds, an hour at most, the receiver keeps what it publishes.
-    """
-
-    medium: Medium = Medium.DRAM
-    mode: Mode = Mode.AGGREGATED
-    move: bool = False
-    pin: float = 0.0
-
-
-class Landed(NamedTuple):
-    """A transfer that the receiver has confirmed.
-
-    `addresses`: of the blocks that were sent, there; the `present` blocks before them had been published
-    there already. Empty where the receiver's engine places them itself. `private`: the caller's cookie.
-    """
-
-    addresses: Addresses
-    present: int
-    private: bytes
-
-
 class _Outgoing:
-    """Ends once: with `Landed`, or with the first error."""
+    """Ends once: with `TransferResult`, or with the first error."""
 
     def __init__(
         self,
         peer: InstanceInfo,
         source: list[Addresses],
         target: Addresses | None,
-        flags: Flags,
+        flags: TransferFlags,
         private: bytes,
     ) -> None:
         self.peer = peer
@@ -60,19 +33,22 @@ class _Outgoing:
         self.flags = flags
         self.private = private
         self.medium = flags.medium if target is None else target.medium
-        self.result: Future[Landed] = Future()
-        self.landing: Landed | None = None
+        self.result: Future[TransferResult] = Future()
+        self.landing: TransferResult | None = None
         self.transfer: OutgoingTransfer | None = None
 
 
 class Sending:
-    def __init__(self, local: LocalPool, control: Control, sender: BlockSender) -> None:
+    """Runs the transfers of this instance. Its methods may be called from any thread."""
+
+    def __init__(self, local: LocalPool, requests: RequestQueue, sender: BlockSender) -> None:
         self._local = local
-        self._control = control
+        self._requests = requests
         self._sender = sender
         # One for all: the block channel keeps staging memory for each store that it sends from.
         self._store = JoinedStores(list(local.tiers.values()))
         self._running: dict[_Outgoing, float] = {}
+        self._closed_by: TransferError | None = None
 
     @property
     def outgoing(self) -> int:
@@ -84,16 +60,16 @@ class Sending:
         peer: InstanceInfo,
         source: list[Addresses],
         target: Addresses | None,
-        flags: Flags,
+        flags: TransferFlags,
         private: bytes,
         tokens: BlockNumbers | None,
         namespace: str,
-        seconds: float,
-    ) -> Future[Landed]:
+        timeout_s: float,
+    ) -> Future[TransferResult]:
         """As `MemPool.transfer`. Raises BadAddress, StaleAddress for blocks that are not this instance's,
         and ValueError for what no message carries.
         """
-        messages.require_pin(flags.pin, tokens is not None)
+        messages.require_pin(flags.pin_s, tokens is not None)
         outgoing = _Outgoing(peer, source, target, flags, private)
         offer = Offer(
             layout=self._local.layout,
@@ -102,14 +78,17 @@ class Sending:
             incarnation=None if target is None else target.owner.incarnation,
             blocks=None if target is None else messages.pack(target.blocks),
             namespace=namespace,
-            pin_seconds=flags.pin,
+            pin_s=flags.pin_s,
             tokens=None if tokens is None else messages.pack(tokens),
         )
         messages.require_fit(offer, private)
         with self._local.lock:
             self._local.pin(source)
-        self._running[outgoing] = time.monotonic() + seconds
-        asked = self._control.ask(peer.control, offer, seconds)
+        self._running[outgoing] = time.monotonic() + timeout_s
+        if self._closed_by is not None:
+            self._give_up(outgoing, self._closed_by)
+            return outgoing.result
+        asked = self._requests.send(peer.control, offer, timeout_s)
         asked.add_done_callback(lambda reply: self._answered(outgoing, reply))
         return outgoing.result
 
@@ -127,10 +106,16 @@ class Sending:
                 self._give_up(outgoing, PeerDied(instance, "declared dead"))
 
     def close(self, error: TransferError) -> None:
+        """As `abort`, and ends what another thread begins from now on."""
+        self._closed_by = error
+        self.abort(error)
+
+    def abort(self, error: TransferError) -> None:
+        """Ends every transfer that runs now."""
         for outgoing in list(self._running):
             self._give_up(outgoing, error)
 
-    def _answered(self, outgoing: _Outgoing, reply: Future[Reply]) -> None:
+    def _answered(self, outgoing: _Outgoing, reply: Future[ControlReply]) -> None:
         """On the control thread."""
         try:
             self._begin(outgoing, messages.expect(reply.result(), Admitted, outgoing.peer.instance))
@@ -145,7 +130,7 @@ class Sending:
                 peer.instance, f"{admitted.present} and {len(blocks)} blocks admitted of {count} offered"
             )
         owner = Owner(peer.instance, admitted.incarnation, outgoing.medium)
-        outgoing.landing = Landed(Addresses(owner, blocks), admitted.present, outgoing.private)
+        outgoing.landing = TransferResult(Addresses(owner, blocks), admitted.present, outgoing.private)
         transfer = outgoing.transfer = self._sender.open(
             self._store,
             peer.data,

@@ -11,12 +11,12 @@ from typing import Annotated
 import msgspec
 
 from mempool.errors import FrameError
-from mempool.feed.messages import MAX_ANSWER_BYTES, MAX_EVENTS, Unknown
+from mempool.feed.messages import MAX_EVENTS, MAX_REPLY_BYTES, Unknown
 from mempool.index.events import AnyEvent, Stored
 from mempool.wire import Unsigned, decode_bounded
 
 
-class RawEventBatch(msgspec.Struct, tag="told", frozen=True):
+class RawEventBatch(msgspec.Struct, tag="event_batch", frozen=True):
     number: Unsigned
     incarnation: Unsigned
     events: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_EVENTS)]
@@ -28,7 +28,7 @@ class RawSnapshot(msgspec.Struct, tag="Snapshot", frozen=True):
     stored: list[msgspec.Raw]
 
 
-class RawSnapshotReply(msgspec.Struct, tag="whole", frozen=True):
+class RawSnapshotReply(msgspec.Struct, tag="snapshot_reply", frozen=True):
     number: Unsigned
     incarnation: Unsigned
     snapshot: RawSnapshot
@@ -44,8 +44,8 @@ _stored = msgspec.msgpack.Decoder(Stored)
 
 def decode_reply(frame: bytes | memoryview) -> FeedReply:
     """Raises FrameError. The events of the reply still point into `frame`."""
-    if len(frame) > MAX_ANSWER_BYTES:
-        raise FrameError(f"an answer of {len(frame)} bytes, at most {MAX_ANSWER_BYTES} are allowed")
+    if len(frame) > MAX_REPLY_BYTES:
+        raise FrameError(f"an answer of {len(frame)} bytes, at most {MAX_REPLY_BYTES} are allowed")
     reply: FeedReply = decode_bounded(_reply, frame, _WHOSE)
     return reply
 

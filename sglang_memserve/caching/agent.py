@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from mempool.address import Medium, Owner
+from mempool.config import MemPoolConfig
+from mempool.engine import EngineHbm, PublishRequest, ReceivedBlocks
 from mempool.feed.feed import Feed
 from mempool.feed.server import FeedServer
 from mempool.index.keys import Tokens
 from mempool.membership.messages import InstanceInfo
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
-from mempool.remote.fetching import PublishRequest
-from mempool.remote.serving import Received
 from mempool.sockets import endpoint_of
 from mempool.tiers.tier import dram_arena
 from mempool.transports.registry import Transports
@@ -30,8 +30,8 @@ from sglang_memserve.caching.incoming import Incoming
 from sglang_memserve.caching.outgoing import FinishedKV, Outgoing, WriteBackTarget
 from sglang_memserve.caching.pending_write_backs import PendingWriteBacks
 from sglang_memserve.caching.reencoded import Reencoded
-from sglang_memserve.caching.sources import Brought
 from sglang_memserve.caching.tree import MemServeRadixCache, Namespace, name_of
+from sglang_memserve.request_state import Brought
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class CachingAgent:
         self._publishes = dram != "0"
         self._writes_back = writes_back
         arena = dram_arena(to_dram.layout, dram if self._publishes else STAGING)
-        self._received: deque[Received] = deque()
+        self._received: deque[ReceivedBlocks] = deque()
         self._wanted: deque[PublishRequest] = deque()
         self._wake = wake
         self._rooms: dict[int, Prefilled] = {}
@@ -91,15 +91,19 @@ class CachingAgent:
         self._forward_stream = forward_stream if to_dram.device.type == "cuda" else None
         self._counts = Counters()
         self._pool = MemPool(
-            name,
-            {Medium.DRAM: arena},
-            role=role,
-            namespace=namespace,
-            registries=registries,
-            control=endpoint_of("tcp", host, 0),
-            data=endpoint_of("stream", host, 0),
-            on_hbm=self._receive,
-            on_wanted=self._want if self._publishes else None,
+            MemPoolConfig(
+                instance=name,
+                role=role,
+                namespace=namespace or {},
+                registries=registries,
+                control_url=endpoint_of("tcp", host, 0),
+                data_url=endpoint_of("stream", host, 0),
+            ),
+            stores={Medium.DRAM: arena},
+            engine=EngineHbm(
+                on_received=self._receive,
+                on_publish_request=self._want if self._publishes else None,
+            ),
             transports=Transports(max_bandwidth),
         )
         self._outgoing = Outgoing(
@@ -207,7 +211,7 @@ class CachingAgent:
             return
         page = self._tree.page_size
         tokens = tokens[: min(len(tokens) - 1, hint.tokens or len(tokens)) // page * page]
-        here = self._pool.match(tokens, namespace=name, lease_seconds=None)
+        here = self._pool.match(tokens, namespace=name, lease_s=None)
         if max(here.tokens, self._tree.known(tokens, namespace)) < len(tokens):
             self._fetches.begin(key_of(req), hint, tokens, name, here.tokens)
 
@@ -245,7 +249,7 @@ class CachingAgent:
         self._answers.arrived(tokens, name)
         if not self._publishes or len(tokens) // page * page <= present:
             return None
-        with self._pool.match(tokens, namespace=name, lease_seconds=_LEASE_SECONDS) as found:
+        with self._pool.match(tokens, namespace=name, lease_s=_LEASE_SECONDS) as found:
             if found.tokens <= present:
                 return None
             inserted = self._incoming.swap_in(found, tokens, namespace)
@@ -289,7 +293,7 @@ class CachingAgent:
             return None
         return hint if self._publishes else None
 
-    def _receive(self, received: Received) -> None:
+    def _receive(self, received: ReceivedBlocks) -> None:
         """From any thread."""
         self._received.append(received)
         self._wake()
@@ -322,7 +326,7 @@ class CachingAgent:
     def _first_missing(self, tokens: Tokens, name: str, back: WriteBackTarget | None) -> int:
         """The first block that DRAM has to be given."""
         if self._publishes:
-            return self._pool.match(tokens, namespace=name, lease_seconds=None).blocks
+            return self._pool.match(tokens, namespace=name, lease_s=None).blocks
         return len(tokens) // self._tree.page_size if back is None else back.first
 
     def _forward_event(self) -> torch.cuda.Event | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mempool.errors import DeadlinePassed
 from mempool.pool import MemPool
 from sglang_memserve.caching.counters import Counters
-from sglang_memserve.caching.sources import Brought
+from sglang_memserve.request_state import Brought
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Fetches:
         with self._lock:
             self._open[key] = begun
         coming = self._pool.start.fetch(
-            hint.source, tokens, namespace=namespace, seconds=seconds, from_engine=hint.tokens is not None
+            hint.source, tokens, namespace=namespace, timeout_s=seconds, from_engine=hint.tokens is not None
         )
         coming.add_done_callback(lambda came: self._ended(key, begun, came))
 

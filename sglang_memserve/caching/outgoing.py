@@ -16,9 +16,10 @@ import torch
 from mempool.address import Addresses, Medium
 from mempool.arena import DramArena
 from mempool.errors import MemPoolError, OutOfBlocks
+from mempool.flags import TransferFlags
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
-from mempool.remote.sending import Flags, Landed
+from mempool.results import TransferResult
 from mempool.tiers.tier import copy_between, pages_of, staging_for
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.tree import Held
@@ -163,28 +164,30 @@ class Outgoing:
         """The answer's blocks in DRAM, None where they are gone; and what to call when they are sent."""
         if not self._publishes:
             return [blocks[back.first - ended.first :]], lambda: self._pool.free_mem(blocks)
-        found = self._pool.match(ended.tokens, namespace=ended.namespace, lease_seconds=2 * SECONDS)
+        found = self._pool.match(ended.tokens, namespace=ended.namespace, lease_s=2 * SECONDS)
         whole = found.tokens == len(ended.tokens)
         return (_after(found.addresses, back.first) if whole else None), found.release
 
-    def _begin(self, ended: FinishedKV, back: WriteBackTarget, source: Sequence[Addresses]) -> Future[Landed]:
+    def _begin(
+        self, ended: FinishedKV, back: WriteBackTarget, source: Sequence[Addresses]
+    ) -> Future[TransferResult]:
         try:
             return self._pool.start.transfer_with_insert(
                 back.instance,
                 ended.tokens,
                 source,
-                flags=Flags(medium=Medium.HBM),
+                flags=TransferFlags(medium=Medium.HBM),
                 private=back.private,
                 namespace=ended.namespace,
-                seconds=SECONDS,
+                timeout_s=SECONDS,
             )
         except (MemPoolError, ValueError) as error:
-            failed: Future[Landed] = Future()
+            failed: Future[TransferResult] = Future()
             failed.set_exception(error)
             return failed
 
     def _sent(
-        self, landed: Future[Landed], began: float, offered: int, give_back: Callable[[], None]
+        self, landed: Future[TransferResult], began: float, offered: int, give_back: Callable[[], None]
     ) -> None:
         error = landed.exception()
         if error is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mempool.address import Addresses, Medium
-from mempool.errors import DeadlinePassed, LayoutMismatch, PeerDied, Refused, StaleAddress
+from mempool.errors import DeadlinePassed, LayoutMismatch, MemPoolError, PeerDied, Refused, StaleAddress
 from mempool.layout import BlockLayout
 
 PAGE = 4
@@ -32,14 +32,32 @@ def test_an_instance_that_never_answers_costs_no_more_than_the_deadline(world, d
     a.introduce(b)
     own, _ = a.filled(2)
     with pytest.raises(DeadlinePassed):
-        a.alloc_mem(1, DRAM, "b", seconds=0.2)
+        a.alloc_mem(1, DRAM, "b", timeout_s=0.2)
     with pytest.raises(DeadlinePassed):
-        a.free_mem(Addresses(own.owner._replace(instance="b"), [1]), seconds=0.2)
+        a.free_mem(Addresses(own.owner._replace(instance="b"), [1]), timeout_s=0.2)
     with pytest.raises(DeadlinePassed):
-        a.transfer("b", own, seconds=0.2)
+        a.transfer("b", own, timeout_s=0.2)
     a.free_mem(own)
     assert lacks_nothing(a, HBM)
     assert a.counters()["outgoing"] == 0
+
+
+@pytest.mark.parametrize("where", ["control_url", "data_url"])
+def test_a_pool_that_cannot_listen_leaves_no_thread_behind(world, where):
+    threads = threading.active_count()
+    with pytest.raises(MemPoolError, match="no transport"):
+        world.lonely("a", **{where: "carrier-pigeon://nowhere"})
+    assert threading.active_count() == threads
+
+
+def test_a_closed_pool_begins_no_transfer(world):
+    a, b = world.pool("a"), world.pool("b")
+    own, _ = a.filled(1)
+    a.close()
+    for begun in (a.start.transfer("b", own), a.start.fetch("b", tokens(1))):
+        assert isinstance(begun.exception(10), PeerDied)
+    assert (a.counters()["outgoing"], a.counters()["fetching"]) == (0, 0)
+    assert lacks_nothing(b)
 
 
 def test_blocks_that_never_arrive_are_given_up_by_both_sides_at_the_deadline(world, deaf, until):
@@ -47,7 +65,7 @@ def test_blocks_that_never_arrive_are_given_up_by_both_sides_at_the_deadline(wor
     a.introduce(msgspec.structs.replace(b.info, data=deaf))
     own, _ = a.filled(2)
     with pytest.raises(DeadlinePassed):
-        a.transfer_with_insert("b", tokens(2), own, seconds=0.3)
+        a.transfer_with_insert("b", tokens(2), own, timeout_s=0.3)
     a.free_mem(own)
     assert lacks_nothing(a, HBM)
     until(lambda: b.counters()["incoming"] == 0)
@@ -62,9 +80,9 @@ def test_an_instance_that_has_gone_is_dead_at_once(world, scheme):
     a.transfer("b", own)
     b.close()
     with pytest.raises(PeerDied):
-        a.alloc_mem(1, DRAM, "b", seconds=20)
+        a.alloc_mem(1, DRAM, "b", timeout_s=20)
     with pytest.raises(PeerDied):
-        a.transfer("b", own, seconds=20)
+        a.transfer("b", own, timeout_s=20)
 
 
 def test_an_instance_that_is_not_known_is_dead(world):
@@ -133,9 +151,9 @@ def test_closing_ends_what_is_under_way_and_what_comes_after(world, deaf, until)
     a.introduce(msgspec.structs.replace(b.info, instance="half", data=deaf))
     own, _ = a.filled(2)
     under_way = [
-        a.start.alloc_mem(1, DRAM, "deaf", seconds=60),
-        a.start.transfer("deaf", own, seconds=60),
-        a.start.transfer("half", own, seconds=60),
+        a.start.alloc_mem(1, DRAM, "deaf", timeout_s=60),
+        a.start.transfer("deaf", own, timeout_s=60),
+        a.start.transfer("half", own, timeout_s=60),
     ]
     until(lambda: b.counters()["incoming"] == 1)
     a.close()
@@ -149,7 +167,7 @@ def test_closing_ends_what_is_under_way_and_what_comes_after(world, deaf, until)
 def test_a_receiver_that_closes_keeps_no_sender_waiting(slow_pair):
     a, b, slow = slow_pair
     own, _ = a.filled(2)
-    under_way = a.start.transfer("b", own, seconds=60)
+    under_way = a.start.transfer("b", own, timeout_s=60)
     assert slow.entered.wait(20)
     closing = threading.Thread(target=b.close)
     closing.start()

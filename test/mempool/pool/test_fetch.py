@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from mempool.address import Addresses, Medium, Owner
+from mempool.engine import EngineHbm
 from mempool.errors import DeadlinePassed, OutOfBlocks, PeerDied, Refused, TransferError
 from mempool.layout import BlockLayout
-from mempool.remote.messages import Comes, FetchEnds
+from mempool.remote.messages import FetchEnded, FetchReply
 from mempool.tiers.tier import dram_arena
 
 PAGE = 4
@@ -63,7 +64,9 @@ def test_what_the_other_one_only_points_to_is_not_its_to_send(world):
 
 
 def test_an_engine_that_owns_its_hbm_fetches_to_dram(world):
-    a = world.pool("a", stores={DRAM: dram_arena(LAYOUT, 16)}, on_hbm=lambda received: None)
+    a = world.pool(
+        "a", stores={DRAM: dram_arena(LAYOUT, 16)}, engine=EngineHbm(on_received=lambda received: None)
+    )
     b = world.pool("b")
     _, data = b.published(tokens(3))
     assert a.fetch("b", tokens(3)) == 3
@@ -73,7 +76,8 @@ def test_an_engine_that_owns_its_hbm_fetches_to_dram(world):
 def engine(world, name, wanted):
     """One that owns its HBM, and is told what others want of it."""
     stores = {DRAM: dram_arena(LAYOUT, 16)}
-    return world.pool(name, stores=stores, on_hbm=lambda received: None, on_wanted=wanted.append)
+    engine = EngineHbm(on_received=lambda received: None, on_publish_request=wanted.append)
+    return world.pool(name, stores=stores, engine=engine)
 
 
 def test_what_only_an_engines_hbm_has_comes_once_the_engine_has_published_it(world, until):
@@ -94,12 +98,12 @@ def test_what_only_an_engines_hbm_has_comes_once_the_engine_has_published_it(wor
 def test_an_engine_that_has_no_more_sends_what_there_is_or_says_that_there_is_none(world, until):
     wanted = []
     a, b = world.pool("a"), engine(world, "b", wanted)
-    nothing = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
+    nothing = a.start.fetch("b", tokens(3), from_engine=True, timeout_s=60)
     until(lambda: wanted)
     wanted.pop().done()
     assert nothing.result(10) == 0
     b.published(tokens(2), DRAM)
-    some = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
+    some = a.start.fetch("b", tokens(3), from_engine=True, timeout_s=60)
     until(lambda: wanted)
     wanted.pop().done()
     assert some.result(10) == 2
@@ -118,7 +122,7 @@ def test_an_engine_that_never_answers_costs_the_deadline(world):
     wanted = []
     a, _ = world.pool("a"), engine(world, "b", wanted)
     with pytest.raises(DeadlinePassed):
-        a.fetch("b", tokens(3), from_engine=True, seconds=0.3)
+        a.fetch("b", tokens(3), from_engine=True, timeout_s=0.3)
     wanted[0].done()
     assert a.counters()["fetching"] == 0
 
@@ -126,10 +130,10 @@ def test_an_engine_that_never_answers_costs_the_deadline(world):
 def test_an_end_that_another_instance_tells_ends_nothing(world, until):
     wanted = []
     a, _, c = world.pool("a"), engine(world, "b", wanted), world.pool("c")
-    coming = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
+    coming = a.start.fetch("b", tokens(3), from_engine=True, timeout_s=60)
     until(lambda: wanted)
-    (cookie,) = a._fetching._asked
-    c._control.ask(a.info.control, FetchEnds(cookie), 5.0).result(10)
+    (cookie,) = a._exchange.fetching._pending
+    c._exchange.requests.send(a.info.control, FetchEnded(cookie), 5.0).result(10)
     assert not coming.done()
     wanted[0].done()
     assert coming.result(10) == 0
@@ -154,7 +158,7 @@ def test_one_that_does_not_know_the_caller_says_so(world):
     b.published(tokens(3))
     a.introduce(b.info)
     with pytest.raises((Refused, PeerDied, TransferError)):
-        a.fetch("b", tokens(3), seconds=5)
+        a.fetch("b", tokens(3), timeout_s=5)
     b.close()
 
 
@@ -163,7 +167,7 @@ def test_a_fetch_that_finds_no_room_ends_by_its_deadline(world):
     b.published(tokens(5))
     held = a.alloc_mem(13, DRAM)
     with pytest.raises((OutOfBlocks, DeadlinePassed)):
-        a.fetch("b", tokens(5), seconds=0.5)
+        a.fetch("b", tokens(5), timeout_s=0.5)
     assert a.counters()["fetching"] == a.counters()["incoming"] == 0
     a.free_mem(held)
 
@@ -172,8 +176,8 @@ def test_a_source_that_dies_ends_it_at_once(world):
     a, b = world.pair()
     b.published(tokens(5))
     asked = threading.Event()
-    b._serving.fetching.answer = lambda *given: asked.set() or Comes(5)
-    coming = a.start.fetch("b", tokens(5), seconds=60)
+    b._exchange.fetching.answer = lambda *given: asked.set() or FetchReply(5)
+    coming = a.start.fetch("b", tokens(5), timeout_s=60)
     assert asked.wait(10)
     a._forget("b", None)
     with pytest.raises(PeerDied):

@@ -26,6 +26,12 @@ def standing_still():
     return 100.0
 
 
+def reserved(instance, seconds, source=None, sending_s=0.0):
+    prefill = PrefillReservation(instance, seconds, source=source, sending_s=sending_s)
+    prefill.reserve()
+    return prefill
+
+
 class Tree:
     """Knows what it is told."""
 
@@ -74,10 +80,10 @@ class House:
             estimate = route.estimate(route.first)
             plan = estimate.plan
             source = plan.fetch and plan.fetch.source
-            reservations.append(PrefillReservation(route.first, estimate.busy_s, source, plan.source_busy_s))
+            reservations.append(reserved(route.first, estimate.busy_s, source, plan.source_busy_s))
             routes.append(route)
         for reservation in reservations:
-            reservation.drop()
+            reservation.release()
         return routes
 
 
@@ -108,11 +114,11 @@ def test_a_busy_holder_is_left_at_the_queue_that_the_model_computes(fetches):
         elsewhere = min(elsewhere, moved + min(elsewhere - there, speed.max_forward_s))
     crossover = elsewhere - there
     for queue, chosen in ((0.9 * crossover, holder), (1.1 * crossover, other)):
-        reservation = PrefillReservation(holder, queue)
+        reservation = reserved(holder, queue)
         route = house.route()
         assert route.decode is chosen
         assert route.estimate(chosen).queue_s == pytest.approx(0 if chosen is other else queue, abs=1e-5)
-        reservation.drop()
+        reservation.release()
     assert holder.charged_seconds == 0
 
 
@@ -155,7 +161,7 @@ def test_of_equal_sources_the_one_that_sends_less_is_asked():
     house = House(prefill=1, decode=3)
     for instance in house.d:
         house.has(instance, 4080)
-    PrefillReservation(house.p[0], 0, house.d[0], 0.01)
+    reserved(house.p[0], 0, house.d[0], 0.01)
     house.d[1].charge(100_000)
     assert {house.route().fetch.source for _ in range(10)} == {house.d[2]}
 
@@ -164,7 +170,7 @@ def test_a_source_that_is_too_busy_is_spared():
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     assert how(house, house.route()) == "fetch"
-    PrefillReservation(house.p[0], 0, house.d[0], 10.0)
+    reserved(house.p[0], 0, house.d[0], 10.0)
     assert how(house, house.route()) == "recompute"
 
 
@@ -172,7 +178,7 @@ def test_a_source_is_charged_with_what_it_sends_not_with_its_queue():
     house = House(colocated=2)
     holder, other = house.c
     house.has(holder, 4080)
-    PrefillReservation(holder, 0.008)
+    reserved(holder, 0.008)
     holder.charge(4096)
     plan = house.route().estimate(other).plan
     assert plan.fetch.source is holder
@@ -196,7 +202,7 @@ def test_another_source_that_has_less_takes_over_from_a_busy_one():
     house.has(house.d[0], 4080)
     house.has(house.d[1], 3072)
     assert house.route().fetch.source is house.d[0]
-    PrefillReservation(house.p[0], 0, house.d[0], 10.0)
+    reserved(house.p[0], 0, house.d[0], 10.0)
     assert house.route().fetch[:2] == (house.d[1], 3072)
 
 
@@ -287,10 +293,10 @@ def test_decode_instances_are_chosen_by_what_is_sent_and_their_steps():
 
 def test_a_busy_pair_loses_to_a_colocated_instance_and_the_reverse():
     house = House(prefill=1, decode=1, colocated=1, fetches=False)
-    reservation = PrefillReservation(house.p[0], 5.0)
+    reservation = reserved(house.p[0], 5.0)
     assert house.route().decode is house.c[0]
-    reservation.drop()
-    PrefillReservation(house.c[0], 5.0)
+    reservation.release()
+    reserved(house.c[0], 5.0)
     assert house.route()[:2] == (house.p[0], house.d[0])
 
 
@@ -299,7 +305,7 @@ def test_without_tokens_a_guessed_length_counts_and_nothing_is_cached():
     house.has(house.c[0], 4080)
     route = house.route(RoutingRequest(prompt_tokens=4096, new_tokens=64))
     assert route.estimate(house.c[0]).plan.compute_s == house.speed.prefill(0, 4096)
-    PrefillReservation(house.c[0], 0.01)
+    reserved(house.c[0], 0.01)
     assert house.route(RoutingRequest(prompt_tokens=4096)).decode is house.c[1]
     # A picture is long in bytes.
     huge = house.route(RoutingRequest(prompt_tokens=1 << 30))

@@ -46,7 +46,7 @@ def charge(route):
         if instance is not None:
             instance.charge(10)
     if (estimate := route.estimate(route.first)) is not None:
-        PrefillReservation(route.first, estimate.busy_s)
+        PrefillReservation(route.first, estimate.busy_s).reserve()
 
 
 def policy_of(name, tree=None):

@@ -9,12 +9,13 @@ import zmq
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams
 
 from mempool.address import Medium, Owner
-from mempool.feed.messages import FeedRequest, SnapshotReply, Unknown, decode_answer, encode
+from mempool.feed.messages import FeedRequest, SnapshotReply, Unknown, decode_reply, encode
 from mempool.index.events import Cleared, Removed, Stored
 from mempool.index.keys import key_of as mempool_key
 from mempool.index.mirror import Mirror
 from sglang_memserve.caching.tree import Namespace, name_of
-from sglang_memserve.hooks.table import advertise
+from sglang_memserve.hooks.scheduler_state import SchedulerState
+from sglang_memserve.hooks.server import advertise
 
 PAGE = 4
 PLAIN, SALTED, LORA = Namespace(None, None), Namespace(None, "tenant"), Namespace("lora", None)
@@ -26,11 +27,11 @@ class FeedClient:
 
     def __init__(self, instance):
         self.feed, self.mirror = instance.agent._hbm.feed, Mirror(PAGE)
-        self.incarnation, snapshot = self.feed.whole()
+        self.incarnation, snapshot = self.feed.snapshot()
         self.mirror.apply(snapshot)
 
     def hear(self):
-        events = self.feed.after(self.incarnation, self.mirror.seq)
+        events = self.feed.events_after(self.incarnation, self.mirror.seq)
         for event in events:
             self.mirror.apply(event)
         return events
@@ -222,7 +223,7 @@ def ask():
         socket.connect(instance.agent.advertised["feed"]["endpoint"])
         socket.send(encode(FeedRequest(1, medium, 0, -1)))
         assert socket.poll(10_000), "no answer"
-        return decode_answer(socket.recv())
+        return decode_reply(socket.recv())
 
     yield put
     context.destroy(linger=0)
@@ -254,8 +255,8 @@ def test_the_feed_is_told_at_server_info(make_instance, monkeypatch, split):
     """Of an instance that is not split too; one without an agent has none."""
     monkeypatch.setattr("sglang_memserve.limits.serves_with_memserve", lambda args: split)
     instance, told, without = make_instance("p", "prefill"), {}, {}
-    advertise(told, SimpleNamespace(server_args=None, memserve_agent=instance.agent))
-    advertise(without, SimpleNamespace(server_args=None, memserve_agent=None))
+    advertise(told, SimpleNamespace(server_args=None, memserve=SchedulerState(agent=instance.agent)))
+    advertise(without, SimpleNamespace(server_args=None))
     assert told["memserve"].items() >= instance.agent.advertised.items()
     assert told["memserve"].get("room_per_sample", False) == split
     assert ("memserve" in without) == split

@@ -4,17 +4,18 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mempool.address import Addresses
 from mempool.errors import LeaseExpired
-from mempool.index.index import Match
+from mempool.index.index import IndexMatch
 
 
-class Matched:
+class MatchResult:
     """What `match` found, and the lease that keeps it. A context manager that releases it.
 
     `blocks`, `tokens`: how many of them; `addresses`: one copy of each block, in order, HBM before DRAM.
     """
 
-    def __init__(self, match: Match, lock: threading.RLock, is_current: Callable[[], bool]) -> None:
+    def __init__(self, match: IndexMatch, lock: threading.RLock, is_current: Callable[[], bool]) -> None:
         """`is_current`: whether the index that was asked is still the instance's."""
         self.blocks, self.tokens, self.addresses, self._lease = match
         self._lock = lock
@@ -30,12 +31,12 @@ class Matched:
             elif self.blocks:
                 raise LeaseExpired("these blocks were matched without a lease, and may be gone")
 
-    def renew(self, seconds: float) -> None:
-        """Moves the deadline to `seconds` from now. Raises LeaseExpired."""
+    def renew(self, duration_s: float) -> None:
+        """Moves the deadline to `duration_s` from now. Raises LeaseExpired."""
         self.check()
         with self._lock:
             if self._lease is not None:
-                self._lease.renew(seconds)
+                self._lease.renew(duration_s)
 
     def release(self) -> None:
         """Idempotent."""
@@ -43,14 +44,28 @@ class Matched:
             if self._lease is not None:
                 self._lease.release()
 
-    def __enter__(self) -> "Matched":
+    def __enter__(self) -> "MatchResult":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.release()
 
 
-class Counts(NamedTuple):
+class TransferResult(NamedTuple):
+    """A transfer that the receiver has confirmed.
+
+    Attributes:
+        addresses: Where the blocks are that were sent. Empty where the receiver's engine places them itself.
+        present: How many blocks, before those sent, the receiver had published already.
+        private: The caller's cookie.
+    """
+
+    addresses: Addresses
+    present: int
+    private: bytes
+
+
+class BlockCounts(NamedTuple):
     """Blocks of a medium; `total` is the sum of the others."""
 
     free: int

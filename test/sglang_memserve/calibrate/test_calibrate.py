@@ -18,9 +18,9 @@ def test_a_profile_prices_all_that_a_router_asks(folder, hasty, backend):
     profile = calibration.measure(options)
     model = CostModel(profile, model_shape(str(folder)))
     assert model.prefill_seconds([(512, 64), (0, 700)]) > 0
-    assert model.decode_seconds([100, 200]) > 0
-    assert model.swap_in_seconds(10**6) > 0
-    assert model.transfer_seconds(10**9) == pytest.approx(0.5)
+    assert model.step_seconds(2, 300) > 0
+    assert profile.swap_in.seconds(10**6) > 0
+    assert profile.transfer.seconds(10**9) == pytest.approx(0.5)
     assert {"gemm", "prefill_attention", "norm", "embedding"} <= profile.errors.keys()
     assert profile.about["attention_backend"] == backend
 

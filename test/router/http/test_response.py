@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from router.forwarding.upstream import Answer
 from router.http.response import deliver, failures_as_json
+from router.protocol.answer import Answer
 
 
 @pytest.mark.parametrize("chunks", [[], [b"data: 1\n\n"]], ids=["end", "chunk"])

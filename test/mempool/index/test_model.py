@@ -11,10 +11,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from index_mirror import Mirror
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.index.index import Index
-from mempool.index.mirror import Mirror
 
 PAGE = 2
 OWNERS = [

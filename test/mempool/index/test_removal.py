@@ -1,8 +1,8 @@
 import pytest
+from index_mirror import Mirror
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.index.index import Index
-from mempool.index.mirror import Mirror
 
 OTHER = Owner("b", 1, Medium.DRAM)
 

@@ -17,7 +17,7 @@ class Mirror:
         self.tree, self.holders = Tree(page_size), {}
 
     def apply(self, what):
-        """Takes a snapshot or an event. Raises EventGap for an event that is not the next: a snapshot must follow."""
+        """Raises EventGap for an event that is not the next: a snapshot must follow."""
         if isinstance(what, Snapshot):
             assert what.page_size == self.page_size
             self.tree, self.holders = Tree(self.page_size), {}

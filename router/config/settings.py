@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
@@ -21,13 +20,11 @@ from pydantic import (
 )
 
 from router.config.explain import ConfigError, as_flag, did_you_mean, explained
-from router.cost.profile import ProfileError, load_profile
-from router.cost.speeds import AUTO
-from router.policies import ALIASES, POLICIES
+from router.config.names import AUTO_PROFILE, POLICY_ALIASES, POLICY_NAMES
 
 __all__ = ["ConfigError", "OneOf", "PrefillUrl", "RouterConfig", "check_port", "check_url", "trimmed"]
 
-_POLICY_NAMES = (*POLICIES, *ALIASES)
+_POLICY_NAMES = (*POLICY_NAMES, *POLICY_ALIASES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ class RouterConfig(BaseModel):
 
     Without instances it waits for some to be added. `without_effect`: flags of sglang_router's that were
     given and mean nothing here. Raises ConfigError for prefill without decode or the reverse, a malformed or
-    repeated URL, a number out of range, and a profile that cannot be read.
+    repeated URL, and a number out of range. A profile is read when the router starts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -149,7 +146,7 @@ class RouterConfig(BaseModel):
         "", description="policy for decode instances (without it: --policy)"
     )
     profile: str = Field(
-        AUTO,
+        AUTO_PROFILE,
         description="the cost model's profile: a file of memserve calibrate, or auto for a built-in one",
     )
     tree_update: Annotated[str, AfterValidator(OneOf("events", "response"))] = Field(
@@ -257,7 +254,6 @@ class RouterConfig(BaseModel):
         for spec in self.prefill:
             check_port("bootstrap port", spec.bootstrap_port)
         self._check_unique()
-        self._check_profile()
         return self
 
     @property
@@ -286,13 +282,6 @@ class RouterConfig(BaseModel):
             if url in seen:
                 raise ConfigError(f"{url} is given twice: an instance has one role and one entry")
             seen.add(url)
-
-    def _check_profile(self) -> None:
-        if self.profile != AUTO:
-            try:
-                load_profile(Path(self.profile))
-            except ProfileError as error:
-                raise ConfigError(f"--profile {error}") from error
 
 
 def check_port(name: str, port: int | None) -> None:

@@ -42,7 +42,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like this one, if it is like any."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)), None)
+    known = list(known)
+    begun = [full for full in known if full.startswith(name)] if len(name) > 2 else []
+    return next(iter([*begun[:1], *difflib.get_close_matches(name, known, n=1, cutoff=0.7)]), None)
 
 
 def as_flag(location: Location, value: Any) -> str:

@@ -37,12 +37,13 @@ def load(
 ) -> Model:
     """The model that these sources make.
 
-    `names`: fields that a file may set. `variables`: environment variables by field. Raises ConfigError.
+    `names`: fields that a file may set. `variables`: environment variables by field, or by "field.field".
+    Raises ConfigError, and as the model does.
     """
-    environment = {name: environ[variable] for name, variable in variables.items() if variable in environ}
+    environment = _nested({name: environ[where] for name, where in variables.items() if where in environ})
     layers = [_Layer(flags, as_flag), _Layer(environment, _as_variable(variables))]
     if file is not None:
-        layers.append(_Layer(_read(file, list(names)), _as_key(file)))
+        layers.append(_Layer(_read(file, list(names)), as_key(file)))
     return model.model_validate(_merged(layers), context={"shown": _shown(layers)})
 
 
@@ -70,6 +71,15 @@ def _merged(layers: list[_Layer]) -> dict[str, Any]:
             return (init_settings, *(InitSettingsSource(settings_cls, values) for values in rest))
 
     return dict(Merged(**first).model_extra or {})
+
+
+def _nested(values: dict[str, str]) -> dict[str, Any]:
+    """{"a.b": x} as {"a": {"b": x}}."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        outer, dot, inner = name.partition(".")
+        nested[outer] = {inner: value} if dot else value
+    return nested
 
 
 def _read(file: Path, names: list[str]) -> dict[str, Any]:
@@ -113,15 +123,18 @@ def _has(values: Any, location: Location) -> bool:
 
 def _as_variable(variables: Mapping[str, str]) -> Shown:
     def shown(location: Location, value: Any) -> str:
-        name = variables[str(location[0])]
+        steps = list(map(str, location))
+        name = variables.get(".".join(steps)) or variables[steps[0]]
         return name if value is None else f"{name}={value!r}"
 
     return shown
 
 
-def _as_key(file: Path) -> Shown:
+def as_key(file: Path, *within: str) -> Shown:
+    """As in a YAML file, in the section `within`."""
+
     def shown(location: Location, value: Any) -> str:
-        name = ".".join(map(str, location))
+        name = ".".join(map(str, (*within, *location)))
         return f"{file}: {name}" if value is None else f"{file}: {name}: {value!r}"
 
     return shown

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sglang_memserve.cli.asking import add_router, router_of
+from sglang_memserve.cli.address import add_router, router_of
 from sglang_memserve.cli.output import show
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import client

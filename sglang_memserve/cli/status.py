@@ -5,7 +5,7 @@ import asyncio
 import json
 from typing import Any
 
-from sglang_memserve.cli.asking import add_router, router_of
+from sglang_memserve.cli.address import add_router, router_of
 from sglang_memserve.cli.output import aligned
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import ask, client, worker_list

@@ -83,7 +83,7 @@ def test_a_key_is_not_reported(mock, capsys):
     ],
 )
 def test_bad_input_is_a_line_and_not_a_traceback(argv, complaint, capsys):
-    assert main.main(["bench", *argv]) == 1
+    assert main.main(["bench", *argv]) == 2
     out, err = capsys.readouterr()
     assert complaint in err
     assert "Traceback" not in err

@@ -8,7 +8,18 @@ from collections.abc import Callable
 
 from router.config.explain import ConfigError
 from router.config.parser import Parser
-from sglang_memserve.cli import bench, calibrate, doctor, environment, explain, instance, router, status, up
+from sglang_memserve.cli import (
+    bench,
+    calibrate,
+    doctor,
+    environment,
+    explain,
+    instance,
+    registry,
+    router,
+    status,
+    up,
+)
 from sglang_memserve.cluster.errors import ClusterError, UsageError
 from sglang_memserve.model import ModelError
 
@@ -44,7 +55,7 @@ def make_parser() -> Parser:
     version = importlib.metadata.version("sglang-memserve")
     parser.add_argument("--version", action="version", version=f"memserve {version}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for part in (up, instance, router, status, explain, doctor, bench, calibrate):
+    for part in (up, instance, router, registry, status, explain, doctor, bench, calibrate):
         part.add_command(commands)
     return parser
 

@@ -69,6 +69,10 @@ def error(capsys):
          "after `--`"),
         ("instance --role decode -- --bogus", "memserve: --bogus: SGLang 0.5.23 has no such flag"),
         ("router --prot 1", "python -m router.launch_router: --prot is no flag here: did you mean --port?"),
+        ("registry --bind nowhere", "registry: cannot listen on nowhere: not an endpoint: 'nowhere', give "
+         "scheme://address"),
+        ("registry --bnd x", "memserve registry: --bnd is no flag here: did you mean --bind?"),
+        ("registry --death soon", "memserve registry: argument --death: invalid float value: 'soon'"),
         ("status --ur x", "memserve status: --ur is no flag here: did you mean --url?"),
         ("status --url 127.0.0.1:30000", "memserve: --url 127.0.0.1:30000: a URL begins with its scheme: give "
          "http://127.0.0.1:30000"),

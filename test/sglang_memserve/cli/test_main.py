@@ -136,3 +136,16 @@ def test_a_key_for_one_part_only_is_refused(name, monkeypatch, capsys):
 def test_the_command_loads_neither_torch_nor_sglang():
     code = "import sys, sglang_memserve.cli.main; sys.exit(bool({'torch', 'sglang'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_registry_runs_until_a_signal():
+    command = [sys.executable, "-m", "sglang_memserve.cli.main", "registry", "--bind", "tcp://127.0.0.1:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().startswith("tcp://127.0.0.1:")
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

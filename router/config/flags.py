@@ -46,8 +46,13 @@ instances are prefill ("URL" or "URL BOOTSTRAP_PORT"), decode and colocated.
 sglang_router's other flags are accepted with a warning, or refused: see docs/router.md."""
 
 
-def make_parser(prog: str = "python -m router.launch_router") -> argparse.ArgumentParser:
-    parser = Parser(prog=prog, description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(*, add_help: bool = True) -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m router.launch_router",
+        add_help=add_help,
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"memserve {version('sglang-memserve')}")
     parser.add_argument("-f", "--config", type=Path, metavar="FILE", help="YAML file with settings by name")
     instances = parser.add_argument_group("instances")

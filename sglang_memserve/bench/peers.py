@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sglang_memserve.cluster import share
-from sglang_memserve.cluster.errors import UsageError
+from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.spec import InstanceSpec, instance_flags
 from sglang_memserve.compat import BACKEND
 from sglang_memserve.cpu import attention as cpu_attention
@@ -36,9 +36,9 @@ class Peers:
         return f"the peers are not installed in {self.folder.name}: run scripts/setup_peers.sh"
 
     def require(self) -> None:
-        """Raises UsageError unless they are there."""
+        """Raises ClusterError unless they are there."""
         if reason := self.missing():
-            raise UsageError(reason)
+            raise ClusterError(reason)
 
     def versions(self) -> dict[str, str]:
         """By distribution, from the folders' names."""

@@ -11,6 +11,8 @@ from router.config.parser import Parser
 from sglang_memserve.cli import (
     bench,
     calibrate,
+    chat,
+    completion,
     doctor,
     environment,
     explain,
@@ -55,8 +57,9 @@ def make_parser() -> Parser:
     version = importlib.metadata.version("sglang-memserve")
     parser.add_argument("--version", action="version", version=f"memserve {version}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for part in (up, instance, router, registry, status, explain, doctor, bench, calibrate):
+    for part in (up, instance, router, registry, status, chat, explain, doctor, bench, calibrate):
         part.add_command(commands)
+    completion.add_command(commands, make_parser)
     return parser
 
 

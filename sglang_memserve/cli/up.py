@@ -9,9 +9,10 @@ import time
 from os import environ
 from typing import Any
 
-from sglang_memserve.cli.chat import examples, run_chat
+from sglang_memserve.cli.demo import examples, run_chat
 from sglang_memserve.cli.engine import require_engine
 from sglang_memserve.cli.output import show
+from sglang_memserve.cli.progress import Progress
 from sglang_memserve.cli.up_config import EXAMPLE, add_settings, read
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.config import ROLES, ClusterConfig
@@ -64,6 +65,7 @@ class _Up:
         self._began = time.monotonic()
         self._cluster: LocalCluster | None = None
         self._stopping = False
+        self._progress = Progress()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -117,7 +119,8 @@ class _Up:
 
     async def _serve(self, cluster: LocalCluster) -> None:
         self._say("memserve", f"logs in {self._config.logs}")
-        await cluster.start()
+        async with self._progress.shown():
+            await cluster.start()
         self._say("memserve", f"serving on {cluster.url}")
         async with _while_here(asyncio.create_task(cluster.watch())) as watching:
             if self._chat:
@@ -127,6 +130,8 @@ class _Up:
                 await watching
 
     def _say(self, who: str, what: str) -> None:
+        if who != "memserve":
+            self._progress.note(who, what)
         show(f"[{time.monotonic() - self._began:6.1f} s] {who:<11} {what}")
 
 

@@ -109,12 +109,16 @@ def _flags(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _help(field: FieldInfo) -> str:
-    default = "off" if field.default is False else field.default or "none"
+    default = field.default or "none"
+    if isinstance(field.default, bool):
+        default = "on" if field.default else "off"
     return f"{field.description} (default: {default})"
 
 
 def _kind(field: FieldInfo) -> dict[str, Any]:
     """How argparse takes it. Its value stays text, which RouterConfig reads as it does the environment's."""
+    if field.default is True:
+        return {"action": argparse.BooleanOptionalAction, "default": None}
     if field.annotation is bool:
         return {"action": "store_const", "const": True}
     functions = [item.func for item in field.metadata if isinstance(item, AfterValidator)]

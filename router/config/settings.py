@@ -178,6 +178,9 @@ class RouterConfig(BaseModel):
     log_level: Annotated[
         str, AfterValidator(OneOf("debug", "info", "warning", "warn", "error", "critical"))
     ] = Field("info", description="how much to log")
+    access_log: bool = Field(
+        True, description="one line for each request, at level info, on the logger router.access"
+    )
     api_key: Key = Field(
         "",
         description="key that clients must present; set it in the environment, which `ps` does not show",

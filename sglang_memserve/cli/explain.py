@@ -79,7 +79,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def _line(candidate: dict[str, Any], chosen: bool) -> list[str]:
-    price = candidate.get("price") or {}
+    price = candidate.get("cost") or {}
     counts = (candidate.get(name) for name in ("cached_tokens", "cached_tokens_in_hbm", "charged_tokens"))
     return [
         "*" if chosen else "",
@@ -102,7 +102,7 @@ def summary(record: dict[str, Any]) -> str:
     first: dict[str, Any] = next(
         (candidate for candidate in record["candidates"] if candidate.get("url") == (prefill or decode)), {}
     )
-    if how := _WAYS.get(str((first.get("price") or {}).get("how"))):
+    if how := _WAYS.get(str((first.get("cost") or {}).get("plan"))):
         fetch = record.get("fetch")
         lines.append(f"by: {how}{_fetched(fetch) if isinstance(fetch, dict) else ''}")
     return "\n".join(lines)

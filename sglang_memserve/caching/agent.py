@@ -30,8 +30,8 @@ from sglang_memserve.caching.incoming import Incoming
 from sglang_memserve.caching.outgoing import FinishedKV, Outgoing, WriteBackTarget
 from sglang_memserve.caching.pending_write_backs import PendingWriteBacks
 from sglang_memserve.caching.reencoded import Reencoded
-from sglang_memserve.caching.sources import Brought
 from sglang_memserve.caching.tree import MemServeRadixCache, Namespace, name_of
+from sglang_memserve.request_state import Brought
 
 logger = logging.getLogger(__name__)
 

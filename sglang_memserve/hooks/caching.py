@@ -15,6 +15,7 @@ def attach(scheduler: Any, pool: Any, host: str, news: Any) -> Any:
     None where nothing is kept but in SGLang's own tree.
     """
     from sglang_memserve.caching.agent import CachingAgent
+    from sglang_memserve.caching.config import CachingAgentConfig
     from sglang_memserve.kv_pool import paged_buffers
     from sglang_memserve.model.digest import model_digest
     from sglang_memserve.options import InstanceOptions
@@ -28,20 +29,23 @@ def attach(scheduler: Any, pool: Any, host: str, news: Any) -> Any:
         return None
     buffers = paged_buffers(pool), paged_buffers(pool)
     tokenizer = getattr(scheduler, "tokenizer", None)
+    config = CachingAgentConfig(
+        name=f"{host}:{args.port}",
+        role=role_of(args),
+        host=host,
+        dram=options.dram_beside(buffers[0].device.type),
+        writes_back=options.caching == "3",
+        registries=options.all_registries,
+        namespace={"model": model_digest(args.model_path)},
+        max_bandwidth=options.max_bytes_per_second,
+    )
     scheduler.memserve_agent = CachingAgent(
-        f"{host}:{args.port}",
-        role_of(args),
-        host,
-        tree,
-        buffers,
-        options.dram_beside(buffers[0].device.type),
-        options.caching == "3",
-        getattr(scheduler, "forward_stream", None),
-        news.wake,
-        options.all_registries,
-        {"model": model_digest(args.model_path)},
-        None if tokenizer is None else tokenizer.decode,
-        options.max_bytes_per_second,
+        config,
+        tree=tree,
+        buffers=buffers,
+        forward_stream=getattr(scheduler, "forward_stream", None),
+        wake=news.wake,
+        decode=None if tokenizer is None else tokenizer.decode,
     )
     return scheduler.memserve_agent
 
@@ -98,7 +102,7 @@ def _fetch(scheduler: Any, req: Any) -> None:
     agent = getattr(scheduler, "memserve_agent", None)
     if agent is not None:
         try:
-            agent.arrived(req)
+            agent.on_arrival(req)
         except Exception:
             logger.exception("what %s could find elsewhere", req.rid)
 
@@ -123,7 +127,7 @@ def _held(scheduler: Any) -> list[Any]:
     agent = getattr(scheduler, "memserve_agent", None)
     if agent is None or scheduler.server_args.disaggregation_mode != "null":
         return []
-    held: list[Any] = agent.held(scheduler.waiting_queue)
+    held: list[Any] = agent.waiting_for_fetch(scheduler.waiting_queue)
     return held
 
 

@@ -246,7 +246,7 @@ def _counters(scheduler: Any) -> dict[str, Any] | None:
         return None
     parts = [part.counters() for part in (manager, agent) if part is not None]
     prompts = getattr(scheduler.tree_cache, "prompts", {})
-    name = {} if agent is None else {"instance": agent.name, "knows": agent.knows}
+    name = {} if agent is None else {"instance": agent.name, "knows": agent.peers}
     return {name: count for part in (*parts, prompts, name) for name, count in part.items()}
 
 

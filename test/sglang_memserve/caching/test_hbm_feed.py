@@ -13,7 +13,7 @@ from mempool.feed.messages import FeedRequest, SnapshotReply, Unknown, decode_an
 from mempool.index.events import Cleared, Removed, Stored
 from mempool.index.keys import key_of as mempool_key
 from mempool.index.mirror import Mirror
-from sglang_memserve.caching.tree import Namespace, name_of
+from sglang_memserve.caching.namespace import Namespace
 from sglang_memserve.hooks.table import advertise
 
 PAGE = 4
@@ -25,7 +25,7 @@ class FeedClient:
     """A mirror of what an instance's tree has in HBM, by the feed alone."""
 
     def __init__(self, instance):
-        self.feed, self.mirror = instance.agent._hbm.feed, Mirror(PAGE)
+        self.feed, self.mirror = instance.agent._hbm_index.feed, Mirror(PAGE)
         self.incarnation, snapshot = self.feed.whole()
         self.mirror.apply(snapshot)
 
@@ -37,7 +37,7 @@ class FeedClient:
 
     def has(self, tokens, namespace=PLAIN):
         """The pages of the longest prefix that it knows of."""
-        path, blocks = self.mirror.tree.walk(name_of(namespace), mempool_key(tokens))
+        path, blocks = self.mirror.tree.walk(namespace.name, mempool_key(tokens))
         numbers = [np.frombuffer(copy, np.int32) for node in path for copy in node.copies.values()]
         return np.concatenate(numbers)[:blocks].tolist() if path else []
 
@@ -120,13 +120,13 @@ def test_a_follower_knows_at_any_time_what_the_tree_has_and_where(instance, tool
             for namespace, tokens in driven.seen[-60:]:
                 assert each.has(tokens, namespace) == instance.pages_of(tokens, namespace)
     assert instance.everything_is_accounted_for()
-    assert "hbm_events_untold" not in instance.agent.counters()
+    assert "hbm_events_failed" not in instance.agent.counters()
     instance.evict_all()
     instance.agent.tick()
     follower.hear()
     assert follower.mirror.tree.nodes == 0
-    assert instance.agent._hbm._index.blocks_of(instance.agent._hbm._owner) == 0
-    instance.agent._hbm._index.check_integrity()
+    assert instance.agent._hbm_index._index.blocks_of(instance.agent._hbm_index._owner) == 0
+    instance.agent._hbm_index._index.check_integrity()
 
 
 def test_nothing_is_told_twice(instance):
@@ -157,7 +157,7 @@ def test_leaves_that_were_evicted_are_told_in_one_tick_and_a_flush_in_one_event(
 
 def test_while_a_newcomer_is_told_all_the_scheduler_does_not_wait(instance):
     follower = FeedClient(instance)
-    with instance.agent._hbm._lock:
+    with instance.agent._hbm_index._lock:
         instance.compute(TOKENS)
         instance.agent.tick()
     assert follower.hear() == []
@@ -179,7 +179,7 @@ def test_what_sglang_makes_up_for_an_image_is_not_told_nor_what_follows_it(insta
     instance.agent.tick()
     follower.hear()
     assert follower.mirror.tree.nodes == 0
-    assert "hbm_events_untold" not in instance.agent.counters()
+    assert "hbm_events_failed" not in instance.agent.counters()
 
 
 def test_a_namespace_that_the_mempool_cannot_carry_is_not_told(instance):
@@ -191,17 +191,17 @@ def test_a_namespace_that_the_mempool_cannot_carry_is_not_told(instance):
 
 def test_what_others_cannot_be_told_is_counted_and_the_rest_told(instance):
     """As if SGLang had put KV into its tree that nobody saw."""
-    follower, watcher = FeedClient(instance), instance.tree.hbm
-    instance.tree.hbm = None
+    follower, agent = FeedClient(instance), instance.agent
+    instance.tree.observe(agent.requests, None)
     instance.compute(TOKENS[:8])
-    instance.tree.hbm = watcher
+    instance.tree.observe(agent.requests, agent._hbm_index)
     instance.compute(TOKENS)
     instance.compute(TOKENS[8:])
     instance.evict_all()
     instance.agent.tick()
     kinds = [type(event) for event in follower.hear()]
     assert kinds == [Stored, Removed]
-    assert instance.agent.counters()["hbm_events_untold"] == 1
+    assert instance.agent.counters()["hbm_events_failed"] == 1
 
 
 def test_sglangs_own_followers_still_hear_of_everything(make_instance):

@@ -23,11 +23,11 @@ class Rooms(PendingWriteBacks):
         self.goes_on_from = {}
 
     def arrived(self, room, tokens, namespace):
-        self.goes_on_from[room] = super().arrived(tokens, namespace)
+        self.goes_on_from[room] = super().expect(tokens, namespace)
 
     def waits(self, room):
         before = self.goes_on_from[room]
-        return before is not None and self.waits_for(before)
+        return before is not None and self.is_pending(before)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def answers():
 def test_the_next_turn_waits_until_the_answer_came(answers):
     answers.arrived(2, ids(TURN), "")
     assert answers.waits(2)
-    answers.came(ids((PROMPT + ANSWER)[:12]), "")
+    answers.receive(ids((PROMPT + ANSWER)[:12]), "")
     assert not answers.waits(2)
 
 
@@ -52,18 +52,18 @@ def test_a_first_turn_waits_for_nothing(answers):
 
 
 def test_a_turn_after_the_answer_came_does_not_wait(answers):
-    answers.came(ids((PROMPT + ANSWER)[:12]), "")
+    answers.receive(ids((PROMPT + ANSWER)[:12]), "")
     answers.arrived(2, ids(TURN), "")
     assert not answers.waits(2)
 
 
 def test_the_turn_after_next_waits_for_the_answer_in_between(answers):
-    answers.came(ids((PROMPT + ANSWER)[:12]), "")
+    answers.receive(ids((PROMPT + ANSWER)[:12]), "")
     answers.arrived(2, ids(TURN), "")
     answers.arrived(3, ids(TURN + ANSWER), "")
     assert answers.waits(3)
     # Also an answer that itself came too late for the one before.
-    answers.came(ids(TURN + [9] * 4), "")
+    answers.receive(ids(TURN + [9] * 4), "")
     assert not answers.waits(3)
 
 
@@ -76,7 +76,7 @@ def test_another_namespace_has_answers_of_its_own(answers):
     answers.arrived(2, ids(TURN), "other")
     assert not answers.waits(2)
     answers.arrived(3, ids(TURN), "")
-    answers.came(ids((PROMPT + ANSWER)[:12]), "other")
+    answers.receive(ids((PROMPT + ANSWER)[:12]), "other")
     assert answers.waits(3)
 
 
@@ -87,7 +87,7 @@ def test_prompts_of_any_length_have_answers(length):
     answers.arrived(2, ids([1] * length + ANSWER), "")
     answers.arrived(3, ids([1] * length), "")
     assert [answers.waits(room) for room in (1, 2, 3)] == [False, True, False]
-    answers.came(ids(([1] * length + ANSWER)[: (length + 6) // PAGE * PAGE]), "")
+    answers.receive(ids(([1] * length + ANSWER)[: (length + 6) // PAGE * PAGE]), "")
     assert not answers.waits(2)
 
 

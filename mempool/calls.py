@@ -12,10 +12,9 @@ from mempool.matched import Matched
 from mempool.membership.messages import InstanceInfo
 from mempool.peers import Peers
 from mempool.remote import messages
-from mempool.remote.asked import settle
-from mempool.remote.control import Control
 from mempool.remote.fetching import Fetching
 from mempool.remote.messages import Allocated, AllocMem, Done, FreeMem, Reply
+from mempool.remote.requests import RequestQueue, settle
 from mempool.remote.sending import Flags, Landed, Sending
 
 T = TypeVar("T")
@@ -28,12 +27,12 @@ class FutureCalls:
     """
 
     def __init__(
-        self, local: LocalPool, peers: Peers, control: Control, sending: Sending, fetching: Fetching
+        self, local: LocalPool, peers: Peers, requests: RequestQueue, sending: Sending, fetching: Fetching
     ) -> None:
         self._fetching = fetching
         self._local = local
         self._peers = peers
-        self._control = control
+        self._requests = requests
         self._sending = sending
         # What this instance does by itself: one after the other, beside the caller.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mempool-calls")
@@ -121,7 +120,7 @@ class FutureCalls:
         from_engine: bool = False,
     ) -> Future[int]:
         try:
-            return self._fetching.ask(instance, token_array(tokens), namespace, seconds, from_engine)
+            return self._fetching.fetch(instance, token_array(tokens), namespace, seconds, from_engine)
         except (MemPoolError, ValueError) as error:
             return _failed(error)
 
@@ -166,7 +165,7 @@ class FutureCalls:
             except MemPoolError as error:
                 settle(result, error)
 
-        self._control.ask(peer.control, ask, seconds).add_done_callback(answered)
+        self._requests.ask(peer.control, ask, seconds).add_done_callback(answered)
         return result
 
 

@@ -14,20 +14,24 @@ class Peers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._introduced: dict[str, Standing] = {}
-        self.members: Mapping[str, Standing] = {}
+        self._members: Mapping[str, Standing] = {}
 
     def introduce(self, info: InstanceInfo) -> None:
         with self._lock:
             self._introduced[info.instance] = Standing(info)
 
+    def set_members(self, members: Mapping[str, Standing]) -> None:
+        """The instances that the membership knows now. The mapping is kept, not copied."""
+        self._members = members
+
     def all(self) -> dict[str, InstanceInfo]:
         """Those that `get` gives."""
-        standings = {**self._introduced, **self.members}
+        standings = {**self._introduced, **self._members}
         return {name: standing.info for name, standing in standings.items() if not standing.suspected}
 
     def get(self, instance: str) -> InstanceInfo:
         """Raises PeerDied for one that is not known, or silent."""
-        standing = self.members.get(instance) or self._introduced.get(instance)
+        standing = self._members.get(instance) or self._introduced.get(instance)
         if standing is None:
             raise PeerDied(instance, "not known, or no more")
         if standing.suspected:

@@ -84,6 +84,8 @@ class Wakeup:
             return
 
     def close(self) -> None:
+        """Idempotent."""
         with self._lock:
-            self._closed = True
-            os.close(self._fd)
+            if not self._closed:
+                self._closed = True
+                os.close(self._fd)

@@ -4,16 +4,14 @@ import heapq
 import itertools
 import time
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
-from typing import TypeVar
+from concurrent.futures import Future
 
 from mempool.address import Medium
 from mempool.errors import DeadlinePassed, FrameError, MemPoolError
 from mempool.remote import messages
 from mempool.remote.messages import Allocated, AllocMem, Answer, Ask, Call, Caller, FreeMem, Reply
+from mempool.remote.requests import settle
 from mempool.transports.base import Connection
-
-T = TypeVar("T")
 
 _GIVE_BACK_SECONDS = 5.0
 
@@ -91,14 +89,3 @@ class AskedPeer:
             caller, medium = late
             free = FreeMem(medium, answer.reply.incarnation, answer.reply.blocks)
             self.ask(caller, free, time.monotonic() + _GIVE_BACK_SECONDS, Future())
-
-
-def settle(reply: Future[T], outcome: T | MemPoolError) -> None:
-    try:
-        if isinstance(outcome, MemPoolError):
-            reply.set_exception(outcome)
-        else:
-            reply.set_result(outcome)
-    except InvalidStateError:
-        # The one who asked has cancelled it.
-        return

@@ -9,16 +9,15 @@ from functools import partial
 from typing import NamedTuple
 
 from mempool.address import Addresses, BlockNumbers
+from mempool.engine import PublishRequest, ReceivedBlocks
 from mempool.errors import DeadlinePassed, MemPoolError, PeerDied, Refused, TransferError
 from mempool.local import LocalPool
 from mempool.matched import Matched
 from mempool.peers import Peers
 from mempool.remote import messages
-from mempool.remote.asked import settle
-from mempool.remote.control import Control
 from mempool.remote.messages import Call, Comes, Done, Fetch, FetchEnds, Reply
+from mempool.remote.requests import RequestQueue, settle
 from mempool.remote.sending import Flags, Landed, Sending
-from mempool.remote.serving import Received
 
 
 class _Asked(NamedTuple):
@@ -28,57 +27,53 @@ class _Asked(NamedTuple):
     result: Future[int]
 
 
-class PublishRequest(NamedTuple):
-    """Tokens, int32, of which another instance wants what only the engine's HBM has: more than the first
-    `published` of them. `done`, called once from any thread, sends what is published by then.
-    """
-
-    tokens: BlockNumbers
-    namespace: str
-    published: int
-    done: Callable[[], None]
-
-
 class Fetching:
-    """Both sides of it. `ask` may be called from any thread. `on_wanted` is called on the control thread."""
+    """Asks other instances for KV, and answers those that ask this one.
+
+    `fetch` may be called from any thread. `on_publish_request` is called on the control thread.
+    """
 
     def __init__(
         self,
         local: LocalPool,
         peers: Peers,
-        control: Control,
+        requests: RequestQueue,
         sending: Sending,
-        on_wanted: Callable[[PublishRequest], None] | None = None,
+        on_publish_request: Callable[[PublishRequest], None] | None = None,
     ) -> None:
-        self._on_wanted = on_wanted
+        self._on_publish_request = on_publish_request
         self._local = local
         self._peers = peers
-        self._control = control
+        self._requests = requests
         self._sending = sending
         self._lock = threading.Lock()
         self._asked: dict[bytes, _Asked] = {}
+        self._closed_by: TransferError | None = None
 
     @property
     def asked(self) -> int:
         """Fetches that have not ended."""
         return len(self._asked)
 
-    def ask(
+    def fetch(
         self, instance: str, tokens: BlockNumbers, namespace: str, seconds: float, from_engine: bool = False
     ) -> Future[int]:
         """As `MemPool.fetch`. Raises PeerDied, ValueError."""
         cookie = secrets.token_bytes(16)
-        fetch = Fetch(messages.pack(tokens), namespace, cookie, from_engine)
-        messages.require_fit(fetch)
+        request = Fetch(messages.pack(tokens), namespace, cookie, from_engine)
+        messages.require_fit(request)
         peer = self._peers.get(instance)
         result: Future[int] = Future()
         with self._lock:
             self._asked[cookie] = _Asked(instance, peer.incarnation, time.monotonic() + seconds, result)
-        asked = self._control.ask(peer.control, fetch, seconds)
+        if self._closed_by is not None:
+            self._end(cookie, self._closed_by)
+            return result
+        asked = self._requests.ask(peer.control, request, seconds)
         asked.add_done_callback(lambda reply: self._answered(instance, cookie, reply))
         return result
 
-    def received(self, received: Received) -> bool:
+    def received(self, received: ReceivedBlocks) -> bool:
         """Whether it is what was asked for here. On the receiver's thread."""
         if received.tokens is None:
             return False
@@ -96,13 +91,13 @@ class Fetching:
     def _serve(self, call: Call, fetch: Fetch) -> Comes:
         """Sends what is published here to the caller, at once or when the engine has published more."""
         tokens = messages.unpack(fetch.tokens)
-        if self._on_wanted is not None and fetch.from_engine:
+        if self._on_publish_request is not None and fetch.from_engine:
             found = self._local.match(tokens, fetch.namespace, lease_seconds=None)
             page = self._local.layout.page_size
             if found.tokens < len(tokens) // page * page:
                 until = time.monotonic() + call.seconds
                 done = partial(self._serve_later, call, fetch, tokens, until)
-                self._on_wanted(PublishRequest(tokens, fetch.namespace, found.tokens, done))
+                self._on_publish_request(PublishRequest(tokens, fetch.namespace, found.tokens, done))
                 return Comes(found.blocks, later=True)
         return Comes(self._send(call, fetch, tokens, call.seconds))
 
@@ -119,7 +114,7 @@ class Fetching:
                 peer = self._peers.get(call.caller.instance)
             except PeerDied:
                 return
-            self._control.ask(peer.control, FetchEnds(fetch.cookie), seconds)
+            self._requests.ask(peer.control, FetchEnds(fetch.cookie), seconds)
 
     def _send(self, call: Call, fetch: Fetch, tokens: BlockNumbers, seconds: float) -> int:
         """How many blocks it begins to send."""
@@ -156,6 +151,8 @@ class Fetching:
                 self._end(cookie, PeerDied(instance, "declared dead"))
 
     def close(self, error: TransferError) -> None:
+        """Ends every fetch, also one that another thread begins from now on."""
+        self._closed_by = error
         for cookie in list(self._asked):
             self._end(cookie, error)
 

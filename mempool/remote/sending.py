@@ -11,9 +11,8 @@ from mempool.errors import DeadlinePassed, MemPoolError, PeerDied, TransferError
 from mempool.local import LocalPool
 from mempool.membership.messages import InstanceInfo
 from mempool.remote import messages
-from mempool.remote.asked import settle
-from mempool.remote.control import Control
 from mempool.remote.messages import Admitted, Offer, Reply
+from mempool.remote.requests import RequestQueue, settle
 from mempool.tiers.joined import JoinedStores
 from mempool.transfer.cut import Mode
 from mempool.transfer.outgoing import OutgoingTransfer
@@ -66,13 +65,16 @@ class _Outgoing:
 
 
 class Sending:
-    def __init__(self, local: LocalPool, control: Control, sender: BlockSender) -> None:
+    """Runs the transfers of this instance. Its methods may be called from any thread."""
+
+    def __init__(self, local: LocalPool, requests: RequestQueue, sender: BlockSender) -> None:
         self._local = local
-        self._control = control
+        self._requests = requests
         self._sender = sender
         # One for all: the block channel keeps staging memory for each store that it sends from.
         self._store = JoinedStores(list(local.tiers.values()))
         self._running: dict[_Outgoing, float] = {}
+        self._closed_by: TransferError | None = None
 
     @property
     def outgoing(self) -> int:
@@ -109,7 +111,10 @@ class Sending:
         with self._local.lock:
             self._local.pin(source)
         self._running[outgoing] = time.monotonic() + seconds
-        asked = self._control.ask(peer.control, offer, seconds)
+        if self._closed_by is not None:
+            self._give_up(outgoing, self._closed_by)
+            return outgoing.result
+        asked = self._requests.ask(peer.control, offer, seconds)
         asked.add_done_callback(lambda reply: self._answered(outgoing, reply))
         return outgoing.result
 
@@ -127,6 +132,12 @@ class Sending:
                 self._give_up(outgoing, PeerDied(instance, "declared dead"))
 
     def close(self, error: TransferError) -> None:
+        """As `abort`, and ends what another thread begins from now on."""
+        self._closed_by = error
+        self.abort(error)
+
+    def abort(self, error: TransferError) -> None:
+        """Ends every transfer that runs now."""
         for outgoing in list(self._running):
             self._give_up(outgoing, error)
 

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from mempool.address import Addresses, BlockNumbers, Medium
+from mempool.address import Addresses, Medium
+from mempool.engine import EngineHbm, ReceivedBlocks
 from mempool.errors import BadAddress, MemPoolError, Refused
 from mempool.local import LocalPool
 from mempool.matched import Matched
 from mempool.remote import messages
+from mempool.remote.fetching import Fetching
 from mempool.remote.messages import (
     Admitted,
     Allocated,
@@ -25,24 +27,6 @@ from mempool.remote.messages import (
 from mempool.tiers.tier import Tier, pages_of
 from mempool.transfer.receiver import BlockReceiver
 from mempool.wire import short
-
-if TYPE_CHECKING:
-    from mempool.remote.fetching import Fetching
-
-
-class Received(NamedTuple):
-    """What another instance's transfer brought. `published`: to this instance's index; active KV otherwise.
-
-    `private` is the sender's cookie; `tokens`, int32, and `namespace` are what it named for the blocks, which
-    are the last ones of the tokens.
-    """
-
-    instance: str
-    private: bytes
-    addresses: Addresses
-    published: bool
-    tokens: BlockNumbers | None
-    namespace: str
 
 
 class _Incoming(NamedTuple):
@@ -61,23 +45,24 @@ class Serving:
     published, or until it is dead. Those that it sent without tokens are too, where there is no
     `on_received`; otherwise they are that callback's from then on, which runs on the receiver's thread.
 
-    `on_hbm`: HBM is the engine's, who alone allocates and publishes there. What is sent there lands in DRAM;
-    the callback, on the receiver's thread, is given it, and has to free it.
+    `engine`: HBM is the engine's, which alone allocates and publishes there. Blocks sent there land in DRAM,
+    and go to its `on_received`.
     """
 
     def __init__(
         self,
         local: LocalPool,
         receiver: BlockReceiver,
-        on_received: Callable[[Received], None] | None,
-        on_hbm: Callable[[Received], None] | None = None,
+        fetching: Fetching,
+        *,
+        on_received: Callable[[ReceivedBlocks], None] | None = None,
+        engine: EngineHbm | None = None,
     ) -> None:
         self._local = local
         self._receiver = receiver
         self._on_received = on_received
-        self._on_hbm = on_hbm
-        # Needs those that need this object.
-        self.fetching: Fetching | None = None
+        self._engine = engine
+        self._fetching = fetching
         self._held: dict[Caller, dict[Medium, set[int]]] = {}
         self._incoming: dict[int, _Incoming] = {}
 
@@ -89,9 +74,7 @@ class Serving:
             if isinstance(call.ask, FreeMem):
                 return self._free(call.caller, call.ask)
             if isinstance(call.ask, (Fetch, FetchEnds)):
-                if self.fetching is None:
-                    raise Refused(call.caller.instance, "not yet")
-                return self.fetching.answer(call, call.ask)
+                return self._fetching.answer(call, call.ask)
             return self._admit(call, call.ask)
         except (MemPoolError, ValueError) as error:
             return Failed(
@@ -119,7 +102,7 @@ class Serving:
                     owner = self._local.tier(medium).owner
                     self._local.free_mem(Addresses(owner, sorted(blocks)))
 
-    def close(self) -> None:
+    def release_all(self) -> None:
         """Nothing that is under way lands any more, and nothing is held."""
         self._withdraw(list(self._incoming))
         with self._local.lock:
@@ -168,7 +151,7 @@ class Serving:
         return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, present)
 
     def _is_for_engine(self, offer: Offer) -> bool:
-        return self._on_hbm is not None and offer.medium is Medium.HBM and offer.blocks is None
+        return self._engine is not None and offer.medium is Medium.HBM and offer.blocks is None
 
     def _expect(
         self, call: Call, offer: Offer, tier: Tier, addresses: Addresses, head: Matched | None
@@ -236,19 +219,22 @@ class Serving:
             finally:
                 if incoming.head is not None:
                     incoming.head.release()
-        for_engine = self._is_for_engine(incoming.offer)
-        received = self._received(incoming, private, for_engine)
-        if received.published and self.fetching is not None and self.fetching.received(received):
-            return
-        callback = self._on_hbm if for_engine else self._on_received
-        if callback is not None:
-            callback(received)
+        self._hand_over(incoming, private)
 
-    def _received(self, incoming: _Incoming, private: bytes, for_engine: bool) -> Received:
+    def _hand_over(self, incoming: _Incoming, private: bytes) -> None:
+        received = self._received(incoming, private)
+        if received.published and self._fetching.received(received):
+            return
+        if self._engine is not None and self._is_for_engine(incoming.offer):
+            self._engine.on_received(received)
+        elif self._on_received is not None:
+            self._on_received(received)
+
+    def _received(self, incoming: _Incoming, private: bytes) -> ReceivedBlocks:
         offer = incoming.offer
         tokens = None if offer.tokens is None else messages.unpack(offer.tokens)
-        published = tokens is not None and not for_engine
-        return Received(
+        published = tokens is not None and not self._is_for_engine(offer)
+        return ReceivedBlocks(
             incoming.caller.instance, private, incoming.addresses, published, tokens, offer.namespace
         )
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mempool.address import Medium, Owner
+from mempool.engine import PublishRequest, ReceivedBlocks
 from mempool.paged import PagedBuffers
-from mempool.remote.fetching import PublishRequest
-from mempool.remote.serving import Received
 from mempool.tiers.tier import dram_arena
 from sglang_memserve.caching.agent_pool import serve_feeds, start_pool
 from sglang_memserve.caching.answer_worker import AnswerWorker
@@ -60,7 +59,7 @@ class CachingAgent:
         self._tree = tree
         self._counters = counters = Counters()
         self._publish_requests = Inbox[PublishRequest](wake)
-        write_backs = Inbox[Received](wake)
+        write_backs = Inbox[ReceivedBlocks](wake)
         arena = dram_arena(offload_buffers.layout, config.arena_size)
         stream = ForwardStream(forward_stream if offload_buffers.device.type == "cuda" else None)
         self._pool = pool = start_pool(

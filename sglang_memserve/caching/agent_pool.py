@@ -2,11 +2,11 @@
 
 from mempool.address import Medium
 from mempool.arena import DramArena
+from mempool.config import MemPoolConfig
+from mempool.engine import EngineHbm, PublishRequest, ReceivedBlocks
 from mempool.feed.feed import Feed
 from mempool.feed.server import FeedServer
 from mempool.pool import MemPool
-from mempool.remote.fetching import PublishRequest
-from mempool.remote.serving import Received
 from mempool.sockets import endpoint_of
 from mempool.transports.registry import Transports
 from sglang_memserve.caching.config import CachingAgentConfig
@@ -20,7 +20,7 @@ def start_pool(
     config: CachingAgentConfig,
     arena: DramArena,
     *,
-    write_backs: Inbox[Received],
+    write_backs: Inbox[ReceivedBlocks],
     publish_requests: Inbox[PublishRequest],
 ) -> MemPool:
     """`write_backs` gets what others send to HBM; `publish_requests` what they want of it in DRAM, which is
@@ -34,15 +34,19 @@ def start_pool(
             request.done()
 
     return MemPool(
-        config.name,
-        {Medium.DRAM: arena},
-        role=config.role,
-        namespace=config.namespace,
-        registries=config.registries,
-        control=endpoint_of("tcp", config.host, 0),
-        data=endpoint_of("stream", config.host, 0),
-        on_hbm=write_backs.put,
-        on_wanted=put_publish_request if config.publishes else None,
+        MemPoolConfig(
+            instance=config.name,
+            role=config.role,
+            namespace=config.namespace,
+            registries=config.registries,
+            control_url=endpoint_of("tcp", config.host, 0),
+            data_url=endpoint_of("stream", config.host, 0),
+        ),
+        stores={Medium.DRAM: arena},
+        engine=EngineHbm(
+            on_received=write_backs.put,
+            on_publish_request=put_publish_request if config.publishes else None,
+        ),
         transports=Transports(config.max_bandwidth),
     )
 

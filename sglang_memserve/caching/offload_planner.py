@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from mempool.engine import PublishRequest
 from mempool.pool import MemPool
-from mempool.remote.fetching import PublishRequest
 from sglang_memserve.caching.config import CachingAgentConfig
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.finished_kv import FinishedKV, WriteBackTarget

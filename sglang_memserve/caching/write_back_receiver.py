@@ -2,9 +2,9 @@
 
 import logging
 
+from mempool.engine import ReceivedBlocks
 from mempool.errors import MemPoolError, StaleAddress
 from mempool.pool import MemPool
-from mempool.remote.serving import Received
 from sglang_memserve.caching.answer_worker import AnswerWorker
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.inbox import Inbox
@@ -21,7 +21,7 @@ class WriteBackReceiver:
 
     def __init__(
         self,
-        inbox: Inbox[Received],
+        inbox: Inbox[ReceivedBlocks],
         *,
         tree: MemServeRadixCache,
         pool: MemPool,
@@ -53,7 +53,7 @@ class WriteBackReceiver:
             finally:
                 self._give_back(received)
 
-    def _take_in(self, received: Received) -> str:
+    def _take_in(self, received: ReceivedBlocks) -> str:
         """Returns how it ended, as the name of its counter says."""
         tokens, page_size = received.tokens, self._tree.page_size
         if tokens is None or len(tokens) % page_size:
@@ -70,11 +70,11 @@ class WriteBackReceiver:
             self._answers.remember(tokens, first, received.namespace)
         return outcome
 
-    def _require_own(self, received: Received) -> None:
+    def _require_own(self, received: ReceivedBlocks) -> None:
         if received.addresses.owner.incarnation != self._pool.info.incarnation:
             raise StaleAddress(received.addresses.owner, "the blocks are others' now")
 
-    def _give_back(self, received: Received) -> None:
+    def _give_back(self, received: ReceivedBlocks) -> None:
         try:
             self._pool.free_mem(received.addresses)
         except MemPoolError as error:

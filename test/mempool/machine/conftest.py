@@ -14,9 +14,8 @@ from pool_model import Gated, Side, keys_of, kv_of, tokens_of, until
 
 
 @pytest.fixture
-def make_sides(monkeypatch):
+def make_sides():
     """make_sides() makes a function of a name that gives a new pool of that name, all in one world."""
-    monkeypatch.setattr("mempool.pool._TICK_SECONDS", 0.005)
 
     def make():
         transports, gated = Transports(), Gated()

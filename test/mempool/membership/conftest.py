@@ -12,7 +12,7 @@ import pytest
 from mempool.layout import BlockLayout
 from mempool.membership.member import Member
 from mempool.membership.messages import InstanceInfo, new_incarnation
-from mempool.membership.registry import Registry
+from mempool.membership.registry_server import MembershipRegistry
 
 RUN_MEMBER = Path(__file__).with_name("run_member.py")
 DEADLINE = 20.0
@@ -121,7 +121,7 @@ def open_things():
 @pytest.fixture
 def start_registry(open_things):
     def start(url="tcp://127.0.0.1:0", **settings):
-        registry = Registry(url, **settings)
+        registry = MembershipRegistry(url, **settings)
         open_things.callback(registry.close)
         return registry
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mempool.address import Medium
+from mempool.engine import EngineHbm
 from mempool.errors import MemPoolError, OutOfBlocks
 from mempool.layout import BlockLayout
 from mempool.remote.sending import Flags
@@ -36,7 +37,7 @@ def engine():
 @pytest.fixture
 def pair(world, engine):
     a = world.pool("a")
-    b = world.pool("b", stores={DRAM: dram_arena(LAYOUT, 16)}, on_hbm=engine)
+    b = world.pool("b", stores={DRAM: dram_arena(LAYOUT, 16)}, engine=EngineHbm(on_received=engine))
     return a, b
 
 
@@ -82,4 +83,4 @@ def test_what_finds_no_staging_is_refused_before_a_byte_is_sent(pair, engine):
 
 def test_an_engine_that_owns_its_hbm_gives_no_store_of_it(world, engine):
     with pytest.raises(MemPoolError, match="DRAM store"):
-        world.lonely("c", stores={HBM: device_buffers(LAYOUT, 4)}, on_hbm=engine)
+        world.lonely("c", stores={HBM: device_buffers(LAYOUT, 4)}, engine=EngineHbm(on_received=engine))

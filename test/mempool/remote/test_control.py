@@ -22,6 +22,7 @@ from mempool.remote.messages import (
     FreeMem,
     decode_call,
 )
+from mempool.remote.requests import RequestQueue
 from mempool.sockets import Limits
 from mempool.transports.inproc import InProcess
 from mempool.transports.registry import Transports
@@ -33,8 +34,12 @@ ME = Caller("me", 7)
 @pytest.fixture
 def make_control(things):
     def make(serve=lambda call: Done(), url=LOCAL, transports=None):
-        control = Control(url, ME, serve, limits=Limits(), transports=transports or Transports())
+        requests = RequestQueue()
+        control = Control(
+            url, lambda: ME, serve, requests, limits=Limits(), transports=transports or Transports()
+        )
         things.callback(lambda: control._thread.is_alive() and control.close())
+        control.ask = requests.ask
         return control
 
     return make

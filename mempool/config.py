@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mempool.sockets import Limits
+from mempool.sockets import SocketLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,4 +30,4 @@ class MemPoolConfig:
     control_url: str = "tcp://127.0.0.1:0"
     data_url: str = "stream://127.0.0.1:0"
     expiry_interval_s: float = 0.1
-    limits: Limits = field(default_factory=Limits)
+    limits: SocketLimits = field(default_factory=SocketLimits)

@@ -5,22 +5,22 @@ from collections.abc import Mapping
 
 from mempool.address import Addresses
 from mempool.errors import PeerDied, StaleAddress
-from mempool.membership.messages import InstanceInfo, Standing
+from mempool.membership.messages import InstanceInfo, MemberStatus
 
 
-class Peers:
+class PeerDirectory:
     """What the membership says; without one, those that were introduced by hand."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._introduced: dict[str, Standing] = {}
-        self._members: Mapping[str, Standing] = {}
+        self._introduced: dict[str, MemberStatus] = {}
+        self._members: Mapping[str, MemberStatus] = {}
 
     def introduce(self, info: InstanceInfo) -> None:
         with self._lock:
-            self._introduced[info.instance] = Standing(info)
+            self._introduced[info.instance] = MemberStatus(info)
 
-    def set_members(self, members: Mapping[str, Standing]) -> None:
+    def set_members(self, members: Mapping[str, MemberStatus]) -> None:
         """The instances that the membership knows now. The mapping is kept, not copied."""
         self._members = members
 

@@ -14,12 +14,12 @@ from mempool.errors import MemPoolError, PeerDied
 from mempool.expiry import ExpiryThread
 from mempool.index.keys import Tokens
 from mempool.local import LocalPool
-from mempool.matched import Counts, Matched
-from mempool.membership.member import Member
+from mempool.matched import BlockCounts, MatchResult
+from mempool.membership.member import MembershipClient
 from mempool.membership.messages import Change, ChangeKind, InstanceInfo, new_incarnation
-from mempool.peers import Peers
+from mempool.peers import PeerDirectory
 from mempool.remote.exchange import Exchange
-from mempool.remote.sending import Flags, Landed
+from mempool.remote.sending import TransferFlags, TransferResult
 from mempool.store import BlockStore, require_sendable
 from mempool.tiers.tier import Tier
 from mempool.transports.registry import Transports
@@ -65,7 +65,7 @@ class MemPool:
         _require_servable(stores, engine)
         incarnation = new_incarnation()
         self._on_stopped = on_stopped
-        self._peers = Peers()
+        self._peers = PeerDirectory()
         self.local = LocalPool(
             [Tier.of(Owner(config.instance, incarnation, medium), store) for medium, store in stores.items()]
         )
@@ -154,7 +154,9 @@ class MemPool:
         """As `LocalPool.insert`."""
         return self.local.insert(tokens, addresses, namespace)
 
-    def match(self, tokens: Tokens, *, namespace: str = "", lease_seconds: float | None = 30.0) -> Matched:
+    def match(
+        self, tokens: Tokens, *, namespace: str = "", lease_seconds: float | None = 30.0
+    ) -> MatchResult:
         """As `LocalPool.match`."""
         return self.local.match(tokens, namespace, lease_seconds=lease_seconds)
 
@@ -179,11 +181,11 @@ class MemPool:
         instance: str,
         source: Addresses | Sequence[Addresses],
         target: Addresses | None = None,
-        flags: Flags | None = None,
+        flags: TransferFlags | None = None,
         private: bytes = b"",
         *,
         seconds: float = 30.0,
-    ) -> Landed:
+    ) -> TransferResult:
         """Moves the bytes of this instance's blocks to `instance`, and returns once they are there.
 
         `target`: blocks that `alloc_mem` gave there; None: the receiver allocates, and holds them for this
@@ -198,12 +200,12 @@ class MemPool:
         tokens: Tokens,
         source: Addresses | Sequence[Addresses],
         target: Addresses | None = None,
-        flags: Flags | None = None,
+        flags: TransferFlags | None = None,
         private: bytes = b"",
         *,
         namespace: str = "",
         seconds: float = 30.0,
-    ) -> Landed:
+    ) -> TransferResult:
         """As `transfer`, and the receiver publishes the blocks: the last whole blocks of `tokens`.
 
         What it has published already is not sent, unless `target` names where to. Those before must be there.
@@ -232,15 +234,15 @@ class MemPool:
             instance, tokens, namespace=namespace, seconds=seconds, from_engine=from_engine
         ).result()
 
-    def counts(self, medium: Medium) -> Counts:
+    def counts(self, medium: Medium) -> BlockCounts:
         return self.local.counts(medium)
 
     def counters(self) -> dict[str, int]:
         """Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`; sums of the rest."""
         return {**self._exchange.counters(), "leases": self.local.index.leases}
 
-    def _new_member(self, registries: Sequence[str]) -> Member:
-        return Member(
+    def _new_member(self, registries: Sequence[str]) -> MembershipClient:
+        return MembershipClient(
             self.info,
             registries,
             on_change=self._changed,

@@ -12,22 +12,22 @@ from mempool.membership.connections import Connections
 from mempool.membership.messages import (
     MAX_JOIN_BYTES,
     PAGE_INFOS,
-    Beat,
     Change,
-    Changed,
     ChangeKind,
-    Heard,
+    ChangeNotice,
+    Heartbeat,
+    HeartbeatAck,
     Join,
     Leave,
+    MembershipSnapshot,
     Reason,
     Refusal,
-    Snapshot,
     ToMember,
     decode_to_registry,
     encode,
     new_incarnation,
 )
-from mempool.membership.roll import Refused, Roll
+from mempool.membership.roll import JoinRefused, MembershipTable
 from mempool.sockets import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,9 @@ class MembershipRegistry:
         max_members: int = MAX_MEMBERS,
     ) -> None:
         self.bad_frames = 0
-        self._roll = Roll(suspicion=suspicion, death=death, max_members=max_members, clock=time.monotonic)
+        self._roll = MembershipTable(
+            suspicion=suspicion, death=death, max_members=max_members, clock=time.monotonic
+        )
         self._tick_milliseconds = max(1, int(min(suspicion / 8, 0.25) * 1000))
         self._epoch = new_incarnation()
         self._seq = 0
@@ -110,7 +112,7 @@ class MembershipRegistry:
             if frames is None:
                 break
             self._handle(frames)
-        for connection in self._connections.closed(encode(Heard(self._seq))):
+        for connection in self._connections.closed(encode(HeartbeatAck(self._seq))):
             self._announce(self._lose(connection))
         changes = self._roll.tick()
         for change in changes:
@@ -136,7 +138,7 @@ class MembershipRegistry:
         connection, info = frames[0].bytes, join.info
         try:
             changes = self._roll.join(info, join.previous)
-        except Refused as error:
+        except JoinRefused as error:
             logger.info("%s", error)
             self._send([connection], error.refusal)
             return
@@ -154,7 +156,7 @@ class MembershipRegistry:
         self._connections.watch(frames)
         self._send_snapshot(connection)
 
-    def _hear(self, connection: bytes, message: Beat | Leave) -> None:
+    def _hear(self, connection: bytes, message: Heartbeat | Leave) -> None:
         identity = (message.instance, message.incarnation)
         changes = None
         if self._identities.get(connection) == identity:
@@ -166,7 +168,7 @@ class MembershipRegistry:
             self._announce(self._roll.leave(*identity))
         else:
             self._announce(changes)
-            self._send([connection], Heard(self._seq))
+            self._send([connection], HeartbeatAck(self._seq))
 
     def _not_alive(self, instance: str, incarnation: int) -> Refusal:
         newest = self._roll.newest(instance)
@@ -178,14 +180,14 @@ class MembershipRegistry:
             self._seq += 1
             info = change.info
             logger.info("%s %s (incarnation %d)", info.instance, change.kind, info.incarnation)
-            self._send(list(self._identities), Changed(self._seq, change))
+            self._send(list(self._identities), ChangeNotice(self._seq, change))
 
     def _send_snapshot(self, connection: bytes) -> None:
         standings = self._roll.standings()
         for start in range(0, len(standings), PAGE_INFOS):
             page = tuple(standings[start : start + PAGE_INFOS])
             done = start + PAGE_INFOS >= len(standings)
-            self._send([connection], Snapshot(self._epoch, self._seq, page, done))
+            self._send([connection], MembershipSnapshot(self._epoch, self._seq, page, done))
 
     def _send(self, connections: Iterable[bytes], message: ToMember) -> None:
         frame = encode(message)

@@ -8,11 +8,11 @@ import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied
 from mempool.remote import messages
-from mempool.remote.asked import AskedPeer
-from mempool.remote.messages import Answer, Call, Caller, Reply
+from mempool.remote.control_client import ControlClient
+from mempool.remote.messages import Call, Caller, CallReply, ControlReply
 from mempool.remote.requests import OutgoingRequest, RequestQueue, settle
-from mempool.sockets import Limits, milliseconds
-from mempool.transports.base import Gone, Received
+from mempool.sockets import SocketLimits, milliseconds
+from mempool.transports.base import Disconnected, IncomingMessage
 from mempool.transports.registry import Transports
 
 logger = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ class Control:
         self,
         url: str,
         caller: Callable[[], Caller],
-        serve: Callable[[Call], Reply],
+        serve: Callable[[Call], ControlReply],
         requests: RequestQueue,
         *,
-        limits: Limits,
+        limits: SocketLimits,
         transports: Transports,
     ) -> None:
         self._caller = caller
@@ -46,7 +46,7 @@ class Control:
         self._listener = transports.listen(url, limits, messages.MAX_BYTES)
         self.endpoint = self._listener.endpoint
         self.bad_frames = 0
-        self._peers: dict[str, AskedPeer] = {}
+        self._peers: dict[str, ControlClient] = {}
         self._stopping = False
         self._poller = zmq.Poller()
         for pollable in (requests.wakeup, *self._listener.pollables):
@@ -77,20 +77,22 @@ class Control:
 
     def _send(self, request: OutgoingRequest) -> None:
         try:
-            self._peer(request.endpoint).ask(self._caller(), request.request, request.deadline, request.reply)
+            self._peer(request.endpoint).send(
+                self._caller(), request.request, request.deadline, request.reply
+            )
         except (MemPoolError, OSError) as error:
             settle(request.reply, PeerDied(request.endpoint, f"cannot connect: {error}"))
 
-    def _peer(self, endpoint: str) -> AskedPeer:
+    def _peer(self, endpoint: str) -> ControlClient:
         peer = self._peers.get(endpoint)
         if peer is None:
             connection = self._transports.connect(endpoint, self._limits)
-            peer = self._peers[endpoint] = AskedPeer(connection, endpoint)
+            peer = self._peers[endpoint] = ControlClient(connection, endpoint)
             for pollable in connection.pollables:
                 self._poller.register(pollable, zmq.POLLIN)
         return peer
 
-    def _drop(self, peer: AskedPeer, error: MemPoolError) -> None:
+    def _drop(self, peer: ControlClient, error: MemPoolError) -> None:
         del self._peers[peer.endpoint]
         for pollable in peer.connection.pollables:
             self._poller.unregister(pollable)
@@ -109,8 +111,8 @@ class Control:
                 self._drop(peer, error)
         return min([*due, _LONGEST_POLL_SECONDS]) if due else None
 
-    def _answer(self, received: Received | Gone) -> None:
-        if isinstance(received, Gone):
+    def _answer(self, received: IncomingMessage | Disconnected) -> None:
+        if isinstance(received, Disconnected):
             return
         try:
             if len(received.frames) != 1:
@@ -120,4 +122,4 @@ class Control:
             self.bad_frames += 1
             logger.debug("dropped a question: %s", error)
             return
-        self._listener.send(received.source, messages.encode(Answer(call.id, self._serve(call))))
+        self._listener.send(received.source, messages.encode(CallReply(call.id, self._serve(call))))

@@ -7,7 +7,7 @@ from mempool.config import MemPoolConfig
 from mempool.engine import EngineHbm, ReceivedBlocks
 from mempool.errors import TransferError
 from mempool.local import LocalPool
-from mempool.peers import Peers
+from mempool.peers import PeerDirectory
 from mempool.remote.control import Control
 from mempool.remote.fetching import Fetching
 from mempool.remote.messages import Caller
@@ -29,7 +29,7 @@ class Exchange:
     def __init__(
         self,
         local: LocalPool,
-        peers: Peers,
+        peers: PeerDirectory,
         config: MemPoolConfig,
         transports: Transports,
         *,
@@ -75,7 +75,7 @@ class Exchange:
         return {
             "incoming": self.serving.incoming,
             "outgoing": self.sending.outgoing,
-            "fetching": self.fetching.asked,
+            "fetching": self.fetching.pending,
             "held_blocks": self.serving.held_blocks,
             "bytes_sent": self._sender.bytes_sent,
             "messages_sent": self._sender.messages_sent,

@@ -6,7 +6,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import NamedTuple, TypeVar
 
 from mempool.errors import MemPoolError, PeerDied
-from mempool.remote.messages import Ask, Reply
+from mempool.remote.messages import ControlReply, ControlRequest
 from mempool.sockets import Wakeup
 
 T = TypeVar("T")
@@ -16,9 +16,9 @@ class OutgoingRequest(NamedTuple):
     """`deadline`: on the monotonic clock, in seconds."""
 
     endpoint: str
-    request: Ask
+    request: ControlRequest
     deadline: float
-    reply: Future[Reply]
+    reply: Future[ControlReply]
 
 
 class RequestQueue:
@@ -29,9 +29,9 @@ class RequestQueue:
         self._queue: deque[OutgoingRequest] = deque()
         self._closed = False
 
-    def ask(self, endpoint: str, request: Ask, seconds: float) -> Future[Reply]:
+    def send(self, endpoint: str, request: ControlRequest, seconds: float) -> Future[ControlReply]:
         """The reply, PeerDied, or DeadlinePassed after `seconds`. From any thread; never blocks."""
-        reply: Future[Reply] = Future()
+        reply: Future[ControlReply] = Future()
         self._queue.append(OutgoingRequest(endpoint, request, time.monotonic() + seconds, reply))
         self.wakeup.set()
         if self._closed:

@@ -8,7 +8,7 @@ from mempool.address import Addresses, Medium
 from mempool.engine import EngineHbm, ReceivedBlocks
 from mempool.errors import BadAddress, MemPoolError, Refused
 from mempool.local import LocalPool
-from mempool.matched import Matched
+from mempool.matched import MatchResult
 from mempool.remote import messages
 from mempool.remote.fetching import Fetching
 from mempool.remote.messages import (
@@ -19,8 +19,8 @@ from mempool.remote.messages import (
     Caller,
     Done,
     Failed,
-    Fetch,
-    FetchEnds,
+    FetchEnded,
+    FetchRequest,
     FreeMem,
     Offer,
 )
@@ -35,7 +35,7 @@ class _Incoming(NamedTuple):
     tier: Tier
     addresses: Addresses
     # Keeps the blocks before the offered ones published meanwhile.
-    head: Matched | None
+    head: MatchResult | None
     deadline: float
 
 
@@ -66,20 +66,20 @@ class Serving:
         self._held: dict[Caller, dict[Medium, set[int]]] = {}
         self._incoming: dict[int, _Incoming] = {}
 
-    def answer(self, call: Call) -> messages.Reply:
+    def answer(self, call: Call) -> messages.ControlReply:
         """On the control thread. Never raises."""
         try:
-            if isinstance(call.ask, AllocMem):
-                return self._alloc(call.caller, call.ask)
-            if isinstance(call.ask, FreeMem):
-                return self._free(call.caller, call.ask)
-            if isinstance(call.ask, (Fetch, FetchEnds)):
-                return self._fetching.answer(call, call.ask)
-            return self._admit(call, call.ask)
+            if isinstance(call.request, AllocMem):
+                return self._alloc(call.caller, call.request)
+            if isinstance(call.request, FreeMem):
+                return self._free(call.caller, call.request)
+            if isinstance(call.request, (FetchRequest, FetchEnded)):
+                return self._fetching.answer(call, call.request)
+            return self._admit(call, call.request)
         except (MemPoolError, ValueError) as error:
             return Failed(
                 kind=type(error).__name__ if isinstance(error, MemPoolError) else Refused.__name__,
-                medium=getattr(call.ask, "medium", Medium.DRAM),
+                medium=getattr(call.request, "medium", Medium.DRAM),
                 incarnation=self._local.incarnation,
                 cause=short(getattr(error, "cause", str(error))),
             )
@@ -117,17 +117,17 @@ class Serving:
         """Transfers that were admitted and have not ended."""
         return len(self._incoming)
 
-    def _alloc(self, caller: Caller, ask: AllocMem) -> Allocated:
-        addresses = self._local.alloc_mem(ask.count, ask.medium)
+    def _alloc(self, caller: Caller, request: AllocMem) -> Allocated:
+        addresses = self._local.alloc_mem(request.count, request.medium)
         with self._local.lock:
             # The numbers of an incarnation that is no more name others' blocks.
-            self._local.tier(ask.medium).books.require_active(addresses)
+            self._local.tier(request.medium).allocator.require_active(addresses)
             self._hold(caller, addresses)
         return Allocated(addresses.owner.incarnation, messages.pack(addresses.blocks))
 
-    def _free(self, caller: Caller, ask: FreeMem) -> Done:
+    def _free(self, caller: Caller, request: FreeMem) -> Done:
         with self._local.lock:
-            addresses = self._held_for(caller, ask.medium, ask.incarnation, ask.blocks)
+            addresses = self._held_for(caller, request.medium, request.incarnation, request.blocks)
             self._local.free_mem(addresses)
             self._let_go(caller, addresses)
         return Done()
@@ -154,11 +154,11 @@ class Serving:
         return self._engine is not None and offer.medium is Medium.HBM and offer.blocks is None
 
     def _expect(
-        self, call: Call, offer: Offer, tier: Tier, addresses: Addresses, head: Matched | None
+        self, call: Call, offer: Offer, tier: Tier, addresses: Addresses, head: MatchResult | None
     ) -> int:
         """The ticket of a transfer into these blocks."""
         with self._local.lock:
-            tier.books.pin(addresses)
+            tier.allocator.pin(addresses)
         ticket = self._receiver.expect(
             tier.store,
             pages_of(addresses),
@@ -169,7 +169,7 @@ class Serving:
         self._incoming[ticket] = _Incoming(call.caller, offer, tier, addresses, head, deadline)
         return ticket
 
-    def _head(self, call: Call, offer: Offer) -> tuple[Matched | None, int]:
+    def _head(self, call: Call, offer: Offer) -> tuple[MatchResult | None, int]:
         """What is published already of the tokens, and how many of the offered blocks that covers."""
         if offer.tokens is None:
             return None, 0
@@ -199,7 +199,7 @@ class Serving:
     def _held_for(self, caller: Caller, medium: Medium, incarnation: int, packed: bytes) -> Addresses:
         tier = self._local.tier(medium)
         addresses = Addresses(tier.owner._replace(incarnation=incarnation), messages.unpack(packed))
-        tier.books.require_active(addresses)
+        tier.allocator.require_active(addresses)
         if not self._held.get(caller, {}).get(medium, set()).issuperset(addresses.blocks.tolist()):
             raise BadAddress(tier.owner, f"these blocks are not held for {caller.instance}")
         return addresses
@@ -210,7 +210,7 @@ class Serving:
             incoming = self._incoming.pop(ticket, None)
             if incoming is None:
                 raise Refused("the sender", "the transfer was given up")
-            incoming.tier.books.unpin(incoming.addresses)
+            incoming.tier.allocator.unpin(incoming.addresses)
             try:
                 self._settle(incoming)
             except (MemPoolError, ValueError):
@@ -256,7 +256,7 @@ class Serving:
             incoming = self._incoming.pop(ticket, None)
             if incoming is None:
                 return
-            incoming.tier.books.unpin(incoming.addresses)
+            incoming.tier.allocator.unpin(incoming.addresses)
             self._give_back(incoming)
             if incoming.head is not None:
                 incoming.head.release()

@@ -8,7 +8,7 @@ import torch
 from mempool.address import Addresses
 from mempool.arena import DramArena
 from mempool.errors import MemPoolError
-from mempool.matched import Matched
+from mempool.matched import MatchResult
 from mempool.paged import PagedBuffers
 from mempool.tiers.tier import copy_between, pages_of, staging_for
 from sglang_memserve.caching.counters import Counters
@@ -38,7 +38,7 @@ class KVLoader:
         self._stream = stream
         self._counters = counters
 
-    def swap_in(self, found: Matched, tokens: TokenIds, namespace: Namespace) -> bool:
+    def swap_in(self, found: MatchResult, tokens: TokenIds, namespace: Namespace) -> bool:
         """Loads what `found` has of the tokens. Returns whether that added anything to the tree."""
         try:
             outcome = self.load(tokens[: found.tokens], namespace, found.addresses, found.check)

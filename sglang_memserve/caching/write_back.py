@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from mempool.address import Addresses, Medium
 from mempool.errors import MemPoolError
 from mempool.pool import MemPool
-from mempool.remote.sending import Flags, Landed
+from mempool.remote.sending import TransferFlags, TransferResult
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.finished_kv import FinishedKV, WriteBackTarget
 
@@ -53,24 +53,24 @@ class WriteBackSender:
 
     def _begin(
         self, finished: FinishedKV, target: WriteBackTarget, source: Sequence[Addresses]
-    ) -> Future[Landed]:
+    ) -> Future[TransferResult]:
         try:
             return self._pool.start.transfer_with_insert(
                 target.instance,
                 finished.tokens,
                 source,
-                flags=Flags(medium=Medium.HBM),
+                flags=TransferFlags(medium=Medium.HBM),
                 private=target.private,
                 namespace=finished.namespace,
                 seconds=_TIMEOUT_S,
             )
         except (MemPoolError, ValueError) as error:
-            failed: Future[Landed] = Future()
+            failed: Future[TransferResult] = Future()
             failed.set_exception(error)
             return failed
 
     def _on_ended(
-        self, transfer: Future[Landed], began: float, offered: int, give_back: Callable[[], None]
+        self, transfer: Future[TransferResult], began: float, offered: int, give_back: Callable[[], None]
     ) -> None:
         """On the thread that ended the transfer."""
         error = transfer.exception()

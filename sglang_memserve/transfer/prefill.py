@@ -20,7 +20,7 @@ from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
 from mempool.errors import FrameError, LayoutMismatch, TransferError
 from mempool.paged import PagedBuffers
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from mempool.transfer.outgoing import OutgoingTransfer
 from mempool.transfer.sender import BlockSender
 from mempool.transports.registry import Transports
@@ -63,7 +63,7 @@ class PrefillSide:
         self,
         manager: "MemServeKVManager",
         buffers: PagedBuffers,
-        mode: Mode = Mode.AGGREGATED,
+        mode: TransferMode = TransferMode.AGGREGATED,
         by_layer: ByLayer | None = None,
         max_bandwidth: int = 0,
     ) -> None:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mempool.remote.sending import Flags
+from mempool.remote.sending import TransferFlags
 from mempool.transports.registry import Transports
 
 # Tests lie in no package, and the machine is too much for one file.
@@ -28,7 +28,7 @@ def make_sides():
 @pytest.fixture
 def model():
     return SimpleNamespace(
-        tokens_of=tokens_of, kv_of=kv_of, keys_of=keys_of, until=until, move=Flags(move=True)
+        tokens_of=tokens_of, kv_of=kv_of, keys_of=keys_of, until=until, move=TransferFlags(move=True)
     )
 
 

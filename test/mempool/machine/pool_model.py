@@ -197,7 +197,7 @@ class Side:
             assert kept == published or self.leases or not quiet
             # Raises for one that is free.
             pinned = [block for where, block in leased if where is medium]
-            local.tier(medium).books.inactive(Addresses(owner, pinned))
+            local.tier(medium).allocator.inactive(Addresses(owner, pinned))
         if quiet:
             counters = pool.counters()
             assert (counters["incoming"], counters["outgoing"]) == (0, 0)

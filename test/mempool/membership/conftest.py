@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mempool.layout import BlockLayout
-from mempool.membership.member import Member
+from mempool.membership.member import MembershipClient
 from mempool.membership.messages import InstanceInfo, new_incarnation
 from mempool.membership.registry_server import MembershipRegistry
 
@@ -55,7 +55,7 @@ class Watcher:
 
     def __init__(self, info, registries, **settings):
         self.changes, self.fenced, self.stopped = [], [], threading.Event()
-        self.member = Member(
+        self.member = MembershipClient(
             info,
             registries,
             on_change=self.changes.append,

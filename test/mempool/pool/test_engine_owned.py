@@ -10,7 +10,7 @@ from mempool.address import Medium
 from mempool.engine import EngineHbm
 from mempool.errors import MemPoolError, OutOfBlocks
 from mempool.layout import BlockLayout
-from mempool.remote.sending import Flags
+from mempool.remote.sending import TransferFlags
 from mempool.tiers.tier import device_buffers, dram_arena
 
 PAGE = 4
@@ -46,7 +46,7 @@ def test_the_engine_is_given_the_last_blocks_of_the_tokens_and_their_bytes(pair,
     own, data = a.filled(2)
     tokens = np.arange(5 * PAGE)
     landed = a.transfer_with_insert(
-        "b", tokens, own, flags=Flags(medium=HBM), private=b"why", namespace="salt"
+        "b", tokens, own, flags=TransferFlags(medium=HBM), private=b"why", namespace="salt"
     )
     assert engine.came.wait(10)
     (received,) = engine.received
@@ -74,7 +74,7 @@ def test_what_finds_no_staging_is_refused_before_a_byte_is_sent(pair, engine):
     held = b.alloc_mem(15, DRAM)
     own, _ = a.filled(2)
     with pytest.raises(OutOfBlocks):
-        a.transfer_with_insert("b", np.arange(2 * PAGE), own, flags=Flags(medium=HBM))
+        a.transfer_with_insert("b", np.arange(2 * PAGE), own, flags=TransferFlags(medium=HBM))
     with pytest.raises(OutOfBlocks):
         a.alloc_mem(1, HBM, "b")
     assert not engine.received

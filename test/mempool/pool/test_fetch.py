@@ -10,7 +10,7 @@ from mempool.address import Addresses, Medium, Owner
 from mempool.engine import EngineHbm
 from mempool.errors import DeadlinePassed, OutOfBlocks, PeerDied, Refused, TransferError
 from mempool.layout import BlockLayout
-from mempool.remote.messages import Comes, FetchEnds
+from mempool.remote.messages import FetchEnded, FetchReply
 from mempool.tiers.tier import dram_arena
 
 PAGE = 4
@@ -132,8 +132,8 @@ def test_an_end_that_another_instance_tells_ends_nothing(world, until):
     a, _, c = world.pool("a"), engine(world, "b", wanted), world.pool("c")
     coming = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
     until(lambda: wanted)
-    (cookie,) = a._exchange.fetching._asked
-    c._exchange.requests.ask(a.info.control, FetchEnds(cookie), 5.0).result(10)
+    (cookie,) = a._exchange.fetching._pending
+    c._exchange.requests.send(a.info.control, FetchEnded(cookie), 5.0).result(10)
     assert not coming.done()
     wanted[0].done()
     assert coming.result(10) == 0
@@ -176,7 +176,7 @@ def test_a_source_that_dies_ends_it_at_once(world):
     a, b = world.pair()
     b.published(tokens(5))
     asked = threading.Event()
-    b._exchange.fetching.answer = lambda *given: asked.set() or Comes(5)
+    b._exchange.fetching.answer = lambda *given: asked.set() or FetchReply(5)
     coming = a.start.fetch("b", tokens(5), seconds=60)
     assert asked.wait(10)
     a._forget("b", None)

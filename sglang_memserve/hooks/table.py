@@ -257,7 +257,7 @@ def advertise(result: dict[str, Any], scheduler: Any) -> None:
 
     if limits.serves_with_memserve(scheduler.server_args):
         caching = InstanceOptions.from_environment().caching
-        result["memserve"] = {"room_per_sample": True, "caching": caching}
+        result["memserve"] = {"room_per_sample": True, "caching": caching.value}
     agent = getattr(scheduler, "memserve_agent", None)
     if agent is not None:
         result["memserve"] = result.get("memserve", {}) | agent.advertised

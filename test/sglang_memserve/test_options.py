@@ -3,7 +3,7 @@
 import pytest
 
 from mempool.transfer.cut import TransferMode
-from sglang_memserve.options import TRANSFER, InstanceOptions, OptionError, take
+from sglang_memserve.options import TRANSFER_MODES, InstanceOptions, OptionError, take
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +58,13 @@ def test_what_cannot_be_meant_is_refused_by_name(argv, says):
 
 
 def test_transfer_modes_are_those_of_the_block_channel():
-    assert set(TRANSFER) == set(TransferMode)
+    assert set(TRANSFER_MODES) == set(TransferMode)
 
 
 def test_the_size_of_dram_is_what_was_given_or_fits_the_host():
-    assert take(["--memserve-dram", "0"])[0].dram_beside("cuda") == "0"
-    assert take([])[0].dram_beside("cuda") == "2%"
-    assert take([])[0].dram_beside("cpu") == "256MiB"
+    assert take(["--memserve-dram", "0"])[0].dram_for("cuda") == "0"
+    assert take([])[0].dram_for("cuda") == "2%"
+    assert take([])[0].dram_for("cpu") == "256MiB"
 
 
 def test_the_bound_on_what_is_sent_is_none_or_a_size_in_bytes():

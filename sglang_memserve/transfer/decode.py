@@ -1,13 +1,12 @@
 """The decode side: names destinations, lands blocks, hands the request over to SGLang's queues."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sglang.srt.disaggregation.base.conn import KVPoll
-from sglang.srt.disaggregation.common.conn import CommonKVReceiver, KVTransferError
 from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
 from mempool.errors import FrameError, TransferError
@@ -30,7 +29,7 @@ class DecodeSide:
         self._blocks = BlockReceiver(endpoint_of("stream", manager.local_ip, 0))
         # Scheduler thread only. Several where one decode rank hears from several prefill ranks.
         self._tickets: dict[int, list[int]] = {}
-        self.first_tokens: FirstTokens | None = None
+        self._first_tokens: FirstTokens | None = None
 
     def counters(self) -> dict[str, int]:
         return {
@@ -38,8 +37,17 @@ class DecodeSide:
             "bad_frames": self._blocks.bad_frames,
             "open_transfers": self._blocks.expected,
             "open_rooms": len(self._tickets),
-            "first_tokens_told_early": 0 if self.first_tokens is None else self.first_tokens.told,
+            "first_tokens_streamed_early": 0 if self._first_tokens is None else self._first_tokens.streamed,
         }
+
+    def expect_first_token(self, scheduler: Any, metadata: Any, req: Any) -> None:
+        """Lets the first token of a request that was queued be streamed as its KV lands.
+
+        `metadata`: SGLang's metadata buffers. The first call comes once the scheduler is set up.
+        """
+        if self._first_tokens is None:
+            self._first_tokens = FirstTokens(scheduler, metadata)
+        self._first_tokens.expect(req)
 
     def hello(self) -> list[bytes]:
         return control.frames(control.Hello(self._blocks.endpoint, self._layout))
@@ -69,8 +77,8 @@ class DecodeSide:
 
     def withdraw(self, room: int) -> None:
         """SGLang frees the room's pages after this: not a byte may land in them any more."""
-        if self.first_tokens is not None:
-            self.first_tokens.forget(room)
+        if self._first_tokens is not None:
+            self._first_tokens.forget(room)
         for ticket in self._tickets.pop(room, ()):
             self._blocks.withdraw(ticket)
 
@@ -101,8 +109,8 @@ class DecodeSide:
                 AuxDataCodec.deserialize_data_to_buffer(args, index, aux_index, row)
             # Where no other rank sends a part of it, all of it is here.
             parts = self._manager.required_prefill_response_num_table.get(room)
-            if self.first_tokens is not None and parts == 1:
-                self.first_tokens.landed(room, aux_index)
+            if self._first_tokens is not None and parts == 1:
+                self._first_tokens.landed(room, aux_index)
         if handoff.prefilled is not None:
             self._manager.introduce(room, handoff.prefilled)
         # Last: the scheduler reads the rows once the status says that they are there.
@@ -117,44 +125,3 @@ class DecodeSide:
         self._manager.apply_prefill_status(
             bootstrap_room=room, status=KVPoll.Failed, prefill_rank=0, failure_reason=error.cause
         )
-
-
-class MemServeKVReceiver(CommonKVReceiver):
-    def __init__(self, mgr: Any, bootstrap_addr: str, bootstrap_room: int) -> None:
-        # Two requests in one room would end each other's transfers, and SGLang's scheduler with them.
-        self._owns_room = bootstrap_room not in mgr.request_status
-        super().__init__(mgr, bootstrap_addr, bootstrap_room)
-        if not self._owns_room:
-            self.conclude_state = KVPoll.Failed
-
-    def poll(self) -> Any:
-        status = super().poll()
-        # Before its destination is made: what is fetched meanwhile, prefill need not send.
-        asked = self.init_time is not None
-        held = (
-            not asked
-            and status == KVPoll.WaitingForInput
-            and self.kv_mgr.waits_for_fetch(self.bootstrap_room)
-        )
-        return KVPoll.Bootstrapping if held else status
-
-    def clear(self) -> None:
-        if self._owns_room:
-            self.kv_mgr.decode.withdraw(self.bootstrap_room)
-            super().clear()
-
-    def abort(self) -> None:
-        if self._owns_room:
-            super().abort()
-
-    def _register_kv_args(self) -> bool:
-        """Once for all ranks of an instance that were not known."""
-        for rank in self.bootstrap_infos or ():
-            line, _ = self._connect_to_bootstrap_server(rank)
-            self.kv_mgr.lines.watch(self.bootstrap_addr, line)
-        return bool(super()._register_kv_args())
-
-    def failure_exception(self) -> NoReturn:
-        if self._owns_room:
-            super().failure_exception()
-        raise KVTransferError(self.bootstrap_room, "another request is in this room")

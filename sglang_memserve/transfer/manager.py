@@ -16,8 +16,8 @@ from sglang_memserve import limits
 from sglang_memserve.caching.agent import CachingAgent
 from sglang_memserve.caching.prefill_origins import PrefillOrigin
 from sglang_memserve.kv_pool import paged_buffers
-from sglang_memserve.news import News
 from sglang_memserve.options import InstanceOptions
+from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 from sglang_memserve.transfer.by_layer import ByLayer
 from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.lines import Lines
@@ -33,7 +33,7 @@ class MemServeKVManager(CommonKVManager):
     def __init__(self, args: Any, disaggregation_mode: Any, server_args: Any, *rest: Any) -> None:
         limits.refuse_unsupported_args(server_args)
         # Before super(): the common layer's constructor may already change a room's status.
-        self.news = News()
+        self.wakeup = SchedulerWakeup()
         self._status_lock = threading.Lock()
         super().__init__(args, disaggregation_mode, server_args, *rest)
         self.prefill: PrefillSide | None = None
@@ -42,16 +42,20 @@ class MemServeKVManager(CommonKVManager):
 
     @property
     def prefilled(self) -> PrefillOrigin | None:
-        """What decode instances are told of this one, to send answers back to."""
+        """Where decode instances send answers back to: this instance."""
         return None if self.agent is None else self.agent.prefill_origin
 
     def introduce(self, room: int, prefilled: PrefillOrigin) -> None:
-        """The prefill instance that served the room. Its request is none the worse where that fails."""
+        """Names the prefill instance that served the room. Its request is unaffected where that fails."""
         if self.agent is not None:
             try:
                 self.agent.introduce(room, prefilled)
             except MemPoolError as error:
                 logger.warning("answers are not sent back to %s: %s", prefilled.instance.instance, error)
+
+    def attach_agent(self, agent: CachingAgent | None) -> None:
+        """The scheduler's agent. It is made once the pool is attached."""
+        self.agent = agent
 
     def attach_pool(self, pool: Any, forward_stream: Any) -> None:
         """Starts to serve; SGLang makes the manager without the tensors of the KV pool.
@@ -79,7 +83,7 @@ class MemServeKVManager(CommonKVManager):
     def waits_for_fetch(self, room: int) -> bool:
         return self.agent is not None and self.agent.waits_for_fetch(room)
 
-    def kv_comes(self, req: Any) -> bool:
+    def expects_kv(self, req: Any) -> bool:
         """Whether KV that the prompt needs is on its way: fetched, or an answer that is sent back."""
         agent = self.agent
         return agent is not None and (
@@ -90,7 +94,7 @@ class MemServeKVManager(CommonKVManager):
         # SGLang reads, compares and writes: two threads at once would lose the later status.
         with self._status_lock:
             super().update_status(bootstrap_room, status)
-        self.news.tell()
+        self.wakeup.notify()
 
     def _lost(self, bootstrap_addr: str) -> None:
         """Its requests fail now. Of an instance with several ranks, the first that is lost tells for all."""

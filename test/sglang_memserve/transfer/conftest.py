@@ -15,11 +15,12 @@ from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
-from sglang_memserve.news import News
-from sglang_memserve.transfer.decode import DecodeSide, MemServeKVReceiver
-from sglang_memserve.transfer.kv_sender import MemServeKVSender
+from sglang_memserve.scheduler_wakeup import SchedulerWakeup
+from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.manager import MemServeKVManager
 from sglang_memserve.transfer.prefill import PrefillSide
+from sglang_memserve.transfer.receiver import MemServeKVReceiver
+from sglang_memserve.transfer.sender import MemServeKVSender
 
 PAGE, HEADS, DIM, LAYERS, PAGES = 4, 2, 8, 3, 32
 
@@ -86,7 +87,7 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVMa
     manager.enable_deferred_decode_kv_release = False
     manager.waiting_timeout = 300
     manager.kv_item_lens_sum = manager.state_item_lens_sum = 0
-    manager.news = News()
+    manager.wakeup = SchedulerWakeup()
     manager._status_lock = threading.Lock()
     manager.prefill = manager.decode = manager.agent = None
     return manager

@@ -170,7 +170,7 @@ def key_of(tokens, namespace=PLAIN):
 
 
 def asked(tokens, room=None, cached=None):
-    """What SGLang's request has of one that is not scheduled yet; `cached`: what it is to tell in the end."""
+    """A request of SGLang's that is not scheduled yet. `cached`: the tokens that it reports in the end."""
     return SimpleNamespace(
         bootstrap_room=room,
         rid="request",
@@ -182,7 +182,7 @@ def asked(tokens, room=None, cached=None):
 
 
 def ended(room, prompt, tokens, node, namespace, reason=None, multimodal=None):
-    """What SGLang's request has of one that ended; `tokens`: prompt and answer."""
+    """A request of SGLang's that has ended. `tokens`: prompt and answer."""
     return SimpleNamespace(
         bootstrap_room=room,
         rid="request",

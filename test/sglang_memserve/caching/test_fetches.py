@@ -1,4 +1,4 @@
-"""A prefix that another instance has is fetched for a request that a hint comes with."""
+"""A prefix that another instance has is fetched for a request that carries a hint."""
 
 import time
 from concurrent.futures import Future
@@ -20,8 +20,9 @@ def three(make_instance):
     """Two that prefill, of which the second has seen TOKENS, and one that decodes."""
     first, second = make_instance("p0", "prefill"), make_instance("p1", "prefill")
     decode = make_instance("d0", "decode")
-    for one, other in ((first, second), (first, decode), (second, decode)):
-        one.meet(other)
+    first.meet(second)
+    first.meet(decode)
+    second.meet(decode)
     second.finish(TOKENS)
     return first, second, decode
 
@@ -36,7 +37,7 @@ def holds(instance):
 
 @pytest.mark.parametrize("custom", [False, True])
 @pytest.mark.parametrize("asks", [0, 2])
-def test_what_the_hint_names_is_here_when_the_request_is_scheduled(three, tools, asks, custom):
+def test_the_hinted_prefix_is_here_when_the_request_is_scheduled(three, tools, asks, custom):
     asking = three[asks]
     asking.arrive(ROOM, [*TOKENS, 99], {"from": "p1", "deadline_ms": 10_000}, custom=custom)
     assert asking.agent.waits_for_fetch(ROOM) or counters(asking)["fetches_completed"]
@@ -58,7 +59,7 @@ def test_what_decode_computed_comes_to_prefill(three, tools):
     assert first.holds(TOKENS)
 
 
-def test_what_only_the_hbm_of_the_other_has_comes_where_the_hint_says_how_much(three, tools):
+def test_kv_in_the_sources_hbm_comes_where_the_hint_counts_tokens(three, tools):
     first, second, _ = three
     longer = [*TOKENS, *range(50, 66)]
     second.compute(longer)
@@ -74,7 +75,7 @@ def test_what_only_the_hbm_of_the_other_has_comes_where_the_hint_says_how_much(t
     assert counters(second)["hbm_publish_requests"] == 1
 
 
-def test_more_than_the_other_has_is_not_waited_for(three, tools):
+def test_nobody_waits_for_more_than_the_source_has(three, tools):
     first, second, _ = three
     unknown = list(range(500, 520))
     first.arrive(ROOM, [*unknown, 99], {"from": "p1", "deadline_ms": 50_000, "tokens": 20})
@@ -82,7 +83,7 @@ def test_more_than_the_other_has_is_not_waited_for(three, tools):
     assert counters(first)["fetches_found_nothing"] == 1
 
 
-def test_what_is_here_is_not_fetched(three):
+def test_kv_that_is_here_is_not_fetched(three):
     first, _, _ = three
     first.compute(TOKENS)
     first.arrive(ROOM, [*TOKENS, 99], {"from": "p1"})
@@ -99,7 +100,7 @@ def test_what_is_here_is_not_fetched(three):
         {},
     ],
 )
-def test_a_hint_that_is_for_others_or_makes_no_sense_holds_nobody(three, hint):
+def test_a_hint_for_others_or_without_sense_holds_no_request(three, hint):
     first, _, _ = three
     first.arrive(ROOM, [*TOKENS, 99], hint)
     assert not first.agent.waits_for_fetch(ROOM)
@@ -159,12 +160,12 @@ def test_each_token_of_a_prompt_has_one_source(three, tools):
     first.arrive(ROOM, prompt, {"from": "p1", "deadline_ms": 10_000})
     tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
     assert first.ask(prompt, req=tools.asked(prompt, ROOM)) == 24
-    told = counters(first)
-    assert sources(told) == {"from_hbm": 4, "from_dram": 8, "fetched": 12, "computed": 1}
-    assert told["fetched_tokens_from"] == {"p1": 12}
+    counted = counters(first)
+    assert sources(counted) == {"from_hbm": 4, "from_dram": 8, "fetched": 12, "computed": 1}
+    assert counted["fetched_tokens_from"] == {"p1": 12}
     # Three blocks were here already.
-    assert told["fetch_bytes"] == 3 * first.buffers().layout.block_bytes
-    assert told["fetch_seconds"] > 0
+    assert counted["fetch_bytes"] == 3 * first.buffers().layout.block_bytes
+    assert counted["fetch_seconds"] > 0
     assert holds(first) == {"holds": 1, "holds_completed": 1}
 
 
@@ -203,13 +204,13 @@ def test_a_request_that_was_scheduled_at_its_deadline_did_not_go_away():
     while fetches.waits(ROOM):
         time.sleep(0.001)
     fetches.forget(ROOM)
-    told = counts.read()
-    assert told["holds_deadline"] == 1
-    assert "holds_gone" not in told
-    assert told["hold_seconds"] == pytest.approx(0.001)
+    counted = counts.read()
+    assert counted["holds_deadline"] == 1
+    assert "holds_gone" not in counted
+    assert counted["hold_seconds"] == pytest.approx(0.001)
 
 
-def test_decode_tells_of_its_own_cache_and_not_of_prefills(three, tools):
+def test_decode_counts_its_own_cache_and_not_prefills(three, tools):
     _, _, decode = three
     prompt = [*TOKENS, 99]
     decode.compute(TOKENS[:8])
@@ -217,6 +218,6 @@ def test_decode_tells_of_its_own_cache_and_not_of_prefills(three, tools):
     assert sources(counters(decode)) == {"from_hbm": 8, "from_dram": 0, "fetched": 0, "received": 17}
 
 
-def sources(told):
+def sources(counted):
     prefix = "prompt_tokens_"
-    return {name.removeprefix(prefix): value for name, value in told.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in counted.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Which prompts go on from an answer that is on its way back."""
+"""Which prompts go on from an answer that has yet to come back."""
 
 import numpy as np
 import pytest
@@ -16,17 +16,17 @@ def ids(tokens):
 
 
 class Rooms(PendingWriteBacks):
-    """With what each room's request is told when it arrives."""
+    """With the previous turn of each room's request."""
 
     def __init__(self, page):
         super().__init__(page)
-        self.goes_on_from = {}
+        self.previous = {}
 
     def arrived(self, room, tokens, namespace):
-        self.goes_on_from[room] = super().expect(tokens, namespace)
+        self.previous[room] = super().expect(tokens, namespace)
 
     def waits(self, room):
-        before = self.goes_on_from[room]
+        before = self.previous[room]
         return before is not None and self.is_pending(before)
 
 

@@ -71,7 +71,7 @@ def test_a_turn_that_is_here_before_the_answer_waits_for_it(pair, tools):
     assert not prefill.agent.waits_for_write_back(following)
 
 
-def test_what_prefill_has_already_is_no_trouble(pair, tools):
+def test_an_answer_that_prefill_has_already_is_counted(pair, tools):
     prefill, decode = pair
     decode.agent.introduce(ROOM, prefill.agent.prefill_origin)
     prefill.compute([*PROMPT, *ANSWER[:6]])
@@ -85,7 +85,7 @@ def test_what_prefill_has_already_is_no_trouble(pair, tools):
     assert prefill.everything_is_accounted_for()
 
 
-def test_without_the_prompt_there_is_nothing_to_join_it_to(pair, tools):
+def test_an_answer_without_its_prompt_is_not_taken(pair, tools):
     prefill, decode = pair
     decode.agent.introduce(ROOM, prefill.agent.prefill_origin)
     tools.answered(decode, ROOM, PROMPT, ANSWER)
@@ -146,7 +146,7 @@ def test_pages_are_held_until_they_are_copied_and_no_longer(pair, tools):
     assert decode.tree.full_evictable_size() == 24
 
 
-def test_a_flush_between_drops_what_may_be_somebody_elses_by_now(pair, tools):
+def test_a_flush_before_the_copy_drops_the_answer(pair, tools):
     prefill, decode = pair
     prefill.compute(PROMPT[:8])
     decode.agent.introduce(ROOM, prefill.agent.prefill_origin)
@@ -164,7 +164,7 @@ def test_a_flush_between_drops_what_may_be_somebody_elses_by_now(pair, tools):
 
 
 @pytest.mark.parametrize("why", ["aborted", "multimodal", "no room known"])
-def test_what_is_no_answer_is_not_sent(pair, tools, why):
+def test_kv_without_an_answer_is_not_sent(pair, tools, why):
 
     prefill, decode = pair
     if why != "no room known":
@@ -175,7 +175,7 @@ def test_what_is_no_answer_is_not_sent(pair, tools, why):
     tools.until(lambda: decode.agent.tick() or decode.everything_is_accounted_for())
 
 
-def test_a_dead_prefill_costs_an_answer_its_way_back_and_nothing_else(pair, make_instance, tools):
+def test_a_dead_prefill_costs_the_write_back_alone(pair, make_instance, tools):
     prefill, decode = pair
     decode.agent.introduce(ROOM, prefill.agent.prefill_origin)
     prefill.close()
@@ -215,7 +215,7 @@ def test_an_answer_from_before_a_flush_is_not_taken(pair, tools):
     tools.until(lambda: prefill.agent.tick() or prefill.everything_is_accounted_for())
 
 
-def test_an_answer_for_an_incarnation_that_is_no_more_is_not_taken(pair, tools, caplog):
+def test_an_answer_for_an_old_incarnation_is_not_taken(pair, tools, caplog):
     """Prefill stood still, was declared dead, and begins anew with what decode had sent not yet looked at."""
     prefill, decode = pair
     prefill.compute(PROMPT[:8])
@@ -230,7 +230,7 @@ def test_an_answer_for_an_incarnation_that_is_no_more_is_not_taken(pair, tools, 
     assert not caplog.records
 
 
-def test_a_next_turn_tells_whether_the_answer_came_back_by_its_ids(make_instance, tools):
+def test_the_next_turn_shows_whether_the_answer_has_its_ids(make_instance, tools):
     texts = {**{token: chr(token) for token in range(1, 120)}, 120: chr(100) + chr(101)}
     prefill = make_instance("p", "prefill", decode=lambda ids: "".join(texts[token] for token in ids))
     decode = make_instance("d", "decode")

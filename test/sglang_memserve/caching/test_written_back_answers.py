@@ -98,7 +98,7 @@ def test_a_character_that_the_last_page_cuts_off_is_no_difference(counts):
     assert counts.read() == {"answers_reencoded": 1}
 
 
-def test_without_a_tokenizer_only_the_same_ids_are_told(counts):
+def test_without_a_tokenizer_only_the_same_ids_are_counted(counts):
     answers = WrittenBackAnswers(PAGE, counts)
     answers.remember(ids(PROMPT, ANSWER), len(PROMPT), "")
     answers.compare(ids(PROMPT, REENCODED, [4]), "")
@@ -106,7 +106,7 @@ def test_without_a_tokenizer_only_the_same_ids_are_told(counts):
     assert counts.read() == {"answers_found_again": 1}
 
 
-def test_a_tokenizer_that_fails_is_not_asked_again_and_hurts_nobody(counts):
+def test_a_tokenizer_that_fails_is_not_called_again(counts):
     asked = []
 
     def fails(given):
@@ -123,7 +123,7 @@ def test_a_tokenizer_that_fails_is_not_asked_again_and_hurts_nobody(counts):
 
 
 @pytest.mark.parametrize("bound", [{"max_answers": 2}, {"max_tokens": 2 * len(ANSWER)}])
-def test_those_that_were_not_met_for_longest_are_forgotten(counts, bound):
+def test_the_answers_met_longest_ago_are_forgotten(counts, bound):
     answers = WrittenBackAnswers(PAGE, counts, text_of, **bound)
     prompts = [[first, *PROMPT[1:]] for first in (1, 2, 3)]
     for prompt in prompts[:2]:

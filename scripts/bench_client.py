@@ -25,18 +25,10 @@ from typing import Any
 import aiohttp
 
 from benchmark import command
+from benchmark.bars import Bar, at_least, at_most, report, show_bars
 from benchmark.mock_engine import DELAY
 from sglang_memserve.bench import children
-from sglang_memserve.bench.figures import (
-    Bar,
-    Rounds,
-    at_least,
-    at_most,
-    machine,
-    percentile,
-    report,
-    show_bars,
-)
+from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.bench.serving.answer import Answer
 from sglang_memserve.bench.serving.apis import APIS, Asking, Conversation
 from sglang_memserve.bench.serving.client import Client, open_session
@@ -46,6 +38,7 @@ from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.supervisor import Member
+from sglang_memserve.machine import machine_description
 
 FAST, SLOW = "fast", "slow"
 FIRST_MS = {FAST: 50.0, SLOW: 2000.0}
@@ -56,7 +49,7 @@ MOCK = "benchmark.mock_engine"
 
 
 def workload(seconds: float, seed: int) -> Workload:
-    rng, now, sessions = random.Random(seed), 0.0, []
+    rng, now, sessions = random.Random(seed), 0.0, list[Session]()
     while (now := now + rng.expovariate(RATE)) < seconds:
         tokens = tuple(rng.choices(range(1000, 40_000), k=PROMPT))
         turn = Turn(tokens, ANSWER, " ".join(map(str, tokens)))
@@ -67,13 +60,16 @@ def workload(seconds: float, seed: int) -> Workload:
 def telling(api: str, sent: list[float]) -> Conversation:
     """A conversation that adds to `sent` when the server says it sent the first token of each answer."""
 
-    class Telling(APIS[api]):  # type: ignore[misc]
+    form: Any = APIS[api]
+
+    class TellingConversation(form):
         def hear(self, event: dict[str, Any], at: float, answer: Answer) -> None:
             if DELAY in event and not answer.token_times:
                 sent.append(at - event[DELAY])
             super().hear(event, at, answer)
 
-    return Telling(Asking())
+    conversation: Conversation = TellingConversation(Asking())
+    return conversation
 
 
 async def measure(rounds: Rounds, name: str, api: str, client: Client, seconds: float, seed: int) -> None:
@@ -156,7 +152,7 @@ async def benchmark(options: argparse.Namespace) -> None:
     print(rounds.table())
     print(show_bars(bars(rounds)))
     if options.json:
-        print(report(machine("aiohttp", "sglang-memserve"), rounds.results(), bars(rounds)))
+        print(report(machine_description("aiohttp", "sglang-memserve"), rounds.results(), bars(rounds)))
 
 
 def main() -> int:

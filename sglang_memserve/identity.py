@@ -38,7 +38,7 @@ def tokenizer_digest(name: str) -> str | None:
 
 
 def template_digest(given: str | None, tokenizer: Any) -> str | None:
-    """`given`: SGLang's --chat-template, a file or a name that SGLang knows; None: the tokenizer's template."""
+    """`given`: SGLang's --chat-template, a file or a name; None: the template of the tokenizer."""
     if given:
         return _digest(Path(given)) or _hexdigest(given.encode())
     template = getattr(tokenizer, "chat_template", None)

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
 
 from mempool.caching_mode import CachingMode
+from mempool.flags import TransferMode
 from mempool.membership.messages import check_endpoint
 from mempool.tiers.sizes import bytes_of_size
 
-# The values of `mempool.transfer.cut.TransferMode`, which imports torch.
-TRANSFER_MODES = ("aggregated", "by-layer", "by-request")
 # A receiver acknowledges every 2 MiB, and counts as dead after 10 s without an acknowledgement.
 _MIN_BANDWIDTH = 1 << 20
 _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACHING and so on; the flag wins):
@@ -41,19 +42,17 @@ class OptionError(ValueError):
 class InstanceOptions:
     """`dram`: as `mempool.tiers.sizes.blocks_of_size` takes it; "0" for none; "" for the device's default.
 
-    `registries`: endpoints, with commas between them. `transfer`: one of TRANSFER_MODES. `max_bandwidth`:
-    bytes, as `bytes_of_size` takes them; "0" for no bound. Raises OptionError.
+    `registries`: endpoints, with commas between them. `max_bandwidth`: bytes, as `bytes_of_size` takes them;
+    "0" for no bound. Raises OptionError.
     """
 
     caching: CachingMode = CachingMode.WRITE_BACK
     dram: str = ""
     registries: str = ""
-    transfer: str = "aggregated"
+    transfer: TransferMode = TransferMode.AGGREGATED
     max_bandwidth: str = "0"
 
     def __post_init__(self) -> None:
-        if self.transfer not in TRANSFER_MODES:
-            raise OptionError(f"--memserve-transfer {self.transfer}: choose from {', '.join(TRANSFER_MODES)}")
         for endpoint in self.all_registries:
             try:
                 check_endpoint(endpoint)
@@ -81,9 +80,11 @@ class InstanceOptions:
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> "InstanceOptions":
         """From text by field; a field that is not there has its default. Raises OptionError."""
-        values = dict(texts)
-        caching = values.pop("caching", None)
-        return cls(caching=cls.caching if caching is None else _caching_mode(caching), **values)
+        values: dict[str, Any] = dict(texts)
+        for name, choices in (("caching", CachingMode), ("transfer", TransferMode)):
+            if name in texts:
+                values[name] = _choice(name, texts[name], choices)
+        return cls(**values)
 
     @classmethod
     def from_environment(cls) -> "InstanceOptions":
@@ -122,11 +123,11 @@ def help_text() -> str:
     return _HELP
 
 
-def _caching_mode(text: str) -> CachingMode:
+def _choice(name: str, text: str, choices: type[StrEnum]) -> StrEnum:
     try:
-        return CachingMode(text)
+        return choices(text)
     except ValueError:
-        raise OptionError(f"--memserve-caching {text}: choose from {', '.join(CachingMode)}") from None
+        raise OptionError(f"--memserve-{name} {text}: choose from {', '.join(choices)}") from None
 
 
 def _variable(name: str) -> str:

@@ -2,25 +2,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance
 from router.policies.base import Route, route_by
 from router.prompt.request import RoutingRequest
 
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
-
 
 class AtRandom:
-    """Anybody who is healthy, each as likely as the next."""
+    """Any healthy instance, each as likely as the next."""
 
     needs_tokens = False
-    needs_prices = False
+    needs_estimates = False
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
-        return route_by(registry, ask, _anybody)
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
 
+    def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
+        return route_by(candidates, request, self._drawn)
 
-def _anybody(instances: Sequence[Instance], _: Instance | None) -> Instance:
-    return random.choice(instances)
+    def _drawn(self, instances: Sequence[Instance], _: Instance | None) -> Instance:
+        return self._rng.choice(instances)

@@ -1,27 +1,24 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from router.instances.candidates import Candidates
 from router.instances.instance import Role
 from router.policies.base import Policy, Route
 from router.prompt.request import RoutingRequest
 
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
-
 
 class PerRolePolicy:
-    """One policy chooses who prefills (or serves it whole), another one who decodes for that."""
+    """One policy chooses where a request is prefilled (or served whole), another one where it is decoded."""
 
     def __init__(self, prefill: Policy, decode: Policy) -> None:
         self.needs_tokens = prefill.needs_tokens or decode.needs_tokens
-        self.needs_prices = prefill.needs_prices or decode.needs_prices
+        self.needs_estimates = prefill.needs_estimates or decode.needs_estimates
         self._prefill = prefill
         self._decode = decode
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
-        route = self._prefill.route(registry, ask)
+    def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
+        route = self._prefill.route(candidates, request)
         if route is None or route.prefill is None:
             return route
-        pair = self._decode.route(registry.without(registry.of(Role.COLOCATED)), ask)
+        pairs = candidates.only(lambda instance: instance.role is not Role.COLOCATED)
+        pair = self._decode.route(pairs, request)
         return route if pair is None else route._replace(decode=pair.decode)

@@ -66,7 +66,7 @@ class Fetches:
         with self._lock:
             self._open[key] = fetch
         result = self._pool.start.fetch(
-            hint.source, tokens, namespace=namespace, seconds=timeout_s, from_engine=hint.tokens is not None
+            hint.source, tokens, namespace=namespace, timeout_s=timeout_s, from_engine=hint.tokens is not None
         )
         result.add_done_callback(lambda ended: self._on_ended(key, fetch, ended))
 

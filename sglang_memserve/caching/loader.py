@@ -8,8 +8,8 @@ import torch
 from mempool.address import Addresses
 from mempool.arena import DramArena
 from mempool.errors import MemPoolError
-from mempool.matched import MatchResult
 from mempool.paged import PagedBuffers
+from mempool.results import MatchResult
 from mempool.tiers.tier import copy_between, pages_of, staging_for
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.forward_stream import ForwardStream

@@ -83,7 +83,7 @@ class OffloadPlanner:
     def _first_missing(self, tokens: TokenIds, name: str, target: WriteBackTarget | None) -> int:
         """The first block that has to be copied to DRAM."""
         if self._config.publishes:
-            return self._pool.match(tokens, namespace=name, lease_seconds=None).blocks
+            return self._pool.match(tokens, namespace=name, lease_s=None).blocks
         return len(tokens) // self._tree.page_size if target is None else target.first
 
 

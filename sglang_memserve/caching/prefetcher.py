@@ -52,7 +52,7 @@ class Prefetcher:
             return
         page_size = self._tree.page_size
         tokens = tokens[: min(len(tokens) - 1, hint.tokens or len(tokens)) // page_size * page_size]
-        in_dram = self._pool.match(tokens, namespace=name, lease_seconds=None).tokens
+        in_dram = self._pool.match(tokens, namespace=name, lease_s=None).tokens
         if max(in_dram, self._tree.prefix_length(tokens, namespace)) < len(tokens):
             self._fetches.start(request_key(req), hint, tokens, name, in_dram)
 

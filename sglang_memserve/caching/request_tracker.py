@@ -18,7 +18,7 @@ from sglang_memserve.caching.prompt_tokens import count_prompt_tokens
 from sglang_memserve.request_state import LoadedPrefix, request_state
 
 # The scheduler's thread reads what it has matched at once.
-_LEASE_SECONDS = 30.0
+_LEASE_S = 30.0
 
 
 class RequestTracker:
@@ -61,7 +61,7 @@ class RequestTracker:
         self._answers.compare(tokens, name)
         if not self._config.publishes or len(tokens) // self._page_size * self._page_size <= present:
             return None
-        with self._pool.match(tokens, namespace=name, lease_seconds=_LEASE_SECONDS) as found:
+        with self._pool.match(tokens, namespace=name, lease_s=_LEASE_S) as found:
             if found.tokens <= present or not self._loader.swap_in(found, tokens, namespace):
                 return None
         return self._fetches.take_loaded(request_key(req), present, found.tokens)

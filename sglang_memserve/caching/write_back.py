@@ -7,8 +7,9 @@ from concurrent.futures import Future
 
 from mempool.address import Addresses, Medium
 from mempool.errors import MemPoolError
+from mempool.flags import TransferFlags
 from mempool.pool import MemPool
-from mempool.remote.sending import TransferFlags, TransferResult
+from mempool.results import TransferResult
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.finished_kv import FinishedKV, WriteBackTarget
 
@@ -47,7 +48,7 @@ class WriteBackSender:
         """The answer's blocks in DRAM, None where they were evicted; and what gives them back."""
         if not self._publishes:
             return [staged[target.first - finished.first :]], lambda: self._pool.free_mem(staged)
-        found = self._pool.match(finished.tokens, namespace=finished.namespace, lease_seconds=2 * _TIMEOUT_S)
+        found = self._pool.match(finished.tokens, namespace=finished.namespace, lease_s=2 * _TIMEOUT_S)
         is_whole = found.tokens == len(finished.tokens)
         return (_after(found.addresses, target.first) if is_whole else None), found.release
 
@@ -62,7 +63,7 @@ class WriteBackSender:
                 flags=TransferFlags(medium=Medium.HBM),
                 private=target.private,
                 namespace=finished.namespace,
-                seconds=_TIMEOUT_S,
+                timeout_s=_TIMEOUT_S,
             )
         except (MemPoolError, ValueError) as error:
             failed: Future[TransferResult] = Future()

@@ -11,7 +11,7 @@ from sglang.srt.disaggregation.common.conn import CommonKVManager
 from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.errors import MemPoolError
-from mempool.transfer.cut import TransferMode
+from mempool.flags import TransferMode
 from sglang_memserve import limits
 from sglang_memserve.caching.agent import CachingAgent
 from sglang_memserve.caching.prefill_origins import PrefillOrigin
@@ -19,8 +19,8 @@ from sglang_memserve.kv_pool import paged_buffers
 from sglang_memserve.options import InstanceOptions
 from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 from sglang_memserve.transfer.by_layer import ByLayer
+from sglang_memserve.transfer.connection_watch import ConnectionWatch
 from sglang_memserve.transfer.decode import DecodeSide
-from sglang_memserve.transfer.lines import Lines
 from sglang_memserve.transfer.prefill import PrefillSide
 
 logger = logging.getLogger(__name__)
@@ -70,10 +70,12 @@ class MemServeKVManager(CommonKVManager):
             mode = TransferMode(options.transfer)
             layers = buffers.layout.layers
             by_layer = ByLayer(pool, buffers.device, layers) if mode == TransferMode.BY_LAYER else None
-            self.prefill = PrefillSide(self, buffers, mode, by_layer, options.max_bytes_per_second)
+            self.prefill = PrefillSide(
+                self, buffers, mode=mode, by_layer=by_layer, max_bandwidth=options.max_bytes_per_second
+            )
         else:
             self.decode = DecodeSide(self, buffers, forward_stream)
-            self.lines = Lines(self._lost)
+            self.connections = ConnectionWatch(self._on_lost)
             self._start_heartbeat_checker_thread()
 
     def counters(self) -> dict[str, Any]:
@@ -96,8 +98,8 @@ class MemServeKVManager(CommonKVManager):
             super().update_status(bootstrap_room, status)
         self.wakeup.notify()
 
-    def _lost(self, bootstrap_addr: str) -> None:
-        """Its requests fail now. Of an instance with several ranks, the first that is lost tells for all."""
+    def _on_lost(self, bootstrap_addr: str) -> None:
+        """Fails the requests of a prefill instance. The first connection lost ends all of its ranks."""
         if bootstrap_addr in self.prefill_info_table:
             self._handle_node_failure(bootstrap_addr)
 
@@ -129,13 +131,13 @@ class MemServeKVManager(CommonKVManager):
     ) -> None:
         """Failures go over the block channel, which never blocks; success is the last block's landing."""
         if self.prefill is not None and status == KVPoll.Failed:
-            self.prefill.tell_failed(bootstrap_room, failure_reason or "KV transfer failed")
+            self.prefill.fail_room(bootstrap_room, failure_reason or "KV transfer failed")
 
     # Decode.
 
     def build_receiver_registration_message(self) -> list[bytes]:
         assert self.decode is not None
-        return self.decode.hello()
+        return self.decode.registration()
 
     def build_receiver_metadata_message(
         self,

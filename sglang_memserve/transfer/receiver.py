@@ -16,10 +16,10 @@ class MemServeKVReceiver(CommonKVReceiver):
 
     def poll(self) -> Any:
         status = super().poll()
-        # Before its destination is made: what is fetched meanwhile, prefill need not send.
-        asked = self.init_time is not None
+        # Before its destination is made: prefill need not send what is fetched meanwhile.
+        requested = self.init_time is not None
         held = (
-            not asked
+            not requested
             and status == KVPoll.WaitingForInput
             and self.kv_mgr.waits_for_fetch(self.bootstrap_room)
         )
@@ -37,8 +37,8 @@ class MemServeKVReceiver(CommonKVReceiver):
     def _register_kv_args(self) -> bool:
         """Once for all ranks of an instance that were not known."""
         for rank in self.bootstrap_infos or ():
-            line, _ = self._connect_to_bootstrap_server(rank)
-            self.kv_mgr.lines.watch(self.bootstrap_addr, line)
+            socket, _ = self._connect_to_bootstrap_server(rank)
+            self.kv_mgr.connections.watch(self.bootstrap_addr, socket)
         return bool(super()._register_kv_args())
 
     def failure_exception(self) -> NoReturn:

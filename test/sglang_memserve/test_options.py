@@ -2,8 +2,8 @@
 
 import pytest
 
-from mempool.transfer.cut import TransferMode
-from sglang_memserve.options import TRANSFER_MODES, InstanceOptions, OptionError, take
+from mempool.flags import TransferMode
+from sglang_memserve.options import InstanceOptions, OptionError, take
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +57,9 @@ def test_bad_values_are_refused_by_the_flags_name(argv, says):
         take(argv)
 
 
-def test_transfer_modes_are_those_of_the_mempool():
-    assert set(TRANSFER_MODES) == set(TransferMode)
+@pytest.mark.parametrize("mode", TransferMode)
+def test_every_transfer_mode_of_the_mempool_can_be_chosen(mode):
+    assert take(["--memserve-transfer", mode.value])[0].transfer is mode
 
 
 def test_the_size_of_dram_is_as_given_or_fits_the_host():

@@ -15,15 +15,14 @@ def test_prefill_and_steps_are_the_models(profile, shape):
     speed, model = Speed(profile, shape, 1, 1024), CostModel(profile, shape, 1, 1024)
     for cached, new in ((0, 1), (512, 64), (0, 3000)):
         assert speed.prefill(cached, new) == pytest.approx(model.prefill_seconds([(cached, new)]))
-    assert speed.step(2, 1000) == pytest.approx(model.decode_seconds([900, 100]))
+    assert speed.step(2, 1000) == pytest.approx(model.step_seconds(2, 1000))
     assert speed.step(10_000, 0) == speed.step(512, 0)
-    assert speed.forward_s == speed.prefill(0, 1024)
+    assert speed.max_forward_s == speed.prefill(0, 1024)
 
 
 def test_kv_is_moved_by_its_bytes(profile, shape):
     speed = Speed(profile, shape)
-    model = CostModel(profile, shape)
-    assert speed.swap_in(100) == pytest.approx(model.swap_in_seconds(100 * shape.kv_token_bytes))
+    assert speed.swap_in(100) == pytest.approx(profile.swap_in.seconds(100 * shape.kv_token_bytes))
     assert speed.swap_in(0) == speed.send(0) == speed.send(-5) == 0
     # This profile has no transfer: 10 Gbit/s.
     assert speed.send(1000) == pytest.approx(1000 * shape.kv_token_bytes / 1.25e9)
@@ -49,7 +48,7 @@ def test_the_built_in_profiles_price_all_that_a_decision_asks(device):
 def told(**server_info):
     instance = Instance("http://x:1", Role.COLOCATED)
     instance.up()
-    instance.server_info = ServerInfo(**server_info)
+    instance.learn(ServerInfo(**server_info))
     return instance
 
 
@@ -73,7 +72,7 @@ async def test_a_models_shape_is_read_where_the_instance_says(folder):
     speeds = Speeds()
     small, same = told(model=str(folder), device="cpu"), told(model=str(folder), device="cpu")
     await speeds.prepare([small, same])
-    assert small.speed is same.speed is speeds.of(small)
+    assert speeds.by_instance[small] is speeds.by_instance[same] is speeds.of(small)
     assert speeds.of(small).prefill(0, 1000) < speeds.of(told(device="cpu")).prefill(0, 1000) / 100
     assert shape_of(str(folder), "bfloat16").layers == 2
 
@@ -119,7 +118,7 @@ def test_what_is_at_an_address_now_is_what_is_priced(folder):
     quick.down("gone")
     # Nobody knows what it will be.
     assert speeds.of(quick) is slowest is not before
-    quick.server_info = ServerInfo(model=str(folder), device="cuda")
+    quick.learn(ServerInfo(model=str(folder), device="cuda"))
     assert speeds.of(quick) is before
 
 

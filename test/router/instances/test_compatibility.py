@@ -9,9 +9,9 @@ import pytest
 
 from router.config.settings import PrefillUrl, RouterConfig
 from router.http.server import serving
-from router.instances.compatibility import Fit, by_instance, fit_of
+from router.instances.compatibility import by_instance
 from router.instances.instance import Instance, Role
-from router.instances.server_info import parse_server_info
+from router.instances.server_info import CompatibilityFields, parse_server_info
 
 PREFILL = {"disaggregation_mode": "prefill", "page_size": 16, "tp_size": 1, "kv_cache_dtype": "auto"}
 FIRST = "colocated instance http://a:1"
@@ -21,22 +21,22 @@ TOLD = {"model": "m" * 32, "tokenizer": "t" * 32, "template": "c" * 32, "kv_dtyp
 
 def instance(name, role="colocated", **info):
     one = Instance(f"http://{name}:1", Role(role))
-    one.server_info = parse_server_info(info)
+    one.learn(parse_server_info(info))
     return one
 
 
 def test_what_an_instance_tells_is_taken():
-    assert fit_of({**PREFILL, "memserve": TOLD}) == Fit(
+    assert parse_server_info({**PREFILL, "memserve": TOLD}).compatibility == CompatibilityFields(
         "prefill", "m" * 32, "t" * 32, "c" * 32, 16, "bfloat16", None, 1
     )
-    assert fit_of({**PREFILL, "disaggregation_mode": "null"}) == Fit(
+    assert parse_server_info({**PREFILL, "disaggregation_mode": "null"}).compatibility == CompatibilityFields(
         role="colocated", page_size=16, kv_flag="auto", tp_size=1
     )
 
 
 @pytest.mark.parametrize("info", [None, [], {"memserve": [], "page_size": True, "tp_size": "1"}])
 def test_what_is_nothing_is_not_told(info):
-    assert fit_of(info) == Fit()
+    assert parse_server_info(info).compatibility == CompatibilityFields()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def warnings(caplog):
 
 async def test_one_warning_at_joining_and_a_word_in_workers(start, caplog):
     cluster = await start(prefill=1, decode=1, info={"page_size": 16}, health_check_interval_secs=0.02)
-    assert [one["misfits"] for one in (await workers(cluster))["workers"]] == [[], []]
+    assert [one["incompatibilities"] for one in (await workers(cluster))["workers"]] == [[], []]
     decode = cluster.decode[0]
     await decode.die()
     decode.info |= {"page_size": 64, "disaggregation_mode": "prefill"}
@@ -92,7 +92,7 @@ async def test_one_warning_at_joining_and_a_word_in_workers(start, caplog):
         await asyncio.sleep(0.01)
     caplog.clear()
     await decode.start()
-    while not (told := (await workers(cluster))["workers"][1]["misfits"]):
+    while not (told := (await workers(cluster))["workers"][1]["incompatibilities"]):
         await asyncio.sleep(0.01)
     page = f"page size 64, where prefill instance {cluster.prefill[0].url} has 16"
     role = "it runs as prefill (--disaggregation-mode), and is given as decode"
@@ -111,7 +111,7 @@ async def test_whoever_joins_second_is_warned_about(start, caplog):
         await asyncio.sleep(0.01)
     caplog.clear()
     await prefill.start()
-    while not (await workers(cluster))["workers"][1]["misfits"]:
+    while not (await workers(cluster))["workers"][1]["incompatibilities"]:
         await asyncio.sleep(0.01)
     (words,) = warnings(caplog)
     assert words.startswith(f"prefill instance {prefill.url} does not fit: page size 64")

@@ -60,11 +60,11 @@ def members(evidence: Evidence) -> Iterator[Finding]:
             yield wrong("MemPool", f"{one} has no registry, others have", _REGISTRY)
             continue
         peers = {other for other, its in with_registry.items() if _registries(its) & _registries(one)}
-        unknown = sorted(peers - {name} - set(map(str, list_of(one.counters.get("knows")))))
+        unknown = sorted(peers - {name} - set(map(str, list_of(one.counters.get("peers")))))
         if peers == {name}:
             words = f"{one} has a registry that nobody else has: {', '.join(sorted(_registries(one)))}"
             yield wrong("MemPool", words, "give all the same --memserve-registries")
-        elif unknown and "knows" in one.counters:
+        elif unknown and "peers" in one.counters:
             yield wrong(
                 "MemPool",
                 f"{one} does not know {', '.join(unknown)}",

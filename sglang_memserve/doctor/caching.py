@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 
+from mempool.caching_mode import CachingMode
 from sglang_memserve.doctor.evidence import Evidence, Told, dict_of, list_of
 from sglang_memserve.doctor.finding import Finding, note, wrong
 
-# By role, the values of --memserve-caching with which an instance keeps KV in its tree.
-_KEEPS = {"prefill": ("1", "2", "3"), "decode": ("2", "3"), "colocated": ("1", "2", "3")}
+
+def _mode(instance: Told) -> CachingMode | None:
+    """None where the instance says none, or one that this version does not know."""
+    mode = instance.memserve.get("caching")
+    return CachingMode(mode) if mode in list(CachingMode) else None
 
 
 def modes(evidence: Evidence) -> Iterator[Finding]:
@@ -15,9 +19,10 @@ def modes(evidence: Evidence) -> Iterator[Finding]:
         return
     words = ", ".join(f"{one} has --memserve-caching {mode}" for one, mode in told.items())
     do = "start all with the same --memserve-caching"
-    sent_to_nobody = any(one.role == "decode" and mode == "3" for one, mode in told.items()) and any(
-        one.role == "prefill" and mode == "basic" for one, mode in told.items()
-    )
+    modes = {one: _mode(one) for one in told}
+    sent_to_nobody = any(
+        one.role == "decode" and mode is CachingMode.WRITE_BACK for one, mode in modes.items()
+    ) and any(one.role == "prefill" and mode is CachingMode.BASIC for one, mode in modes.items())
     if sent_to_nobody:
         yield wrong("caching", f"{words}: prefill with basic keeps nothing of what decode sends back", do)
     else:
@@ -28,7 +33,8 @@ def trees(evidence: Evidence) -> Iterator[Finding]:
     for one in evidence.instances:
         if one.info.get("disable_radix_cache") is not True:
             continue
-        if one.memserve.get("caching") in _KEEPS.get(one.role, ()):
+        mode = _mode(one)
+        if mode is not None and mode.keeps_kv(one.role):
             words = f"{one} has no radix cache, so it keeps nothing, whatever --memserve-caching says"
             yield wrong("radix cache", words, "start it without --disable-radix-cache")
         elif not one.memserve:
@@ -54,11 +60,11 @@ def members(evidence: Evidence) -> Iterator[Finding]:
             yield wrong("MemPool", f"{one} has no registry, others have", _REGISTRY)
             continue
         peers = {other for other, its in with_registry.items() if _registries(its) & _registries(one)}
-        unknown = sorted(peers - {name} - set(map(str, list_of(one.counters.get("knows")))))
+        unknown = sorted(peers - {name} - set(map(str, list_of(one.counters.get("peers")))))
         if peers == {name}:
             words = f"{one} has a registry that nobody else has: {', '.join(sorted(_registries(one)))}"
             yield wrong("MemPool", words, "give all the same --memserve-registries")
-        elif unknown and "knows" in one.counters:
+        elif unknown and "peers" in one.counters:
             yield wrong(
                 "MemPool",
                 f"{one} does not know {', '.join(unknown)}",

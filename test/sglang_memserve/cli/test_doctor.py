@@ -30,7 +30,7 @@ def told(role, url):
     mode = "null" if role == "colocated" else role
     backend = {} if role == "colocated" else {"disaggregation_transfer_backend": "memserve"}
     knows = [name for other, name in NAMES.items() if other != url]
-    counters = {"instance": NAMES[url], "knows": knows}
+    counters = {"instance": NAMES[url], "peers": knows}
     return Told(
         {"url": url, "role": role, "healthy": True, "trouble": None, "incompatibilities": []},
         {
@@ -117,7 +117,7 @@ NO_RADIX = {"disable_radix_cache": True}
         (on(DECODE, **NO_RADIX), "radix cache", [DECODE, "keeps nothing"]),
         (on(DECODE, memserve={"registries": []}), "MemPool", [DECODE, "no registry"]),
         (on(DECODE, memserve={"registries": ["tcp://x:1"]}), "MemPool", [DECODE, "tcp://x:1"]),
-        (on(DECODE, counters={"knows": ["p:1"]}), "MemPool", [DECODE, "does not know c:1"]),
+        (on(DECODE, counters={"peers": ["p:1"]}), "MemPool", [DECODE, "does not know c:1"]),
         (
             on(DECODE, feeds={"dram": {"trouble": None}, "hbm": {"trouble": "silent for 10 s"}}),
             "feeds",

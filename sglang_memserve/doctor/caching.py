@@ -57,12 +57,12 @@ def members(evidence: Evidence) -> Iterator[Finding]:
             yield wrong("MemPool", f"{instance} has no registry, others have", _REGISTRY)
             continue
         peers = {other for other, its in with_registry.items() if _registries(its) & _registries(instance)}
-        unknown = sorted(peers - {name} - set(map(str, list_of(instance.counters.get("knows")))))
+        unknown = sorted(peers - {name} - set(map(str, list_of(instance.counters.get("peers")))))
         if peers == {name}:
             own = ", ".join(sorted(_registries(instance)))
             words = f"{instance} has a registry that no other instance has: {own}"
             yield wrong("MemPool", words, "give all the same --memserve-registries")
-        elif unknown and "knows" in instance.counters:
+        elif unknown and "peers" in instance.counters:
             yield wrong(
                 "MemPool",
                 f"{instance} does not know {', '.join(unknown)}",

@@ -29,8 +29,8 @@ NAMES = {PREFILL: "p:1", DECODE: "d:1", COLOCATED: "c:1"}
 def evidence_of(role, url):
     mode = "null" if role == "colocated" else role
     backend = {} if role == "colocated" else {"disaggregation_transfer_backend": "memserve"}
-    knows = [name for other, name in NAMES.items() if other != url]
-    counters = {"instance": NAMES[url], "knows": knows}
+    peers = [name for other, name in NAMES.items() if other != url]
+    counters = {"instance": NAMES[url], "peers": peers}
     return InstanceEvidence(
         {"url": url, "role": role, "healthy": True, "trouble": None, "incompatibilities": []},
         {
@@ -121,7 +121,7 @@ NO_RADIX = {"disable_radix_cache": True}
         (on(DECODE, **NO_RADIX), "radix cache", [DECODE, "keeps nothing"]),
         (on(DECODE, memserve={"registries": []}), "MemPool", [DECODE, "no registry"]),
         (on(DECODE, memserve={"registries": ["tcp://x:1"]}), "MemPool", [DECODE, "tcp://x:1"]),
-        (on(DECODE, counters={"knows": ["p:1"]}), "MemPool", [DECODE, "does not know c:1"]),
+        (on(DECODE, counters={"peers": ["p:1"]}), "MemPool", [DECODE, "does not know c:1"]),
         (
             on(DECODE, feeds={"dram": {"trouble": None}, "hbm": {"trouble": "silent for 10 s"}}),
             "feeds",

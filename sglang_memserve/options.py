@@ -1,7 +1,8 @@
 """What an instance can be told beside SGLang's flags. Defaults are stated here and nowhere else."""
 
+import difflib
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, fields
 
 from mempool.membership.messages import check_endpoint
@@ -104,17 +105,40 @@ def take(argv: list[str]) -> tuple[InstanceOptions, list[str]]:
             continue
         name = flag.removeprefix("--memserve-").replace("-", "_")
         if name not in {field.name for field in fields(InstanceOptions)}:
-            raise OptionError(f"{flag}: there is no such flag\n{_HELP}")
+            raise OptionError(f"{flag}: there is no such flag{_near(flag)}")
         found = value if equals else next(words, None)
         if not found or found.startswith("--"):
-            raise OptionError(f"{flag} needs a value\n{_HELP}")
+            raise OptionError(f"{flag} needs a value: --help lists MemServe's flags")
         given[name] = found
     environment = InstanceOptions.from_environment()
     return InstanceOptions(**{**environment.__dict__, **given}), rest
 
 
+def flag_names() -> list[str]:
+    return [f"--memserve-{field.name.replace('_', '-')}" for field in fields(InstanceOptions)]
+
+
+def variables() -> list[str]:
+    """The environment variables that instances read their options from."""
+    return [_variable(field.name) for field in fields(InstanceOptions)]
+
+
 def help_text() -> str:
     return _HELP
+
+
+def check_variables(environ: Mapping[str, str]) -> None:
+    """Raises OptionError for a variable that is almost an option's. `memserve` knows all others too."""
+    for name in environ:
+        if name.startswith("MEMSERVE_") and name not in variables():
+            near = difflib.get_close_matches(name, variables(), n=1, cutoff=0.85)
+            if near:
+                raise OptionError(f"{name} is set, and no option has that name: did you mean {near[0]}?")
+
+
+def _near(flag: str) -> str:
+    near = difflib.get_close_matches(flag, flag_names(), n=1, cutoff=0.7)
+    return f": did you mean {near[0]}?" if near else ", it has " + ", ".join(flag_names())
 
 
 def _variable(name: str) -> str:

@@ -16,7 +16,7 @@ import zmq.asyncio
 from mempool.address import Medium
 from mempool.errors import FrameError, MemPoolError
 from mempool.feed.messages import MAX_REPLY_BYTES, FeedRequest, Unknown, encode
-from mempool.index.mirror import EventGap
+from mempool.index.events import EventGap
 from mempool.sockets import SocketLimits, set_bounds
 from router.instances.instance import Instance
 from router.instances.server_info import FeedAt

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mempool.address import Medium, Owner
 from mempool.errors import FrameError
-from mempool.index.mirror import EventGap
+from mempool.index.events import EventGap
 from router.instances.instance import Instance
 from router.prefix_tree.node import TOKEN_BYTES, CacheHolder, TokenNode, TokenRadix
 

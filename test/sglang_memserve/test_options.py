@@ -3,7 +3,7 @@
 import pytest
 
 from mempool.flags import TransferMode
-from sglang_memserve.options import TRANSFER, InstanceOptions, OptionError, take
+from sglang_memserve.options import TRANSFER, InstanceOptions, OptionError, check_variables, take
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +70,9 @@ def test_the_size_of_dram_is_what_was_given_or_fits_the_host():
 def test_the_bound_on_what_is_sent_is_none_or_a_size_in_bytes():
     assert take([])[0].max_bytes_per_second == 0
     assert take(["--memserve-max-bandwidth", "100MiB"])[0].max_bytes_per_second == 100 << 20
+
+
+def test_a_variable_that_is_almost_an_options_is_refused():
+    with pytest.raises(OptionError, match=r"MEMSERVE_CACHNG is set.*did you mean MEMSERVE_CACHING\?"):
+        check_variables({"MEMSERVE_CACHNG": "3"})
+    check_variables({"MEMSERVE_CACHING": "3", "MEMSERVE_PORT": "1", "MEMSERVE_ROUTER_PORT": "1"})

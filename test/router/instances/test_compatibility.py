@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from dataclasses import replace
 
 import pytest
 
@@ -136,7 +135,7 @@ async def test_stock_instances_are_compared_by_what_is_at_their_path(start, tmp_
     async with serving(config):
         assert warnings(caplog) == []
     cluster.colocated[1].info |= {"tokenizer_path": other}
-    async with serving(replace(config, port=free_port())):
+    async with serving(config.model_copy(update={"port": free_port()})):
         (words,) = warnings(caplog)
     assert "does not fit: tokenizer " in words
 

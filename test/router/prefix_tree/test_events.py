@@ -9,9 +9,8 @@ import pytest
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.errors import FrameError
-from mempool.index.events import AnyEvent, Cleared, Copied, Moved, Removed, Snapshot, Stored
+from mempool.index.events import AnyEvent, Cleared, Copied, EventGap, Moved, Removed, Snapshot, Stored
 from mempool.index.index import Index
-from mempool.index.mirror import EventGap
 from router.instances.instance import Instance, Role
 from router.instances.server_info import ServerInfo
 from router.prefix_tree import EventTree, TreeFull

@@ -221,10 +221,18 @@ async def test_time_per_token_is_from_first_bytes_to_last(start, counted):
     await post(cluster, {"input_ids": IDS})
     page = await scrape(cluster)
     name, where = "time_per_output_token_seconds", {"path": "/generate", "role": "colocated"}
-    # Of 11 tokens as the answer says, or of 3 events.
+    # Of 11 tokens as the answer says, or of 2 events.
     assert page[f"{name}_count", *labels(**where)] == 1
-    seconds = page[f"{name}_sum", *labels(**where)] * (10 if counted else 2)
+    seconds = page[f"{name}_sum", *labels(**where)] * (10 if counted else 1)
     assert 0.2 <= seconds < 0.5
+
+
+async def test_a_stream_that_failed_has_no_time_per_token(start):
+    cluster = await start(colocated=1)
+    event = b'data: {"error": {"message": "no", "code": 400}}\n\n'
+    cluster.colocated[0].chunks = [event, event, b"data: [DONE]\n\n"]
+    await post(cluster, {"text": "hi", "stream": True})
+    assert not any(key[0].startswith("time_per_output_token") for key in await scrape(cluster))
 
 
 async def test_routers_of_one_process_share_nothing(start):

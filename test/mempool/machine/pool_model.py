@@ -104,7 +104,7 @@ class Side:
         )
         self.gate = gated.gates[self.pool.info.data].opened
         # Stands for the membership, whose callbacks come from the test.
-        self.pool._member = SimpleNamespace(info=self.pool.info, members={}, close=lambda: None)
+        self.pool._cluster._client = SimpleNamespace(info=self.pool.info, members={}, close=lambda: None)
         self.forget()
 
     def forget(self):

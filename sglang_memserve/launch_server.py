@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mempool.caching_mode import CachingMode
 from sglang_memserve.compat import BACKEND
-from sglang_memserve.options import InstanceOptions, OptionError, help_text, take
+from sglang_memserve.options import InstanceOptions, OptionError, check_variables, help_text, take
 
 API_KEY_VARIABLE = "MEMSERVE_INSTANCE_API_KEY"
 CPU_PLATFORM = "memserve_cpu"
@@ -98,12 +98,13 @@ def value_of(argv: list[str], *names: str) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until told to stop. Returns 1, with the reason on stderr, without a model or the plug-in."""
+    """Serves until a signal stops it. Returns 2, with the reason on stderr, for a wrong value or variable."""
     from sglang_memserve.model import ModelError
 
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         check_environment(os.environ)
+        check_variables(os.environ)
         if given(argv, "-h", "--help"):
             print(
                 f"{__doc__}\nWithout --model-path: the embedded model.\n\n{help_text()}\nSGLang's flags:\n",
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         options.publish(os.environ)
     except (ModelError, OptionError, OSError) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2
     _serve(argv)
     return 0
 

@@ -1,5 +1,6 @@
 """MemServe's own flags of an instance, beside SGLang's. Defaults are stated here and nowhere else."""
 
+import difflib
 import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, fields
@@ -110,17 +111,40 @@ def take(argv: list[str]) -> tuple[InstanceOptions, list[str]]:
             continue
         name = flag.removeprefix("--memserve-").replace("-", "_")
         if name not in {field.name for field in fields(InstanceOptions)}:
-            raise OptionError(f"{flag}: there is no such flag\n{_HELP}")
+            raise OptionError(f"{flag}: there is no such flag{_near(flag)}")
         text = value if equals else next(words, None)
         if not text or text.startswith("--"):
-            raise OptionError(f"{flag} needs a value\n{_HELP}")
+            raise OptionError(f"{flag} needs a value: --help lists MemServe's flags")
         given[name] = text
     environment = InstanceOptions.from_environment()
     return InstanceOptions.parse({**vars(environment), **given}), rest
 
 
+def flag_names() -> list[str]:
+    return [f"--memserve-{field.name.replace('_', '-')}" for field in fields(InstanceOptions)]
+
+
+def variables() -> list[str]:
+    """The environment variables from which instances read their options."""
+    return [_variable(field.name) for field in fields(InstanceOptions)]
+
+
 def help_text() -> str:
     return _HELP
+
+
+def check_variables(environ: Mapping[str, str]) -> None:
+    """Raises OptionError for a variable that is almost an option's. `memserve` knows all others too."""
+    for name in environ:
+        if name.startswith("MEMSERVE_") and name not in variables():
+            near = difflib.get_close_matches(name, variables(), n=1, cutoff=0.85)
+            if near:
+                raise OptionError(f"{name} is set, and no option has that name: did you mean {near[0]}?")
+
+
+def _near(flag: str) -> str:
+    near = difflib.get_close_matches(flag, flag_names(), n=1, cutoff=0.7)
+    return f": did you mean {near[0]}?" if near else ", it has " + ", ".join(flag_names())
 
 
 def _choice(name: str, text: str, choices: type[StrEnum]) -> StrEnum:

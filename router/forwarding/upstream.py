@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _STREAMS = (sse.CONTENT_TYPE, "application/x-ndjson")
 # By these an instance is broken. One that is full (429, 503) is well.
 _BROKEN = frozenset({500, 502, 504})
-# SGLang's words, with a 500, for a request that somebody has aborted, perhaps past this router.
+# SGLang's words, with a 500, for a request that was aborted by name, perhaps not through this router.
 ABORTED = b"Aborted by AbortReq"
 
 
@@ -68,7 +68,7 @@ class UpstreamRequest:
 
     async def answer(self) -> Answer:
         """The whole answer, or a stream from its first bytes on."""
-        with translated(self.instance):
+        with network_errors(self.instance):
             response = await self._open()
             reply = headers.to_client(response.headers)
             if response.content_type not in _STREAMS:
@@ -88,7 +88,7 @@ class UpstreamRequest:
         Without it nothing is kept. A failure inside a stream is an InstanceRefused.
         """
         try:
-            with translated(self.instance):
+            with network_errors(self.instance):
                 response = await self._open()
                 if response.content_type == sse.CONTENT_TYPE:
                     await self._read_events(response, on_event)
@@ -148,7 +148,7 @@ class UpstreamRequest:
                     on_event(event)
 
     async def _rest(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        with translated(self.instance):
+        with network_errors(self.instance):
             async for chunk in response.content.iter_any():
                 yield chunk
             self._end()
@@ -169,21 +169,24 @@ class UpstreamRequest:
 
 
 @contextmanager
-def translated(instance: Instance) -> Iterator[None]:
-    """Network trouble in the block becomes InstanceFailed or InstanceSilent, and the instance a suspect."""
+def network_errors(instance: Instance) -> Iterator[None]:
+    """Network errors in the block become InstanceSilent (a timeout) or InstanceFailed.
+
+    A broken or refused connection marks the instance unreachable.
+    """
     try:
         yield
     except aiohttp.SocketTimeoutError:
         instance.failed()
-        raise _of(instance, InstanceSilent(f"{instance} went silent during the request")) from None
+        raise _at(instance, InstanceSilent(f"{instance} went silent during the request")) from None
     except AnswerTooLarge as error:
         raise InstanceFailed(f"{instance}: {error} (--max-payload-size)") from None
     except (aiohttp.ClientError, OSError) as error:
         instance.mark_unreachable(describe_error(error))
         failed = InstanceFailed(f"{instance} cannot be reached or broke off: {describe_error(error)}")
-        raise _of(instance, failed) from error
+        raise _at(instance, failed) from error
 
 
-def _of(instance: Instance, failure: RouterError) -> RouterError:
+def _at(instance: Instance, failure: RouterError) -> RouterError:
     failure.instance_url = instance.url
     return failure

@@ -17,7 +17,7 @@ from router.protocol.usage import Outcome
 
 logger = logging.getLogger("router.access")
 
-# Any other would be a way to write lines of one's own into the log.
+# A client must not write lines of its own into the log.
 _GOOD_ID = re.compile(r"[!-~]{1,128}")
 _PATH_CHARS = 200
 

@@ -77,7 +77,7 @@ def namespace_of(fields: Mapping[str, Any]) -> str:
     return "\0".join(str(part or "") for part in parts) if any(parts) else ""
 
 
-def told_namespace(namespace: str) -> str | None:
+def reported_namespace(namespace: str) -> str | None:
     """The same as instances tell it: SGLang's extra key and cache salt, null where empty, as JSON.
 
     None with an adapter, whose id (an instance's own, and no name) SGLang puts at the end of the extra key;

@@ -3,7 +3,7 @@
 import pytest
 
 from mempool.flags import TransferMode
-from sglang_memserve.options import InstanceOptions, OptionError, take
+from sglang_memserve.options import InstanceOptions, OptionError, check_variables, take
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +71,9 @@ def test_the_size_of_dram_is_as_given_or_fits_the_host():
 def test_the_bandwidth_is_a_size_in_bytes_or_no_bound():
     assert take([])[0].max_bytes_per_second == 0
     assert take(["--memserve-max-bandwidth", "100MiB"])[0].max_bytes_per_second == 100 << 20
+
+
+def test_a_variable_that_is_almost_an_options_is_refused():
+    with pytest.raises(OptionError, match=r"MEMSERVE_CACHNG is set.*did you mean MEMSERVE_CACHING\?"):
+        check_variables({"MEMSERVE_CACHNG": "3"})
+    check_variables({"MEMSERVE_CACHING": "3", "MEMSERVE_PORT": "1", "MEMSERVE_ROUTER_PORT": "1"})

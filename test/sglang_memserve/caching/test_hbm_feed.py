@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import zmq
+from index_mirror import Mirror
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams
 
 from mempool.address import Medium, Owner
 from mempool.feed.messages import FeedRequest, SnapshotReply, Unknown, decode_reply, encode
 from mempool.index.events import Cleared, Removed, Stored
 from mempool.index.keys import key_of as mempool_key
-from mempool.index.mirror import Mirror
 from sglang_memserve.caching.namespace import Namespace
 from sglang_memserve.hooks.scheduler_state import SchedulerState
 from sglang_memserve.hooks.server import advertise

@@ -31,10 +31,6 @@ from sglang_memserve.caching.written_back_answers import WrittenBackAnswers
 logger = logging.getLogger(__name__)
 
 
-def _nothing() -> None:
-    pass
-
-
 class CachingAgent:
     """Puts the parts together, and is what SGLang's scheduler calls. All but `introduce` is for its thread.
 
@@ -51,7 +47,7 @@ class CachingAgent:
         tree: MemServeRadixCache,
         buffers: tuple[PagedBuffers, PagedBuffers],
         forward_stream: Any = None,
-        wake: Callable[[], None] = _nothing,
+        wake: Callable[[], None] = lambda: None,
         decode: Callable[[list[int]], str] | None = None,
     ) -> None:
         load_buffers, offload_buffers = buffers

@@ -19,6 +19,7 @@ class AnswerWorker:
     """Hashes and decodes tokens away from the scheduler's thread, which makes all calls. They never block.
 
     Where too much waits, a call is dropped and counted: the counters of answers are then too low.
+    The tokenizer may decode here and on the scheduler's thread at once.
     """
 
     def __init__(self, answers: WrittenBackAnswers, counters: Counters) -> None:

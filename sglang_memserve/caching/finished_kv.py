@@ -9,10 +9,6 @@ from sglang_memserve.caching.prefix_keys import TokenIds
 from sglang_memserve.caching.tree import HeldPages
 
 
-def _nothing() -> None:
-    pass
-
-
 class WriteBackTarget(NamedTuple):
     """The instance that an answer is sent back to. The answer begins at block `first`.
 
@@ -37,4 +33,4 @@ class FinishedKV(NamedTuple):
     held: HeldPages
     written: torch.cuda.Event | None
     target: WriteBackTarget | None = None
-    on_done: Callable[[], None] = _nothing
+    on_done: Callable[[], None] = lambda: None

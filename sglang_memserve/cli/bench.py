@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_memserve.cli.address import URL_VARIABLE, checked_url, key_of
-from sglang_memserve.cli.engine import require_engine
+from sglang_memserve.cli.engine import PUT_AFTER, require_engine
 
 _EXAMPLES = """\
 examples:
@@ -29,6 +29,7 @@ def add_command(commands: Any) -> None:
         description="Starts systems on this machine (--arms), or takes some that run already (--url), "
         "replays the same workload on each in turn, and reports latencies, load and errors.",
         epilog=_EXAMPLES,
+        passed_on=PUT_AFTER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--list", action="store_true", help="list arms and workloads, and exit")
@@ -36,7 +37,7 @@ def add_command(commands: Any) -> None:
         group = parser.add_argument_group(title)
         for name, text, how in flags:
             group.add_argument(name, default=None, help=text, **how)
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, passes_on=True)
 
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:

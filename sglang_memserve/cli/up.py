@@ -10,7 +10,7 @@ from os import environ
 from typing import Any
 
 from sglang_memserve.cli.demo import examples, run_chat
-from sglang_memserve.cli.engine import require_engine
+from sglang_memserve.cli.engine import PUT_AFTER, require_engine
 from sglang_memserve.cli.output import show
 from sglang_memserve.cli.progress import Progress
 from sglang_memserve.cli.up_config import EXAMPLE, add_settings, read
@@ -36,14 +36,14 @@ def add_command(commands: Any) -> None:
         epilog=f"{EXAMPLE}\n\nA flag wins over the environment (MEMSERVE_PREFILL, MEMSERVE_PORT and so on),\n"
         "the environment over the cluster file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        passed_on="put flags of SGLang after `--`",
+        passed_on=PUT_AFTER,
     )
     add_settings(parser)
     parser.add_argument(
         "--chat", action="store_true", help="when ready, hold a short chat that shows what caching does"
     )
     parser.add_argument("--exit", action="store_true", help="stop when ready, or after the chat")
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, passes_on=True)
 
 
 def run(args: argparse.Namespace, extra: list[str]) -> int:

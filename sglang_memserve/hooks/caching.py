@@ -106,7 +106,7 @@ def _fetch(scheduler: Any, req: Any) -> None:
         try:
             agent.arrived(req)
         except Exception:
-            logger.exception("what %s could find elsewhere", req.rid)
+            logger.exception("the fetch for %s could not start", req.rid)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a CPU computes a model in."""
+"""The dtype in which a CPU computes a model."""
 
 
 def prefers_float32() -> bool:

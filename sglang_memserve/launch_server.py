@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mempool.caching_mode import CachingMode
 from sglang_memserve.compat import BACKEND
 from sglang_memserve.options import InstanceOptions, OptionError, check_variables, help_text, take
 
@@ -67,14 +68,13 @@ def default_flags(argv: list[str], *, cuda: bool, caching: str = InstanceOptions
 
 def _colocated_cache(argv: list[str], caching: str) -> list[str]:
     """Nothing where SGLang itself knows of another cache that is asked for."""
-    if caching == "basic":
+    if not CachingMode(caching).keeps_kv("colocated"):
         return ["--disable-radix-cache"]
     return [] if given(argv, *_OTHER_CACHES) else ["--radix-cache-backend", BACKEND]
 
 
 def _cache(argv: list[str], role: str, caching: str, cuda: bool) -> list[str]:
-    keepers = {"basic": (), "1": ("prefill",)}.get(caching, ("prefill", "decode"))
-    if role in keepers and not given(argv, "--disable-radix-cache"):
+    if CachingMode(caching).keeps_kv(role) and not given(argv, "--disable-radix-cache"):
         ours = ["--radix-cache-backend", BACKEND]
         return [*ours, "--disaggregation-decode-enable-radix-cache"] if role == "decode" else ours
     # SGLang's own choice without a decode radix cache is a host pool that needs CUDA's copy kernels.

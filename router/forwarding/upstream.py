@@ -13,7 +13,7 @@ from router.config.settings import RouterConfig
 from router.errors import InstanceFailed, InstanceRefused, InstanceSilent, RouterError
 from router.instances.instance import Instance
 from router.protocol import headers, sse, upload
-from router.protocol.answer import Answer, AnswerTooLarge, describe_error, read_body
+from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
 from router.scheduling.reservation import Reservation
 
 logger = logging.getLogger(__name__)
@@ -66,21 +66,23 @@ class UpstreamRequest:
         self._response: aiohttp.ClientResponse | None = None
         self._closed = self._refused = False
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> UpstreamAnswer:
         """The whole answer, or a stream from its first bytes on."""
         with network_errors(self.instance):
             response = await self._open()
             reply = headers.to_client(response.headers)
             if response.content_type not in _STREAMS:
-                answer = Answer(response.status, reply, await self._whole(response))
+                answer = UpstreamAnswer(response.status, reply, await self._whole(response))
                 self._end()
                 return answer
             first = await response.content.readany()
             rest = self._rest(response)
             if (code := sse.failure_in(first.partition(sse.END)[0])) is not None:
-                return Answer(response.status, reply, first, rest, self._refusal(response, first, code))
+                return UpstreamAnswer(
+                    response.status, reply, first, rest, self._refusal(response, first, code)
+                )
             self._reservation.began()
-            return Answer(response.status, reply, first, rest)
+            return UpstreamAnswer(response.status, reply, first, rest)
 
     async def drain(self, on_event: Callable[[bytes], None] | None = None) -> None:
         """Read the answer to its end, as prefill's. `on_event` gets it, or each event of a stream.

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 from router.errors import JSON_HEADERS, Failure, error_body
 from router.forwarding.record import RECORD
 from router.protocol import sse
-from router.protocol.answer import Answer
+from router.protocol.answer import UpstreamAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _SLICE = 1 << 20
 _NEVER_WAITS = 1 << 15
 
 
-async def deliver(request: web.Request, answer: Answer, timeout_s: float) -> web.StreamResponse:
+async def deliver(request: web.Request, answer: UpstreamAnswer, timeout_s: float) -> web.StreamResponse:
     """Send the answer. An event stream that breaks off ends with an error event; any other stream is cut.
 
     Raises ConnectionError after cutting, if the client is gone or reads nothing for `timeout_s` seconds.

@@ -18,7 +18,7 @@ def test_float32_is_for_hosts_where_nothing_computes_bfloat16(monkeypatch, gpu, 
 
 
 @pytest.mark.parametrize(("asked", "gets"), [("auto", "float32"), ("bfloat16", "bfloat16")])
-def test_what_the_user_asks_for_stays(monkeypatch, asked, gets):
+def test_a_dtype_that_the_user_chose_stays(monkeypatch, asked, gets):
     platform = pytest.importorskip("sglang_memserve.cpu.platform").MemServeCpuPlatform
     monkeypatch.setattr(cpu_host, "prefers_float32", lambda: True)
     args = SimpleNamespace(dtype=asked)

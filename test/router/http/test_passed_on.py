@@ -10,7 +10,7 @@ from router.http.endpoint import AnsweredBy
 from router.http.endpoints import ENDPOINTS
 
 BODY = {"text": "hi"}
-ANYONE = sorted(
+ANY_INSTANCE = sorted(
     endpoint.path
     for endpoint in ENDPOINTS
     if endpoint.answered_by is AnsweredBy.ANY_INSTANCE and endpoint.methods == ("POST",)
@@ -40,7 +40,7 @@ def test_what_a_pair_cannot_do_has_its_reason():
     )
 
 
-@pytest.mark.parametrize("path", ANYONE)
+@pytest.mark.parametrize("path", ANY_INSTANCE)
 async def test_questions_about_text_and_model_go_to_any_instance_as_they_are(pd, path):
     assert await ask(pd, "POST", path + "?x=1", json=BODY) == (200, json.loads(pd.d.answer))
     assert (pd.d.seen[0][0], pd.d.bodies) == (path + "?x=1", [BODY])

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from benchmark.decisions.points import drawn
-from benchmark.decisions.spread import Decision, Spread
+from benchmark.decisions.spread import Decision, HotPrefixSpread
 from benchmark.decisions.two import Two
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Builder
@@ -21,7 +21,7 @@ from sglang_memserve.bench.serving.answer import RequestError
 from sglang_memserve.bench.serving.apis import Asking, Generate
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.serving.replay import replay
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
 
@@ -57,13 +57,13 @@ def rising(rates: Sequence[float], seconds: float, rng: Random) -> list[float]:
 
 def workload(prefix: Sequence[int], due: Sequence[float], rng: Random) -> Workload:
     sessions = (
-        Session(str(number), at, (Turn((*prefix, *drawn(rng, OWN)), ANSWER),))
+        WorkloadSession(str(number), at, (WorkloadTurn((*prefix, *drawn(rng, OWN)), ANSWER),))
         for number, at in enumerate(due)
     )
     return Workload("one hot prefix", tuple(sessions))
 
 
-async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> Spread:
+async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> HotPrefixSpread:
     """The same requests at the same moments for every policy. Raises ClusterError."""
     rng, session = Random(f"{heat.seed} hot"), two.here.session
     prefix, due = drawn(rng, PREFIX), rising(heat.rates, heat.seconds, rng)
@@ -77,7 +77,9 @@ async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> Spread:
         run = await replay(asked, client, lambda name: Generate(Asking(), name), lambda _: None, _RUN_S)
         decisions = [one for one in await _decisions(client, _MOST_DECISIONS) if one["time"] >= begun]
     starts = {rate: number * heat.seconds for number, rate in enumerate(heat.rates)}
-    return Spread(policy, heat.bandwidth, hot, 1e3 * heat.recompute_s, starts, run.records, decisions)
+    return HotPrefixSpread(
+        policy, heat.bandwidth, hot, 1e3 * heat.recompute_s, starts, run.records, decisions
+    )
 
 
 @asynccontextmanager

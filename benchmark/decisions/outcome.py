@@ -7,20 +7,20 @@ import msgspec
 
 from benchmark.bars import Bar, report, show_bars
 from benchmark.decisions import judged, spread
-from benchmark.decisions.arguments import CROSSOVER, PARTS, Asked
+from benchmark.decisions.arguments import CROSSOVER, PARTS, DecisionsArguments
 from benchmark.decisions.points import Point
-from benchmark.decisions.spread import Spread
+from benchmark.decisions.spread import HotPrefixSpread
 from router.cost import Profile
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.machine import machine_description
 
 
 @dataclass
-class Outcome:
-    asked: Asked
+class DecisionsOutcome:
+    asked: DecisionsArguments
     profile: Profile | None = None
     points: list[Point] = field(default_factory=list)
-    spreads: list[Spread] = field(default_factory=list)
+    spreads: list[HotPrefixSpread] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:

@@ -23,7 +23,7 @@ def with_transfer(profile: Profile, bandwidth: float) -> Profile:
     return msgspec.structs.replace(profile, transfer=MemoryBound(byte_s=1 / bandwidth))
 
 
-class Predictions:
+class PredictedTimes:
     """`profile`: a file; `info`: what an instance tells at /server_info. Seconds, for prompts of a prefix and
     NEW tokens more.
     """

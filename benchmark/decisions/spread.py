@@ -8,14 +8,14 @@ from typing import Any
 
 from benchmark.bars import Bar, at_least, at_most
 from sglang_memserve.bench.figures import Rounds, percentile
-from sglang_memserve.bench.serving.answer import Record
+from sglang_memserve.bench.serving.answer import RequestRecord
 
 PRICED, UNPRICED = "cost_model", "prompt_tree"
 Decision = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Spread:
+class HotPrefixSpread:
     """A load under one policy, whose requests, `records`, were decided upon in `decisions`.
 
     `hot`: the URL of the instance that had the prefix; `recompute_ms`: what computing such a prompt is
@@ -27,7 +27,7 @@ class Spread:
     hot: str
     recompute_ms: float
     starts: Mapping[float, float]
-    records: Sequence[Record]
+    records: Sequence[RequestRecord]
     decisions: Sequence[Decision]
 
     @property
@@ -105,7 +105,7 @@ def _price(decision: Decision, url: str) -> Any:
     return next(one["price"] for one in decision["candidates"] if one["url"] == url)
 
 
-def _latencies(records: Sequence[Record]) -> dict[str, float]:
+def _latencies(records: Sequence[RequestRecord]) -> dict[str, float]:
     times = [1e3 * record.answer.ttft for record in records if record.answer is not None]
     if not times:
         return {}
@@ -116,7 +116,7 @@ def _latencies(records: Sequence[Record]) -> dict[str, float]:
     }
 
 
-def bars(spreads: Sequence[Spread]) -> list[Bar]:
+def bars(spreads: Sequence[HotPrefixSpread]) -> list[Bar]:
     """None is met by a run in which a request failed."""
     return [
         bar
@@ -125,7 +125,7 @@ def bars(spreads: Sequence[Spread]) -> list[Bar]:
     ]
 
 
-def _priced(spread: Spread) -> list[Bar]:
+def _priced(spread: HotPrefixSpread) -> list[Bar]:
     beyond, elsewhere = (None, None) if spread.failed else (spread.beyond, spread.elsewhere)
     queued = f"{spread.name}: sent to the hot instance's queue though computing elsewhere is sooner"
     return [
@@ -134,6 +134,6 @@ def _priced(spread: Spread) -> list[Bar]:
     ]
 
 
-def _unpriced(spread: Spread) -> list[Bar]:
+def _unpriced(spread: HotPrefixSpread) -> list[Bar]:
     share = None if spread.failed else spread.share
     return [at_least(f"{spread.name}: share that the hot instance gets", share, 1, "", PRICED)]

@@ -6,7 +6,7 @@ from collections import deque
 import numpy as np
 
 from benchmark.bars import Bar, at_most
-from benchmark.mempool.plan import Plan, say
+from benchmark.mempool.plan import MeasurementPlan, say
 from mempool.address import Addresses, Medium, Owner
 from mempool.tiers.allocator import BlockAllocator
 from sglang_memserve.bench.figures import Rounds
@@ -41,7 +41,7 @@ def seconds_a_block(books: BlockAllocator, held: deque[Addresses], batch: int) -
     return (time.perf_counter() - began) / (_TURNS * batches * batch)
 
 
-def measure(rounds: Rounds, plan: Plan) -> list[str]:
+def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
     say("books: alloc and free")
     books, held = half_full(TOTAL, BATCH)
     for number in range(plan.rounds + 1):

@@ -46,8 +46,8 @@ class PrefillProbe:
 
     async def forward_tokens(self) -> int | None:
         """How many new tokens its forwards have at most; None where it does not say."""
-        told = await ask(self._session, f"{self._url}/server_info")
-        size = told.get("chunked_prefill_size") if isinstance(told, dict) else None
+        info = await ask(self._session, f"{self._url}/server_info")
+        size = info.get("chunked_prefill_size") if isinstance(info, dict) else None
         return size if isinstance(size, int) and size > 0 else None
 
     async def median_seconds(self, batch: Sequence[Request], rounds: int = 3) -> float:

@@ -41,15 +41,15 @@ def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     # Here, so that no other command pays for what this one imports.
     from sglang_memserve.bench import children
     from sglang_memserve.bench.serving.benchmark import benchmark
-    from sglang_memserve.bench.serving.options import Options
+    from sglang_memserve.bench.serving.options import BenchOptions
 
     if args.list:
         print(listed())
         return 0
-    names = [field.name for field in dataclasses.fields(Options)]
+    names = [field.name for field in dataclasses.fields(BenchOptions)]
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     given["api_key"] = args.api_key or os.environ.get("MEMSERVE_API_KEY")
-    return children.run(benchmark(Options(**given, extra=tuple(passed_on))))
+    return children.run(benchmark(BenchOptions(**given, extra=tuple(passed_on))))
 
 
 def listed() -> str:

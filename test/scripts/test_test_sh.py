@@ -23,7 +23,7 @@ exit 0
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder with the scripts, and fakes of what they call. A call that begins as a line of `fails` fails."""
+    """A folder with the scripts and fakes of what they call. Lines of `fails`: how calls that fail begin."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     for name in ("mkdocs.yml", "calls", "environment"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sglang_memserve.bench.clusters import Builder, System
-from sglang_memserve.bench.peers import CACHE_AWARE, Peers
+from sglang_memserve.bench.peers import CACHE_AWARE, StockPeers
 from sglang_memserve.cluster.errors import ClusterError
 
 # What an instance takes in memory beside weights and KV pool: 2.2 GB at rest, as measured, and a prefill's
@@ -55,7 +55,7 @@ class Arm:
     def needs_peers(self) -> bool:
         return self.kind == "stock pair"
 
-    def system(self, builder: Builder, peers: Peers) -> System:
+    def system(self, builder: Builder, peers: StockPeers) -> System:
         """What is to be started."""
         if self.kind == "pair":
             system = builder.pair(self.name)
@@ -117,7 +117,9 @@ def running(spec: str) -> Arm:
 
 
 @contextlib.asynccontextmanager
-async def serving(arms: Sequence[Arm], builder: Builder | None, peers: Peers) -> AsyncIterator[list[Target]]:
+async def serving(
+    arms: Sequence[Arm], builder: Builder | None, peers: StockPeers
+) -> AsyncIterator[list[Target]]:
     """In the block all of `arms` serve; `builder` starts those that do not yet. Raises ClusterError."""
     async with contextlib.AsyncExitStack() as stack:
         systems = {arm.name: arm.system(builder, peers) for arm in arms if arm.instances and builder}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import orjson
 
-from sglang_memserve.bench.serving.answer import Answer, RequestError
+from sglang_memserve.bench.serving.answer import RequestError, StreamedAnswer
 from sglang_memserve.bench.serving.apis import Conversation
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
@@ -57,10 +57,10 @@ class Client:
     url: str
     timeout_s: float
 
-    async def ask(self, conversation: Conversation, body: bytes) -> Answer:
+    async def ask(self, conversation: Conversation, body: bytes) -> StreamedAnswer:
         """The whole answer to `body`. Raises RequestError: refused, broken off, empty, too late."""
         timeout = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=_CONNECT_S)
-        answer, start = Answer(), time.perf_counter()
+        answer, start = StreamedAnswer(), time.perf_counter()
         try:
             async with self.session.post(
                 self.url + conversation.path, data=body, headers=_JSON, timeout=timeout
@@ -79,7 +79,7 @@ class Client:
 
 
 async def _listen(
-    response: aiohttp.ClientResponse, conversation: Conversation, answer: Answer, start: float
+    response: aiohttp.ClientResponse, conversation: Conversation, answer: StreamedAnswer, start: float
 ) -> None:
     events = _Events()
     _acknowledge(response)
@@ -107,11 +107,11 @@ def _event(text: bytes) -> dict[str, object]:
     return event
 
 
-def _whole(answer: Answer) -> Answer:
+def _whole(answer: StreamedAnswer) -> StreamedAnswer:
     if not answer.finished:
         raise RequestError(f"broke off after {len(answer.token_times)} tokens")
-    if not answer.token_times and answer.told_tokens:
-        answer.heard(answer.end, 1)  # tokens that have no text of their own
+    if not answer.token_times and answer.reported_tokens:
+        answer.add_tokens(answer.end, 1)  # tokens that have no text of their own
     if not answer.token_times:
         raise RequestError("an answer without a token")
     return answer

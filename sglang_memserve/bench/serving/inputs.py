@@ -4,20 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from sglang_memserve.bench.serving.options import Load, Options
+from sglang_memserve.bench.serving.options import BenchOptions, Load
 from sglang_memserve.bench.workloads.errors import WorkloadError
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 from sglang_memserve.bench.workloads.named import option_names, workload
 from sglang_memserve.cluster.errors import ClusterError
 
 
-class Tokenizer(Protocol):
+class TextTokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, ids: list[int]) -> str: ...
 
 
-def check(options: Options) -> None:
+def check(options: BenchOptions) -> None:
     """Raises ClusterError for a workload that there is not, or an option that it does not take."""
     try:
         known = option_names(options.workload)
@@ -27,7 +27,7 @@ def check(options: Options) -> None:
         raise ClusterError(f"--option {unknown[0]}: {options.workload} takes {', '.join(known)}")
 
 
-def make(options: Options, load: Load, model: Path | None) -> dict[float | None, Workload]:
+def make(options: BenchOptions, load: Load, model: Path | None) -> dict[float | None, Workload]:
     """By rate: the same sessions at each. Raises ClusterError for what cannot be made.
 
     The tokenizer is the one that was named, else that of `model` if it is a folder that has one, else none.
@@ -51,7 +51,7 @@ def make(options: Options, load: Load, model: Path | None) -> dict[float | None,
     return {rate: in_text(one, tokenizer) for rate, one in made.items()}
 
 
-def in_text(one: Workload, tokenizer: Tokenizer | None) -> Workload:
+def in_text(one: Workload, tokenizer: TextTokenizer | None) -> Workload:
     """With a text for every turn: of its tokens where the source has none; a server may read other tokens."""
     if all(turn.text is not None for session in one.sessions for turn in session.turns):
         return one
@@ -62,14 +62,14 @@ def in_text(one: Workload, tokenizer: Tokenizer | None) -> Workload:
     return replace(one, sessions=tuple(_spoken(session, tokenizer) for session in one.sessions))
 
 
-def _spoken(session: Session, tokenizer: Tokenizer) -> Session:
-    def spoken(turn: Turn) -> Turn:
+def _spoken(session: WorkloadSession, tokenizer: TextTokenizer) -> WorkloadSession:
+    def spoken(turn: WorkloadTurn) -> WorkloadTurn:
         return turn if turn.text is not None else replace(turn, text=tokenizer.decode(list(turn.tokens)))
 
     return replace(session, turns=tuple(map(spoken, session.turns)))
 
 
-def read_tokenizer(name: str) -> Tokenizer:
+def read_tokenizer(name: str) -> TextTokenizer:
     """That of a model's folder (its tokenizer.json), without torch. Raises ClusterError."""
     file = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
     try:

@@ -32,7 +32,7 @@ GPU_LOAD = Load(sessions=200, rate=2.0, scale=1.0)
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """Times are in seconds but for the limits of the SLO, which are in ms.
 
     `arms`: names of systems to start; `urls`: NAME=URL of systems that run. `rates`: sessions a second, one

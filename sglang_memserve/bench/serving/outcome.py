@@ -12,7 +12,7 @@ from sglang_memserve.bench.chart import Chart
 from sglang_memserve.bench.serving import plots, report
 from sglang_memserve.bench.serving.arms import Arm
 from sglang_memserve.bench.serving.measure import Slo, offered_per_s
-from sglang_memserve.bench.serving.options import Options
+from sglang_memserve.bench.serving.options import BenchOptions
 from sglang_memserve.bench.serving.rounds import Lap
 from sglang_memserve.bench.workloads.form import Workload
 from sglang_memserve.bench.workloads.statistics import summarise
@@ -21,7 +21,7 @@ _PAGE = 16
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BenchOutcome:
     """`workloads` and `rates` by label; a rate is in sessions a second, None for a trace's own times."""
 
     laps: Sequence[Lap]
@@ -32,7 +32,7 @@ class Outcome:
     arms: Sequence[Arm]
     machine: dict[str, Any]
 
-    def publish(self, options: Options) -> None:
+    def publish(self, options: BenchOptions) -> None:
         """Prints, and writes the files that were asked for."""
         results = report.collected(self.laps, [arm.name for arm in self.arms]).results()
         doubts = [*self.notes, *report.warnings(self.laps)]

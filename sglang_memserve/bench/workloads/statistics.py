@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from sglang_memserve.bench.figures import percentile
-from sglang_memserve.bench.workloads.form import Session, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def summarise(workload: Workload, page_size: int = 1) -> Summary:
     )
 
 
-def reusable(sessions: Sequence[Session], page_size: int = 1) -> list[int]:
+def reusable(sessions: Sequence[WorkloadSession], page_size: int = 1) -> list[int]:
     """For each request, session by session, how many tokens of its prompt were there before, in whole pages.
 
     A first turn may begin as another session's did. A later one holds an answer, which no other session has,
@@ -95,7 +95,7 @@ def reusable(sessions: Sequence[Session], page_size: int = 1) -> list[int]:
     return held
 
 
-def _prompts(session: Session) -> list[int]:
+def _prompts(session: WorkloadSession) -> list[int]:
     lengths, history = [], 0
     for turn in session.turns:
         lengths.append(history + len(turn.tokens))

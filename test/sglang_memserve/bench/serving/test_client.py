@@ -8,9 +8,9 @@ from aiohttp.test_utils import TestServer
 
 from sglang_memserve.bench.serving.answer import RequestError
 from sglang_memserve.bench.serving.client import Client, open_session
-from sglang_memserve.bench.workloads.form import Turn
+from sglang_memserve.bench.workloads.form import WorkloadTurn
 
-TURN = Turn(tuple(range(10)), 4, "ten letter")
+TURN = WorkloadTurn(tuple(range(10)), 4, "ten letter")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def test_first_token_and_gaps_are_timed(engine, client, conversing, api):
 
 
 async def test_an_answer_of_one_token_has_no_time_per_token(client, conversing):
-    answer = await ask(client, conversing()(), Turn((1,), 1))
+    answer = await ask(client, conversing()(), WorkloadTurn((1,), 1))
     assert answer.tpot is None
 
 
@@ -154,4 +154,4 @@ async def test_an_answer_whose_ids_are_not_told_cannot_be_continued(saying, conv
 @pytest.mark.parametrize("api", ["completions", "chat"])
 def test_token_ids_alone_cannot_be_asked_by_text(conversing, api):
     with pytest.raises(RequestError, match="--api generate"):
-        conversing(api)().ask(Turn((1, 2), 3))
+        conversing(api)().ask(WorkloadTurn((1, 2), 3))

@@ -6,19 +6,26 @@ import re
 import pytest
 
 from sglang_memserve.bench.serving import plots, report
-from sglang_memserve.bench.serving.answer import Answer, Record
+from sglang_memserve.bench.serving.answer import RequestRecord, StreamedAnswer
 from sglang_memserve.bench.serving.measure import Slo, figures
-from sglang_memserve.bench.serving.replay import Run
+from sglang_memserve.bench.serving.replay import ReplayResult
 from sglang_memserve.bench.serving.rounds import Lap
 
 
-def lap(arm, number, ttft, workload="w", slo=None, errors=0, late=0.0, **told):
+def lap(arm, number, ttft, workload="w", slo=None, errors=0, late=0.0, **fields):
     records = [
-        Record("s", n + 1, n, n + late, 2, Answer([ttft, ttft + 0.05], ttft + 0.06, told_tokens=2, **told))
+        RequestRecord(
+            "s",
+            n + 1,
+            n,
+            n + late,
+            2,
+            StreamedAnswer([ttft, ttft + 0.05], ttft + 0.06, reported_tokens=2, **fields),
+        )
         for n in range(3)
     ]
-    records += [Record("t", 1, 0.0, 0.0, 2, error="503: full")] * errors
-    run = Run(records, planned=4 + errors, seconds=4.0)
+    records += [RequestRecord("t", 1, 0.0, 0.0, 2, error="503: full")] * errors
+    run = ReplayResult(records, planned=4 + errors, seconds=4.0)
     return Lap(number, workload, arm, run, figures(run, slo or Slo()))
 
 

@@ -1,11 +1,13 @@
 import pytest
 
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 from sglang_memserve.bench.workloads.statistics import reusable, summarise
 
 
 def session(arrival, *turns):
-    return Session(f"s{arrival}", arrival, tuple(Turn(tuple(tokens), output) for tokens, output in turns))
+    return WorkloadSession(
+        f"s{arrival}", arrival, tuple(WorkloadTurn(tuple(tokens), output) for tokens, output in turns)
+    )
 
 
 def test_a_turn_finds_all_that_came_before_it_in_its_session():

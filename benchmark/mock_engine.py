@@ -120,7 +120,7 @@ def _generate(asked: dict[str, Any]) -> Stream:
     ends = [None] * (count - 1) + [{"type": "length", "length": count}]
     tokens = [
         {
-            "text": "".join(f" {one}" for one in ids[:n]),
+            "text": "".join(f" {token}" for token in ids[:n]),
             "output_ids": ids[:n],
             "meta_info": meta | {"completion_tokens": n, "finish_reason": end},
         }

@@ -41,7 +41,11 @@ def sources_at(percent: int) -> tuple[PrefixSource, ...]:
 
     Nothing cached is the same request wherever it is not: measured once, and with a hint that is in vain.
     """
-    return (RECOMPUTE, REMOTE) if percent == 0 else tuple(one for one in SOURCES if one is not RECOMPUTE)
+    return (
+        (RECOMPUTE, REMOTE)
+        if percent == 0
+        else tuple(source for source in SOURCES if source is not RECOMPUTE)
+    )
 
 
 async def measure(

@@ -28,7 +28,7 @@ from sglang_memserve.cluster.errors import ClusterError
 # Of each prompt, in tokens: what all have, and what each has of its own; and of each answer.
 PREFIX, OWN, ANSWER = 2000, 64, 8
 _REQUEST_S, _RUN_S, _KNOWN_S = 180.0, 400.0, 20.0
-_MOST_DECISIONS = 5000
+_MAX_DECISIONS = 5000
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> HotPref
         begun = time.time()
         print(f"{policy}: {len(due)} requests of a prefix that {hot} has", file=sys.stderr)
         run = await replay(asked, client, lambda name: Generate(Asking(), name), lambda _: None, _RUN_S)
-        decisions = [one for one in await _decisions(client, _MOST_DECISIONS) if one["time"] >= begun]
+        decisions = [
+            decision for decision in await _decisions(client, _MAX_DECISIONS) if decision["time"] >= begun
+        ]
     starts = {rate: number * heat.seconds for number, rate in enumerate(heat.rates)}
     return HotPrefixSpread(
         policy, heat.bandwidth, hot, 1e3 * heat.recompute_s, starts, run.records, decisions
@@ -86,7 +88,7 @@ async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> HotPref
 async def _router(builder: Builder, two: Two, policy: str, profile: Path) -> AsyncIterator[str]:
     """Its URL, once it knows that both instances serve."""
     instances = [spec for system in two.systems for spec in system.instances]
-    flags = ("--policy", policy, "--profile", str(profile), "--decisions-kept", str(_MOST_DECISIONS))
+    flags = ("--policy", policy, "--profile", str(profile), "--decisions-kept", str(_MAX_DECISIONS))
     system = builder.routed(policy, instances, *flags)
     assert system.router is not None
     async with children.running([system.router]):
@@ -115,7 +117,7 @@ async def _warmed(client: Client, prefix: Sequence[int]) -> str:
 
 
 def _has(record: Mapping[str, Any], hot: str) -> bool:
-    return any(one["url"] == hot and one["cached_tokens"] for one in record["candidates"])
+    return any(candidate["url"] == hot and candidate["cached_tokens"] for candidate in record["candidates"])
 
 
 async def _decisions(client: Client, count: int) -> list[Decision]:

@@ -51,13 +51,16 @@ class HotPrefixSpread:
     @property
     def beyond(self) -> int:
         """Requests that waited there although to compute all of it elsewhere was predicted to be sooner."""
-        return sum(_price(one, self.hot)["queue_ms"] > self._computed_elsewhere(one) for one in self._at_hot)
+        return sum(
+            _price(decision, self.hot)["queue_ms"] > self._computed_elsewhere(decision)
+            for decision in self._at_hot
+        )
 
     @property
     def ways(self) -> Counter[str]:
         """How those who were chosen were to come by the KV."""
         chosen = ((decision, decision["decode"]) for decision in self.decisions)
-        return Counter(str((_price(*one) or {}).get("how")) for one in chosen)
+        return Counter(str((_price(*choice) or {}).get("how")) for choice in chosen)
 
     @property
     def failed(self) -> int:
@@ -94,7 +97,9 @@ class HotPrefixSpread:
 
     def _computed_elsewhere(self, decision: Decision) -> float:
         """The other instance's queue, and computing all of the prompt: ms; infinite where there was none."""
-        price = next((one["price"] for one in decision["candidates"] if one["url"] != self.hot), None)
+        price = next(
+            (candidate["price"] for candidate in decision["candidates"] if candidate["url"] != self.hot), None
+        )
         if price is None:
             return inf
         computing = price["exec_ms"] if price["how"] == "recompute" else self.recompute_ms
@@ -102,7 +107,7 @@ class HotPrefixSpread:
 
 
 def _price(decision: Decision, url: str) -> Any:
-    return next(one["price"] for one in decision["candidates"] if one["url"] == url)
+    return next(candidate["price"] for candidate in decision["candidates"] if candidate["url"] == url)
 
 
 def _latencies(records: Sequence[RequestRecord]) -> dict[str, float]:

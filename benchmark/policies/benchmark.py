@@ -47,7 +47,7 @@ async def benchmark(asked: PoliciesArguments) -> None:
         await cluster.rehearse(len(workload.sessions[0].turns[0].tokens))
         comparison = Comparison(plan, session, cluster.behind)
         try:
-            await comparison.run([contenders.arm(one) for one in asked.contenders])
+            await comparison.run([contenders.arm(name) for name in asked.contenders])
         except ClusterError as error:
             failure = error
     notes = [*comparison.notes, *([f"ended early: {failure}"] if failure else [])]

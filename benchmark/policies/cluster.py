@@ -58,7 +58,7 @@ class PoliciesCluster:
             if arm.name in contenders.BY_TOKENS:
                 await _tokenises(self.builder.session, url)
             try:
-                yield [Target(arm.name, url, tuple(one.url for one in self.instances))]
+                yield [Target(arm.name, url, tuple(instance.url for instance in self.instances))]
             finally:
                 await self._keep_decisions(arm.name, url)
 

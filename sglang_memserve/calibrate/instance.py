@@ -95,7 +95,7 @@ class PrefillProbe:
                 answer = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ClusterError(f"{url} does not answer: {error or type(error).__name__}") from error
-        return [_cached_tokens(url, one) for one in (answer if isinstance(answer, list) else [answer])]
+        return [_cached_tokens(url, reply) for reply in (answer if isinstance(answer, list) else [answer])]
 
 
 def _cached_tokens(url: str, answer: Any) -> int:

@@ -103,8 +103,8 @@ def _prompts(session: WorkloadSession) -> list[int]:
     return lengths
 
 
-def _common(one: bytes, other: bytes) -> int:
+def _common(first: bytes, second: bytes) -> int:
     """How many tokens two sequences have in common at their beginning."""
-    size = min(len(one), len(other)) // 4
-    differ = np.frombuffer(one, np.uint32, size) != np.frombuffer(other, np.uint32, size)
+    size = min(len(first), len(second)) // 4
+    differ = np.frombuffer(first, np.uint32, size) != np.frombuffer(second, np.uint32, size)
     return int(differ.argmax()) if differ.any() else size

@@ -46,7 +46,7 @@ class Churned(NamedTuple):
 
 @dataclass(frozen=True)
 class Feeding:
-    """`endpoints`: where each instance tells what it has."""
+    """`endpoints`: where each instance publishes its events."""
 
     endpoints: list[str]
     _pipe: Connection

@@ -30,7 +30,7 @@ from benchmark.mock_engine import DELAY
 from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.bench.serving.answer import StreamedAnswer
-from sglang_memserve.bench.serving.apis import APIS, Asking, Conversation
+from sglang_memserve.bench.serving.apis import APIS, Conversation, RequestSettings
 from sglang_memserve.bench.serving.client import Client, open_session
 from sglang_memserve.bench.serving.replay import replay
 from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
@@ -63,12 +63,12 @@ def telling(api: str, sent: list[float]) -> Conversation:
     form: Any = APIS[api]
 
     class TellingConversation(form):
-        def hear(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
+        def on_event(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
             if DELAY in event and not answer.token_times:
                 sent.append(at - event[DELAY])
-            super().hear(event, at, answer)
+            super().on_event(event, at, answer)
 
-    conversation: Conversation = TellingConversation(Asking())
+    conversation: Conversation = TellingConversation(RequestSettings())
     return conversation
 
 

@@ -30,7 +30,7 @@ class CachingArguments:
     options: BenchOptions
 
     def against(self, part: str) -> tuple[str, ...]:
-        """Whom a part compares with. None in the crossover."""
+        """The systems that a part compares with. None in the crossover."""
         found = parts.PARTS.get(part)
         return found.against(self.full, self.peer) if found else ()
 
@@ -43,7 +43,7 @@ class CachingArguments:
 
 
 def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> CachingArguments:
-    """`peers`: what scripts/setup_peers.sh filled. Exits with a message for what cannot be."""
+    """`peers`: the folder that scripts/setup_peers.sh filled. Exits with a message for a bad argument."""
     parser = _parser(about)
     found = parser.parse_args(arguments)
     for tokens in found.lengths:

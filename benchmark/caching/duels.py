@@ -20,7 +20,7 @@ RATIOS = ("ttft_avg_ms", "ttft_p50_ms", "ttft_p99_ms", "tpot_avg_ms", "jct_avg_m
 
 @dataclass(frozen=True)
 class Duel:
-    """What came of `pivot` and `partner` on a workload; `label` names it with its rate."""
+    """The laps of `pivot` and `partner` on a workload; `label` names it with its rate."""
 
     part: str
     label: str
@@ -62,7 +62,7 @@ class Duel:
 
 @dataclass
 class Duels:
-    """Lets them meet. `done` holds what came of it, `notes` what a reader of it has to know."""
+    """Runs the duels. `done` holds the results, `notes` what a reader of them has to know."""
 
     session: aiohttp.ClientSession
     start_arms: StartArms

@@ -1,4 +1,4 @@
-"""The pair of instances on which prefixes are measured: asked one request at a time, and what it counts."""
+"""The pair of instances on which prefixes are measured, one request at a time, and its counters."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Builder
 from sglang_memserve.bench.serving import admin
 from sglang_memserve.bench.serving.answer import RequestError, StreamedAnswer
-from sglang_memserve.bench.serving.apis import Asking, Generate
+from sglang_memserve.bench.serving.apis import Generate, RequestSettings
 from sglang_memserve.bench.serving.arms import Target
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.cluster import probe
@@ -76,12 +76,12 @@ class InstancePair:
         await self.settled()
 
     async def settled(self) -> None:
-        """What both are to keep is copied."""
+        """Waits until both have copied what they keep to DRAM."""
         for url in (self.prefill, self.decode):
             await self._until(url, lambda now: not now["dram_blocks_in_use"], "all KV in its DRAM")
 
     async def forget(self) -> None:
-        """Prefill has no KV then, of any prompt."""
+        """Empties prefill's caches."""
         await admin.flush(self.session, Target("prefill", self.prefill, (self.prefill,)))
 
     async def _answer(self, tokens: Sequence[int], fetch: bool) -> StreamedAnswer:
@@ -91,7 +91,7 @@ class InstancePair:
             body["kv_hints"] = _hint(self.source, self.role)
         client = Client(self.session, self.url, _REQUEST_S)
         try:
-            return await client.ask(Generate(Asking()), orjson.dumps(body))
+            return await client.ask(Generate(RequestSettings()), orjson.dumps(body))
         except RequestError as error:
             raise ClusterError(f"a prompt of {len(tokens)} tokens got no answer: {error}") from error
 
@@ -132,13 +132,13 @@ def _part(spec: InstanceSpec, registry: str, pool_tokens: int) -> InstanceSpec:
 
 
 async def counters(session: aiohttp.ClientSession, url: str) -> Counter[str]:
-    """MemServe's of an instance, by name; 0 of what it has not counted yet. Raises ClusterError."""
+    """MemServe's counters of an instance, by name; 0 for one that has not begun. Raises ClusterError."""
     counters = await _counters(session, url)
     return Counter({name: count for name, count in counters.items() if isinstance(count, int)})
 
 
 async def name(session: aiohttp.ClientSession, url: str) -> str:
-    """By which an instance is known to the others. Raises ClusterError."""
+    """The name by which the others know an instance. Raises ClusterError."""
     return str((await _counters(session, url))["instance"])
 
 

@@ -39,7 +39,7 @@ class DecisionsArguments:
 
 
 def parsed(arguments: Sequence[str] | None, about: str) -> DecisionsArguments:
-    """Exits with a message for what cannot be."""
+    """Exits with a message for a bad argument."""
     parser = command.parser(about, rounds=DecisionsArguments.rounds)
     parser.add_argument("--part", action="append", choices=PARTS, help="this part alone")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="of prefixes, in tokens")

@@ -18,7 +18,7 @@ from benchmark.decisions.two import Two
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Builder
 from sglang_memserve.bench.serving.answer import RequestError
-from sglang_memserve.bench.serving.apis import Asking, Generate
+from sglang_memserve.bench.serving.apis import Generate, RequestSettings
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.serving.replay import replay
 from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
@@ -74,7 +74,9 @@ async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> HotPref
         hot = await _warmed(client, prefix)
         begun = time.time()
         print(f"{policy}: {len(due)} requests of a prefix that {hot} has", file=sys.stderr)
-        run = await replay(asked, client, lambda name: Generate(Asking(), name), lambda _: None, _RUN_S)
+        run = await replay(
+            asked, client, lambda name: Generate(RequestSettings(), name), lambda _: None, _RUN_S
+        )
         decisions = [
             decision for decision in await _decisions(client, _MAX_DECISIONS) if decision["time"] >= begun
         ]
@@ -104,7 +106,7 @@ async def _warmed(client: Client, prefix: Sequence[int]) -> str:
     """The URL of the instance that has the prefix, once the router knows."""
     body = {"input_ids": list(prefix), "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
     try:
-        await client.ask(Generate(Asking()), orjson.dumps(body | {"stream": True}))
+        await client.ask(Generate(RequestSettings()), orjson.dumps(body | {"stream": True}))
     except RequestError as error:
         raise ClusterError(f"{client.url}: the hot prefix got no answer: {error}") from error
     hot = str((await _decisions(client, 1))[0]["decode"])

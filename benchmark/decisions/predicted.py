@@ -24,8 +24,9 @@ def with_transfer(profile: Profile, bandwidth: float) -> Profile:
 
 
 class PredictedTimes:
-    """`profile`: a file; `info`: what an instance tells at /server_info. Seconds, for prompts of a prefix and
-    NEW tokens more.
+    """Seconds, for prompts of a prefix and NEW tokens more.
+
+    `profile`: a file; `info`: the /server_info of an instance.
     """
 
     def __init__(self, profile: Path, info: Any) -> None:

@@ -58,7 +58,7 @@ class HotPrefixSpread:
 
     @property
     def ways(self) -> Counter[str]:
-        """How those who were chosen were to come by the KV."""
+        """How many chosen instances were to find, fetch or compute the KV."""
         chosen = ((decision, decision["decode"]) for decision in self.decisions)
         return Counter(str((_price(*choice) or {}).get("how")) for choice in chosen)
 

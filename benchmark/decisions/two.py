@@ -24,7 +24,7 @@ class Two:
     systems: tuple[System, System]
 
     async def forget(self) -> None:
-        """Neither has any KV then."""
+        """Empties the caches of both."""
         await self.here.forget()
         await self.there.forget()
 

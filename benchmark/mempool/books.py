@@ -1,4 +1,4 @@
-"""Part 1: what the books of a medium cost a block."""
+"""Part 1: what the allocator of a medium costs a block."""
 
 import time
 from collections import deque
@@ -18,7 +18,7 @@ _TURNS = 5
 
 
 def half_full(total: int, batch: int) -> tuple[BlockAllocator, deque[Addresses]]:
-    """Books of which every second block, by chance, is free; the others in batches, as they are held."""
+    """An allocator with every second block free, by chance, and the batches that hold the others."""
     books = BlockAllocator(Owner("bench", 1, Medium.DRAM), total)
     blocks = np.random.default_rng(1).permutation(books.alloc(total).blocks)
     batches = [Addresses(books.owner, blocks[at : at + batch]) for at in range(0, total, batch)]

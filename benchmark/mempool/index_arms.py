@@ -92,7 +92,7 @@ class _OfSGLang:
         raise NotImplementedError
 
 
-class _NoAllocator:
+class NullAllocator:
     """For the slots that `evict` gives back."""
 
     device = "cpu"
@@ -109,7 +109,7 @@ class RadixCacheArm(_OfSGLang):
         from sglang.srt.mem_cache.base_prefix_cache import EvictParams
         from sglang.srt.mem_cache.radix_cache import RadixCache
 
-        self._cache = RadixCache.create_simulated(page_size=PAGE, mock_allocator=_NoAllocator())
+        self._cache = RadixCache.create_simulated(page_size=PAGE, mock_allocator=NullAllocator())
         self._room = EvictParams(num_tokens=TOKENS)
 
     def make_room(self) -> bool:

@@ -18,7 +18,7 @@ from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import START_S, Builder, System
 from sglang_memserve.bench.peers import ROUND_ROBIN, StockPeers
 from sglang_memserve.bench.serving.answer import RequestError
-from sglang_memserve.bench.serving.apis import Asking, Generate
+from sglang_memserve.bench.serving.apis import Generate, RequestSettings
 from sglang_memserve.bench.serving.arms import Arm, Target
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.workloads.form import WorkloadTurn
@@ -68,7 +68,7 @@ class PoliciesCluster:
         async with self._serving(ROUND_ROBIN) as url:
             client = Client(self.session, url, _REQUEST_S)
             for _ in range(_REHEARSALS * ROLES.count("prefill")):
-                talk = Generate(Asking())
+                talk = Generate(RequestSettings())
                 prompt = tuple(rng.randrange(*_TOKEN_IDS) for _ in range(tokens))
                 try:
                     await client.ask(talk, talk.ask(WorkloadTurn(prompt, 4)))

@@ -19,7 +19,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.asynccontextmanager
 async def running(members: Sequence[Member], start_s: float = 300.0) -> AsyncIterator[None]:
-    """In the block all of `members` serve. Raises ClusterError if one does not within `start_s` seconds.
+    """All of `members` serve within the block. Raises ClusterError if one does not within `start_s` seconds.
 
     Leaving the block stops them; no process is left.
     """

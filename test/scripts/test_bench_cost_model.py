@@ -41,7 +41,7 @@ def test_too_much_and_too_little_do_not_cancel_out(bench):
     assert bench.live_bars(live([0.92, 1.1], [1.0, 1.0]))[1].ok
 
 
-def test_a_long_calibration_is_told(bench):
+def test_a_long_calibration_misses_its_bar(bench):
     assert not bench.live_bars(live([1.0, 1.0], [1.0, 1.0], 121.0))[0].ok
 
 

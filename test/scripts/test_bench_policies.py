@@ -56,14 +56,14 @@ def test_another_is_better_where_all_of_its_rounds_are(theirs, ok):
     assert (peer, value, met) == (PROMPT_TREE, pytest.approx(90 / max(theirs)), ok)
 
 
-def test_who_was_not_measured_or_failed_requests_meets_no_bar():
+def test_a_policy_without_figures_or_with_failures_meets_no_bar():
     names = (COST_MODEL, SESSION, PEER)
     assert judged(names, cost_model=[1, 1]) == [(SESSION, None, False), (PEER, None, False)]
     failing = judged(names, failed=1.0, cost_model=[1], session=[9], **{PEER: [9]})
     assert failing == [(SESSION, None, False), (PEER, None, False)]
 
 
-def test_the_default_is_the_policies_of_the_paper_the_cost_model_and_the_peer():
+def test_the_default_is_the_papers_policies_cost_model_and_peer():
     one = asked()
     assert one.contenders == (COST_MODEL, SESSION, PROMPT_TREE, LEAST_LOAD, PEER)
     assert (one.options.rounds, one.skipped) == (3, ())

@@ -1,4 +1,4 @@
-"""What a client learns from one streamed answer, and what a run keeps of a request."""
+"""One streamed answer as the client sees it, and the record of a request."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ class StreamedAnswer:
     `token_times`: when each generated token arrived; tokens of one event have one time. `end`: when the whole
     answer was there. `ids`: the generated tokens. `reported_tokens`: how many the server says it generated.
     `cached_tokens`: of the prompt's, those that were not computed again; `cached_by`: the same by source.
-    None, or empty, is what the server did not tell.
+    What the server does not report is None, or empty.
     """
 
     token_times: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The four forms in which a conversation goes over HTTP, and how their streams are read."""
+"""The four HTTP APIs for a conversation, and how their streams are read."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,10 +10,10 @@ from sglang_memserve.bench.workloads.form import WorkloadTurn
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What every request says. `ignore_eos`: generate exactly as many tokens as asked (SGLang, vLLM).
+class RequestSettings:
+    """Fields of every request. `ignore_eos`: generate exactly as many tokens as asked (SGLang, vLLM).
 
-    `names_sessions`: as `routing_key`, SGLang's word, on `/generate`.
+    `names_sessions`: send the session's name as SGLang's `routing_key` on `/generate`.
     """
 
     model: str = "default"
@@ -22,14 +22,14 @@ class Asking:
 
 
 class Conversation(Protocol):
-    """One session's side of a dialogue: each prompt holds the answers that really came before."""
+    """The client's side of one session. Each prompt holds the answers that really came before."""
 
     path: str
 
     def ask(self, turn: WorkloadTurn) -> bytes:
         """The body of the request for the next answer. Raises RequestError if the turn lacks its text."""
 
-    def hear(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
+    def on_event(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
         """Adds what one event of the stream says, `at` seconds. Raises RequestError for a failure."""
 
     def keep(self, answer: StreamedAnswer) -> None:
@@ -37,11 +37,11 @@ class Conversation(Protocol):
 
 
 class Generate:
-    """SGLang's own form: token ids there and back, so the next prompt holds the very tokens of the answer."""
+    """SGLang's own API with token ids both ways: the next prompt holds the exact tokens of the answer."""
 
     path = "/generate"
 
-    def __init__(self, asking: Asking, session: str = "") -> None:
+    def __init__(self, asking: RequestSettings, session: str = "") -> None:
         self._asking = asking
         self._session = session
         self._tokens: list[int] = []
@@ -50,7 +50,7 @@ class Generate:
         self._tokens += turn.tokens
         return self._body(turn, input_ids=self._tokens)
 
-    def hear(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
+    def on_event(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
         meta = event.get("meta_info") or {}
         reason = meta.get("finish_reason")
         if reason and reason.get("type") == "abort":
@@ -87,9 +87,9 @@ class Generate:
 
 
 class GenerateText(Generate):
-    """The same by text: sglang-router, split, goes by nothing else."""
+    """SGLang's own API with text. sglang-router needs it: for pairs it routes by text alone."""
 
-    def __init__(self, asking: Asking, session: str = "") -> None:
+    def __init__(self, asking: RequestSettings, session: str = "") -> None:
         super().__init__(asking, session)
         self._text = ""
 
@@ -102,11 +102,11 @@ class GenerateText(Generate):
 
 
 class Completions:
-    """OpenAI's text form: the prompt is all text so far."""
+    """OpenAI's completions: the prompt is all text so far."""
 
     path = "/v1/completions"
 
-    def __init__(self, asking: Asking, session: str = "") -> None:
+    def __init__(self, asking: RequestSettings, session: str = "") -> None:
         self._asking = asking
         self._text = ""
 
@@ -114,7 +114,7 @@ class Completions:
         self._text += _text_of(turn)
         return _openai_body(self._asking, turn, prompt=self._text)
 
-    def hear(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
+    def on_event(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
         for choice in _openai_choices(event, answer):
             _openai_text(choice.get("text"), at, answer)
 
@@ -123,11 +123,11 @@ class Completions:
 
 
 class Chat:
-    """OpenAI's chat form: the server puts the messages into the model's template."""
+    """OpenAI's chat completions: the server puts the messages into the model's template."""
 
     path = "/v1/chat/completions"
 
-    def __init__(self, asking: Asking, session: str = "") -> None:
+    def __init__(self, asking: RequestSettings, session: str = "") -> None:
         self._asking = asking
         self._messages: list[dict[str, str]] = []
 
@@ -135,7 +135,7 @@ class Chat:
         self._messages.append({"role": "user", "content": _text_of(turn)})
         return _openai_body(self._asking, turn, messages=self._messages)
 
-    def hear(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
+    def on_event(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
         for choice in _openai_choices(event, answer):
             _openai_text((choice.get("delta") or {}).get("content"), at, answer)
 
@@ -157,7 +157,7 @@ def _text_of(turn: WorkloadTurn) -> str:
     return turn.text
 
 
-def _openai_body(asking: Asking, turn: WorkloadTurn, **prompt: Any) -> bytes:
+def _openai_body(asking: RequestSettings, turn: WorkloadTurn, **prompt: Any) -> bytes:
     body = {
         "model": asking.model,
         **prompt,

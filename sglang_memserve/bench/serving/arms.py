@@ -36,7 +36,7 @@ _NO_RADIX = ("--disable-radix-cache",)
 
 @dataclass(frozen=True)
 class Arm:
-    """One system: what is started, with flags beyond those that all have; or the `url` of one that runs."""
+    """One system to compare: started with flags of its own, or running already at `url`."""
 
     name: str
     about: str
@@ -48,7 +48,7 @@ class Arm:
 
     @property
     def instances(self) -> int:
-        """How many are started."""
+        """How many instances are started."""
         return {"colocated": 1, "stock pair": 2, "pair": 2, "running": 0}[self.kind]
 
     @property
@@ -56,7 +56,7 @@ class Arm:
         return self.kind == "stock pair"
 
     def system(self, builder: Builder, peers: StockPeers) -> System:
-        """What is to be started."""
+        """The system to start."""
         if self.kind == "pair":
             system = builder.pair(self.name)
         elif self.kind == "stock pair":
@@ -102,7 +102,7 @@ ARMS = {
 
 
 def named(name: str) -> Arm:
-    """Raises ClusterError for an arm that there is not."""
+    """Raises ClusterError for an unknown name."""
     if name not in ARMS:
         raise ClusterError(f"--arms {name}: there is no such arm; choose from {', '.join(ARMS)}")
     return ARMS[name]
@@ -120,7 +120,7 @@ def running(spec: str) -> Arm:
 async def serving(
     arms: Sequence[Arm], builder: Builder | None, peers: StockPeers
 ) -> AsyncIterator[list[Target]]:
-    """In the block all of `arms` serve; `builder` starts those that do not yet. Raises ClusterError."""
+    """All of `arms` serve within the block. `builder` starts those that do not run. Raises ClusterError."""
     async with contextlib.AsyncExitStack() as stack:
         systems = {arm.name: arm.system(builder, peers) for arm in arms if arm.instances and builder}
         if builder:

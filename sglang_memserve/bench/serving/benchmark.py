@@ -15,7 +15,7 @@ from sglang_memserve.bench.clusters import EngineSpec, building
 from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.bench.serving import arms as known
 from sglang_memserve.bench.serving import inputs, pace
-from sglang_memserve.bench.serving.apis import Asking
+from sglang_memserve.bench.serving.apis import RequestSettings
 from sglang_memserve.bench.serving.arms import INSTANCE_BYTES, METRICS, Arm, Target
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.bench.serving.measure import Slo
@@ -76,7 +76,7 @@ async def benchmark(options: BenchOptions) -> None:
 async def _load(
     options: BenchOptions, arms: Sequence[Arm], session: aiohttp.ClientSession, gpus: bool
 ) -> Load:
-    """What the weakest of the arms can bear, as far as the options leave it open."""
+    """The load for what the options leave open: one that the weakest of the arms can bear."""
     load, reason = (GPU_LOAD if gpus else CPU_LOAD), ""
     running = [arm for arm in arms if arm.kind == "running"]
     if running and not options.says_load and (gpus or not options.arms):
@@ -88,7 +88,7 @@ async def _load(
 
 
 async def _measured(comparison: Comparison, arms: Sequence[Arm]) -> BaseException | None:
-    """What ended it early, if there are figures from before. Raises it where there are none."""
+    """Runs the comparison. Returns what ended it early, or raises that where nothing was measured before."""
     try:
         await comparison.run(arms)
     except (ClusterError, asyncio.CancelledError) as error:
@@ -111,7 +111,7 @@ def plan_of(options: BenchOptions, workloads: dict[str, Workload], together: boo
         workloads=workloads,
         rounds=options.rounds,
         api=options.api,
-        asking=Asking(options.request_model, options.ignore_eos),
+        asking=RequestSettings(options.request_model, options.ignore_eos),
         slo=Slo(seconds(options.slo_ttft), seconds(options.slo_tpot)),
         request_s=options.timeout,
         run_s=options.run_timeout,
@@ -132,7 +132,7 @@ def engine_of(options: BenchOptions, model: ModelInfo, gpus: bool) -> EngineSpec
 
 
 def fit_together(options: BenchOptions, arms: Sequence[Arm], model: ModelInfo | None) -> bool:
-    """Whether all arms are up at once: they need no time to start then, between runs."""
+    """Whether all arms run at once, so that none has to be started between runs."""
     if model is None or options.up != "auto":
         return options.up != "in-turn"
     each = INSTANCE_BYTES + model.weight_bytes + options.pool_tokens * model.kv_bytes_per_token

@@ -19,7 +19,7 @@ _ERROR_CHARS = 300
 
 
 def open_session(api_key: str | None = None) -> aiohttp.ClientSession:
-    """Connections without a limit, kept between requests; its caller closes it."""
+    """A session without a limit of connections, which it keeps between requests. The caller closes it."""
     return aiohttp.ClientSession(
         # SGLang's servers close what was idle for 5 s: no connection is to be taken up at that very moment.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
@@ -51,14 +51,14 @@ class _Events:
 
 @dataclass(frozen=True)
 class Client:
-    """Asks the server at `url`. `timeout_s` bounds each request from its write to the answer's end."""
+    """Sends requests to the server at `url`. `timeout_s` bounds each, from its write to the answer's end."""
 
     session: aiohttp.ClientSession
     url: str
     timeout_s: float
 
     async def ask(self, conversation: Conversation, body: bytes) -> StreamedAnswer:
-        """The whole answer to `body`. Raises RequestError: refused, broken off, empty, too late."""
+        """The whole answer to `body`. Raises RequestError if it is refused, broken off, empty or too late."""
         timeout = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=_CONNECT_S)
         answer, start = StreamedAnswer(), time.perf_counter()
         try:
@@ -89,7 +89,7 @@ async def _listen(
         for text in events.feed(data):
             event = _event(text)
             try:
-                conversation.hear(event, at, answer)
+                conversation.on_event(event, at, answer)
             except (AttributeError, KeyError, TypeError, ValueError):
                 raise RequestError(f"an event of no known form: {_short(text)}") from None
     answer.finished = answer.finished or events.done

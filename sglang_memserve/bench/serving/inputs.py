@@ -1,4 +1,4 @@
-"""The workloads of a benchmark, as its options say."""
+"""The workloads of a benchmark, made by its options."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ class TextTokenizer(Protocol):
 
 
 def check(options: BenchOptions) -> None:
-    """Raises ClusterError for a workload that there is not, or an option that it does not take."""
+    """Raises ClusterError for an unknown workload, or an option that it does not take."""
     try:
         known = workloads.option_names(options.workload)
     except WorkloadError as error:
@@ -28,9 +28,9 @@ def check(options: BenchOptions) -> None:
 
 
 def make(options: BenchOptions, load: Load, model: Path | None) -> dict[float | None, Workload]:
-    """By rate: the same sessions at each. Raises ClusterError for what cannot be made.
+    """By rate, the same sessions at each. Raises ClusterError if they cannot be made.
 
-    The tokenizer is the one that was named, else that of `model` if it is a folder that has one, else none.
+    The tokenizer is that of the options, or else that of `model` where the folder has one.
     """
     own = str(model) if model and (model / "tokenizer.json").is_file() else None
     chosen = options.tokenizer or own
@@ -52,7 +52,7 @@ def make(options: BenchOptions, load: Load, model: Path | None) -> dict[float | 
 
 
 def in_text(workload: Workload, tokenizer: TextTokenizer | None) -> Workload:
-    """With a text for every turn: of its tokens where the source has none; a server may read other tokens."""
+    """Adds a text to every turn without one, decoded from its tokens. Servers may tokenise it otherwise."""
     if all(turn.text is not None for session in workload.sessions for turn in session.turns):
         return workload
     if tokenizer is None:
@@ -70,7 +70,7 @@ def _with_texts(session: WorkloadSession, tokenizer: TextTokenizer) -> WorkloadS
 
 
 def read_tokenizer(name: str) -> TextTokenizer:
-    """That of a model's folder (its tokenizer.json), without torch. Raises ClusterError."""
+    """The tokenizer of a model's folder (tokenizer.json), loaded without torch. Raises ClusterError."""
     file = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
     try:
         from tokenizers import Tokenizer as Rust

@@ -13,7 +13,7 @@ from sglang_memserve.bench.workloads.form import Workload
 
 @dataclass(frozen=True)
 class Slo:
-    """What a good request keeps to, in seconds; None is no limit."""
+    """Limits that a good request keeps, in seconds. None is no limit."""
 
     ttft: float | None = None
     tpot: float | None = None
@@ -84,7 +84,7 @@ def _latencies(name: str, seconds: Iterable[float]) -> dict[str, float]:
 
 
 def _tokens(answers: Sequence[StreamedAnswer]) -> dict[str, float]:
-    """Prompts' tokens by where their KV came from, over the answers that tell, and generated tokens."""
+    """Tokens of the prompts by where their KV came from, over the answers that report it, and of answers."""
     telling = [a for a in answers if a.prompt_tokens is not None and a.cached_tokens is not None]
     prompt = sum(answer.prompt_tokens or 0 for answer in telling)
     cached = sum(answer.cached_tokens or 0 for answer in telling)

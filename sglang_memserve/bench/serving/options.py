@@ -87,11 +87,11 @@ class BenchOptions:
 
     @property
     def says_load(self) -> bool:
-        """Whether nothing of the load is left to be chosen."""
+        """Whether the options name the whole load."""
         return self.sessions is not None and self.scale is not None and bool(self.rates)
 
     def settings(self, rate: float | None, load: Load) -> dict[str, Any]:
-        """The workload's, at one rate; `load` where nothing was said."""
+        """The settings of the workload at one rate. `load` has what the options leave open."""
         given = {
             "sessions": load.sessions if self.sessions is None else self.sessions,
             "rate": rate,

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a table, JSON, pictures, and a line for each request."""
+"""The results of a benchmark: a table, JSON, plots, and a line for each request."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +66,7 @@ class BenchOutcome:
 
 
 def heading(label: str, workload: Workload) -> str:
-    """What was asked, in a line."""
+    """The workload in a line."""
     summary, offered = summarise(workload, _PAGE), offered_per_s(workload)
     rate = f"{offered:.2f} requests a second offered, " if offered else ""
     return (
@@ -77,7 +77,7 @@ def heading(label: str, workload: Workload) -> str:
 
 
 def write(file: Path, picture: Callable[[], Chart]) -> None:
-    """Says so where there is nothing to draw."""
+    """Draws it, or says that there is nothing to draw."""
     try:
         picture().save(file)
     except ValueError as nothing:

@@ -7,7 +7,7 @@ import aiohttp
 
 from sglang_memserve.bench.serving import admin
 from sglang_memserve.bench.serving.answer import RequestError
-from sglang_memserve.bench.serving.apis import APIS, Asking
+from sglang_memserve.bench.serving.apis import APIS, RequestSettings
 from sglang_memserve.bench.serving.arms import Arm
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, BenchOptions, Load
@@ -23,7 +23,7 @@ _PROBE_S = 10.0
 async def load_for(
     options: BenchOptions, arms: Sequence[Arm], session: aiohttp.ClientSession
 ) -> tuple[Load, str]:
-    """What every one of the running `arms` can bear, and why it was chosen.
+    """A load that every one of the running `arms` can bear, and the reason for it.
 
     A system that reports its device is believed. Any other gets two short requests, and a GPU's load if the
     quicker of them is answered as fast as a GPU does.
@@ -58,7 +58,7 @@ async def _first_token_s(client: Client, options: BenchOptions) -> float | None:
         start = time.time_ns() // 1_000_000 + number
         tokens = tuple(low + (start + n) % (high - low) for n in range(_PROMPT_TOKENS))
         turn = WorkloadTurn(tokens, 2, f"{start} " + "word " * (_PROMPT_TOKENS - 8))
-        conversation = APIS[options.api](Asking(options.request_model, options.ignore_eos), "probe")
+        conversation = APIS[options.api](RequestSettings(options.request_model, options.ignore_eos), "probe")
         try:
             answer = await client.ask(conversation, conversation.ask(turn))
         except RequestError:

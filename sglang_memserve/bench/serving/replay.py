@@ -19,7 +19,7 @@ New = Callable[[str], Conversation]
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What came of a workload. `seconds`: from the start to the last answer. `planned`: its requests.
+    """The records of a replay. `seconds`: from its start to the last answer. `planned`: all requests.
 
     A session ends with its first failure, so `records` may be fewer than `planned`: those were never sent.
     """
@@ -65,7 +65,7 @@ class Replay:
         async with asyncio.TaskGroup() as group:
             for session in self.workload.sessions:
                 # Written out before it is due, so that it can leave at once.
-                talk = _Talk(self, session, self.new(session.name))
+                talk = _SessionReplay(self, session, self.new(session.name))
                 body = talk.body(0)
                 await asyncio.sleep(session.arrival - self.now())
                 group.create_task(talk.hold(body))
@@ -86,7 +86,7 @@ class Replay:
 
 
 @dataclass
-class _Talk:
+class _SessionReplay:
     """One session."""
 
     replay: Replay

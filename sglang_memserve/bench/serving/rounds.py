@@ -11,7 +11,7 @@ import aiohttp
 
 from sglang_memserve.bench.serving import admin
 from sglang_memserve.bench.serving.answer import RequestError
-from sglang_memserve.bench.serving.apis import APIS, Asking, Conversation
+from sglang_memserve.bench.serving.apis import APIS, Conversation, RequestSettings
 from sglang_memserve.bench.serving.arms import Arm, Target
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.serving.measure import Slo, figures
@@ -37,7 +37,7 @@ class ComparisonPlan:
     workloads: dict[str, Workload]
     rounds: int
     api: str
-    asking: Asking
+    asking: RequestSettings
     slo: Slo
     request_s: float
     run_s: float
@@ -58,7 +58,7 @@ class Lap:
 
 @dataclass
 class Comparison:
-    """Runs a plan. `laps` holds what came of it; `notes` what a reader of it has to know."""
+    """Runs a plan. `laps` holds the results, `notes` what a reader of them has to know."""
 
     plan: ComparisonPlan
     session: aiohttp.ClientSession
@@ -108,7 +108,7 @@ class Comparison:
         self.laps.append(Lap(number, label, target.name, run, figures(run, self.plan.slo) | grown))
 
     async def _warm_up(self, client: Client, target: Target, workload: Workload) -> None:
-        """A request like the workload's first, answered shortly: what is done once only is done now."""
+        """One request like the workload's first, with a short answer: what happens only once happens now."""
         first = _unlike(workload.sessions[0].turns[0])
         # sglang-router is ready before it has seen that its workers are.
         deadline = time.monotonic() + (_SEEN_S if target.engines else 0.0)
@@ -132,6 +132,6 @@ class Comparison:
 
 
 def _unlike(turn: WorkloadTurn) -> WorkloadTurn:
-    """As long, backwards: a router is not to take the workload's own prompts for cached ones."""
+    """The turn backwards: as long, and no router takes the workload's own prompts for cached ones."""
     text = None if turn.text is None else turn.text[::-1]
     return replace(turn, tokens=turn.tokens[::-1], text=text, output_tokens=_WARM_UP_TOKENS)

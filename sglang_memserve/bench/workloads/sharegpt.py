@@ -12,7 +12,7 @@ from sglang_memserve.bench.workloads import reading
 from sglang_memserve.bench.workloads.assemble import Draft, assemble, generate
 from sglang_memserve.bench.workloads.errors import refused
 from sglang_memserve.bench.workloads.form import Workload, WorkloadTurn
-from sglang_memserve.bench.workloads.lengths import Kin, Quantiles, Scaler
+from sglang_memserve.bench.workloads.lengths import CorrelatedDraws, Quantiles, Scaler
 from sglang_memserve.bench.workloads.settings import PAPER_CONTEXT, Settings
 from sglang_memserve.bench.workloads.tokens import TextEncoder, TokenSource
 
@@ -59,7 +59,7 @@ def sharegpt(settings: ShareGptSettings) -> Workload:
 
 def _chat(rng: Random) -> Iterator[tuple[float, float]]:
     turns = round(_TURNS.draw(rng))
-    questions, answers = Kin(rng, _LIKENESS), Kin(rng, _LIKENESS)
+    questions, answers = CorrelatedDraws(rng, _LIKENESS), CorrelatedDraws(rng, _LIKENESS)
     for _ in range(turns):
         yield questions.draw(_QUESTION), answers.draw(_ANSWER)
 

@@ -1,4 +1,4 @@
-"""What a workload is made of, and how much of its prompts a cache could hold."""
+"""The lengths in a workload, and how much of its prompts a cache could hold."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence

@@ -52,7 +52,7 @@ class Forgetful:
         self.forgot += 1
 
 
-async def test_under_prompt_tree_the_router_sends_all_to_who_has_the_prefix(free_port, tmp_path):
+async def test_prompt_tree_sends_all_to_the_holder_of_the_prefix(free_port, tmp_path):
     mocks, servers = [MockEngine(pages=dict(PAGES)) for _ in range(2)], []
     ports = [free_port() for _ in mocks]
     for mock, port in zip(mocks, ports, strict=True):

@@ -49,7 +49,7 @@ def test_the_crossing_is_on_the_line_between_its_neighbours():
     assert crossing([]) is None
 
 
-def test_crossovers_are_told_as_measured_and_as_computed():
+def test_crossovers_are_printed_as_measured_and_as_computed():
     points = [
         point(5e7, 100, 0.2, 0.1, predicted=(0.1, 0.1)),
         point(5e7, 200, 0.2, 0.3, predicted=(0.1, 0.3)),

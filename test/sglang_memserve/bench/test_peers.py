@@ -41,7 +41,7 @@ def flags_of(argv):
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode", "colocated"])
-def test_a_stock_instance_gets_the_flags_of_ours_but_for_transfer_and_cache(peers, role):
+def test_a_stock_instance_gets_our_flags_except_transfer_and_cache(peers, role):
     ours = ENGINE.instance(role, Ports())
     stock = StockSpec.like(ours, peers)
     argv = ours.argv()

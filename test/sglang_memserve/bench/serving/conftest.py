@@ -1,7 +1,7 @@
 import pytest
 
 from benchmark.mock_engine import MockEngine
-from sglang_memserve.bench.serving.apis import APIS, Asking
+from sglang_memserve.bench.serving.apis import APIS, RequestSettings
 from sglang_memserve.bench.serving.client import Client, open_session
 from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 
@@ -41,7 +41,7 @@ def api(request):
 @pytest.fixture
 def conversing():
     """Makes conversations in one of the forms, each for a session's name."""
-    return lambda api="generate", **asking: lambda session="": APIS[api](Asking(**asking), session)
+    return lambda api="generate", **asking: lambda session="": APIS[api](RequestSettings(**asking), session)
 
 
 def turn(tokens=10, output=3, text=None, after=0.0):

@@ -46,7 +46,7 @@ def test_an_answer_of_one_token_misses_no_limit_per_token():
     assert Slo(tpot=0.001).met(record(0.1, tokens=1).answer)
 
 
-def test_failures_and_what_was_never_sent_are_told_beside_the_latencies():
+def test_failures_and_unsent_requests_stand_beside_latencies():
     found = figures(ReplayResult([record(0.1), failed(), failed("gone")], planned=10, seconds=1.0), Slo())
     assert (found["failed_percent"], found["unsent_percent"]) == (20, 70)
     assert (found["sent_per_s"], found["served_per_s"]) == (3, 1)
@@ -72,7 +72,7 @@ def test_tokens_are_counted_by_where_they_came_from():
     assert found["output_tokens"] == 9
 
 
-def test_what_no_server_told_is_left_out():
+def test_what_no_server_reports_is_left_out():
     found = figures(ReplayResult([record(0.1)], planned=1, seconds=1.0), Slo())
     assert "cached_tokens" not in found
     assert "prompt_tokens" not in found

@@ -56,7 +56,7 @@ def test_errors_and_load_stand_beside_the_latencies():
     assert row(text, "requests answered a second") == ["0.75"]
 
 
-def test_what_was_not_told_is_said():
+def test_what_was_not_reported_is_said():
     text = table([lap("a", 1, 0.1), lap("b", 1, 0.1, prompt_tokens=100, cached_tokens=50)])
     assert row(text, "from a cache, %") == ["not reported", "50"]
     assert row(text, "KV from prefill to decode, MB") == ["not reported", "not reported"]
@@ -74,7 +74,7 @@ def test_each_workload_has_its_table():
     assert text.index("heading of one") < text.index("heading of two")
 
 
-def test_a_reader_is_told_what_makes_a_figure_doubtful():
+def test_warnings_name_what_makes_a_figure_doubtful():
     doubts = report.warnings([lap("a", 2, 0.1, errors=2), lap("b", 1, 0.1, late=0.1)])
     assert doubts[0] == "w, a, round 2: 2 x 503: full"
     assert "b, round 1: the client itself sent late, 100 ms" in doubts[1]

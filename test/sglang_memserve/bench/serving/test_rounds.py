@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sglang_memserve.bench.serving.apis import Asking
+from sglang_memserve.bench.serving.apis import RequestSettings
 from sglang_memserve.bench.serving.arms import Arm, Target
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.bench.serving.measure import Slo
@@ -42,7 +42,7 @@ def compare(systems, dialogue):
         plan = {"rounds": 2, "api": "generate", "together": True, "seed": 0} | changes
         async with open_session() as session:
             comparison = Comparison(
-                ComparisonPlan(workloads, asking=Asking(), slo=Slo(), request_s=5, run_s=20, **plan),
+                ComparisonPlan(workloads, asking=RequestSettings(), slo=Slo(), request_s=5, run_s=20, **plan),
                 session,
                 systems.start_arms,
             )
@@ -129,7 +129,7 @@ async def test_kv_that_moved_is_the_difference_of_a_run(systems, compare):
     assert comparison.laps[0].figures["kv_moved_mb"] == pytest.approx(2 * 1.048576)
 
 
-async def test_kv_that_moved_is_read_from_server_info_where_there_are_no_metrics(systems, compare):
+async def test_moved_kv_is_read_from_server_info_without_metrics(systems, compare):
     class Counting(dict):
         sent = 0
 

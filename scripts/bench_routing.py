@@ -47,7 +47,7 @@ from router.policies import POLICIES
 from router.prefix_tree import EventTree, PromptTree, ResponseTree
 from router.prompt.request import RoutingRequest, TokenArray
 from router.prompt.tokens import Tokens
-from router.scheduling.reservation import PrefillReservation
+from router.scheduling.placement import Reservations
 from router.scheduling.scheduler import Scheduler
 from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.machine import machine_description
@@ -87,9 +87,10 @@ def benched(policy: str, tree: PromptTree) -> BenchedScheduler:
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
-    prices = CostEstimator(Speeds())
-    chooses = POLICIES[policy](tree, prices)
-    scheduler = Scheduler(config, registry, chooses, tree, tokens, prices)
+    estimator = CostEstimator(Speeds())
+    chooses = POLICIES[policy](tree, estimator)
+    loop = asyncio.get_running_loop()
+    scheduler = Scheduler(config, registry, chooses, tree, tokens, estimator, timer=loop)
     return BenchedScheduler(registry.candidates, tree, scheduler)
 
 
@@ -133,24 +134,18 @@ def requests(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[Ro
 
 def decide(where: BenchedScheduler, stream: Iterator[RoutingRequest], count: int) -> list[float]:
     """Microseconds of each decision. The latest 256 stay charged, as if they ran."""
-    took, running = [], list[list[tuple[Instance, int, PrefillReservation | None]]]()
+    took, running = [], list[Reservations]()
     for request in itertools.islice(stream, count):
         began = time.perf_counter()
         placement = where.scheduler.decide(where.candidates, request, "/generate")
         assert placement is not None
-        charges = [
-            (instance, placement.charge(instance), placement.work(instance))
-            for instance in placement.cache_epochs
-        ]
-        for instance, charge, _ in charges:
-            instance.charge(charge)
+        reservations = placement.reserve()
         took.append((time.perf_counter() - began) * 1e6)
-        running.append(charges)
+        running.append(reservations)
         if len(running) > 256:
-            for instance, charge, work in running.pop(0):
-                instance.release(charge)
-                if work is not None:
-                    work.drop()
+            for reservation in running.pop(0):
+                if reservation is not None:
+                    reservation.release()
     return took
 
 

@@ -60,7 +60,7 @@ class HotPrefixSpread:
     def ways(self) -> Counter[str]:
         """How many chosen instances were to find, fetch or compute the KV."""
         chosen = ((decision, decision["decode"]) for decision in self.decisions)
-        return Counter(str((_price(*choice) or {}).get("how")) for choice in chosen)
+        return Counter(str((_price(*choice) or {}).get("plan")) for choice in chosen)
 
     @property
     def failed(self) -> int:
@@ -98,16 +98,16 @@ class HotPrefixSpread:
     def _computed_elsewhere(self, decision: Decision) -> float:
         """The other instance's queue, and computing all of the prompt: ms; infinite where there was none."""
         price = next(
-            (candidate["price"] for candidate in decision["candidates"] if candidate["url"] != self.hot), None
+            (candidate["cost"] for candidate in decision["candidates"] if candidate["url"] != self.hot), None
         )
         if price is None:
             return inf
-        computing = price["exec_ms"] if price["how"] == "recompute" else self.recompute_ms
+        computing = price["exec_ms"] if price["plan"] == "recompute" else self.recompute_ms
         return float(price["queue_ms"] + computing)
 
 
 def _price(decision: Decision, url: str) -> Any:
-    return next(candidate["price"] for candidate in decision["candidates"] if candidate["url"] == url)
+    return next(candidate["cost"] for candidate in decision["candidates"] if candidate["url"] == url)
 
 
 def _latencies(records: Sequence[RequestRecord]) -> dict[str, float]:

@@ -10,9 +10,9 @@ from typing import TypeVar
 import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied, TransferError
-from mempool.sockets import SocketLimits, Wakeup, milliseconds
+from mempool.flags import TransferMode
+from mempool.sockets import SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockSource, require_sendable
-from mempool.transfer.cut import TransferMode
 from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendTask
 from mempool.transfer.peer import Peer, PeerSettings, SentCounters
 from mempool.transports.base import Pollable
@@ -28,12 +28,10 @@ Result = TypeVar("Result")
 
 
 class BlockSender:
-    """
-    `piece_bytes`: how much one message carries, unless a plane of a block is more; `window_bytes`: how much
-    may be unacknowledged at each receiver where it grants more, which bounds the staging memory for it;
-    `checksum`: whether receivers are to check what arrives.
+    """Owns the sending thread. `bytes_sent` and `messages_sent` count blocks, `bad_frames` broken replies.
 
-    `bytes_sent` and `messages_sent` count blocks, `bad_frames` what was not of the protocol.
+    `piece_bytes`: how much one message carries, unless a plane of a block is more. `window_bytes`: how much
+    may be unacknowledged at each receiver, unless the receiver grants less. It bounds the staging memory.
     """
 
     def __init__(
@@ -41,12 +39,11 @@ class BlockSender:
         *,
         piece_bytes: int = 2 << 20,
         window_bytes: int = 8 << 20,
-        checksum: bool = False,
         limits: SocketLimits | None = None,
         transports: Transports | None = None,
     ) -> None:
         self._limits = limits or SocketLimits()
-        self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, checksum, self._limits)
+        self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, self._limits)
         self._transports = transports or Transports()
         self._inbox: deque[tuple[OutgoingTransfer, SendTask]] = deque()
         self._peers: dict[str, Peer] = {}
@@ -129,8 +126,8 @@ class BlockSender:
         if any(peer.waits_for_pages for peer in peers):
             due.append(_READY_SECONDS)
         if any(peer.waiting for peer in peers):
-            due.append(min(_WATCH_SECONDS, self._limits.silence_seconds / 4))
-        return milliseconds(*due)
+            due.append(min(_WATCH_SECONDS, self._limits.silence_s / 4))
+        return poll_ms(*due)
 
     def _guarded(self, peer: Peer, act: Callable[[], Result]) -> Result | None:
         """None where the peer was dropped instead."""

@@ -1,4 +1,4 @@
-"""From an answer, or a failure, to the client's connection."""
+"""Answers and failures written to the client's connection."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from router.errors import JSON_HEADERS, Failure, error_body
+from router.forwarding.record import RECORD
 from router.protocol import sse
-from router.protocol.answer import Answer
+from router.protocol.answer import UpstreamAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,8 @@ _SLICE = 1 << 20
 _NEVER_WAITS = 1 << 15
 
 
-async def deliver(request: web.Request, answer: Answer, timeout_s: float) -> web.StreamResponse:
-    """Send the answer. An event stream that breaks off ends with an error event, another one is cut short.
+async def deliver(request: web.Request, answer: UpstreamAnswer, timeout_s: float) -> web.StreamResponse:
+    """Send the answer. An event stream that breaks off ends with an error event; any other stream is cut.
 
     Raises ConnectionError after cutting, if the client is gone or reads nothing for `timeout_s` seconds.
     """
@@ -31,12 +32,15 @@ async def deliver(request: web.Request, answer: Answer, timeout_s: float) -> web
         return await _whole(request, answer.status, answer.headers, answer.body, timeout_s)
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     await response.prepare(request)
+    record = request[RECORD]
+    record.stream_began()
     await _write(request, response, answer.body, timeout_s)
-    last = answer.body
+    last, events = answer.body, answer.body.count(sse.END)
     try:
         async for chunk in answer.rest:
             await _write(request, response, chunk, timeout_s)
-            last = chunk
+            last, events = chunk, events + chunk.count(sse.END)
+        record.stream_ended(events)
     except Failure as failure:
         logger.warning("a stream broke off: %s", failure)
         if response.content_type != sse.CONTENT_TYPE:
@@ -93,7 +97,7 @@ def _cut(request: web.Request) -> None:
 
 
 def failures_as_json(timeout_s: float) -> Middleware:
-    """What goes wrong before an answer has begun becomes JSON with an `error`, or an instance's own words."""
+    """A failure before the answer has begun becomes JSON with an `error`, or the instance's own answer."""
 
     @web.middleware
     async def answer_failures(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -102,7 +106,7 @@ def failures_as_json(timeout_s: float) -> Middleware:
         except ConnectionError:
             if not _gone(request):
                 raise
-            # As aiohttp ends a handler whose client has left: any other error is a traceback in the log.
+            # This is how aiohttp ends a handler whose client has left; any other error is logged.
             raise asyncio.CancelledError from None
 
     return answer_failures

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sglang_memserve.bench.clusters import Builder, System
 from sglang_memserve.bench.peers import CACHE_AWARE, StockPeers
-from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.errors import UsageError
 
 # What an instance takes in memory beside weights and KV pool: 2.2 GB at rest, as measured, and a prefill's
 # intermediate results.
@@ -102,17 +102,17 @@ ARMS = {
 
 
 def named(name: str) -> Arm:
-    """Raises ClusterError for an unknown name."""
+    """Raises UsageError for an unknown name."""
     if name not in ARMS:
-        raise ClusterError(f"--arms {name}: there is no such arm; choose from {', '.join(ARMS)}")
+        raise UsageError(f"--arms {name}: there is no such arm; choose from {', '.join(ARMS)}")
     return ARMS[name]
 
 
 def running(spec: str) -> Arm:
-    """The arm that NAME=URL means. Raises ClusterError."""
+    """The arm that NAME=URL means. Raises UsageError."""
     name, equals, url = spec.partition("=")
     if not (name and equals and url.startswith(("http://", "https://"))):
-        raise ClusterError(f"--url {spec}: give NAME=URL, as in mine=http://127.0.0.1:30000")
+        raise UsageError(f"--url {spec}: give NAME=URL, as in mine=http://127.0.0.1:30000")
     return Arm(name, f"running at {url}", "running", url=url.rstrip("/").removesuffix("/v1"))
 
 
@@ -120,7 +120,7 @@ def running(spec: str) -> Arm:
 async def serving(
     arms: Sequence[Arm], builder: Builder | None, peers: StockPeers
 ) -> AsyncIterator[list[Target]]:
-    """All of `arms` serve within the block. `builder` starts those that do not run. Raises ClusterError."""
+    """All of `arms` serve within the block. `builder` starts those that do not run. Raises UsageError."""
     async with contextlib.AsyncExitStack() as stack:
         systems = {arm.name: arm.system(builder, peers) for arm in arms if arm.instances and builder}
         if builder:

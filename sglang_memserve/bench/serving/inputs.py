@@ -8,7 +8,7 @@ from sglang_memserve.bench.serving.options import BenchOptions, Load
 from sglang_memserve.bench.workloads import named as workloads
 from sglang_memserve.bench.workloads.errors import WorkloadError
 from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
-from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.errors import UsageError
 
 
 class TextTokenizer(Protocol):
@@ -18,17 +18,17 @@ class TextTokenizer(Protocol):
 
 
 def check(options: BenchOptions) -> None:
-    """Raises ClusterError for an unknown workload, or an option that it does not take."""
+    """Raises UsageError for an unknown workload, or an option that it does not take."""
     try:
         known = workloads.option_names(options.workload)
     except WorkloadError as error:
-        raise ClusterError(str(error)) from error
+        raise UsageError(str(error)) from error
     if unknown := [name for name, _ in options.more if name not in known]:
-        raise ClusterError(f"--option {unknown[0]}: {options.workload} takes {', '.join(known)}")
+        raise UsageError(f"--option {unknown[0]}: {options.workload} takes {', '.join(known)}")
 
 
 def make(options: BenchOptions, load: Load, model: Path | None) -> dict[float | None, Workload]:
-    """By rate, the same sessions at each. Raises ClusterError if they cannot be made.
+    """By rate, the same sessions at each. Raises UsageError if they cannot be made.
 
     The tokenizer is that of the options, or else that of `model` where the folder has one.
     """
@@ -45,7 +45,7 @@ def make(options: BenchOptions, load: Load, model: Path | None) -> dict[float | 
             load = load.of_single_turns()
         made = {rate: at(rate, load) for rate in options.rates or (load.rate,)}
     except (WorkloadError, TypeError) as error:
-        raise ClusterError(str(error)) from error
+        raise UsageError(str(error)) from error
     if options.api == "generate":
         return made
     return {rate: in_text(workload, tokenizer) for rate, workload in made.items()}
@@ -56,7 +56,7 @@ def in_text(workload: Workload, tokenizer: TextTokenizer | None) -> Workload:
     if all(turn.text is not None for session in workload.sessions for turn in session.turns):
         return workload
     if tokenizer is None:
-        raise ClusterError(
+        raise UsageError(
             f"{workload.name} is made of token ids, and --api asks by text: name the model with --tokenizer"
         )
     return replace(workload, sessions=tuple(_with_texts(session, tokenizer) for session in workload.sessions))
@@ -70,16 +70,16 @@ def _with_texts(session: WorkloadSession, tokenizer: TextTokenizer) -> WorkloadS
 
 
 def read_tokenizer(name: str) -> TextTokenizer:
-    """The tokenizer of a model's folder (tokenizer.json), loaded without torch. Raises ClusterError."""
+    """The tokenizer of a model's folder (tokenizer.json), loaded without torch. Raises UsageError."""
     file = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
     try:
         from tokenizers import Tokenizer as Rust
 
         return _Rust(Rust.from_file(str(file)))
     except ImportError:
-        raise ClusterError("text needs a tokenizer: pip install tokenizers") from None
+        raise UsageError("text needs a tokenizer: pip install tokenizers") from None
     except Exception as error:  # the library raises no kind of its own
-        raise ClusterError(f"--tokenizer {name}: {file} cannot be read: {error}") from error
+        raise UsageError(f"--tokenizer {name}: {file} cannot be read: {error}") from error
 
 
 class _Rust:

@@ -11,10 +11,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from index_mirror import Mirror
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.index.index import Index
-from mempool.index.mirror import Mirror
 
 PAGE = 2
 OWNERS = [
@@ -45,7 +45,7 @@ class IndexMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.freed = []
-        self.index = Index(PAGE, on_freed=self._freed, ttl=50, clock=lambda: self.now)
+        self.index = Index(PAGE, on_freed=self._freed, clock=lambda: self.now)
         self.mirror = Mirror(PAGE)
         self.mirror.apply(self.index.snapshot())
         self.model = {"": {}, "lora": {}}
@@ -122,7 +122,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(namespace=namespaces, letters=sequences, lease=st.none() | st.integers(1, 20))
     def match(self, namespace, letters, lease):
-        match = self.index.match(namespace, [*tokens_of(letters), 1], lease_seconds=lease)
+        match = self.index.match(namespace, [*tokens_of(letters), 1], lease_s=lease)
         known = self._known(namespace, letters)
         assert (match.blocks, match.tokens) == (known, known * PAGE)
         found = blocks_in(match.addresses)
@@ -139,19 +139,12 @@ class IndexMachine(RuleBasedStateMachine):
         lease, _ = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
         lease.release()
 
-    @rule(seconds=st.integers(1, 15))
-    def wait(self, seconds):
-        self.now += seconds
+    @rule(duration_s=st.integers(1, 15))
+    def wait(self, duration_s):
+        self.now += duration_s
         overdue = [lease for lease, _ in self.leases if lease.deadline <= self.now]
         self.leases = [(lease, blocks) for lease, blocks in self.leases if lease not in overdue]
         assert self.index.expire_leases() == len(overdue)
-
-    @rule()
-    def expire(self):
-        before = self._leased()
-        self.index.expire_ttl()
-        assert before.isdisjoint(self.freed)
-        self._take_model_from_index()
 
     @rule(namespace=namespaces, letters=sequences.filter(bool))
     def delete(self, namespace, letters):

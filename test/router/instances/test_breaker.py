@@ -13,7 +13,7 @@ FAST = {"retry_initial_backoff_ms": 1, "disable_retries": True}
 
 @pytest.fixture
 def breaker(clock):
-    return Breaker(most=3, enough=2, rest=10, window=30, clock=clock)
+    return Breaker(failure_threshold=3, success_threshold=2, rest_s=10, window_s=30, clock=clock)
 
 
 def opened(breaker):
@@ -40,7 +40,7 @@ def test_old_failures_do_not_count(breaker, clock):
     assert breaker.closed
 
 
-def test_after_its_rest_it_takes_one_at_a_time_until_enough_have_succeeded(breaker, clock):
+def test_after_its_rest_it_takes_one_at_a_time_until_it_closes(breaker, clock):
     opened(breaker)
     clock.now += 9
     assert not breaker.lets_through()

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+# argparse's own names of what has no group.
+_UNTITLED = ("positional arguments", "options", None)
 _MARKER = re.compile(r"^<!-- generated: ([a-z]+) -->$", re.MULTILINE)
 
 
@@ -54,10 +56,13 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
     parts = [f"## `{name}`"]
     if parser.description:
         parts.append(_paragraphs(parser.description))
+    tables: dict[str, list[str]] = {}
     for group in parser._action_groups:
-        rows = [_row(action, parser.prog) for action in group._group_actions if _is_shown(action)]
+        title = "" if group.title in _UNTITLED else str(group.title)
+        rows = tables.setdefault(title, [])
+        rows += [_row(action, parser.prog) for action in group._group_actions if _is_shown(action)]
+    for title, rows in tables.items():
         if rows:
-            title = group.title if group.title not in ("options", "positional arguments") else ""
             head = [f"**{_plain(title)}**", ""] if title else []
             parts.append("\n".join([*head, "| flag | meaning |", "|---|---|", *rows]))
     if parser.epilog:
@@ -83,8 +88,12 @@ def _value(action: argparse.Action) -> str:
 
 
 def _metavar(action: argparse.Action) -> str:
-    metavar = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
-    return metavar if isinstance(metavar, str) else " ".join(f"[{m}]" if i else m for i, m in enumerate(metavar))
+    if not action.option_strings:
+        return action.metavar if isinstance(action.metavar, str) else action.dest
+    metavar = action.metavar or action.dest.split("_")[-1].upper()
+    if isinstance(metavar, str):
+        return metavar
+    return " ".join(f"[{name}]" if index else name for index, name in enumerate(metavar))
 
 
 def _paragraphs(text: str) -> str:
@@ -102,7 +111,9 @@ def _paragraphs(text: str) -> str:
 def _plain(text: str) -> str:
     """On one line, with nothing that Markdown or a table would take for its own."""
     text = re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
-    return re.sub(r"(?<![`\w-])(--[a-z][a-z-]+|MEMSERVE_[A-Z_]+)", r"`\1`", text)
+    text = re.sub(r"(?<![`\w-])(--[a-z][a-z-]+|MEMSERVE_[A-Z_]+)", r"`\1`", text)
+    # The page that it stands on is in a folder of the site's.
+    return re.sub(r"docs/([\w/-]+\.md)", r"[\1](../\1)", text)
 
 
 _PARTS: dict[str, Callable[[], str]] = {"cli": cli, "changelog": changelog}

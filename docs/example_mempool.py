@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mempool.address import Medium
+from mempool.config import MemPoolConfig
 from mempool.layout import BlockLayout
 from mempool.pool import MemPool
 from mempool.tiers.tier import device_buffers, dram_arena
@@ -29,7 +30,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-with MemPool(name, {Medium.HBM: hbm, Medium.DRAM: dram}, registries=[registry]) as pool:
+config = MemPoolConfig(instance=name, registries=[registry])
+with MemPool(config, stores={Medium.HBM: hbm, Medium.DRAM: dram}) as pool:
     blocks = pool.alloc_mem(10, Medium.HBM)
     kv = torch.full((10, layout.block_bytes), ord(name), dtype=torch.uint8)
     hbm.scatter(torch.from_numpy(blocks.blocks).long(), kv)

@@ -8,15 +8,14 @@ from mempool.address import Addresses, Medium, Owner
 from mempool.errors import MemPoolError
 from mempool.index.keys import Tokens, token_array
 from mempool.local import LocalPool
-from mempool.matched import Matched
+from mempool.matched import MatchResult
 from mempool.membership.messages import InstanceInfo
-from mempool.peers import Peers
+from mempool.peers import PeerDirectory
 from mempool.remote import messages
-from mempool.remote.asked import settle
-from mempool.remote.control import Control
 from mempool.remote.fetching import Fetching
-from mempool.remote.messages import Allocated, AllocMem, Done, FreeMem, Reply
-from mempool.remote.sending import Flags, Landed, Sending
+from mempool.remote.messages import Allocated, AllocMem, ControlReply, Done, FreeMem
+from mempool.remote.requests import RequestQueue, settle
+from mempool.remote.sending import Sending, TransferFlags, TransferResult
 
 T = TypeVar("T")
 
@@ -28,12 +27,17 @@ class FutureCalls:
     """
 
     def __init__(
-        self, local: LocalPool, peers: Peers, control: Control, sending: Sending, fetching: Fetching
+        self,
+        local: LocalPool,
+        peers: PeerDirectory,
+        requests: RequestQueue,
+        sending: Sending,
+        fetching: Fetching,
     ) -> None:
         self._fetching = fetching
         self._local = local
         self._peers = peers
-        self._control = control
+        self._requests = requests
         self._sending = sending
         # What this instance does by itself: one after the other, beside the caller.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mempool-calls")
@@ -47,22 +51,22 @@ class FutureCalls:
         if instance in (None, self._local.instance):
             return self._worker.submit(self._local.alloc_mem, size, medium)
 
-        def taken(peer: InstanceInfo, reply: Reply) -> Addresses:
+        def taken(peer: InstanceInfo, reply: ControlReply) -> Addresses:
             allocated = messages.expect(reply, Allocated, peer.instance)
             owner = Owner(peer.instance, allocated.incarnation, medium)
             return Addresses(owner, messages.unpack(allocated.blocks))
 
-        return self._asked(lambda: self._peers.get(instance), AllocMem(medium, size), seconds, taken)
+        return self._request(lambda: self._peers.get(instance), AllocMem(medium, size), seconds, taken)
 
     def free_mem(self, addresses: Addresses, *, seconds: float = 5.0) -> Future[None]:
         if addresses.owner.instance == self._local.instance:
             return self._worker.submit(self._local.free_mem, addresses)
-        ask = FreeMem(addresses.medium, addresses.owner.incarnation, messages.pack(addresses.blocks))
+        request = FreeMem(addresses.medium, addresses.owner.incarnation, messages.pack(addresses.blocks))
 
-        def taken(peer: InstanceInfo, reply: Reply) -> None:
+        def taken(peer: InstanceInfo, reply: ControlReply) -> None:
             messages.expect(reply, Done, peer.instance)
 
-        return self._asked(lambda: self._peers.owner_of(addresses), ask, seconds, taken)
+        return self._request(lambda: self._peers.owner_of(addresses), request, seconds, taken)
 
     def insert(
         self, tokens: Tokens, addresses: Addresses | Sequence[Addresses], *, namespace: str = ""
@@ -71,7 +75,7 @@ class FutureCalls:
 
     def match(
         self, tokens: Tokens, *, namespace: str = "", lease_seconds: float | None = 30.0
-    ) -> Future[Matched]:
+    ) -> Future[MatchResult]:
         return self._worker.submit(
             self._local.match, tokens, namespace=namespace, lease_seconds=lease_seconds
         )
@@ -90,11 +94,11 @@ class FutureCalls:
         instance: str,
         source: Addresses | Sequence[Addresses],
         target: Addresses | None = None,
-        flags: Flags | None = None,
+        flags: TransferFlags | None = None,
         private: bytes = b"",
         *,
         seconds: float = 30.0,
-    ) -> Future[Landed]:
+    ) -> Future[TransferResult]:
         return self._transfer(instance, source, target, flags, private, None, "", seconds)
 
     def transfer_with_insert(
@@ -103,12 +107,12 @@ class FutureCalls:
         tokens: Tokens,
         source: Addresses | Sequence[Addresses],
         target: Addresses | None = None,
-        flags: Flags | None = None,
+        flags: TransferFlags | None = None,
         private: bytes = b"",
         *,
         namespace: str = "",
         seconds: float = 30.0,
-    ) -> Future[Landed]:
+    ) -> Future[TransferResult]:
         return self._transfer(instance, source, target, flags, private, tokens, namespace, seconds)
 
     def fetch(
@@ -121,7 +125,7 @@ class FutureCalls:
         from_engine: bool = False,
     ) -> Future[int]:
         try:
-            return self._fetching.ask(instance, token_array(tokens), namespace, seconds, from_engine)
+            return self._fetching.fetch(instance, token_array(tokens), namespace, seconds, from_engine)
         except (MemPoolError, ValueError) as error:
             return _failed(error)
 
@@ -130,43 +134,43 @@ class FutureCalls:
         instance: str,
         source: Addresses | Sequence[Addresses],
         target: Addresses | None,
-        flags: Flags | None,
+        flags: TransferFlags | None,
         private: bytes,
         tokens: Tokens | None,
         namespace: str,
         seconds: float,
-    ) -> Future[Landed]:
+    ) -> Future[TransferResult]:
         try:
             peer = self._peers.get(instance) if target is None else self._peers.owner_of(target)
             parts = [source] if isinstance(source, Addresses) else list(source)
             packed = None if tokens is None else token_array(tokens)
             return self._sending.transfer(
-                peer, parts, target, flags or Flags(), private, packed, namespace, seconds
+                peer, parts, target, flags or TransferFlags(), private, packed, namespace, seconds
             )
         except (MemPoolError, ValueError) as error:
             return _failed(error)
 
-    def _asked(
+    def _request(
         self,
         find: Callable[[], InstanceInfo],
-        ask: messages.Ask,
+        request: messages.ControlRequest,
         seconds: float,
-        take: Callable[[InstanceInfo, Reply], T],
+        take: Callable[[InstanceInfo, ControlReply], T],
     ) -> Future[T]:
         try:
-            messages.require_fit(ask)
+            messages.require_fit(request)
             peer = find()
         except (MemPoolError, ValueError) as error:
             return _failed(error)
         result: Future[T] = Future()
 
-        def answered(reply: Future[Reply]) -> None:
+        def answered(reply: Future[ControlReply]) -> None:
             try:
                 settle(result, take(peer, reply.result()))
             except MemPoolError as error:
                 settle(result, error)
 
-        self._control.ask(peer.control, ask, seconds).add_done_callback(answered)
+        self._requests.send(peer.control, request, seconds).add_done_callback(answered)
         return result
 
 

@@ -10,7 +10,7 @@ from mempool.index.eviction import EvictionPolicy
 from mempool.index.holding import Holding
 from mempool.index.index import Index
 from mempool.index.keys import Tokens
-from mempool.matched import Counts, Matched
+from mempool.matched import BlockCounts, MatchResult
 from mempool.tiers.tier import Tier, copy_blocks
 
 
@@ -72,19 +72,19 @@ class LocalPool:
         """
         while True:
             with self.lock:
-                books = self.tier(medium).books
-                short = size - books.free_blocks
-                if short <= 0 or short > books.historical_blocks:
-                    return books.alloc(size)
+                allocator = self.tier(medium).allocator
+                short = size - allocator.free_blocks
+                if short <= 0 or short > allocator.historical_blocks:
+                    return allocator.alloc(size)
             if not self._make_room(medium, short):
                 with self.lock:
-                    return self.tier(medium).books.alloc(size)
+                    return self.tier(medium).allocator.alloc(size)
 
     def free_mem(self, addresses: Addresses | Sequence[Addresses]) -> None:
         """Gives active blocks back. Raises BadAddress or StaleAddress for the first that is not active."""
         with self.lock:
             for part in _parts(addresses):
-                self.tier(part.medium).books.free(part)
+                self.tier(part.medium).allocator.free(part)
 
     def insert(
         self, tokens: Tokens, addresses: Addresses | Sequence[Addresses], namespace: str = ""
@@ -98,19 +98,21 @@ class LocalPool:
         parts = _parts(addresses)
         with self.lock:
             for part in self._local(parts):
-                known = self.tier(part.medium).books.inactive(part)
+                known = self.tier(part.medium).allocator.inactive(part)
                 if not self.index.has_published(known):
                     raise BadAddress(part.owner, "blocks that have been unpublished are not the caller's")
             adopted, returned = self.index.insert(namespace, tokens, parts)
             self._publish(adopted)
             return returned
 
-    def match(self, tokens: Tokens, namespace: str = "", *, lease_seconds: float | None = 30.0) -> Matched:
+    def match(
+        self, tokens: Tokens, namespace: str = "", *, lease_seconds: float | None = 30.0
+    ) -> MatchResult:
         """The longest published prefix of `tokens` in whole blocks, under a lease: release it."""
         with self.lock:
             index = self.index
             match = index.match(namespace, tokens, lease_seconds=lease_seconds)
-            return Matched(match, self.lock, lambda: index is self.index)
+            return MatchResult(match, self.lock, lambda: index is self.index)
 
     def delete(self, tokens: Tokens, namespace: str = "") -> int:
         """Unpublishes `tokens` and all that continue them; returns how many blocks.
@@ -136,7 +138,7 @@ class LocalPool:
                 index = self.index
                 victims = index.victims(hbm.owner, num_blocks - left)
                 for victim in victims:
-                    hbm.books.pin(victim.addresses)
+                    hbm.allocator.pin(victim.addresses)
             gone = sum([self._demote(index, hbm, victim) for victim in victims])
             if not gone and not (victims and self._drop_from_dram(num_blocks - left)):
                 break
@@ -152,7 +154,7 @@ class LocalPool:
         source, target = self.tier(addresses.medium), self.tier(Medium.HBM)
         with self.lock:
             holdings = self.index.holdings(addresses)
-            source.books.pin(addresses)
+            source.allocator.pin(addresses)
         try:
             copies = rest = self.alloc_mem(len(addresses), Medium.HBM)
             try:
@@ -167,7 +169,7 @@ class LocalPool:
             return copies
         finally:
             with self.lock:
-                source.books.unpin(addresses)
+                source.allocator.unpin(addresses)
 
     def pin(self, addresses: Sequence[Addresses]) -> None:
         """Keeps the blocks from being reused, whoever frees them, until `unpin`; the caller holds the lock.
@@ -177,7 +179,7 @@ class LocalPool:
         taken: list[Addresses] = []
         try:
             for part in addresses:
-                self.tier(part.medium).books.pin(part)
+                self.tier(part.medium).allocator.pin(part)
                 taken.append(part)
         except MemPoolError:
             self.unpin(taken)
@@ -186,7 +188,7 @@ class LocalPool:
     def unpin(self, addresses: Sequence[Addresses]) -> None:
         for part in addresses:
             if part.owner.incarnation == self.incarnation:
-                self.tier(part.medium).books.unpin(part)
+                self.tier(part.medium).allocator.unpin(part)
 
     def give_up(self, addresses: Sequence[Addresses]) -> None:
         """Frees what is active, and unpublishes what is historical, not leased, and not before other KV.
@@ -195,8 +197,8 @@ class LocalPool:
         """
         with self.lock:
             for part in reversed(addresses):
-                books = self.tier(part.medium).books
-                self._unpublish(books.still_historical(part))
+                allocator = self.tier(part.medium).allocator
+                self._unpublish(allocator.still_historical(part))
                 self._free_active(part)
 
     def expire(self) -> None:
@@ -210,10 +212,12 @@ class LocalPool:
         with self.lock:
             return self.index.drop_owners(instance, keep_incarnation)
 
-    def counts(self, medium: Medium) -> Counts:
+    def counts(self, medium: Medium) -> BlockCounts:
         with self.lock:
-            books = self.tier(medium).books
-            return Counts(books.free_blocks, books.active_blocks, books.historical_blocks, books.total)
+            allocator = self.tier(medium).allocator
+            return BlockCounts(
+                allocator.free_blocks, allocator.active_blocks, allocator.historical_blocks, allocator.total
+            )
 
     def _make_room(self, medium: Medium, blocks: int) -> int:
         if medium is Medium.HBM and Medium.DRAM in self.tiers:
@@ -235,7 +239,7 @@ class LocalPool:
             with self.lock:
                 if copy is not None:
                     self._give_back(copy)
-                hbm.books.unpin(victim.addresses)
+                hbm.allocator.unpin(victim.addresses)
         return len(victim.addresses) if done else 0
 
     def _drop_from_dram(self, blocks: int) -> int:
@@ -261,13 +265,13 @@ class LocalPool:
 
     def _publish(self, adopted: Sequence[Addresses]) -> None:
         for part in self._local(adopted):
-            self.tier(part.medium).books.publish(part)
+            self.tier(part.medium).allocator.publish(part)
 
     def _freed(self, addresses: Addresses) -> None:
         for part in self._local([addresses]):
             # A lease of before `reset_incarnation` may end after it.
             if part.owner.incarnation == self.incarnation:
-                self.tier(part.medium).books.retire(part)
+                self.tier(part.medium).allocator.retire(part)
 
     def _unpublish(self, addresses: Addresses) -> None:
         whole = self.index.has_published(addresses)
@@ -280,14 +284,14 @@ class LocalPool:
 
     def _free_active(self, addresses: Addresses) -> None:
         with self.lock:
-            books = self.tier(addresses.medium).books
-            books.free(books.still_active(addresses))
+            allocator = self.tier(addresses.medium).allocator
+            allocator.free(allocator.still_active(addresses))
 
     def _give_back(self, addresses: Addresses) -> None:
         """Of a call that came to nothing, perhaps because this instance began anew meanwhile."""
         with self.lock:
             if addresses.owner.incarnation == self.incarnation:
-                self.tier(addresses.medium).books.free(addresses)
+                self.tier(addresses.medium).allocator.free(addresses)
 
     def _local(self, addresses: Sequence[Addresses]) -> list[Addresses]:
         return [part for part in addresses if part.owner.instance == self.instance]

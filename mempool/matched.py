@@ -5,16 +5,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mempool.errors import LeaseExpired
-from mempool.index.index import Match
+from mempool.index.index import IndexMatch
 
 
-class Matched:
+class MatchResult:
     """What `match` found, and the lease that keeps it. A context manager that releases it.
 
     `blocks`, `tokens`: how many of them; `addresses`: one copy of each block, in order, HBM before DRAM.
     """
 
-    def __init__(self, match: Match, lock: threading.RLock, is_current: Callable[[], bool]) -> None:
+    def __init__(self, match: IndexMatch, lock: threading.RLock, is_current: Callable[[], bool]) -> None:
         """`is_current`: whether the index that was asked is still the instance's."""
         self.blocks, self.tokens, self.addresses, self._lease = match
         self._lock = lock
@@ -43,14 +43,14 @@ class Matched:
             if self._lease is not None:
                 self._lease.release()
 
-    def __enter__(self) -> "Matched":
+    def __enter__(self) -> "MatchResult":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.release()
 
 
-class Counts(NamedTuple):
+class BlockCounts(NamedTuple):
     """Blocks of a medium; `total` is the sum of the others."""
 
     free: int

@@ -5,29 +5,33 @@ from collections.abc import Mapping
 
 from mempool.address import Addresses
 from mempool.errors import PeerDied, StaleAddress
-from mempool.membership.messages import InstanceInfo, Standing
+from mempool.membership.messages import InstanceInfo, MemberStatus
 
 
-class Peers:
+class PeerDirectory:
     """What the membership says; without one, those that were introduced by hand."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._introduced: dict[str, Standing] = {}
-        self.members: Mapping[str, Standing] = {}
+        self._introduced: dict[str, MemberStatus] = {}
+        self._members: Mapping[str, MemberStatus] = {}
 
     def introduce(self, info: InstanceInfo) -> None:
         with self._lock:
-            self._introduced[info.instance] = Standing(info)
+            self._introduced[info.instance] = MemberStatus(info)
+
+    def set_members(self, members: Mapping[str, MemberStatus]) -> None:
+        """The instances that the membership knows now. The mapping is kept, not copied."""
+        self._members = members
 
     def all(self) -> dict[str, InstanceInfo]:
         """Those that `get` gives."""
-        standings = {**self._introduced, **self.members}
+        standings = {**self._introduced, **self._members}
         return {name: standing.info for name, standing in standings.items() if not standing.suspected}
 
     def get(self, instance: str) -> InstanceInfo:
         """Raises PeerDied for one that is not known, or silent."""
-        standing = self.members.get(instance) or self._introduced.get(instance)
+        standing = self._members.get(instance) or self._introduced.get(instance)
         if standing is None:
             raise PeerDied(instance, "not known, or no more")
         if standing.suspected:

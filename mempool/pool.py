@@ -1,108 +1,108 @@
 """The distributed MemPool, as one instance takes part in it."""
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import msgspec
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.calls import FutureCalls
+from mempool.config import MemPoolConfig
+from mempool.engine import EngineHbm, ReceivedBlocks
 from mempool.errors import MemPoolError, PeerDied
-from mempool.index.eviction import EvictionPolicy
+from mempool.expiry import ExpiryThread
 from mempool.index.keys import Tokens
 from mempool.local import LocalPool
-from mempool.matched import Counts, Matched
-from mempool.membership.member import Member
+from mempool.matched import BlockCounts, MatchResult
+from mempool.membership.member import MembershipClient
 from mempool.membership.messages import Change, ChangeKind, InstanceInfo, new_incarnation
-from mempool.peers import Peers
-from mempool.remote.control import Control
-from mempool.remote.fetching import Fetching, PublishRequest
-from mempool.remote.messages import Caller
-from mempool.remote.sending import Flags, Landed, Sending
-from mempool.remote.serving import Received, Serving
-from mempool.sockets import Limits
+from mempool.peers import PeerDirectory
+from mempool.remote.exchange import Exchange
+from mempool.remote.sending import TransferFlags, TransferResult
 from mempool.store import BlockStore, require_sendable
 from mempool.tiers.tier import Tier
-from mempool.transfer.receiver import BlockReceiver
-from mempool.transfer.sender import BlockSender
 from mempool.transports.registry import Transports
 
 logger = logging.getLogger(__name__)
 
-_CONTROL, _DATA = "tcp://127.0.0.1:0", "stream://127.0.0.1:0"
-_TICK_SECONDS = 0.1
-
 
 class MemPool:
-    """One instance's tiers, index and connections. Calls may come from any thread. `start`: as futures.
+    """One instance's tiers, index and connections: its part in the distributed MemPool.
 
-    `stores`: the bytes of each medium that this instance has, all of one layout. `namespace`: named digests
-    of what decides what the bytes mean (model, KV dtype, ...); an instance whose layout or namespace differs
-    is refused by the registries. `control`, `data`: URLs to listen at. `on_received`: see `Serving`.
-    `on_hbm`: for an engine that allocates and publishes in HBM itself; there is no store of that medium then.
-    What others send there lands in DRAM blocks, which that callback is given, and frees: see `Serving`.
-    `on_wanted`: such an engine is asked to publish what others want of its HBM in DRAM: see `PublishRequest`.
-    `on_stopped`: a newer incarnation of this instance is there, and this one takes part no more.
-
-    Raises LayoutMismatch, NamespaceMismatch, JoinFailed where no registry takes it, MemPoolError for URLs
-    and stores that cannot serve; without registries, `introduce` makes instances known to each other.
+    Calls may come from any thread. `start` has the same calls as futures. It is a context manager that closes
+    the pool.
     """
 
     def __init__(
         self,
-        instance: str,
-        stores: Mapping[Medium, BlockStore],
+        config: MemPoolConfig,
         *,
-        role: str = "colocated",
-        namespace: Mapping[str, str] | None = None,
-        registries: Sequence[str] = (),
-        control: str = _CONTROL,
-        data: str = _DATA,
-        policy: EvictionPolicy | None = None,
-        ttl: float | None = None,
-        checksum: bool = False,
-        on_received: Callable[[Received], None] | None = None,
-        on_hbm: Callable[[Received], None] | None = None,
-        on_wanted: Callable[[PublishRequest], None] | None = None,
+        stores: Mapping[Medium, BlockStore],
+        engine: EngineHbm | None = None,
+        on_received: Callable[[ReceivedBlocks], None] | None = None,
         on_stopped: Callable[[MemPoolError], None] | None = None,
-        limits: Limits | None = None,
         transports: Transports | None = None,
     ) -> None:
-        for store in stores.values():
-            require_sendable(store.layout)
-        if on_hbm is not None and set(stores) != {Medium.DRAM}:
-            raise MemPoolError("an engine that owns its HBM needs a DRAM store, and no other")
-        limits, transports = limits or Limits(), transports or Transports()
+        """Listens, and joins the registries.
+
+        Args:
+            config: Who this instance is, and where it listens.
+            stores: The bytes of each medium that this instance has, all of one layout.
+            engine: An engine that allocates and publishes in HBM itself. `stores` has DRAM alone then.
+            on_received: Called with blocks that arrive, on the receiver's thread. Blocks without tokens are
+                its from then on; without a callback they are held for their sender.
+            on_stopped: Hears that a newer incarnation of this instance exists. This one takes part no more.
+            transports: The transports by URL scheme. Pools that talk over `inproc://` share one object.
+
+        Raises:
+            LayoutMismatch: A registry has instances of another block layout, or the stores differ.
+            NamespaceMismatch: A registry has instances of another namespace.
+            JoinFailed: No registry took this instance in time.
+            MemPoolError: A URL cannot be listened at, or a store cannot be served.
+            ValueError: A name or a digest of the configuration is out of bounds.
+        """
+        _require_servable(stores, engine)
         incarnation = new_incarnation()
-        tiers = [Tier.of(Owner(instance, incarnation, medium), store) for medium, store in stores.items()]
-        self.local = LocalPool(tiers, policy=policy, ttl=ttl)
-        self._peers = Peers()
         self._on_stopped = on_stopped
-        self._receiver = BlockReceiver(data, limits=limits, transports=transports)
-        self._serving = Serving(self.local, self._receiver, on_received, on_hbm)
-        caller = Caller(instance, incarnation)
-        self._control = Control(control, caller, self._serving.answer, limits=limits, transports=transports)
-        self._sender = BlockSender(checksum=checksum, limits=limits, transports=transports)
-        self._sending = Sending(self.local, self._control, self._sender)
-        self._fetching = Fetching(self.local, self._peers, self._control, self._sending, on_wanted)
-        self._serving.fetching = self._fetching
-        self.start = FutureCalls(self.local, self._peers, self._control, self._sending, self._fetching)
-        self.info = InstanceInfo(
-            instance=instance,
-            incarnation=incarnation,
-            role=role,
-            layout=self.local.layout,
-            namespace=dict(namespace or {}),
-            control=self._control.endpoint,
-            data=self._receiver.endpoint,
+        self._peers = PeerDirectory()
+        self.local = LocalPool(
+            [Tier.of(Owner(config.instance, incarnation, medium), store) for medium, store in stores.items()]
         )
-        self._closing = threading.Event()
-        self._clock = threading.Thread(target=self._tick, name="mempool-clock", daemon=True)
-        self._clock.start()
-        self._member: Member | None = None
-        if registries:
-            self._join(registries)
+        # Closed in the reverse order, also where one of the later steps fails.
+        with ExitStack() as stack:
+            self._exchange = exchange = Exchange(
+                self.local,
+                self._peers,
+                config,
+                transports or Transports(),
+                engine=engine,
+                on_received=on_received,
+            )
+            stack.callback(exchange.close)
+            self.start = FutureCalls(
+                self.local, self._peers, exchange.requests, exchange.sending, exchange.fetching
+            )
+            stack.callback(self.start.close)
+            stack.callback(exchange.end_calls, PeerDied(config.instance, "this instance stops"))
+            stack.callback(
+                ExpiryThread([self.local.expire, exchange.expire], interval_s=config.expiry_interval_s).close
+            )
+            self.info = InstanceInfo(
+                instance=config.instance,
+                incarnation=incarnation,
+                role=config.role,
+                layout=self.local.layout,
+                namespace=dict(config.namespace),
+                control=exchange.control,
+                data=exchange.data,
+            )
+            self._member = self._new_member(config.registries) if config.registries else None
+            if self._member is not None:
+                stack.callback(self._member.close)
+                self._member.join()
+                self._peers.set_members(self._member.members)
+            self._open = stack.pop_all()
 
     def introduce(self, info: InstanceInfo) -> None:
         """Makes another instance known: an earlier incarnation of it is dead. Raises LayoutMismatch."""
@@ -116,22 +116,8 @@ class MemPool:
         return self._peers.all()
 
     def close(self) -> None:
-        """Leaves. Transfers and questions under way end with PeerDied. Idempotent."""
-        if self._closing.is_set():
-            return
-        self._closing.set()
-        if self._member is not None:
-            self._member.close()
-        self._clock.join()
-        self._sending.close(PeerDied(self.info.instance, "this instance stops"))
-        self._fetching.close(PeerDied(self.info.instance, "this instance stops"))
-        self._serving.close()
-        self.start.close()
-        self._control.close()
-        self._sender.close()
-        self._receiver.close()
-        # Those that another thread began in the meantime.
-        self._sending.close(PeerDied(self.info.instance, "this instance stops"))
+        """Leaves the cluster. Calls under way end with PeerDied. Idempotent."""
+        self._open.close()
 
     def __enter__(self) -> "MemPool":
         return self
@@ -168,7 +154,9 @@ class MemPool:
         """As `LocalPool.insert`."""
         return self.local.insert(tokens, addresses, namespace)
 
-    def match(self, tokens: Tokens, *, namespace: str = "", lease_seconds: float | None = 30.0) -> Matched:
+    def match(
+        self, tokens: Tokens, *, namespace: str = "", lease_seconds: float | None = 30.0
+    ) -> MatchResult:
         """As `LocalPool.match`."""
         return self.local.match(tokens, namespace, lease_seconds=lease_seconds)
 
@@ -193,11 +181,11 @@ class MemPool:
         instance: str,
         source: Addresses | Sequence[Addresses],
         target: Addresses | None = None,
-        flags: Flags | None = None,
+        flags: TransferFlags | None = None,
         private: bytes = b"",
         *,
         seconds: float = 30.0,
-    ) -> Landed:
+    ) -> TransferResult:
         """Moves the bytes of this instance's blocks to `instance`, and returns once they are there.
 
         `target`: blocks that `alloc_mem` gave there; None: the receiver allocates, and holds them for this
@@ -212,12 +200,12 @@ class MemPool:
         tokens: Tokens,
         source: Addresses | Sequence[Addresses],
         target: Addresses | None = None,
-        flags: Flags | None = None,
+        flags: TransferFlags | None = None,
         private: bytes = b"",
         *,
         namespace: str = "",
         seconds: float = 30.0,
-    ) -> Landed:
+    ) -> TransferResult:
         """As `transfer`, and the receiver publishes the blocks: the last whole blocks of `tokens`.
 
         What it has published already is not sent, unless `target` names where to. Those before must be there.
@@ -246,43 +234,26 @@ class MemPool:
             instance, tokens, namespace=namespace, seconds=seconds, from_engine=from_engine
         ).result()
 
-    def counts(self, medium: Medium) -> Counts:
+    def counts(self, medium: Medium) -> BlockCounts:
         return self.local.counts(medium)
 
     def counters(self) -> dict[str, int]:
         """Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`; sums of the rest."""
-        return {
-            "incoming": self._serving.incoming,
-            "outgoing": self._sending.outgoing,
-            "fetching": self._fetching.asked,
-            "held_blocks": self._serving.held_blocks,
-            "leases": self.local.index.leases,
-            "bytes_sent": self._sender.bytes_sent,
-            "messages_sent": self._sender.messages_sent,
-            "bytes_received": self._receiver.bytes_received,
-            "bad_frames": self._receiver.bad_frames + self._sender.bad_frames + self._control.bad_frames,
-            "corrupt": self._receiver.corrupt,
-        }
+        return {**self._exchange.counters(), "leases": self.local.index.leases}
 
-    def _join(self, registries: Sequence[str]) -> None:
-        self._member = Member(
+    def _new_member(self, registries: Sequence[str]) -> MembershipClient:
+        return MembershipClient(
             self.info,
             registries,
             on_change=self._changed,
             on_fenced=self._fenced,
             on_stopped=self._stopped,
         )
-        try:
-            self._member.join()
-        except MemPoolError:
-            self.close()
-            raise
-        self._peers.members = self._member.members
 
     def _changed(self, change: Change) -> None:
         """On the member's thread."""
         assert self._member is not None
-        self._peers.members = self._member.members
+        self._peers.set_members(self._member.members)
         info = change.info
         if change.kind in (ChangeKind.DIED, ChangeKind.LEFT):
             self._forget(info.instance, None)
@@ -291,20 +262,15 @@ class MemPool:
 
     def _forget(self, instance: str, keep_incarnation: int | None) -> None:
         self.local.forget(instance, keep_incarnation)
-        self._serving.release(instance, keep_incarnation)
-        self._sending.release(instance, keep_incarnation)
-        self._fetching.release(instance, keep_incarnation)
+        self._exchange.release(instance, keep_incarnation)
 
     def _fenced(self, old: int, new: int) -> None:
         """Others took this instance for dead, and have freed what was its own there: it begins anew."""
         dead = PeerDied(self.info.instance, f"incarnation {old} was declared dead")
-        self._sending.close(dead)
-        self._serving.close()
+        self._exchange.abort(dead)
         self.local.reset_incarnation(new)
-        self._control.caller = Caller(self.info.instance, new)
-        # What other threads began between the first close and the new books.
-        self._sending.close(dead)
-        self._serving.close()
+        # What other threads began before the incarnation changed.
+        self._exchange.abort(dead)
         self.info = msgspec.structs.replace(self.info, incarnation=new)
 
     def _stopped(self, error: MemPoolError) -> None:
@@ -312,12 +278,9 @@ class MemPool:
         if self._on_stopped is not None:
             self._on_stopped(error)
 
-    def _tick(self) -> None:
-        while not self._closing.wait(_TICK_SECONDS):
-            try:
-                self.local.expire()
-                self._serving.expire()
-                self._sending.expire()
-                self._fetching.expire()
-            except Exception:
-                logger.exception("what is overdue")
+
+def _require_servable(stores: Mapping[Medium, BlockStore], engine: EngineHbm | None) -> None:
+    for store in stores.values():
+        require_sendable(store.layout)
+    if engine is not None and set(stores) != {Medium.DRAM}:
+        raise MemPoolError("an engine that owns its HBM needs a DRAM store, and no other")

@@ -17,7 +17,7 @@ _MAX_SOCKETS = 65535
 
 
 @dataclass(frozen=True)
-class Limits:
+class SocketLimits:
     """When a peer is dead: no connection after `connect_seconds`, or no sign on it for `silence_seconds`.
 
     A connection that closes is dead at once.
@@ -42,7 +42,7 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return context
 
 
-def bound(socket: zmq.Socket[Any], endpoint: str, limits: Limits) -> None:
+def bound(socket: zmq.Socket[Any], endpoint: str, limits: SocketLimits) -> None:
     """Sets what every socket of the block channel has, before it listens or connects."""
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)
@@ -84,6 +84,8 @@ class Wakeup:
             return
 
     def close(self) -> None:
+        """Idempotent."""
         with self._lock:
-            self._closed = True
-            os.close(self._fd)
+            if not self._closed:
+                self._closed = True
+                os.close(self._fd)

@@ -32,7 +32,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Reason = Annotated[str, msgspec.Meta(max_length=2048)]
 
 
-class Hello(msgspec.Struct, tag="hello", frozen=True):
+class ChannelHello(msgspec.Struct, tag="hello", frozen=True):
     """The first message of a connection."""
 
     version: Unsigned
@@ -109,7 +109,7 @@ class Bye(msgspec.Struct, tag="bye", frozen=True):
     reason: Reason
 
 
-ToReceiver = Hello | Begin | Blocks | Finish | Fail
+ToReceiver = ChannelHello | Begin | Blocks | Finish | Fail
 ToSender = Welcome | Ack | Refuse | Bye
 
 encode = msgspec.msgpack.Encoder().encode

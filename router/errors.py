@@ -20,12 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 import orjson
-
-if TYPE_CHECKING:
-    from router.instances.instance import Instance
 
 JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
 
@@ -41,11 +37,11 @@ def error_body(status: int, message: str, kind: str) -> bytes:
 class Failure(Exception):
     """Ends a request with this status, these headers and this body.
 
-    `instance`: whose failure it is, where another one may do better. `code`: the status that says what
-    happened, also where the answer is a stream of status 200.
+    `instance_url`: the instance that failed, where another one may do better. `code`: the status that says
+    what happened, also where the answer is a stream of status 200.
     """
 
-    instance: Instance | None = None
+    instance_url: str | None = None
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes, message: str) -> None:
         super().__init__(message)

@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.warning("without effect here: %s (docs/router.md)", ", ".join(config.without_effect))
     try:
         code: int = uvloop.run(serve(config))
+    except ConfigError as error:
+        print(f"router: {error}", file=sys.stderr)
+        return 2
     except CannotListen as error:
         print(f"router: {error}", file=sys.stderr)
         return 1
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def serve(config: RouterConfig) -> int:
-    """Serve until SIGINT or SIGTERM (0), or a crash of the health checks (1). Raises CannotListen."""
+    """Serve until SIGINT or SIGTERM (0), or a crash of the health checks (1). Raises as `serving`."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -85,7 +85,7 @@ def house(policy: str, tree: PromptTree) -> House:
     instances = [Instance(f"http://10.0.0.{number}:30000", role) for number, role in enumerate(roles())]
     for one in instances:
         one.up()
-        one.server_info = ServerInfo(page_size=PAGE, instance=one.url)
+        one.learn(ServerInfo(page_size=PAGE, instance=one.url))
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
@@ -156,7 +156,7 @@ def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[fl
 async def followed(where: House, tree: EventTree, source: Feeding) -> AsyncIterator[Feeds]:
     """Once all that instances have is in the tree."""
     for one, endpoint in zip(where.registry.instances, source.endpoints, strict=True):
-        one.server_info = ServerInfo(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION))
+        one.learn(ServerInfo(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION)))
     feeds = Feeds(where.registry.instances, tree.mirrors)
     task = asyncio.create_task(feeds.run())
     try:

@@ -31,7 +31,8 @@ class Predictions:
     def __init__(self, profile: Path, info: Any) -> None:
         self._prices = CostEstimator(Speeds(str(profile)))
         self._here, self._there = (Instance(f"http://{name}", Role.COLOCATED) for name in ("here", "there"))
-        self._here.server_info = self._there.server_info = parse_server_info(info)
+        for instance in (self._here, self._there):
+            instance.learn(parse_server_info(info))
         self._speed = self._prices.speeds.of(self._here)
 
     def prefill(self, cached: int, new: int) -> float:

@@ -12,7 +12,7 @@ from mempool.errors import TransferError
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
 from mempool.store import BlockSource
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from mempool.transfer.receiver import BlockReceiver
 from mempool.transfer.sender import BlockSender
 
@@ -87,7 +87,12 @@ class ChannelEnd:
             memory.fill_(stamp)
 
     def send(
-        self, endpoint: str, ticket: int, blocks: int, mode: str = Mode.AGGREGATED, store: str = "arena"
+        self,
+        endpoint: str,
+        ticket: int,
+        blocks: int,
+        mode: str = TransferMode.AGGREGATED,
+        store: str = "arena",
     ) -> dict[str, float]:
         """Seconds until all was acknowledged, and messages of blocks."""
         messages, ending = self._sender.messages_sent, Ending()
@@ -116,12 +121,12 @@ class ChannelEnd:
         ticket: int,
         blocks: int,
         ending: Ending,
-        mode: str = Mode.AGGREGATED,
+        mode: str = TransferMode.AGGREGATED,
         store: str = "arena",
     ) -> float:
         pages = torch.from_numpy(scattered(blocks, self._arena.num_blocks, SENDER_SEED))
         began = time.perf_counter()
-        transfer = self._sender.open(self._stores[store], endpoint, ticket, ending, mode=Mode(mode))
+        transfer = self._sender.open(self._stores[store], endpoint, ticket, ending, mode=TransferMode(mode))
         transfer.send(pages, 0)
         transfer.finish(blocks)
         return began

@@ -6,7 +6,7 @@ from benchmark.mempool.far import Far
 from benchmark.mempool.plan import Plan, say
 from benchmark.mempool.throughput import as_options
 from mempool.layout import BlockLayout
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from sglang_memserve.bench.chart import Panel, chart
 from sglang_memserve.bench.figures import Bar, Rounds, at_least
 
@@ -31,14 +31,14 @@ class Arm(NamedTuple):
     """Blocks lie as the paper has them for the mode; for `gathered` aggregated ones are made on the way."""
 
     name: str
-    mode: Mode
+    mode: TransferMode
     store: str
 
 
-BY_LAYER = Arm("by-layer", Mode.BY_LAYER, "paged")
-BY_REQUEST = Arm("by-request", Mode.BY_REQUEST, "paged")
-AGGREGATED = Arm("aggregated", Mode.AGGREGATED, "arena")
-GATHERED = Arm("aggregated, gathered", Mode.AGGREGATED, "paged")
+BY_LAYER = Arm("by-layer", TransferMode.BY_LAYER, "paged")
+BY_REQUEST = Arm("by-request", TransferMode.BY_REQUEST, "paged")
+AGGREGATED = Arm("aggregated", TransferMode.AGGREGATED, "arena")
+GATHERED = Arm("aggregated, gathered", TransferMode.AGGREGATED, "paged")
 ARMS = (BY_LAYER, BY_REQUEST, AGGREGATED, GATHERED)
 
 

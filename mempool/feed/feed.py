@@ -1,4 +1,4 @@
-"""What a feed tells from: one index, or a succession of them, each of an incarnation of its own."""
+"""The source of a feed: one index, or a succession of indexes, each with an incarnation of its own."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,14 +9,14 @@ from mempool.index.index import Index
 
 
 class Feed(Protocol):
-    """From any thread."""
+    """What a FeedServer serves. Its methods are called from any thread."""
 
-    def after(self, incarnation: int, seq: int) -> list[AnyEvent] | None:
-        """The events after `seq` of that incarnation; None where they are not all known, or not any more."""
+    def events_after(self, incarnation: int, seq: int) -> list[AnyEvent] | None:
+        """The events after `seq` of that incarnation. None: they are not all known, or not any more."""
         ...
 
-    def whole(self) -> tuple[int, Snapshot]:
-        """The incarnation that it is now, and all there is. From the first one on, events are kept."""
+    def snapshot(self) -> tuple[int, Snapshot]:
+        """The present incarnation, and all its index holds. From the first call on, events are kept."""
         ...
 
     def listen(self, on_news: Callable[[], None] | None) -> None:
@@ -25,7 +25,7 @@ class Feed(Protocol):
 
 
 class IndexFeed:
-    """Of the index, and its incarnation, that `current` names under `lock`."""
+    """The feed of the index that `current` names, with its incarnation, under `lock`."""
 
     def __init__(
         self, lock: AbstractContextManager[object], current: Callable[[], tuple[int, Index]]
@@ -34,12 +34,12 @@ class IndexFeed:
         self._current = current
         self._on_news: Callable[[], None] | None = None
 
-    def after(self, incarnation: int, seq: int) -> list[AnyEvent] | None:
+    def events_after(self, incarnation: int, seq: int) -> list[AnyEvent] | None:
         with self._lock:
             now, index = self._current()
             return index.events_since(seq) if incarnation == now else None
 
-    def whole(self) -> tuple[int, Snapshot]:
+    def snapshot(self) -> tuple[int, Snapshot]:
         with self._lock:
             incarnation, index = self._current()
             return incarnation, index.snapshot()
@@ -48,7 +48,7 @@ class IndexFeed:
         self._on_news = on_news
 
     def news(self) -> None:
-        """An index has an event more, or another one is in its place."""
+        """Called after an event of the index, and when another index took its place."""
         on_news = self._on_news
         if on_news is not None:
             on_news()

@@ -1,11 +1,11 @@
-"""Messages between a feed and who follows it: typed msgpack, one frame each. Imports no torch.
+"""Messages between a feed and its followers: typed msgpack, one frame each. Imports no torch.
 
 follower to feed      feed to follower
 ----------------      ----------------
-Ask                   Told, or Whole, or Unknown
+FeedRequest           EventBatch, SnapshotReply or Unknown
 
-A follower says what it has and asks for what came after: so nothing can be lost, doubled or out of order, and
-a feed keeps nothing about its followers. An answer that does not come is asked for again.
+A follower names the last event that it has, and asks for those that came after. So no event is lost, doubled
+or out of order, and a feed keeps nothing about its followers. A follower repeats a request without a reply.
 """
 
 from typing import Annotated, Any
@@ -19,13 +19,14 @@ from mempool.wire import Reason, Unsigned, decode_bounded
 
 MAX_REQUEST_BYTES = 4096
 # A snapshot has some 70 bytes a block: of three million blocks.
-MAX_ANSWER_BYTES = 256 << 20
+MAX_REPLY_BYTES = 256 << 20
 MAX_EVENTS = 4096
 
 
-class FeedRequest(msgspec.Struct, tag="ask", frozen=True):
-    """What came after event `seq` of `incarnation`; -1: everything, as a snapshot. An answer without events
-    may be up to `wait` seconds late. `number` comes back with the answer.
+class FeedRequest(msgspec.Struct, tag="feed_request", frozen=True):
+    """Asks for what came after event `seq` of `incarnation`; -1 asks for everything, as a snapshot.
+
+    A reply without events may be up to `wait` seconds late. `number` comes back with the reply.
     """
 
     number: Unsigned
@@ -35,7 +36,7 @@ class FeedRequest(msgspec.Struct, tag="ask", frozen=True):
     wait: Annotated[float, msgspec.Meta(ge=0, le=60)] = 1.0
 
 
-class EventBatch(msgspec.Struct, tag="told", frozen=True):
+class EventBatch(msgspec.Struct, tag="event_batch", frozen=True):
     """The events that followed, at most MAX_EVENTS of them; none: nothing has happened."""
 
     number: Unsigned
@@ -43,8 +44,8 @@ class EventBatch(msgspec.Struct, tag="told", frozen=True):
     events: list[AnyEvent]
 
 
-class SnapshotReply(msgspec.Struct, tag="whole", frozen=True):
-    """Everything: another incarnation, or longer ago than the feed remembers."""
+class SnapshotReply(msgspec.Struct, tag="snapshot_reply", frozen=True):
+    """Everything. The request named another incarnation, or an event older than the feed remembers."""
 
     number: Unsigned
     incarnation: Unsigned
@@ -58,23 +59,23 @@ class Unknown(msgspec.Struct, tag="unknown", frozen=True):
     reason: Reason
 
 
-Answer = EventBatch | SnapshotReply | Unknown
+FeedReply = EventBatch | SnapshotReply | Unknown
 
 encode = msgspec.msgpack.Encoder().encode
-_ask = msgspec.msgpack.Decoder(FeedRequest)
-_answer = msgspec.msgpack.Decoder(Answer)
+_requests = msgspec.msgpack.Decoder(FeedRequest)
+_replies = msgspec.msgpack.Decoder(FeedReply)
 
 
 def decode_request(frame: bytes | memoryview) -> FeedRequest:
     """Raises FrameError."""
-    ask: FeedRequest = _decode(_ask, frame, MAX_REQUEST_BYTES)
-    return ask
+    request: FeedRequest = _decode(_requests, frame, MAX_REQUEST_BYTES)
+    return request
 
 
-def decode_answer(frame: bytes | memoryview) -> Answer:
+def decode_reply(frame: bytes | memoryview) -> FeedReply:
     """Raises FrameError."""
-    answer: Answer = _decode(_answer, frame, MAX_ANSWER_BYTES)
-    return answer
+    reply: FeedReply = _decode(_replies, frame, MAX_REPLY_BYTES)
+    return reply
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview, limit: int) -> Any:

@@ -1,4 +1,4 @@
-"""Answers followers: one thread, whatever their number and however long they wait for news."""
+"""Answers followers on one thread, whatever their number and however long they wait for news."""
 
 import logging
 import threading
@@ -13,11 +13,11 @@ from mempool.address import Medium
 from mempool.errors import FrameError, MemPoolError
 from mempool.feed.feed import Feed
 from mempool.feed.messages import (
-    MAX_ANSWER_BYTES,
     MAX_EVENTS,
+    MAX_REPLY_BYTES,
     MAX_REQUEST_BYTES,
-    Answer,
     EventBatch,
+    FeedReply,
     FeedRequest,
     SnapshotReply,
     Unknown,
@@ -25,32 +25,32 @@ from mempool.feed.messages import (
     encode,
 )
 from mempool.index.events import AnyEvent, Stored
-from mempool.sockets import Limits, Wakeup, bound, milliseconds, new_context
+from mempool.sockets import SocketLimits, Wakeup, bound, milliseconds, new_context
 from mempool.wire import short
 
 logger = logging.getLogger(__name__)
 
-# Of asks without an answer yet, one for each medium of a follower. Far more than there are routers.
+# Requests without a reply, one for each medium of a follower. Far more than there are routers.
 MAX_WAITING = 4096
-# A follower that reads has one answer for each medium under way.
+# A follower that reads has one reply for each medium under way.
 _ANSWERS_UNREAD = 4
-# Of tokens: so that a follower need not take in a day's prompts at once.
-_MAX_TOLD_BYTES = 16 << 20
-# So that a flood of asks does not keep it from those that wait.
-_ASKS_A_TURN = 256
+# Tokens in one batch, so that a follower need not take in a day's prompts at once.
+_MAX_TOKEN_BYTES = 16 << 20
+# So that a flood of requests does not keep the thread from those that wait.
+_REQUESTS_A_TURN = 256
 
 
 class _Waiting(NamedTuple):
-    ask: FeedRequest
+    request: FeedRequest
     until: float
 
 
 class FeedServer:
-    """Listens at `url` (tcp, ipc), for followers with DEALER sockets: an ask is one frame, an answer another.
-    `endpoint` is what they connect to. Of each follower the latest ask for a medium is answered.
+    """Listens at `url` (tcp, ipc) for followers with DEALER sockets. A request is one frame, a reply another.
 
-    What is not of the protocol is dropped, and counted in `bad_frames`. An answer to a follower that does not
-    read is dropped: it will ask again. Raises MemPoolError when `url` cannot be listened at.
+    Followers connect to `endpoint`. Of each follower the latest request for a medium is answered. Frames that
+    break the protocol are dropped, and counted in `bad_frames`. Replies to a follower that does not read are
+    dropped too: it will ask again. Raises MemPoolError when `url` cannot be listened at.
     """
 
     def __init__(self, url: str, feeds: Mapping[Medium, Feed], *, max_waiting: int = MAX_WAITING) -> None:
@@ -62,7 +62,7 @@ class FeedServer:
         self._context = new_context()
         self._socket = self._context.socket(zmq.ROUTER)
         try:
-            bound(self._socket, url, Limits())
+            bound(self._socket, url, SocketLimits())
             self._socket.setsockopt(zmq.SNDHWM, _ANSWERS_UNREAD)
             self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
             self._socket.bind(url)
@@ -108,11 +108,11 @@ class FeedServer:
             poller.poll(timeout)
             self._wakeup.clear()
             try:
-                self._take_asks()
+                self._take_requests()
                 self._answer_waiting()
             except Exception:
                 # This thread serves everyone.
-                logger.exception("a turn of the feed")
+                logger.exception("serving the feed failed")
             timeout = milliseconds(self._until_next())
 
     def _until_next(self) -> float | None:
@@ -120,8 +120,8 @@ class FeedServer:
             return None
         return min(each.until for each in self._waiting.values()) - time.monotonic()
 
-    def _take_asks(self) -> None:
-        for _ in range(_ASKS_A_TURN):
+    def _take_requests(self) -> None:
+        for _ in range(_REQUESTS_A_TURN):
             try:
                 follower, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -129,76 +129,76 @@ class FeedServer:
             try:
                 if len(frames) != 1:
                     raise FrameError(f"{len(frames)} frames where one was expected")
-                ask = decode_request(frames[0])
+                request = decode_request(frames[0])
             except FrameError as error:
                 self.bad_frames += 1
-                logger.debug("dropped an ask: %s", error)
+                logger.debug("dropped a request: %s", error)
                 continue
-            self._take(follower, ask)
+            self._take(follower, request)
 
-    def _take(self, follower: bytes, ask: FeedRequest) -> None:
-        key = (follower, ask.medium)
+    def _take(self, follower: bytes, request: FeedRequest) -> None:
+        key = (follower, request.medium)
         self._waiting.pop(key, None)
-        if self._answer(follower, ask, last=not ask.wait):
+        if self._answer(follower, request, last=not request.wait):
             return
-        self._waiting[key] = _Waiting(ask, time.monotonic() + ask.wait)
+        self._waiting[key] = _Waiting(request, time.monotonic() + request.wait)
         if len(self._waiting) > self._max_waiting:
             (oldest, _), waiting = next(iter(self._waiting.items()))
-            del self._waiting[oldest, waiting.ask.medium]
-            self._answer(oldest, waiting.ask, last=True)
+            del self._waiting[oldest, waiting.request.medium]
+            self._answer(oldest, waiting.request, last=True)
 
     def _answer_waiting(self) -> None:
         fresh = {medium for medium, is_fresh in self._fresh.items() if is_fresh}
         self._fresh.update(dict.fromkeys(fresh, False))
         now = time.monotonic()
-        for key, (ask, until) in list(self._waiting.items()):
+        for key, (request, until) in list(self._waiting.items()):
             if until <= now:
                 del self._waiting[key]
-                self._answer(key[0], ask, last=True)
-            elif ask.medium in fresh and self._answer(key[0], ask, last=False):
+                self._answer(key[0], request, last=True)
+            elif request.medium in fresh and self._answer(key[0], request, last=False):
                 del self._waiting[key]
 
-    def _answer(self, follower: bytes, ask: FeedRequest, *, last: bool) -> bool:
-        """Whether it was answered: where there is no news, only if this is the `last` time."""
-        frame = self._frame(ask, last)
+    def _answer(self, follower: bytes, request: FeedRequest, *, last: bool) -> bool:
+        """Whether it was answered. Without news, only the `last` time is."""
+        frame = self._frame(request, last)
         if frame is None:
             return False
         try:
             self._socket.send_multipart([follower, frame], zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
-            logger.debug("an answer that could not be sent: %s", error)
+            logger.debug("a reply could not be sent: %s", error)
         return True
 
-    def _frame(self, ask: FeedRequest, last: bool) -> bytes | None:
-        feed = self._feeds.get(ask.medium)
+    def _frame(self, request: FeedRequest, last: bool) -> bytes | None:
+        feed = self._feeds.get(request.medium)
         if feed is None:
-            return encode(Unknown(ask.number, f"no feed of {ask.medium} here"))
-        events = feed.after(ask.incarnation, ask.seq)
+            return encode(Unknown(request.number, f"no feed of {request.medium} here"))
+        events = feed.events_after(request.incarnation, request.seq)
         if events is None:
-            return self._whole(ask, feed)
+            return self._snapshot_reply(request, feed)
         if not events and not last:
             return None
-        return _encoded(EventBatch(ask.number, ask.incarnation, _portion(events)))
+        return _encoded(EventBatch(request.number, request.incarnation, _portion(events)))
 
-    def _whole(self, ask: FeedRequest, feed: Feed) -> bytes:
-        incarnation, snapshot = feed.whole()
-        return _encoded(SnapshotReply(ask.number, incarnation, snapshot))
+    def _snapshot_reply(self, request: FeedRequest, feed: Feed) -> bytes:
+        incarnation, snapshot = feed.snapshot()
+        return _encoded(SnapshotReply(request.number, incarnation, snapshot))
 
 
-def _encoded(answer: Answer) -> bytes:
-    frame = encode(answer)
-    if len(frame) <= MAX_ANSWER_BYTES:
+def _encoded(reply: FeedReply) -> bytes:
+    frame = encode(reply)
+    if len(frame) <= MAX_REPLY_BYTES:
         return frame
-    reason = f"an answer of {len(frame)} bytes, at most {MAX_ANSWER_BYTES} can be sent"
+    reason = f"a reply of {len(frame)} bytes, at most {MAX_REPLY_BYTES} can be sent"
     logger.warning("the feed has %s", reason)
-    return encode(Unknown(answer.number, short(reason)))
+    return encode(Unknown(reply.number, short(reason)))
 
 
 def _portion(events: list[AnyEvent]) -> list[AnyEvent]:
-    """The first of them: as many as one answer may have."""
+    """As many of the first events as one reply may have."""
     size = 0
     for n, event in enumerate(events[:MAX_EVENTS]):
         size += len(event.tokens) if isinstance(event, Stored) else 0
-        if n and size > _MAX_TOLD_BYTES:
+        if n and size > _MAX_TOKEN_BYTES:
             return events[:n]
     return events[:MAX_EVENTS]

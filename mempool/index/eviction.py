@@ -28,7 +28,7 @@ class LeastRecentlyUsed:
         return node.used
 
 
-class Queue:
+class EvictionQueue:
     """The nodes that hold a copy of one holder (of anyone: `holder=None`), in a policy's order.
 
     A heap whose ranks are put right as they come up, so a use costs nothing here. A node that may not go

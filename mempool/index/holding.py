@@ -34,16 +34,16 @@ class Holding:
         return self.node.copies.get(self.holder) is self._copy
 
 
-def victims(books: IndexState, holder: Holder, blocks: int) -> list[Holding]:
+def victims(state: IndexState, holder: Holder, blocks: int) -> list[Holding]:
     """Up to `blocks` of a holder's copies, in the order of its queue."""
-    queue, taken = books.queues[holder], list[Node]()
+    queue, taken = state.queues[holder], list[Node]()
     queue.wake_all()
     while blocks > 0 and (node := queue.pop()) is not None:
         if node.pins:
             queue.park(node)
             continue
         if node.blocks > blocks:
-            books.split(node, node.blocks - blocks)
+            state.split(node, node.blocks - blocks)
         blocks -= node.blocks
         taken.append(node)
     for node in taken:
@@ -51,32 +51,32 @@ def victims(books: IndexState, holder: Holder, blocks: int) -> list[Holding]:
     return [Holding(node, holder) for node in taken]
 
 
-def holdings(books: IndexState, addresses: Addresses) -> list[Holding]:
+def holdings(state: IndexState, addresses: Addresses) -> list[Holding]:
     """As `Index.holdings`."""
     owner, blocks = addresses.owner, addresses.blocks
-    holder = books.holders.get(owner)
+    holder = state.holders.get(owner)
     if holder is None:
         raise BadAddress(owner, "none of its blocks is published")
     places = holder.places(blocks)
     if (places < 0).any():
         raise BadAddress(owner, f"block {int(blocks[(places < 0).argmax()])} is not published")
-    return [holding for row in _rows(places) for holding in _row(books, holder, int(row[0]), len(row))]
+    return [holding for row in _rows(places) for holding in _row(state, holder, int(row[0]), len(row))]
 
 
-def discard(books: IndexState, addresses: Addresses) -> int:
+def discard(state: IndexState, addresses: Addresses) -> int:
     """As `Index.discard`, before the flush."""
-    holder = books.holders.get(addresses.owner)
+    holder = state.holders.get(addresses.owner)
     if holder is None:
         return 0
     places = holder.places(addresses.blocks)
     published, before = np.sort(places[places >= 0]), holder.blocks
     # A run hangs on older ones: backwards, each block comes before what it hangs on.
     for row in reversed(_rows(published)):
-        for holding in reversed(_row(books, holder, int(row[0]), len(row))):
+        for holding in reversed(_row(state, holder, int(row[0]), len(row))):
             if holding.node.droppable:
-                books.drop(holding.node, holder)
+                state.drop(holding.node, holder)
             else:
-                books.prune(holding.node)
+                state.prune(holding.node)
     return before - holder.blocks
 
 
@@ -85,20 +85,20 @@ def _rows(places: Places) -> list[Places]:
     return np.split(places, np.flatnonzero(np.diff(places) != 1) + 1) if len(places) else []
 
 
-def _row(books: IndexState, holder: Holder, packed: int, count: int) -> list[Holding]:
+def _row(state: IndexState, holder: Holder, packed: int, count: int) -> list[Holding]:
     """The holdings of `count` neighbours of one run."""
     run, place = packed >> PLACE_BITS, packed & (MAX_RUN_BLOCKS - 1)
     found, stop = list[Holding](), place + count
     while place < stop:
-        node = books.tree.find(run, place)
+        node = state.tree.find(run, place)
         assert node is not None
-        node = books.cut(node, place - node.first, min(stop - node.first, node.blocks))
+        node = state.cut(node, place - node.first, min(stop - node.first, node.blocks))
         found.append(Holding(node, holder))
         place += node.blocks
     return found
 
 
-def replace(books: IndexState, holding: Holding, new: Addresses | None) -> bool:
+def replace(state: IndexState, holding: Holding, new: Addresses | None) -> bool:
     """As `Index.replace`, before the flush."""
     node, holder = holding.node, holding.holder
     if node.pins or not holding.current:
@@ -106,30 +106,30 @@ def replace(books: IndexState, holding: Holding, new: Addresses | None) -> bool:
     if new is None:
         if not node.droppable:
             return False
-        books.drop(node, holder)
+        state.drop(node, holder)
         return True
-    target = _target(books, holding, new)
+    target = _target(state, holding, new)
     if target is None:
         return False
-    books.move(node, holder, target, new.blocks)
+    state.move(node, holder, target, new.blocks)
     return True
 
 
-def add_copy(books: IndexState, holding: Holding, new: Addresses) -> bool:
+def add_copy(state: IndexState, holding: Holding, new: Addresses) -> bool:
     """As `Index.add_copy`."""
-    target = _target(books, holding, new) if holding.current else None
+    target = _target(state, holding, new) if holding.current else None
     if target is None:
         return False
-    books.copy(holding.node, target, new.blocks)
+    state.copy(holding.node, target, new.blocks)
     return True
 
 
-def _target(books: IndexState, holding: Holding, new: Addresses) -> Holder | None:
+def _target(state: IndexState, holding: Holding, new: Addresses) -> Holder | None:
     """Who is to hold `new`, if it holds nothing there yet."""
     if len(new) != holding.node.blocks:
         raise ValueError(f"{len(new)} blocks given for {holding.node.blocks}")
-    target = books.holder(new.owner)
+    target = state.holder(new.owner)
     if target in holding.node.copies:
         return None
-    books.require_new(target, new.blocks)
+    state.require_new(target, new.blocks)
     return target

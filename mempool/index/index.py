@@ -9,20 +9,20 @@ from mempool.index.events import AnyEvent, EventLog, Snapshot
 from mempool.index.eviction import EvictionPolicy, LeastRecentlyUsed
 from mempool.index.holder import Holder
 from mempool.index.holding import Holding, add_copy, discard, holdings, replace, victims
-from mempool.index.insertion import Inserted, insert
+from mempool.index.insertion import InsertResult, insert
 from mempool.index.integrity import check
 from mempool.index.keys import Tokens, key_of
-from mempool.index.leases import Lease, LeaseBook
+from mempool.index.leases import Lease, LeaseTable
 from mempool.index.state import IndexState, OnFreed, addresses_of
 from mempool.index.tree import NUMBER_BYTES, Node
 
-__all__ = ["Holding", "Index", "Inserted", "Match"]
+__all__ = ["Holding", "Index", "IndexMatch", "InsertResult"]
 
 # Each keeps its tokens, 4 KiB of 1,000: who is further behind is better off with a snapshot.
 _LOG_EVENTS = 16384
 
 
-class Match(NamedTuple):
+class IndexMatch(NamedTuple):
     """The longest indexed prefix: `blocks` whole blocks, `tokens` tokens.
 
     `addresses`: one copy of each block, in order, neighbours of one owner together. `lease`: None where none
@@ -65,16 +65,16 @@ class Index:
         self.page_size = page_size
         self._ttl = ttl
         self._clock = clock
-        self._books = IndexState(
+        self._state = IndexState(
             page_size,
             on_freed,
             LeastRecentlyUsed() if policy is None else policy,
             ages=ttl is not None,
             log=EventLog(log_events, on_event),
         )
-        self._tree = self._books.tree
-        self._leases = LeaseBook(clock, self._books.unpinned)
-        self._preferred = [self._books.holder(owner) for owner in prefer]
+        self._tree = self._state.tree
+        self._leases = LeaseTable(clock, self._state.unpinned)
+        self._preferred = [self._state.holder(owner) for owner in prefer]
 
     @property
     def nodes(self) -> int:
@@ -86,17 +86,17 @@ class Index:
 
     def blocks_of(self, owner: Owner) -> int:
         """How many blocks this owner has published."""
-        holder = self._books.holders.get(owner)
+        holder = self._state.holders.get(owner)
         return 0 if holder is None else holder.blocks
 
     def has_published(self, addresses: Addresses) -> bool:
         """Whether all of them are published. Raises BadAddress for a block named twice or negative."""
-        holder = self._books.holders.get(addresses.owner)
+        holder = self._state.holders.get(addresses.owner)
         if holder is None:
             return not len(addresses)
         return bool((holder.places(addresses.blocks) >= 0).all())
 
-    def match(self, namespace: str, tokens: Tokens, *, lease_seconds: float | None = None) -> Match:
+    def match(self, namespace: str, tokens: Tokens, *, lease_seconds: float | None = None) -> IndexMatch:
         """The longest prefix in whole blocks; it counts as used now.
 
         A lease keeps the blocks for `lease_seconds`. Raises ValueError for a token that is no int32 or
@@ -109,14 +109,14 @@ class Index:
         lease = None
         if path and lease_seconds is not None:
             lease = self._leases.grant(path[-1], lease_seconds)
-        return Match(blocks, blocks * self.page_size, self._choose_copies(path, blocks), lease)
+        return IndexMatch(blocks, blocks * self.page_size, self._choose_copies(path, blocks), lease)
 
     def insert(
         self,
         namespace: str,
         tokens: Tokens,
         addresses: Sequence[Addresses],
-    ) -> Inserted:
+    ) -> InsertResult:
         """Publishes the last blocks of `tokens` (of its whole blocks: a tail below a page is ignored).
 
         The blocks before them must be indexed already. Idempotent: where an owner has a block already, its
@@ -125,7 +125,7 @@ class Index:
         Raises ValueError for such tokens as `match` refuses and where blocks before are missing, BadAddress
         for a block that is published elsewhere or named twice.
         """
-        return insert(self._books, namespace, self._key(tokens), addresses, self._clock())
+        return insert(self._state, namespace, self._key(tokens), addresses, self._clock())
 
     def delete(self, namespace: str, tokens: Tokens) -> int:
         """Unpublishes every sequence that starts with the whole blocks of `tokens`; returns how many blocks.
@@ -143,38 +143,38 @@ class Index:
             return 0
         while top.parent is not None and top.parent.parent is not None and len(top.parent.children) == 1:
             top = top.parent
-        return self._flushed(self._books.prune(top))
+        return self._flushed(self._state.prune(top))
 
     def evict(self, owner: Owner, blocks: int) -> int:
         """Drops `blocks` of this owner's copies by policy, fewer where no more may go; returns how many.
 
         It never drops what is leased, nor the only copy of what others hang on.
         """
-        holder, gone = self._books.holders.get(owner), 0
+        holder, gone = self._state.holders.get(owner), 0
         if holder is None:
             return 0
-        queue = self._books.queues[holder]
+        queue = self._state.queues[holder]
         while gone < blocks and (node := queue.pop()) is not None:
             if node.pins or not node.droppable:
                 queue.park(node)
                 continue
             if node.blocks > blocks - gone:
-                self._books.split(node, node.blocks - (blocks - gone))
+                self._state.split(node, node.blocks - (blocks - gone))
             gone += node.blocks
-            self._books.drop(node, holder)
+            self._state.drop(node, holder)
         return self._flushed(gone)
 
     def victims(self, owner: Owner, blocks: int) -> list[Holding]:
         """Up to `blocks` of this owner's copies that would be the next to be moved away, for `replace`."""
-        holder = self._books.holders.get(owner)
-        return [] if holder is None else victims(self._books, holder, blocks)
+        holder = self._state.holders.get(owner)
+        return [] if holder is None else victims(self._state, holder, blocks)
 
     def holdings(self, addresses: Addresses) -> list[Holding]:
         """The published blocks at these addresses: the holdings' own, put together, are the same in order.
 
         Raises BadAddress for a block that is not published, or named twice.
         """
-        return holdings(self._books, addresses)
+        return holdings(self._state, addresses)
 
     def replace(self, holding: Holding, new: Addresses | None) -> bool:
         """Puts `new` blocks of another owner in the place of these, which are freed; None: drops these.
@@ -183,11 +183,11 @@ class Index:
         owner has a copy already; or if these are the only copy of what others hang on. Raises ValueError and
         BadAddress for `new` blocks that do not fit.
         """
-        return bool(self._flushed(replace(self._books, holding, new)))
+        return bool(self._flushed(replace(self._state, holding, new)))
 
     def add_copy(self, holding: Holding, new: Addresses) -> bool:
         """As `replace`, but keeps both copies; a lease does not matter."""
-        return add_copy(self._books, holding, new)
+        return add_copy(self._state, holding, new)
 
     def discard(self, addresses: Addresses) -> int:
         """Drops those of these blocks that are published; returns how many were dropped.
@@ -195,7 +195,7 @@ class Index:
         What becomes unreachable goes too, whoever has it; leased blocks are freed when their leases end.
         Raises BadAddress for a block named twice or negative.
         """
-        return self._flushed(discard(self._books, addresses))
+        return self._flushed(discard(self._state, addresses))
 
     def drop_owners(self, instance: str, keep_incarnation: int | None = None) -> int:
         """Drops all copies of an instance, but those of one incarnation; returns how many.
@@ -204,27 +204,27 @@ class Index:
         """
         dead = [
             holder
-            for owner, holder in self._books.holders.items()
+            for owner, holder in self._state.holders.items()
             if owner.instance == instance and owner.incarnation != keep_incarnation
         ]
         gone = sum(holder.blocks for holder in dead)
-        self._books.drop_holders(dead)
+        self._state.drop_holders(dead)
         for holder in dead:
             if holder not in self._preferred:
-                self._books.forget_holder(holder)
+                self._state.forget_holder(holder)
         return self._flushed(gone)
 
     def clear(self, namespace: str | None = None) -> None:
         """Unpublishes a namespace; None: all."""
         roots = self._tree.roots
         for name in list(roots) if namespace is None else [namespace] if namespace in roots else []:
-            self._books.clear(name)
-        self._books.tell_cleared(namespace)
-        self._books.flush()
+            self._state.clear(name)
+        self._state.tell_cleared(namespace)
+        self._state.flush()
 
     def expire_ttl(self) -> int:
         """Unpublishes what was not used, and is not leased, for `ttl` seconds; returns how many blocks."""
-        ages, gone, now = self._books.ages, 0, self._clock()
+        ages, gone, now = self._state.ages, 0, self._clock()
         if ages is None or self._ttl is None:
             return 0
         while (node := ages.pop()) is not None:
@@ -232,10 +232,10 @@ class Index:
                 ages.push(node)
                 break
             if node.pins:
-                self._books.touch_up(node, now)
+                self._state.touch_up(node, now)
                 ages.push(node)
             else:
-                gone += self._books.prune(node)
+                gone += self._state.prune(node)
         return self._flushed(gone)
 
     def expire_leases(self) -> int:
@@ -248,15 +248,15 @@ class Index:
 
     def snapshot(self) -> Snapshot:
         """All there is. From the first one on, events are kept for `events_since`."""
-        return self._books.snapshot()
+        return self._state.snapshot()
 
     def events_since(self, seq: int) -> list[AnyEvent] | None:
         """What happened after event `seq`. None: that is too long ago, take a snapshot."""
-        return self._books.log.since(seq)
+        return self._state.log.since(seq)
 
     def check_integrity(self) -> None:
         """Raises AssertionError where the index contradicts itself. Walks all of it: for tests."""
-        check(self._books, self._leases)
+        check(self._state, self._leases)
 
     def _key(self, tokens: Tokens) -> bytes:
         key = key_of(tokens)
@@ -285,5 +285,5 @@ class Index:
         return next(iter(node.copies))
 
     def _flushed(self, count: int) -> int:
-        self._books.flush()
+        self._state.flush()
         return count

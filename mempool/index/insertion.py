@@ -12,7 +12,7 @@ from mempool.index.state import IndexState, numbers_of
 from mempool.index.tree import NUMBER_BYTES, Node, Root
 
 
-class Inserted(NamedTuple):
+class InsertResult(NamedTuple):
     """`adopted` blocks are the index's now; `returned` ones are the caller's still, to be freed."""
 
     adopted: list[Addresses]
@@ -20,44 +20,46 @@ class Inserted(NamedTuple):
 
 
 def insert(
-    books: IndexState,
+    state: IndexState,
     namespace: str,
     key: bytes,
     addresses: Sequence[Addresses],
     now: float,
-) -> Inserted:
+) -> InsertResult:
     """As `Index.insert`."""
     parts = merged(addresses)
-    total, given = len(key) // books.tree.page_bytes, sum(len(part) for part in parts)
-    path, known = books.tree.walk(namespace, key)
+    total, given = len(key) // state.tree.page_bytes, sum(len(part) for part in parts)
+    path, known = state.tree.walk(namespace, key)
     at = total - given
     _require_connected(at, known, total)
-    _require_insertable(books, path, at, parts)
-    inserted = _sorted_out(books, path, at, known, parts)
+    _require_insertable(state, path, at, parts)
+    inserted = _sorted_out(state, path, at, known, parts)
     for node in path:
         node.used = now
     parent: Node | None = None
     for part in parts:
-        holder, stop, blocks = books.holder(part.owner), at + len(part), part.blocks
+        holder, stop, blocks = state.holder(part.owner), at + len(part), part.blocks
         if at < known:
-            _copy_known(books, path, at, holder, blocks[: known - at])
+            _copy_known(state, path, at, holder, blocks[: known - at])
             blocks, at = blocks[known - at :], min(known, stop)
         if at < stop:
             if parent is None:
-                parent = _ending_at(books, namespace, path, at)
-            new_key = key[at * books.tree.page_bytes : stop * books.tree.page_bytes]
-            parent = books.publish(parent, new_key, holder, blocks, now)
+                parent = _ending_at(state, namespace, path, at)
+            new_key = key[at * state.tree.page_bytes : stop * state.tree.page_bytes]
+            parent = state.publish(parent, new_key, holder, blocks, now)
             at = stop
     return inserted
 
 
-def _sorted_out(books: IndexState, path: list[Node], at: int, known: int, parts: list[Addresses]) -> Inserted:
+def _sorted_out(
+    state: IndexState, path: list[Node], at: int, known: int, parts: list[Addresses]
+) -> InsertResult:
     """What is to be adopted and what returned, before anything changes."""
     if at >= known:
-        return Inserted(parts, [])
+        return InsertResult(parts, [])
     adopted, returned = list[Addresses](), list[Addresses]()
     for part in parts:
-        holder = books.holder(part.owner)
+        holder = state.holder(part.owner)
         for node, low, high in _overlaps(path, at, min(at + len(part), known)):
             given = part.blocks[low - at : high - at]
             copy = node.copies.get(holder)
@@ -70,15 +72,15 @@ def _sorted_out(books: IndexState, path: list[Node], at: int, known: int, parts:
         if at + len(part) > known:
             adopted.append(part[max(known - at, 0) :])
         at += len(part)
-    return Inserted(merged(adopted), merged(returned))
+    return InsertResult(merged(adopted), merged(returned))
 
 
-def _copy_known(books: IndexState, path: list[Node], at: int, holder: Holder, blocks: BlockNumbers) -> None:
+def _copy_known(state: IndexState, path: list[Node], at: int, holder: Holder, blocks: BlockNumbers) -> None:
     """Blocks of positions `at` and on, all on the path: a copy where the holder has none."""
     for node, low, high in _overlaps(path, at, at + len(blocks)):
         if holder not in node.copies:
-            node = books.cut(node, low - node.start, high - node.start)
-            books.copy(node, holder, blocks[low - at : high - at])
+            node = state.cut(node, low - node.start, high - node.start)
+            state.copy(node, holder, blocks[low - at : high - at])
 
 
 def _overlaps(path: list[Node], at: int, stop: int) -> Iterator[tuple[Node, int, int]]:
@@ -89,15 +91,15 @@ def _overlaps(path: list[Node], at: int, stop: int) -> Iterator[tuple[Node, int,
             yield node, low, high
 
 
-def _ending_at(books: IndexState, namespace: str, path: list[Node], at: int) -> Node:
+def _ending_at(state: IndexState, namespace: str, path: list[Node], at: int) -> Node:
     """The node whose last block is block `at` - 1 of the path: cuts before may have moved the path's last."""
     if not path:
-        return books.tree.roots.get(namespace) or Root(namespace)
+        return state.tree.roots.get(namespace) or Root(namespace)
     last = path[-1]
     if last.end == at:
         return last
     if last.start < at:
-        return books.split(last, at - last.start)
+        return state.split(last, at - last.start)
     assert last.parent is not None
     return last.parent
 
@@ -111,10 +113,10 @@ def _require_connected(at: int, known: int, total: int) -> None:
         raise ValueError(f"{total} blocks in one sequence, fewer than {MAX_RUN_BLOCKS} are allowed")
 
 
-def _require_insertable(books: IndexState, path: list[Node], at: int, parts: list[Addresses]) -> None:
+def _require_insertable(state: IndexState, path: list[Node], at: int, parts: list[Addresses]) -> None:
     """Raises BadAddress for a block that is named twice, or published and not at this very position."""
     for part in parts:
-        published = books.holder(part.owner).places(part.blocks)
+        published = state.holder(part.owner).places(part.blocks)
         taken = published >= 0
         if np.count_nonzero(taken):
             wrong = taken & (published != _places(path, at, len(part)))
@@ -124,7 +126,7 @@ def _require_insertable(books: IndexState, path: list[Node], at: int, parts: lis
         at += len(part)
     for owner in {part.owner for part in parts} if len(parts) > 2 else ():
         apart = [part.blocks for part in parts if part.owner == owner]
-        books.holder(owner).places(np.concatenate(apart))
+        state.holder(owner).places(np.concatenate(apart))
 
 
 def _places(path: list[Node], at: int, count: int) -> Places:

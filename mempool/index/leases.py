@@ -17,10 +17,10 @@ class Lease:
     if set, when the deadline passed and the lease was reclaimed.
     """
 
-    __slots__ = ("_book", "deadline", "node", "on_expired", "reclaimed")
+    __slots__ = ("_table", "deadline", "node", "on_expired", "reclaimed")
 
-    def __init__(self, book: "LeaseBook", node: Node, deadline: float) -> None:
-        self._book = book
+    def __init__(self, table: "LeaseTable", node: Node, deadline: float) -> None:
+        self._table = table
         self.node: Node | None = node
         self.deadline = deadline
         self.reclaimed = False
@@ -32,7 +32,7 @@ class Lease:
     @property
     def expired(self) -> bool:
         """Its deadline passed before it was released."""
-        return self.reclaimed or (self.node is not None and self._book.clock() >= self.deadline)
+        return self.reclaimed or (self.node is not None and self._table.clock() >= self.deadline)
 
     def check(self) -> None:
         """Raises LeaseExpired unless the blocks are still held."""
@@ -44,14 +44,14 @@ class Lease:
     def renew(self, seconds: float) -> None:
         """Sets the deadline to `seconds` from now. Raises LeaseExpired if it has passed already."""
         self.check()
-        self._book.schedule(self, seconds)
+        self._table.schedule(self, seconds)
 
     def release(self) -> None:
         """Gives the blocks back. Does nothing after the first time, or after expiry."""
-        self._book.end(self)
+        self._table.end(self)
 
 
-class LeaseBook:
+class LeaseTable:
     """All leases of an index. A lease pins its node and all above, so that a copy on the way stays too.
 
     `on_unpinned` hears of each node that no lease pins any more.

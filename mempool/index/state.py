@@ -7,7 +7,7 @@ import numpy as np
 from mempool.address import Addresses, BlockNumbers, Owner
 from mempool.errors import BadAddress
 from mempool.index.events import AnyEvent, Cleared, Copied, EventLog, Moved, Removed, Snapshot, Stored
-from mempool.index.eviction import EvictionPolicy, LeastRecentlyUsed, Queue
+from mempool.index.eviction import EvictionPolicy, EvictionQueue, LeastRecentlyUsed
 from mempool.index.holder import Holder
 from mempool.index.tree import Node, Root, Tree
 
@@ -32,8 +32,8 @@ class IndexState:
         self.tree = Tree(page_size)
         self.page_size = page_size
         self.holders: dict[Owner, Holder] = {}
-        self.queues: dict[Holder, Queue] = {}
-        self.ages = Queue(LeastRecentlyUsed(), None) if ages else None
+        self.queues: dict[Holder, EvictionQueue] = {}
+        self.ages = EvictionQueue(LeastRecentlyUsed(), None) if ages else None
         self.log = log
         self._policy = policy
         self._on_freed = on_freed
@@ -45,7 +45,7 @@ class IndexState:
         holder = self.holders.get(owner)
         if holder is None:
             holder = self.holders[owner] = Holder(owner)
-            self.queues[holder] = Queue(self._policy, holder)
+            self.queues[holder] = EvictionQueue(self._policy, holder)
         return holder
 
     def forget_holder(self, holder: Holder) -> None:

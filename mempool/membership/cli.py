@@ -1,4 +1,4 @@
-"""A registry as a process."""
+"""The command line of a registry."""
 
 import argparse
 import logging
@@ -7,7 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from mempool.errors import MemPoolError
-from mempool.membership.registry import DEATH_SECONDS, MAX_MEMBERS, SUSPICION_SECONDS, Registry
+from mempool.membership.registry_server import (
+    DEATH_SECONDS,
+    MAX_MEMBERS,
+    SUSPICION_SECONDS,
+    MembershipRegistry,
+)
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 
@@ -23,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before any thread is there, which would take the signal and do with it what Python does not expect.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     try:
-        registry = Registry(
+        registry = MembershipRegistry(
             arguments.bind,
             suspicion=arguments.suspicion,
             death=arguments.death,

@@ -7,7 +7,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from mempool.errors import FrameError
-from mempool.membership.messages import Standing, ToMember, ToRegistry, decode_to_member, encode
+from mempool.membership.messages import MemberStatus, ToMember, ToRegistry, decode_to_member, encode
 from mempool.wire import MAX_HEADER_BYTES
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class LinkLost(Exception):
     pass
 
 
-class Link:
+class RegistryLink:
     """Belongs to the member's thread. Each connection has a socket of its own, so that nothing of an earlier
     one can come in late.
 
@@ -50,7 +50,7 @@ class Link:
         self.join_at = 0.0
         self.seq = 0
         self.heard = 0.0
-        self.pages: list[Standing] = []
+        self.pages: list[MemberStatus] = []
         self._context = context
         self._poller = poller
         self._sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]] | None = None

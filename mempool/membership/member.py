@@ -11,23 +11,23 @@ import zmq
 
 from mempool.errors import LayoutMismatch, MemPoolError, NamespaceMismatch
 from mempool.membership.errors import JoinFailed, Superseded
-from mempool.membership.link import Link, LinkLost
+from mempool.membership.link import LinkLost, RegistryLink
 from mempool.membership.messages import (
-    Beat,
     Change,
-    Changed,
+    ChangeNotice,
+    Heartbeat,
     InstanceInfo,
     Join,
     Leave,
+    MembershipSnapshot,
+    MemberStatus,
     Reason,
     Refusal,
-    Snapshot,
-    Standing,
     ToMember,
     check_endpoint,
     new_incarnation,
 )
-from mempool.membership.view import View
+from mempool.membership.view import MembershipView
 from mempool.sockets import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _SILENT_BEATS = 4
 _MOST_MEMBERS = 65536
 
 
-class Member:
+class MembershipClient:
     """Joins every registry of a list, each by itself, and stays there; one that is away is tried for ever.
 
     Callbacks come on the member's thread, one at a time; one that takes long lets the heartbeat stop.
@@ -71,8 +71,8 @@ class Member:
         self._on_stopped = on_stopped
         self._heartbeat = heartbeat
         names = list(dict.fromkeys(registries))
-        self._view = View(info.instance, names, grace=grace, clock=time.monotonic)
-        self._members: Mapping[str, Standing] = {}
+        self._view = MembershipView(info.instance, names, grace=grace, clock=time.monotonic)
+        self._members: Mapping[str, MemberStatus] = {}
         self._previous = 0
         self._beat_at = 0.0
         self._accepted = threading.Event()
@@ -82,11 +82,11 @@ class Member:
         self._wakeup = Wakeup()
         self._poller = zmq.Poller()
         self._poller.register(self._wakeup, zmq.POLLIN)
-        self._links = [Link(self._context, name, self._poller) for name in names]
+        self._links = [RegistryLink(self._context, name, self._poller) for name in names]
         self._thread = threading.Thread(target=self._run, name="mempool-member", daemon=True)
 
     @property
-    def members(self) -> Mapping[str, Standing]:
+    def members(self) -> Mapping[str, MemberStatus]:
         """Every other instance that is alive, as of now; it is not changed afterwards."""
         return self._members
 
@@ -124,13 +124,13 @@ class Member:
                 self._serve(link, now)
             if now >= self._beat_at:
                 self._beat_at = now + self._heartbeat
-                self._say(Beat(self.info.instance, self.info.incarnation))
+                self._say(Heartbeat(self.info.instance, self.info.incarnation))
             self._tell(self._view.tick())
         self._say(Leave(self.info.instance, self.info.incarnation))
         for link in self._links:
             link.close()
 
-    def _serve(self, link: Link, now: float) -> None:
+    def _serve(self, link: RegistryLink, now: float) -> None:
         try:
             messages = link.read(now)
             for message in messages:
@@ -149,20 +149,20 @@ class Member:
         elif link.joined:
             self._tell(self._view.set_connected(link.endpoint, True))
 
-    def _join(self, link: Link, now: float) -> None:
+    def _join(self, link: RegistryLink, now: float) -> None:
         link.join_at = now + _JOIN_AGAIN_SECONDS
         link.pages = []
         link.send(Join(self.info, self._previous))
 
-    def _take(self, link: Link, message: ToMember) -> None:
+    def _take(self, link: RegistryLink, message: ToMember) -> None:
         if isinstance(message, Refusal):
             if message.incarnation == self.info.incarnation and not self._stopping:
                 self._refused(link, message)
-        elif isinstance(message, Snapshot):
+        elif isinstance(message, MembershipSnapshot):
             self._take_snapshot(link, message)
         elif not link.joined:
             return
-        elif isinstance(message, Changed) and message.seq == link.seq + 1:
+        elif isinstance(message, ChangeNotice) and message.seq == link.seq + 1:
             if len(self._members) >= _MOST_MEMBERS:
                 raise LinkLost(f"more than {_MOST_MEMBERS} members")
             link.seq = message.seq
@@ -171,7 +171,7 @@ class Member:
             # Something was lost on the way.
             link.joined, link.join_at = False, 0.0
 
-    def _take_snapshot(self, link: Link, page: Snapshot) -> None:
+    def _take_snapshot(self, link: RegistryLink, page: MembershipSnapshot) -> None:
         link.pages += page.members
         if len(link.pages) > _MOST_MEMBERS:
             raise LinkLost(f"more than {_MOST_MEMBERS} members")
@@ -183,7 +183,7 @@ class Member:
         self._tell(changes)
         self._accepted.set()
 
-    def _refused(self, link: Link, refusal: Refusal) -> None:
+    def _refused(self, link: RegistryLink, refusal: Refusal) -> None:
         error = _error(self.info, refusal)
         known, link.joined, link.why_not = link.why_not, False, str(error)
         if refusal.reason is Reason.DEAD:
@@ -218,7 +218,7 @@ class Member:
         self._error = error
         self._accepted.set()
 
-    def _say(self, message: Beat | Leave) -> None:
+    def _say(self, message: Heartbeat | Leave) -> None:
         for link in self._links:
             if link.joined:
                 link.send(message)

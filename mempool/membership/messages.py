@@ -98,7 +98,7 @@ class Change(msgspec.Struct, frozen=True):
     info: InstanceInfo
 
 
-class Standing(msgspec.Struct, frozen=True):
+class MemberStatus(msgspec.Struct, frozen=True):
     """One who is alive. A suspect was silent for a while: give it no new work."""
 
     info: InstanceInfo
@@ -120,7 +120,7 @@ class Join(msgspec.Struct, tag="join", frozen=True):
     previous: Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)] = 0
 
 
-class Beat(msgspec.Struct, tag="beat", frozen=True):
+class Heartbeat(msgspec.Struct, tag="beat", frozen=True):
     instance: Name
     incarnation: Incarnation
 
@@ -130,20 +130,20 @@ class Leave(msgspec.Struct, tag="leave", frozen=True):
     incarnation: Incarnation
 
 
-class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
+class MembershipSnapshot(msgspec.Struct, tag="snapshot", frozen=True):
     """`epoch`: a number new at every start of the registry."""
 
     epoch: Incarnation
     seq: Seq
-    members: Annotated[tuple[Standing, ...], msgspec.Meta(max_length=PAGE_INFOS)]
+    members: Annotated[tuple[MemberStatus, ...], msgspec.Meta(max_length=PAGE_INFOS)]
     done: bool
 
 
-class Heard(msgspec.Struct, tag="heard", frozen=True):
+class HeartbeatAck(msgspec.Struct, tag="heard", frozen=True):
     seq: Seq
 
 
-class Changed(msgspec.Struct, tag="changed", frozen=True):
+class ChangeNotice(msgspec.Struct, tag="changed", frozen=True):
     seq: Seq
     change: Change
 
@@ -158,8 +158,8 @@ class Refusal(msgspec.Struct, tag="refusal", frozen=True):
     joiner: Text = ""
 
 
-ToRegistry = Join | Beat | Leave
-ToMember = Snapshot | Heard | Changed | Refusal
+ToRegistry = Join | Heartbeat | Leave
+ToMember = MembershipSnapshot | HeartbeatAck | ChangeNotice | Refusal
 
 encode = msgspec.msgpack.Encoder().encode
 _to_registry = msgspec.msgpack.Decoder(ToRegistry)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from mempool.errors import LayoutMismatch
 from mempool.membership.fences import Fences
-from mempool.membership.messages import Change, ChangeKind, InstanceInfo, Reason, Refusal, Standing
+from mempool.membership.messages import Change, ChangeKind, InstanceInfo, MemberStatus, Reason, Refusal
 
 _LONGEST_SECONDS = 86400
 
 
-class Refused(Exception):
+class JoinRefused(Exception):
     def __init__(
         self, info: InstanceInfo, reason: Reason, field: str, registry: object, joiner: object
     ) -> None:
@@ -24,7 +24,7 @@ class _Entry:
         self.suspected = False
 
 
-class Roll:
+class MembershipTable:
     """Every method returns the changes that it makes, in order.
 
     `suspicion`, `death`: seconds of silence. `tick` has to be called much more often than that.
@@ -48,8 +48,8 @@ class Roll:
         self._fences = Fences()
         self._ticked = clock()
 
-    def standings(self) -> list[Standing]:
-        return [Standing(entry.info, entry.suspected) for entry in self._entries.values()]
+    def standings(self) -> list[MemberStatus]:
+        return [MemberStatus(entry.info, entry.suspected) for entry in self._entries.values()]
 
     def join(self, info: InstanceInfo, previous: int) -> list[Change]:
         """Raises Refused, with nothing changed.
@@ -62,7 +62,7 @@ class Roll:
         self._require_newest(info, previous)
         self._require_same(info)
         if present is None and len(self._entries) >= self._max_members:
-            raise Refused(info, Reason.FULL, "members", self._max_members, len(self._entries) + 1)
+            raise JoinRefused(info, Reason.FULL, "members", self._max_members, len(self._entries) + 1)
         changes = self._end(present, ChangeKind.DIED) if present is not None else []
         self._entries[info.instance] = _Entry(info, self._clock())
         return [*changes, Change(ChangeKind.JOINED, info)]
@@ -122,10 +122,10 @@ class Roll:
     def _require_newest(self, info: InstanceInfo, previous: int) -> None:
         newest = self.newest(info.instance)
         if newest == info.incarnation:
-            raise Refused(info, Reason.DEAD, "incarnation", newest, info.incarnation)
+            raise JoinRefused(info, Reason.DEAD, "incarnation", newest, info.incarnation)
         # One that was dead for a while may have been replaced: its new number does not make it the newer.
         if newest > min(previous or info.incarnation, info.incarnation):
-            raise Refused(info, Reason.SUPERSEDED, "incarnation", newest, info.incarnation)
+            raise JoinRefused(info, Reason.SUPERSEDED, "incarnation", newest, info.incarnation)
 
     def _require_same(self, info: InstanceInfo) -> None:
         others = (entry.info for entry in self._entries.values() if entry.info.instance != info.instance)
@@ -136,8 +136,8 @@ class Roll:
             first.layout.require_same(info.layout)
         except LayoutMismatch as error:
             values = (getattr(layout, error.field) for layout in (first.layout, info.layout))
-            raise Refused(info, Reason.LAYOUT, error.field, *values) from None
+            raise JoinRefused(info, Reason.LAYOUT, error.field, *values) from None
         for field in sorted({*first.namespace, *info.namespace}):
             here, there = (each.namespace.get(field, "nothing") for each in (first, info))
             if here != there:
-                raise Refused(info, Reason.NAMESPACE, field, here, there)
+                raise JoinRefused(info, Reason.NAMESPACE, field, here, there)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from mempool.membership.fences import Fences
-from mempool.membership.messages import Change, ChangeKind, InstanceInfo, Standing
+from mempool.membership.messages import Change, ChangeKind, InstanceInfo, MemberStatus
 
 _ENDS = (ChangeKind.DIED, ChangeKind.LEFT)
 # Of several registries the first of these that one of them says holds.
@@ -12,7 +12,7 @@ _ORDER = (ChangeKind.JOINED, ChangeKind.SUSPECTED, ChangeKind.LEFT, ChangeKind.D
 
 
 @dataclass(slots=True)
-class _Saying:
+class _Report:
     """`kind`: one of _ORDER. `remembered`: from before the registry lost its memory."""
 
     info: InstanceInfo
@@ -25,10 +25,10 @@ class _Registry:
     epoch: int = 0
     connected: bool = False
     forgets_at: float | None = None
-    sayings: dict[str, _Saying] = field(default_factory=dict)
+    sayings: dict[str, _Report] = field(default_factory=dict)
 
 
-class View:
+class MembershipView:
     """All instances but `own`: of each its newest incarnation. An incarnation that ended never comes back.
 
     One is alive while any connected registry says so, and ends when all of them that knew it say so. What a
@@ -46,14 +46,14 @@ class View:
         self._grace = grace
         self._clock = clock
         self._registries = {name: _Registry() for name in registries}
-        self._members: dict[str, Standing] = {}
+        self._members: dict[str, MemberStatus] = {}
         self._fences = Fences()
 
     @property
-    def members(self) -> dict[str, Standing]:
+    def members(self) -> dict[str, MemberStatus]:
         return dict(self._members)
 
-    def snapshot(self, name: str, epoch: int, standings: Iterable[Standing]) -> list[Change]:
+    def snapshot(self, name: str, epoch: int, standings: Iterable[MemberStatus]) -> list[Change]:
         """All that the registry knows, on a new connection or after a gap on an old one."""
         registry = self._registries[name]
         forgot = registry.epoch not in (0, epoch)
@@ -62,13 +62,13 @@ class View:
         for standing in standings:
             if not self._ended(standing.info):
                 kind = ChangeKind.SUSPECTED if standing.suspected else ChangeKind.JOINED
-                registry.sayings[standing.info.instance] = _Saying(standing.info, kind)
+                registry.sayings[standing.info.instance] = _Report(standing.info, kind)
         for instance, saying in before.items():
             if instance not in registry.sayings and saying.kind not in _ENDS:
-                kept = _Saying(saying.info, saying.kind, remembered=True)
+                kept = _Report(saying.info, saying.kind, remembered=True)
                 # A registry that lost nothing and does not name it any more has seen it die.
                 lost = saying.remembered or forgot
-                registry.sayings[instance] = kept if lost else _Saying(saying.info, ChangeKind.DIED)
+                registry.sayings[instance] = kept if lost else _Report(saying.info, ChangeKind.DIED)
         if forgot:
             registry.forgets_at = self._clock() + self._grace
         return self._weigh({**before, **registry.sayings})
@@ -80,7 +80,7 @@ class View:
         sayings = self._registries[name].sayings
         known = sayings.get(change.info.instance)
         if known is None or known.info.incarnation <= change.info.incarnation:
-            sayings[change.info.instance] = _Saying(change.info, kind)
+            sayings[change.info.instance] = _Report(change.info, kind)
         return self._weigh([change.info.instance])
 
     def set_connected(self, name: str, connected: bool) -> list[Change]:
@@ -127,10 +127,10 @@ class View:
             changes.append(Change(ChangeKind.JOINED, saying.info))
         if suspected != (present is not None and present.suspected):
             changes.append(Change(ChangeKind.SUSPECTED if suspected else ChangeKind.RECOVERED, saying.info))
-        self._members[instance] = Standing(saying.info, suspected)
+        self._members[instance] = MemberStatus(saying.info, suspected)
         return changes
 
-    def _decisive(self, instance: str) -> _Saying | None:
+    def _decisive(self, instance: str) -> _Report | None:
         """What holds of the newest incarnation that a registry speaks of."""
         heard = [
             (registry, registry.sayings[instance])

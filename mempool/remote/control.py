@@ -2,19 +2,17 @@
 
 import logging
 import threading
-import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied
 from mempool.remote import messages
-from mempool.remote.asked import AskedPeer, settle
-from mempool.remote.messages import Answer, Ask, Call, Caller, Reply
-from mempool.sockets import Limits, Wakeup, milliseconds
-from mempool.transports.base import Gone, Received
+from mempool.remote.control_client import ControlClient
+from mempool.remote.messages import Call, Caller, CallReply, ControlReply
+from mempool.remote.requests import OutgoingRequest, RequestQueue, settle
+from mempool.sockets import SocketLimits, milliseconds
+from mempool.transports.base import Disconnected, IncomingMessage
 from mempool.transports.registry import Transports
 
 logger = logging.getLogger(__name__)
@@ -24,93 +22,77 @@ _LONGEST_POLL_SECONDS = 3600.0
 
 
 class Control:
-    """Listens at `url`; `endpoint` is where others ask.
+    """Listens at `url`, and sends what is in `requests`. `endpoint` is where others send theirs.
 
-    `serve(call)` answers them on this thread: it must be quick, and must not raise. `caller` says to others
-    who asks.
+    `serve(call)` answers them on this thread: it must be quick, and must not raise. `caller()` is who this
+    instance is now, as it says with each of its own requests.
     """
 
     def __init__(
         self,
         url: str,
-        caller: Caller,
-        serve: Callable[[Call], Reply],
+        caller: Callable[[], Caller],
+        serve: Callable[[Call], ControlReply],
+        requests: RequestQueue,
         *,
-        limits: Limits,
+        limits: SocketLimits,
         transports: Transports,
     ) -> None:
-        self.caller = caller
+        self._caller = caller
         self._serve = serve
+        self._requests = requests
         self._limits = limits
         self._transports = transports
         self._listener = transports.listen(url, limits, messages.MAX_BYTES)
         self.endpoint = self._listener.endpoint
         self.bad_frames = 0
-        self._inbox: deque[tuple[str, Ask, float, Future[Reply]]] = deque()
-        self._peers: dict[str, AskedPeer] = {}
-        self._wakeup = Wakeup()
+        self._peers: dict[str, ControlClient] = {}
         self._stopping = False
         self._poller = zmq.Poller()
-        for pollable in (self._wakeup, *self._listener.pollables):
+        for pollable in (requests.wakeup, *self._listener.pollables):
             self._poller.register(pollable, zmq.POLLIN)
         self._thread = threading.Thread(target=self._run, name="mempool-control", daemon=True)
         self._thread.start()
 
-    def ask(self, endpoint: str, ask: Ask, seconds: float) -> Future[Reply]:
-        """The reply, PeerDied, or DeadlinePassed after `seconds`. From any thread; never blocks."""
-        reply: Future[Reply] = Future()
-        self._inbox.append((endpoint, ask, time.monotonic() + seconds, reply))
-        self._wakeup.set()
-        if self._stopping:
-            self._end_unasked()
-        return reply
-
     def close(self) -> None:
-        """What was asked and not answered ends with PeerDied."""
+        """Closes the queue of requests too. Requests without a reply end with PeerDied."""
         self._stopping = True
-        self._wakeup.set()
+        self._requests.wakeup.set()
         self._thread.join()
-        self._end_unasked()
-        self._wakeup.close()
+        self._requests.close()
         self._listener.close()
-
-    def _end_unasked(self) -> None:
-        while self._inbox:
-            try:
-                endpoint, _, _, reply = self._inbox.popleft()
-            except IndexError:
-                return
-            settle(reply, PeerDied(endpoint, "this instance stops"))
 
     def _run(self) -> None:
         timeout: int | None = None
         while not self._stopping:
             self._poller.poll(timeout)
-            self._wakeup.clear()
-            while self._inbox:
-                self._ask(*self._inbox.popleft())
+            self._requests.wakeup.clear()
+            while (request := self._requests.take()) is not None:
+                self._send(request)
             while not self._stopping and (received := self._listener.receive()) is not None:
                 self._answer(received)
             timeout = milliseconds(self._listener.tend(), self._serve_peers())
         for peer in list(self._peers.values()):
             self._drop(peer, PeerDied(peer.endpoint, "this instance stops"))
 
-    def _ask(self, endpoint: str, ask: Ask, deadline: float, reply: Future[Reply]) -> None:
+    def _send(self, request: OutgoingRequest) -> None:
         try:
-            self._peer(endpoint).ask(self.caller, ask, deadline, reply)
+            self._peer(request.endpoint).send(
+                self._caller(), request.request, request.deadline, request.reply
+            )
         except (MemPoolError, OSError) as error:
-            settle(reply, PeerDied(endpoint, f"cannot connect: {error}"))
+            settle(request.reply, PeerDied(request.endpoint, f"cannot connect: {error}"))
 
-    def _peer(self, endpoint: str) -> AskedPeer:
+    def _peer(self, endpoint: str) -> ControlClient:
         peer = self._peers.get(endpoint)
         if peer is None:
             connection = self._transports.connect(endpoint, self._limits)
-            peer = self._peers[endpoint] = AskedPeer(connection, endpoint)
+            peer = self._peers[endpoint] = ControlClient(connection, endpoint)
             for pollable in connection.pollables:
                 self._poller.register(pollable, zmq.POLLIN)
         return peer
 
-    def _drop(self, peer: AskedPeer, error: MemPoolError) -> None:
+    def _drop(self, peer: ControlClient, error: MemPoolError) -> None:
         del self._peers[peer.endpoint]
         for pollable in peer.connection.pollables:
             self._poller.unregister(pollable)
@@ -129,8 +111,8 @@ class Control:
                 self._drop(peer, error)
         return min([*due, _LONGEST_POLL_SECONDS]) if due else None
 
-    def _answer(self, received: Received | Gone) -> None:
-        if isinstance(received, Gone):
+    def _answer(self, received: IncomingMessage | Disconnected) -> None:
+        if isinstance(received, Disconnected):
             return
         try:
             if len(received.frames) != 1:
@@ -140,4 +122,4 @@ class Control:
             self.bad_frames += 1
             logger.debug("dropped a question: %s", error)
             return
-        self._listener.send(received.source, messages.encode(Answer(call.id, self._serve(call))))
+        self._listener.send(received.source, messages.encode(CallReply(call.id, self._serve(call))))

@@ -9,104 +9,101 @@ from functools import partial
 from typing import NamedTuple
 
 from mempool.address import Addresses, BlockNumbers
+from mempool.engine import PublishRequest, ReceivedBlocks
 from mempool.errors import DeadlinePassed, MemPoolError, PeerDied, Refused, TransferError
 from mempool.local import LocalPool
-from mempool.matched import Matched
-from mempool.peers import Peers
+from mempool.matched import MatchResult
+from mempool.peers import PeerDirectory
 from mempool.remote import messages
-from mempool.remote.asked import settle
-from mempool.remote.control import Control
-from mempool.remote.messages import Call, Comes, Done, Fetch, FetchEnds, Reply
-from mempool.remote.sending import Flags, Landed, Sending
-from mempool.remote.serving import Received
+from mempool.remote.messages import Call, ControlReply, Done, FetchEnded, FetchReply, FetchRequest
+from mempool.remote.requests import RequestQueue, settle
+from mempool.remote.sending import Sending, TransferFlags, TransferResult
 
 
-class _Asked(NamedTuple):
+class _PendingFetch(NamedTuple):
     instance: str
     incarnation: int
     deadline: float
     result: Future[int]
 
 
-class PublishRequest(NamedTuple):
-    """Tokens, int32, of which another instance wants what only the engine's HBM has: more than the first
-    `published` of them. `done`, called once from any thread, sends what is published by then.
-    """
-
-    tokens: BlockNumbers
-    namespace: str
-    published: int
-    done: Callable[[], None]
-
-
 class Fetching:
-    """Both sides of it. `ask` may be called from any thread. `on_wanted` is called on the control thread."""
+    """Asks other instances for KV, and answers those that ask this one.
+
+    `fetch` may be called from any thread. `on_publish_request` is called on the control thread.
+    """
 
     def __init__(
         self,
         local: LocalPool,
-        peers: Peers,
-        control: Control,
+        peers: PeerDirectory,
+        requests: RequestQueue,
         sending: Sending,
-        on_wanted: Callable[[PublishRequest], None] | None = None,
+        on_publish_request: Callable[[PublishRequest], None] | None = None,
     ) -> None:
-        self._on_wanted = on_wanted
+        self._on_publish_request = on_publish_request
         self._local = local
         self._peers = peers
-        self._control = control
+        self._requests = requests
         self._sending = sending
         self._lock = threading.Lock()
-        self._asked: dict[bytes, _Asked] = {}
+        self._pending: dict[bytes, _PendingFetch] = {}
+        self._closed_by: TransferError | None = None
 
     @property
-    def asked(self) -> int:
+    def pending(self) -> int:
         """Fetches that have not ended."""
-        return len(self._asked)
+        return len(self._pending)
 
-    def ask(
+    def fetch(
         self, instance: str, tokens: BlockNumbers, namespace: str, seconds: float, from_engine: bool = False
     ) -> Future[int]:
         """As `MemPool.fetch`. Raises PeerDied, ValueError."""
         cookie = secrets.token_bytes(16)
-        fetch = Fetch(messages.pack(tokens), namespace, cookie, from_engine)
-        messages.require_fit(fetch)
+        request = FetchRequest(messages.pack(tokens), namespace, cookie, from_engine)
+        messages.require_fit(request)
         peer = self._peers.get(instance)
         result: Future[int] = Future()
         with self._lock:
-            self._asked[cookie] = _Asked(instance, peer.incarnation, time.monotonic() + seconds, result)
-        asked = self._control.ask(peer.control, fetch, seconds)
-        asked.add_done_callback(lambda reply: self._answered(instance, cookie, reply))
+            self._pending[cookie] = _PendingFetch(
+                instance, peer.incarnation, time.monotonic() + seconds, result
+            )
+        if self._closed_by is not None:
+            self._end(cookie, self._closed_by)
+            return result
+        reply = self._requests.send(peer.control, request, seconds)
+        reply.add_done_callback(lambda reply: self._answered(instance, cookie, reply))
         return result
 
-    def received(self, received: Received) -> bool:
+    def received(self, received: ReceivedBlocks) -> bool:
         """Whether it is what was asked for here. On the receiver's thread."""
         if received.tokens is None:
             return False
         return self._end(received.private, len(received.tokens) // self._local.layout.page_size)
 
-    def answer(self, call: Call, ask: Fetch | FetchEnds) -> Comes | Done:
+    def answer(self, call: Call, request: FetchRequest | FetchEnded) -> FetchReply | Done:
         """On the control thread. Raises MemPoolError, ValueError."""
-        if isinstance(ask, Fetch):
-            return self._serve(call, ask)
-        asked = self._asked.get(ask.cookie)
-        if asked is not None and asked.instance == call.caller.instance:
-            self._end(ask.cookie, 0)
+        if isinstance(request, FetchRequest):
+            return self._serve(call, request)
+        pending = self._pending.get(request.cookie)
+        if pending is not None and pending.instance == call.caller.instance:
+            self._end(request.cookie, 0)
         return Done()
 
-    def _serve(self, call: Call, fetch: Fetch) -> Comes:
+    def _serve(self, call: Call, fetch: FetchRequest) -> FetchReply:
         """Sends what is published here to the caller, at once or when the engine has published more."""
         tokens = messages.unpack(fetch.tokens)
-        if self._on_wanted is not None and fetch.from_engine:
+        if self._on_publish_request is not None and fetch.from_engine:
             found = self._local.match(tokens, fetch.namespace, lease_seconds=None)
             page = self._local.layout.page_size
             if found.tokens < len(tokens) // page * page:
                 until = time.monotonic() + call.seconds
                 done = partial(self._serve_later, call, fetch, tokens, until)
-                self._on_wanted(PublishRequest(tokens, fetch.namespace, found.tokens, done))
-                return Comes(found.blocks, later=True)
-        return Comes(self._send(call, fetch, tokens, call.seconds))
+                self._on_publish_request(PublishRequest(tokens, fetch.namespace, found.tokens, done))
+                return FetchReply(found.blocks, later=True)
+        return FetchReply(self._send(call, fetch, tokens, call.seconds))
 
-    def _serve_later(self, call: Call, fetch: Fetch, tokens: BlockNumbers, until: float) -> None:
+    def _serve_later(self, call: Call, fetch: FetchRequest, tokens: BlockNumbers, until: float) -> None:
         seconds = until - time.monotonic()
         if seconds <= 0:
             return
@@ -119,9 +116,9 @@ class Fetching:
                 peer = self._peers.get(call.caller.instance)
             except PeerDied:
                 return
-            self._control.ask(peer.control, FetchEnds(fetch.cookie), seconds)
+            self._requests.send(peer.control, FetchEnded(fetch.cookie), seconds)
 
-    def _send(self, call: Call, fetch: Fetch, tokens: BlockNumbers, seconds: float) -> int:
+    def _send(self, call: Call, fetch: FetchRequest, tokens: BlockNumbers, seconds: float) -> int:
         """How many blocks it begins to send."""
         peer = self._peers.get(call.caller.instance)
         if peer.incarnation != call.caller.incarnation:
@@ -135,7 +132,7 @@ class Fetching:
         whole = tokens[: blocks * self._local.layout.page_size]
         try:
             sent = self._sending.transfer(
-                peer, source, None, Flags(), fetch.cookie, whole, fetch.namespace, seconds
+                peer, source, None, TransferFlags(), fetch.cookie, whole, fetch.namespace, seconds
             )
         except (MemPoolError, ValueError):
             found.release()
@@ -145,23 +142,25 @@ class Fetching:
 
     def expire(self) -> None:
         now = time.monotonic()
-        for cookie, asked in list(self._asked.items()):
-            if asked.deadline < now:
-                self._end(cookie, DeadlinePassed(asked.instance, "not here in time"))
+        for cookie, pending in list(self._pending.items()):
+            if pending.deadline < now:
+                self._end(cookie, DeadlinePassed(pending.instance, "not here in time"))
 
     def release(self, instance: str, keep_incarnation: int | None = None) -> None:
         """Ends what was asked of an instance that is dead."""
-        for cookie, asked in list(self._asked.items()):
-            if asked.instance == instance and asked.incarnation != keep_incarnation:
+        for cookie, pending in list(self._pending.items()):
+            if pending.instance == instance and pending.incarnation != keep_incarnation:
                 self._end(cookie, PeerDied(instance, "declared dead"))
 
     def close(self, error: TransferError) -> None:
-        for cookie in list(self._asked):
+        """Ends every fetch, also one that another thread begins from now on."""
+        self._closed_by = error
+        for cookie in list(self._pending):
             self._end(cookie, error)
 
-    def _answered(self, instance: str, cookie: bytes, reply: Future[Reply]) -> None:
+    def _answered(self, instance: str, cookie: bytes, reply: Future[ControlReply]) -> None:
         try:
-            comes = messages.expect(reply.result(), Comes, instance)
+            comes = messages.expect(reply.result(), FetchReply, instance)
         except MemPoolError as error:
             self._end(cookie, error)
         else:
@@ -170,13 +169,13 @@ class Fetching:
 
     def _end(self, cookie: bytes, outcome: int | MemPoolError) -> bool:
         with self._lock:
-            asked = self._asked.pop(cookie, None)
-        if asked is None:
+            pending = self._pending.pop(cookie, None)
+        if pending is None:
             return False
-        settle(asked.result, outcome)
+        settle(pending.result, outcome)
         return True
 
-    def _of_this_instance(self, found: Matched) -> list[Addresses]:
+    def _of_this_instance(self, found: MatchResult) -> list[Addresses]:
         """The blocks up to the first that only another instance has."""
         source: list[Addresses] = []
         for part in found.addresses:
@@ -185,7 +184,7 @@ class Fetching:
             source.append(part)
         return source
 
-    def _sent(self, found: Matched, landed: Future[Landed]) -> None:
+    def _sent(self, found: MatchResult, landed: Future[TransferResult]) -> None:
         # The caller hears of a failure by its deadline, or by this instance's death.
         landed.exception()
         found.release()

@@ -62,7 +62,7 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
     tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)] | None = None
 
 
-class Fetch(msgspec.Struct, tag="fetch", frozen=True):
+class FetchRequest(msgspec.Struct, tag="fetch", frozen=True):
     """`cookie` comes with the blocks as the `private` of their transfer. `tokens`: int32.
 
     `from_engine`: it is worth the wait until an engine that owns its HBM has been asked for those of the
@@ -75,13 +75,13 @@ class Fetch(msgspec.Struct, tag="fetch", frozen=True):
     from_engine: bool = False
 
 
-class FetchEnds(msgspec.Struct, tag="fetch ends", frozen=True):
+class FetchEnded(msgspec.Struct, tag="fetch ends", frozen=True):
     """Nothing comes of the fetch of that cookie, though its owner had asked its engine."""
 
     cookie: Cookie
 
 
-class Comes(msgspec.Struct, tag="comes", frozen=True):
+class FetchReply(msgspec.Struct, tag="comes", frozen=True):
     """So many blocks of the tokens, those from the first on, are published at the owner, and are sent.
 
     `later`: the owner's engine is asked first; there may be more then, or none.
@@ -122,9 +122,9 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     cause: Reason
 
 
-Ask = AllocMem | FreeMem | Offer | Fetch | FetchEnds
-Reply = Allocated | Done | Admitted | Comes | Failed
-R = TypeVar("R", Allocated, Done, Admitted, Comes)
+ControlRequest = AllocMem | FreeMem | Offer | FetchRequest | FetchEnded
+ControlReply = Allocated | Done | Admitted | FetchReply | Failed
+R = TypeVar("R", Allocated, Done, Admitted, FetchReply)
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -138,18 +138,18 @@ class Call(msgspec.Struct, frozen=True):
     id: Unsigned
     caller: Caller
     seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_SECONDS)]
-    ask: Ask
+    request: ControlRequest
 
 
-class Answer(msgspec.Struct, frozen=True):
+class CallReply(msgspec.Struct, frozen=True):
     id: Unsigned
-    reply: Reply
+    reply: ControlReply
 
 
 encode = msgspec.msgpack.Encoder().encode
-_asks = msgspec.msgpack.Decoder(Ask)
+_requests = msgspec.msgpack.Decoder(ControlRequest)
 _calls = msgspec.msgpack.Decoder(Call)
-_answers = msgspec.msgpack.Decoder(Answer)
+_replies = msgspec.msgpack.Decoder(CallReply)
 
 
 def decode_call(frame: bytes | memoryview) -> Call:
@@ -158,9 +158,9 @@ def decode_call(frame: bytes | memoryview) -> Call:
     return call
 
 
-def decode_answer(frame: bytes | memoryview) -> Answer:
+def decode_reply(frame: bytes | memoryview) -> CallReply:
     """Raises FrameError."""
-    answer: Answer = decode_bounded(_answers, frame)
+    answer: CallReply = decode_bounded(_replies, frame)
     return answer
 
 
@@ -174,17 +174,17 @@ def require_pin(seconds: float, published: bool) -> None:
         )
 
 
-def require_fit(ask: Ask, private: bytes = b"") -> None:
+def require_fit(request: ControlRequest, private: bytes = b"") -> None:
     """Raises ValueError for what the other side would not take: it answers no bad frame."""
-    frame = encode(ask)
+    frame = encode(request)
     if len(frame) > MAX_BYTES - 1024:
         raise ValueError(f"{len(frame)} bytes of tokens and blocks, a message has at most {MAX_BYTES}")
     if len(private) > MAX_COOKIE_BYTES:
         raise ValueError(f"{len(private)} bytes of cookie, at most {MAX_COOKIE_BYTES} are allowed")
     try:
-        _asks.decode(frame)
+        _requests.decode(frame)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{type(ask).__name__}: {error}") from None
+        raise ValueError(f"{type(request).__name__}: {error}") from None
 
 
 def pack(blocks: BlockNumbers) -> bytes:
@@ -198,7 +198,7 @@ def unpack(packed: bytes) -> BlockNumbers:
     return np.frombuffer(packed, dtype="<i4").astype(np.int32)
 
 
-def expect(reply: Reply, kind: type[R], instance: str) -> R:
+def expect(reply: ControlReply, kind: type[R], instance: str) -> R:
     """The reply, if it is of that kind. Raises the other side's error, or Refused."""
     if isinstance(reply, kind):
         return reply

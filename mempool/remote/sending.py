@@ -11,28 +11,27 @@ from mempool.errors import DeadlinePassed, MemPoolError, PeerDied, TransferError
 from mempool.local import LocalPool
 from mempool.membership.messages import InstanceInfo
 from mempool.remote import messages
-from mempool.remote.asked import settle
-from mempool.remote.control import Control
-from mempool.remote.messages import Admitted, Offer, Reply
+from mempool.remote.messages import Admitted, ControlReply, Offer
+from mempool.remote.requests import RequestQueue, settle
 from mempool.tiers.joined import JoinedStores
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from mempool.transfer.outgoing import OutgoingTransfer
 from mempool.transfer.sender import BlockSender
 
 
-class Flags(msgspec.Struct, frozen=True, kw_only=True):
+class TransferFlags(msgspec.Struct, frozen=True, kw_only=True):
     """How a transfer goes. `medium`: where to; `move`: the source is given up once all has arrived.
 
     `pin`: for so many seconds, an hour at most, the receiver keeps what it publishes.
     """
 
     medium: Medium = Medium.DRAM
-    mode: Mode = Mode.AGGREGATED
+    mode: TransferMode = TransferMode.AGGREGATED
     move: bool = False
     pin: float = 0.0
 
 
-class Landed(NamedTuple):
+class TransferResult(NamedTuple):
     """A transfer that the receiver has confirmed.
 
     `addresses`: of the blocks that were sent, there; the `present` blocks before them had been published
@@ -45,14 +44,14 @@ class Landed(NamedTuple):
 
 
 class _Outgoing:
-    """Ends once: with `Landed`, or with the first error."""
+    """Ends once: with `TransferResult`, or with the first error."""
 
     def __init__(
         self,
         peer: InstanceInfo,
         source: list[Addresses],
         target: Addresses | None,
-        flags: Flags,
+        flags: TransferFlags,
         private: bytes,
     ) -> None:
         self.peer = peer
@@ -60,19 +59,22 @@ class _Outgoing:
         self.flags = flags
         self.private = private
         self.medium = flags.medium if target is None else target.medium
-        self.result: Future[Landed] = Future()
-        self.landing: Landed | None = None
+        self.result: Future[TransferResult] = Future()
+        self.landing: TransferResult | None = None
         self.transfer: OutgoingTransfer | None = None
 
 
 class Sending:
-    def __init__(self, local: LocalPool, control: Control, sender: BlockSender) -> None:
+    """Runs the transfers of this instance. Its methods may be called from any thread."""
+
+    def __init__(self, local: LocalPool, requests: RequestQueue, sender: BlockSender) -> None:
         self._local = local
-        self._control = control
+        self._requests = requests
         self._sender = sender
         # One for all: the block channel keeps staging memory for each store that it sends from.
         self._store = JoinedStores(list(local.tiers.values()))
         self._running: dict[_Outgoing, float] = {}
+        self._closed_by: TransferError | None = None
 
     @property
     def outgoing(self) -> int:
@@ -84,12 +86,12 @@ class Sending:
         peer: InstanceInfo,
         source: list[Addresses],
         target: Addresses | None,
-        flags: Flags,
+        flags: TransferFlags,
         private: bytes,
         tokens: BlockNumbers | None,
         namespace: str,
         seconds: float,
-    ) -> Future[Landed]:
+    ) -> Future[TransferResult]:
         """As `MemPool.transfer`. Raises BadAddress, StaleAddress for blocks that are not this instance's,
         and ValueError for what no message carries.
         """
@@ -109,7 +111,10 @@ class Sending:
         with self._local.lock:
             self._local.pin(source)
         self._running[outgoing] = time.monotonic() + seconds
-        asked = self._control.ask(peer.control, offer, seconds)
+        if self._closed_by is not None:
+            self._give_up(outgoing, self._closed_by)
+            return outgoing.result
+        asked = self._requests.send(peer.control, offer, seconds)
         asked.add_done_callback(lambda reply: self._answered(outgoing, reply))
         return outgoing.result
 
@@ -127,10 +132,16 @@ class Sending:
                 self._give_up(outgoing, PeerDied(instance, "declared dead"))
 
     def close(self, error: TransferError) -> None:
+        """As `abort`, and ends what another thread begins from now on."""
+        self._closed_by = error
+        self.abort(error)
+
+    def abort(self, error: TransferError) -> None:
+        """Ends every transfer that runs now."""
         for outgoing in list(self._running):
             self._give_up(outgoing, error)
 
-    def _answered(self, outgoing: _Outgoing, reply: Future[Reply]) -> None:
+    def _answered(self, outgoing: _Outgoing, reply: Future[ControlReply]) -> None:
         """On the control thread."""
         try:
             self._begin(outgoing, messages.expect(reply.result(), Admitted, outgoing.peer.instance))
@@ -145,7 +156,7 @@ class Sending:
                 peer.instance, f"{admitted.present} and {len(blocks)} blocks admitted of {count} offered"
             )
         owner = Owner(peer.instance, admitted.incarnation, outgoing.medium)
-        outgoing.landing = Landed(Addresses(owner, blocks), admitted.present, outgoing.private)
+        outgoing.landing = TransferResult(Addresses(owner, blocks), admitted.present, outgoing.private)
         transfer = outgoing.transfer = self._sender.open(
             self._store,
             peer.data,

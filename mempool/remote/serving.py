@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from mempool.address import Addresses, BlockNumbers, Medium
+from mempool.address import Addresses, Medium
+from mempool.engine import EngineHbm, ReceivedBlocks
 from mempool.errors import BadAddress, MemPoolError, Refused
 from mempool.local import LocalPool
-from mempool.matched import Matched
+from mempool.matched import MatchResult
 from mempool.remote import messages
+from mempool.remote.fetching import Fetching
 from mempool.remote.messages import (
     Admitted,
     Allocated,
@@ -17,32 +19,14 @@ from mempool.remote.messages import (
     Caller,
     Done,
     Failed,
-    Fetch,
-    FetchEnds,
+    FetchEnded,
+    FetchRequest,
     FreeMem,
     Offer,
 )
 from mempool.tiers.tier import Tier, pages_of
 from mempool.transfer.receiver import BlockReceiver
 from mempool.wire import short
-
-if TYPE_CHECKING:
-    from mempool.remote.fetching import Fetching
-
-
-class Received(NamedTuple):
-    """What another instance's transfer brought. `published`: to this instance's index; active KV otherwise.
-
-    `private` is the sender's cookie; `tokens`, int32, and `namespace` are what it named for the blocks, which
-    are the last ones of the tokens.
-    """
-
-    instance: str
-    private: bytes
-    addresses: Addresses
-    published: bool
-    tokens: BlockNumbers | None
-    namespace: str
 
 
 class _Incoming(NamedTuple):
@@ -51,7 +35,7 @@ class _Incoming(NamedTuple):
     tier: Tier
     addresses: Addresses
     # Keeps the blocks before the offered ones published meanwhile.
-    head: Matched | None
+    head: MatchResult | None
     deadline: float
 
 
@@ -61,42 +45,41 @@ class Serving:
     published, or until it is dead. Those that it sent without tokens are too, where there is no
     `on_received`; otherwise they are that callback's from then on, which runs on the receiver's thread.
 
-    `on_hbm`: HBM is the engine's, who alone allocates and publishes there. What is sent there lands in DRAM;
-    the callback, on the receiver's thread, is given it, and has to free it.
+    `engine`: HBM is the engine's, which alone allocates and publishes there. Blocks sent there land in DRAM,
+    and go to its `on_received`.
     """
 
     def __init__(
         self,
         local: LocalPool,
         receiver: BlockReceiver,
-        on_received: Callable[[Received], None] | None,
-        on_hbm: Callable[[Received], None] | None = None,
+        fetching: Fetching,
+        *,
+        on_received: Callable[[ReceivedBlocks], None] | None = None,
+        engine: EngineHbm | None = None,
     ) -> None:
         self._local = local
         self._receiver = receiver
         self._on_received = on_received
-        self._on_hbm = on_hbm
-        # Needs those that need this object.
-        self.fetching: Fetching | None = None
+        self._engine = engine
+        self._fetching = fetching
         self._held: dict[Caller, dict[Medium, set[int]]] = {}
         self._incoming: dict[int, _Incoming] = {}
 
-    def answer(self, call: Call) -> messages.Reply:
+    def answer(self, call: Call) -> messages.ControlReply:
         """On the control thread. Never raises."""
         try:
-            if isinstance(call.ask, AllocMem):
-                return self._alloc(call.caller, call.ask)
-            if isinstance(call.ask, FreeMem):
-                return self._free(call.caller, call.ask)
-            if isinstance(call.ask, (Fetch, FetchEnds)):
-                if self.fetching is None:
-                    raise Refused(call.caller.instance, "not yet")
-                return self.fetching.answer(call, call.ask)
-            return self._admit(call, call.ask)
+            if isinstance(call.request, AllocMem):
+                return self._alloc(call.caller, call.request)
+            if isinstance(call.request, FreeMem):
+                return self._free(call.caller, call.request)
+            if isinstance(call.request, (FetchRequest, FetchEnded)):
+                return self._fetching.answer(call, call.request)
+            return self._admit(call, call.request)
         except (MemPoolError, ValueError) as error:
             return Failed(
                 kind=type(error).__name__ if isinstance(error, MemPoolError) else Refused.__name__,
-                medium=getattr(call.ask, "medium", Medium.DRAM),
+                medium=getattr(call.request, "medium", Medium.DRAM),
                 incarnation=self._local.incarnation,
                 cause=short(getattr(error, "cause", str(error))),
             )
@@ -119,7 +102,7 @@ class Serving:
                     owner = self._local.tier(medium).owner
                     self._local.free_mem(Addresses(owner, sorted(blocks)))
 
-    def close(self) -> None:
+    def release_all(self) -> None:
         """Nothing that is under way lands any more, and nothing is held."""
         self._withdraw(list(self._incoming))
         with self._local.lock:
@@ -134,17 +117,17 @@ class Serving:
         """Transfers that were admitted and have not ended."""
         return len(self._incoming)
 
-    def _alloc(self, caller: Caller, ask: AllocMem) -> Allocated:
-        addresses = self._local.alloc_mem(ask.count, ask.medium)
+    def _alloc(self, caller: Caller, request: AllocMem) -> Allocated:
+        addresses = self._local.alloc_mem(request.count, request.medium)
         with self._local.lock:
             # The numbers of an incarnation that is no more name others' blocks.
-            self._local.tier(ask.medium).books.require_active(addresses)
+            self._local.tier(request.medium).allocator.require_active(addresses)
             self._hold(caller, addresses)
         return Allocated(addresses.owner.incarnation, messages.pack(addresses.blocks))
 
-    def _free(self, caller: Caller, ask: FreeMem) -> Done:
+    def _free(self, caller: Caller, request: FreeMem) -> Done:
         with self._local.lock:
-            addresses = self._held_for(caller, ask.medium, ask.incarnation, ask.blocks)
+            addresses = self._held_for(caller, request.medium, request.incarnation, request.blocks)
             self._local.free_mem(addresses)
             self._let_go(caller, addresses)
         return Done()
@@ -168,14 +151,14 @@ class Serving:
         return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, present)
 
     def _is_for_engine(self, offer: Offer) -> bool:
-        return self._on_hbm is not None and offer.medium is Medium.HBM and offer.blocks is None
+        return self._engine is not None and offer.medium is Medium.HBM and offer.blocks is None
 
     def _expect(
-        self, call: Call, offer: Offer, tier: Tier, addresses: Addresses, head: Matched | None
+        self, call: Call, offer: Offer, tier: Tier, addresses: Addresses, head: MatchResult | None
     ) -> int:
         """The ticket of a transfer into these blocks."""
         with self._local.lock:
-            tier.books.pin(addresses)
+            tier.allocator.pin(addresses)
         ticket = self._receiver.expect(
             tier.store,
             pages_of(addresses),
@@ -186,7 +169,7 @@ class Serving:
         self._incoming[ticket] = _Incoming(call.caller, offer, tier, addresses, head, deadline)
         return ticket
 
-    def _head(self, call: Call, offer: Offer) -> tuple[Matched | None, int]:
+    def _head(self, call: Call, offer: Offer) -> tuple[MatchResult | None, int]:
         """What is published already of the tokens, and how many of the offered blocks that covers."""
         if offer.tokens is None:
             return None, 0
@@ -216,7 +199,7 @@ class Serving:
     def _held_for(self, caller: Caller, medium: Medium, incarnation: int, packed: bytes) -> Addresses:
         tier = self._local.tier(medium)
         addresses = Addresses(tier.owner._replace(incarnation=incarnation), messages.unpack(packed))
-        tier.books.require_active(addresses)
+        tier.allocator.require_active(addresses)
         if not self._held.get(caller, {}).get(medium, set()).issuperset(addresses.blocks.tolist()):
             raise BadAddress(tier.owner, f"these blocks are not held for {caller.instance}")
         return addresses
@@ -227,7 +210,7 @@ class Serving:
             incoming = self._incoming.pop(ticket, None)
             if incoming is None:
                 raise Refused("the sender", "the transfer was given up")
-            incoming.tier.books.unpin(incoming.addresses)
+            incoming.tier.allocator.unpin(incoming.addresses)
             try:
                 self._settle(incoming)
             except (MemPoolError, ValueError):
@@ -236,19 +219,22 @@ class Serving:
             finally:
                 if incoming.head is not None:
                     incoming.head.release()
-        for_engine = self._is_for_engine(incoming.offer)
-        received = self._received(incoming, private, for_engine)
-        if received.published and self.fetching is not None and self.fetching.received(received):
-            return
-        callback = self._on_hbm if for_engine else self._on_received
-        if callback is not None:
-            callback(received)
+        self._hand_over(incoming, private)
 
-    def _received(self, incoming: _Incoming, private: bytes, for_engine: bool) -> Received:
+    def _hand_over(self, incoming: _Incoming, private: bytes) -> None:
+        received = self._received(incoming, private)
+        if received.published and self._fetching.received(received):
+            return
+        if self._engine is not None and self._is_for_engine(incoming.offer):
+            self._engine.on_received(received)
+        elif self._on_received is not None:
+            self._on_received(received)
+
+    def _received(self, incoming: _Incoming, private: bytes) -> ReceivedBlocks:
         offer = incoming.offer
         tokens = None if offer.tokens is None else messages.unpack(offer.tokens)
-        published = tokens is not None and not for_engine
-        return Received(
+        published = tokens is not None and not self._is_for_engine(offer)
+        return ReceivedBlocks(
             incoming.caller.instance, private, incoming.addresses, published, tokens, offer.namespace
         )
 
@@ -270,7 +256,7 @@ class Serving:
             incoming = self._incoming.pop(ticket, None)
             if incoming is None:
                 return
-            incoming.tier.books.unpin(incoming.addresses)
+            incoming.tier.allocator.unpin(incoming.addresses)
             self._give_back(incoming)
             if incoming.head is not None:
                 incoming.head.release()

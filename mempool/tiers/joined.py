@@ -15,7 +15,7 @@ class JoinedStores:
 
     def __init__(self, tiers: Sequence[Tier]) -> None:
         self._stores = [tier.store for tier in tiers]
-        sizes = [tier.books.total for tier in tiers]
+        sizes = [tier.allocator.total for tier in tiers]
         self._starts = np.cumsum([0, *sizes])
         self._first = {tier.medium: int(start) for tier, start in zip(tiers, self._starts, strict=False)}
         self.layout = tiers[0].store.layout

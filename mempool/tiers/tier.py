@@ -17,7 +17,7 @@ _STAGING_BYTES = 16 << 20
 
 
 class Tier(NamedTuple):
-    books: BlockAllocator
+    allocator: BlockAllocator
     store: BlockStore
 
     @classmethod
@@ -27,11 +27,11 @@ class Tier(NamedTuple):
 
     @property
     def owner(self) -> Owner:
-        return self.books.owner
+        return self.allocator.owner
 
     @property
     def medium(self) -> Medium:
-        return self.books.owner.medium
+        return self.allocator.owner.medium
 
 
 def device_buffers(layout: BlockLayout, size: str | int, device: torch.device | str = "cpu") -> PagedBuffers:

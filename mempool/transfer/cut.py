@@ -9,7 +9,7 @@ import torch
 from mempool.layout import BlockLayout
 
 
-class Mode(StrEnum):
+class TransferMode(StrEnum):
     """AGGREGATED: whole blocks. BY_LAYER: one plane of many blocks a message, layer by layer. BY_REQUEST:
     one plane of one block a message, which is the paper's baseline, to be measured and not to be used.
     """
@@ -31,12 +31,12 @@ class Piece(NamedTuple):
     again: bool = False
 
 
-def cut(piece: Piece, layout: BlockLayout, mode: Mode, piece_bytes: int) -> Iterator[Piece]:
+def cut(piece: Piece, layout: BlockLayout, mode: TransferMode, piece_bytes: int) -> Iterator[Piece]:
     """Pieces of at most `piece_bytes`; a plane of a block is never cut."""
-    if mode == Mode.BY_LAYER:
+    if mode == TransferMode.BY_LAYER:
         for planes in _by_layer(layout, piece.planes):
             yield from _rows(piece, planes, max(1, piece_bytes // layout.row_bytes(planes)))
-    elif mode == Mode.BY_REQUEST:
+    elif mode == TransferMode.BY_REQUEST:
         for block in _rows(piece, piece.planes, 1):
             yield from (block._replace(planes=range(plane, plane + 1)) for plane in piece.planes)
     elif layout.row_bytes(piece.planes) <= piece_bytes:

@@ -10,7 +10,7 @@ from mempool.transports.vector import Vector
 _NOWHERE_BYTES = 64 * 1024
 
 
-class Nowhere:
+class DiscardSink:
     """Takes what is not wanted: `size` bytes, because of `error`."""
 
     def __init__(self, size: int, error: MemPoolError) -> None:
@@ -24,7 +24,7 @@ class Nowhere:
         return count
 
 
-class Landing:
+class BlockSink:
     """Memory of a transfer, for as long as that is `alive`; looked at, and written to, under `lock`."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Landing:
         with self._lock:
             if self._alive():
                 return self._vector.fill(read)
-        gone = Nowhere(self._vector.left, MemPoolError("withdrawn"))
+        gone = DiscardSink(self._vector.left, MemPoolError("withdrawn"))
         count = gone.fill(read)
         self._vector.advance(count)
         return count

@@ -8,13 +8,13 @@ import torch
 
 from mempool.errors import MemPoolError, TransferError
 from mempool.store import BlockSource
-from mempool.transfer.cut import Mode, Piece
+from mempool.transfer.cut import Piece, TransferMode
 from mempool.wire import short
 
 logger = logging.getLogger(__name__)
 
 
-class Open(NamedTuple):
+class OpenTransfer(NamedTuple):
     """Connects, where that is not done, and tells the receiver where the transfer will come from."""
 
 
@@ -32,11 +32,11 @@ class SendFail(NamedTuple):
     reason: str
 
 
-Work = Open | SendBlocks | SendFinish | SendFail
+SendTask = OpenTransfer | SendBlocks | SendFinish | SendFail
 
 
 class Submit(Protocol):
-    def __call__(self, transfer: "OutgoingTransfer", work: Work) -> None: ...
+    def __call__(self, transfer: "OutgoingTransfer", work: SendTask) -> None: ...
 
 
 class OutgoingTransfer:
@@ -54,7 +54,7 @@ class OutgoingTransfer:
         endpoint: str,
         ticket: int,
         on_end: Callable[[TransferError | None], None],
-        mode: Mode,
+        mode: TransferMode,
     ) -> None:
         self.store = store
         self.endpoint = endpoint
@@ -63,7 +63,7 @@ class OutgoingTransfer:
         self.ended = False
         self._submit = submit
         self._on_end = on_end
-        submit(self, Open())
+        submit(self, OpenTransfer())
 
     def send(
         self,

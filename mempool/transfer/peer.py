@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from mempool import wire
 from mempool.errors import FrameError, PeerDied, Refused, TransferError
-from mempool.sockets import Limits
+from mempool.sockets import SocketLimits
 from mempool.store import BlockSource
 from mempool.transfer.checksum import ChecksumMismatch, digest
 from mempool.transfer.cut import Piece
-from mempool.transfer.outgoing import Open, OutgoingTransfer, SendFail, SendFinish, Work
+from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendFinish, SendTask
 from mempool.transfer.send_queues import Lane, Message, SendQueues
 from mempool.transfer.staging import StagingRing
-from mempool.transports.base import Buffer, Connection
+from mempool.transports.base import Buffer, TransportConnection
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,11 @@ class PeerSettings:
     piece_bytes: int
     window_bytes: int
     checksum: bool
-    limits: Limits
+    limits: SocketLimits
 
 
 @dataclass
-class Sent:
+class SentCounters:
     bytes: int = 0
     messages: int = 0
 
@@ -50,7 +50,9 @@ class Peer:
     of the connection, and FrameError where the receiver breaks the protocol. What is sent counts in `sent`.
     """
 
-    def __init__(self, connection: Connection, endpoint: str, settings: PeerSettings, sent: Sent) -> None:
+    def __init__(
+        self, connection: TransportConnection, endpoint: str, settings: PeerSettings, sent: SentCounters
+    ) -> None:
         self.endpoint = endpoint
         self.connection = connection
         self._settings = settings
@@ -79,8 +81,8 @@ class Peer:
         """Whether there has ever been a receiver at the endpoint."""
         return self.connection.opened
 
-    def put(self, transfer: OutgoingTransfer, work: Work) -> None:
-        if isinstance(work, Open):
+    def put(self, transfer: OutgoingTransfer, work: SendTask) -> None:
+        if isinstance(work, OpenTransfer):
             self._open.add(transfer)
         elif isinstance(work, SendFail):
             self._open.discard(transfer)
@@ -102,7 +104,7 @@ class Peer:
         if self.connection.opened and not self._greeted:
             self._greeted = True
             self._heard = time.monotonic()
-            self._send([wire.encode(wire.Hello(wire.VERSION))])
+            self._send([wire.encode(wire.ChannelHello(wire.VERSION))])
 
     def _require_signs(self) -> None:
         """Raises PeerDied where the receiver has been silent for too long."""
@@ -183,7 +185,7 @@ class Peer:
             return self._send_piece(lane, head)
         transfer = lane.transfer
         message: wire.Begin | wire.Finish | wire.Fail
-        if isinstance(head, Open):
+        if isinstance(head, OpenTransfer):
             message = wire.Begin(transfer.ticket, self._seq)
         elif isinstance(head, SendFinish):
             message = wire.Finish(transfer.ticket, self._seq, *head)

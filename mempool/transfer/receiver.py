@@ -12,12 +12,12 @@ import zmq
 
 from mempool import wire
 from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
-from mempool.sockets import Limits, Wakeup, milliseconds
+from mempool.sockets import SocketLimits, Wakeup, milliseconds
 from mempool.store import BlockStore, require_sendable
 from mempool.transfer.checksum import ChecksumMismatch
 from mempool.transfer.incoming import IncomingTransfer
-from mempool.transfer.landing import Landing, Nowhere
-from mempool.transports.base import Buffer, Gone, Place, Received
+from mempool.transfer.landing import BlockSink, DiscardSink
+from mempool.transports.base import Buffer, Disconnected, IncomingMessage, PayloadSink
 from mempool.transports.registry import Transports
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,11 @@ class BlockReceiver:
         url: str,
         *,
         window_bytes: int = 8 << 20,
-        limits: Limits | None = None,
+        limits: SocketLimits | None = None,
         transports: Transports | None = None,
     ) -> None:
         self._listener = (transports or Transports()).listen(
-            url, limits or Limits(), wire.MAX_PIECE_BYTES, self._place
+            url, limits or SocketLimits(), wire.MAX_PIECE_BYTES, self._place
         )
         self.endpoint = self._listener.endpoint
         self.bytes_received = 0
@@ -122,8 +122,8 @@ class BlockReceiver:
                     # This thread serves everyone.
                     logger.exception("a message to the block channel")
 
-    def _take(self, received: Received | Gone) -> None:
-        if isinstance(received, Gone):
+    def _take(self, received: IncomingMessage | Disconnected) -> None:
+        if isinstance(received, Disconnected):
             self.bad_frames += bool(received.fault)
             self._hang_up(received.source, PeerDied(_SENDER, received.fault or "connection closed"))
             return
@@ -136,7 +136,7 @@ class BlockReceiver:
             self._hang_up(received.source, Refused(_SENDER, f"bad frame: {error}"))
         self._listener.send(received.source, wire.encode(answer))
 
-    def _place(self, source: bytes, header: Buffer, size: int) -> Place:
+    def _place(self, source: bytes, header: Buffer, size: int) -> PayloadSink:
         """What is wrong with the message is said when it is whole."""
         try:
             message = wire.decode_to_receiver(header)
@@ -146,11 +146,11 @@ class BlockReceiver:
                 expected = self._claimed(message, source)
                 memory = expected.place(message, size, partial(self._staging_of, source))
         except MemPoolError as error:
-            return Nowhere(size, error)
+            return DiscardSink(size, error)
         except Exception as error:
             logger.exception("placing blocks")
-            return Nowhere(size, MemPoolError(str(error)))
-        return Landing(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
+            return DiscardSink(size, MemPoolError(str(error)))
+        return BlockSink(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
 
     def _staging_of(self, source: bytes, store: BlockStore, size: int) -> torch.Tensor:
         """Kept for as long as the connection: made anew for each transfer, it leaves holes in the heap."""
@@ -159,23 +159,23 @@ class BlockReceiver:
             kept = self._staging[source][store] = store.host_bytes(max(size, _STAGING_BYTES))
         return kept
 
-    def _answer(self, received: Received) -> wire.ToSender:
+    def _answer(self, received: IncomingMessage) -> wire.ToSender:
         source, frames, place = received
-        if isinstance(place, Nowhere) and isinstance(place.error, FrameError):
+        if isinstance(place, DiscardSink) and isinstance(place.error, FrameError):
             raise place.error
         if not 1 <= len(frames) <= 1 + wire.MAX_PAYLOAD_FRAMES:
             raise FrameError(f"a message of {len(frames)} frames")
         message = wire.decode_to_receiver(frames[0])
         if len(frames) > 1 and not isinstance(message, wire.Blocks):
             raise FrameError(f"{len(frames)} frames where one was expected")
-        if isinstance(message, wire.Hello):
+        if isinstance(message, wire.ChannelHello):
             return self._welcome(source, message)
         if source not in self._welcomed:
             raise FrameError("the connection did not begin with a hello")
         with self._lock:
             return self._apply(source, message, [memoryview(frame) for frame in frames[1:]], place)
 
-    def _welcome(self, source: bytes, hello: wire.Hello) -> wire.Welcome | wire.Bye:
+    def _welcome(self, source: bytes, hello: wire.ChannelHello) -> wire.Welcome | wire.Bye:
         if hello.version != wire.VERSION:
             logger.warning("refusing a sender: %s", wire.other_version(hello.version))
             return wire.Bye(wire.other_version(hello.version))
@@ -187,7 +187,7 @@ class BlockReceiver:
         source: bytes,
         message: wire.Begin | wire.Blocks | wire.Finish | wire.Fail,
         payload: list[memoryview],
-        place: Place | None,
+        place: PayloadSink | None,
     ) -> wire.Ack | wire.Refuse:
         ticket, seq = message.ticket, message.seq
         try:
@@ -226,14 +226,14 @@ class BlockReceiver:
         expected: IncomingTransfer,
         message: wire.Blocks | wire.Finish,
         payload: list[memoryview],
-        place: Place | None,
+        place: PayloadSink | None,
     ) -> None:
         if isinstance(message, wire.Finish):
             expected.finish(message)
             self._forget(message.ticket)
-        elif isinstance(place, Landing):
+        elif isinstance(place, BlockSink):
             self.bytes_received += expected.land(message, place.memory, placed=True)
-        elif isinstance(place, Nowhere):
+        elif isinstance(place, DiscardSink):
             raise place.error
         else:
             self.bytes_received += expected.land(message, payload)

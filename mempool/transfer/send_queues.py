@@ -5,9 +5,16 @@ from collections import deque
 from collections.abc import Iterator
 
 from mempool.transfer.cut import Piece, cut
-from mempool.transfer.outgoing import Open, OutgoingTransfer, SendBlocks, SendFail, SendFinish, Work
+from mempool.transfer.outgoing import (
+    OpenTransfer,
+    OutgoingTransfer,
+    SendBlocks,
+    SendFail,
+    SendFinish,
+    SendTask,
+)
 
-Message = Open | Piece | SendFinish | SendFail
+Message = OpenTransfer | Piece | SendFinish | SendFail
 
 _ASK_AGAIN_SECONDS = 0.001
 
@@ -19,7 +26,7 @@ class Lane:
         self.transfer = transfer
         self.waits_for_pages = False
         self._piece_bytes = piece_bytes
-        self._work: deque[Work] = deque()
+        self._work: deque[SendTask] = deque()
         self._pieces: Iterator[Piece] = iter(())
         self._piece: Piece | None = None
         self._ask_again = 0.0
@@ -38,7 +45,7 @@ class Lane:
     def has_blocks_next(self) -> bool:
         return self._piece is not None or (bool(self._work) and isinstance(self._work[0], SendBlocks))
 
-    def put(self, work: Work) -> None:
+    def put(self, work: SendTask) -> None:
         self._work.append(work)
 
     def head(self) -> Message | None:
@@ -84,7 +91,7 @@ class SendQueues:
     def wait_for_pages(self) -> bool:
         return any(lane.waits_for_pages for lane in self._lanes.values())
 
-    def put(self, transfer: OutgoingTransfer, work: Work) -> None:
+    def put(self, transfer: OutgoingTransfer, work: SendTask) -> None:
         if isinstance(work, SendFail):
             # Nothing else of it is to be sent any more, and the receiver is to know at once.
             lane = Lane(transfer, self._piece_bytes)

@@ -10,11 +10,11 @@ from typing import TypeVar
 import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied, TransferError
-from mempool.sockets import Limits, Wakeup, milliseconds
+from mempool.sockets import SocketLimits, Wakeup, milliseconds
 from mempool.store import BlockSource, require_sendable
-from mempool.transfer.cut import Mode
-from mempool.transfer.outgoing import Open, OutgoingTransfer, SendFail, Work
-from mempool.transfer.peer import Peer, PeerSettings, Sent
+from mempool.transfer.cut import TransferMode
+from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendTask
+from mempool.transfer.peer import Peer, PeerSettings, SentCounters
 from mempool.transports.base import Pollable
 from mempool.transports.registry import Transports
 from mempool.wire import MAX_PIECE_BYTES
@@ -42,15 +42,15 @@ class BlockSender:
         piece_bytes: int = 2 << 20,
         window_bytes: int = 8 << 20,
         checksum: bool = False,
-        limits: Limits | None = None,
+        limits: SocketLimits | None = None,
         transports: Transports | None = None,
     ) -> None:
-        self._limits = limits or Limits()
+        self._limits = limits or SocketLimits()
         self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, checksum, self._limits)
         self._transports = transports or Transports()
-        self._inbox: deque[tuple[OutgoingTransfer, Work]] = deque()
+        self._inbox: deque[tuple[OutgoingTransfer, SendTask]] = deque()
         self._peers: dict[str, Peer] = {}
-        self._sent = Sent()
+        self._sent = SentCounters()
         self.bad_frames = 0
         self._wakeup = Wakeup()
         self._stopping = False
@@ -66,7 +66,7 @@ class BlockSender:
         ticket: int,
         on_end: Callable[[TransferError | None], None],
         *,
-        mode: Mode = Mode.AGGREGATED,
+        mode: TransferMode = TransferMode.AGGREGATED,
     ) -> OutgoingTransfer:
         """Starts a transfer of blocks of `store` to the receiver at `endpoint`, which named it `ticket`.
 
@@ -90,7 +90,7 @@ class BlockSender:
         self._thread.join()
         self._wakeup.close()
 
-    def _submit(self, transfer: OutgoingTransfer, work: Work) -> None:
+    def _submit(self, transfer: OutgoingTransfer, work: SendTask) -> None:
         self._inbox.append((transfer, work))
         self._wakeup.set()
 
@@ -105,8 +105,8 @@ class BlockSender:
         for peer in self._peers.values():
             peer.close()
 
-    def _accept(self, transfer: OutgoingTransfer, work: Work) -> None:
-        if isinstance(work, Open):
+    def _accept(self, transfer: OutgoingTransfer, work: SendTask) -> None:
+        if isinstance(work, OpenTransfer):
             try:
                 self._peer(transfer.endpoint).put(transfer, work)
             except (MemPoolError, OSError) as error:

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import zmq
 
-from mempool.sockets import Limits
+from mempool.sockets import SocketLimits
 
 # A socket of ZeroMQ or a file descriptor.
 Pollable = zmq.Socket[bytes] | int
@@ -14,7 +14,7 @@ Buffer = bytes | memoryview
 Read = Callable[[Sequence[memoryview]], int]
 
 
-class Place(Protocol):
+class PayloadSink(Protocol):
     """Where a message's payload goes while it is read, for transports that can read it there."""
 
     def fill(self, read: Read) -> int:
@@ -24,10 +24,10 @@ class Place(Protocol):
 
 
 # The place for so many bytes of payload, after the header of a message from a source. It must not raise.
-Placing = Callable[[bytes, Buffer, int], Place]
+ChooseSink = Callable[[bytes, Buffer, int], PayloadSink]
 
 
-class Received(NamedTuple):
+class IncomingMessage(NamedTuple):
     """`source` names the connection for as long as the listener lives.
 
     `frames`: header, and payload in any number of frames; the header alone where the payload is in `place`.
@@ -35,23 +35,23 @@ class Received(NamedTuple):
 
     source: bytes
     frames: Sequence[Buffer]
-    place: Place | None = None
+    place: PayloadSink | None = None
 
 
-class Gone(NamedTuple):
+class Disconnected(NamedTuple):
     """The connection `source`, of which something was received, has ended; `fault`: what it did wrong."""
 
     source: bytes
     fault: str = ""
 
 
-class Listener(Protocol):
+class TransportListener(Protocol):
     endpoint: str
 
     @property
     def pollables(self) -> Sequence[Pollable]: ...
 
-    def receive(self) -> Received | Gone | None:
+    def receive(self) -> IncomingMessage | Disconnected | None:
         """The next, or None where there is none now. Connections take turns."""
 
     def send(self, source: bytes, frame: bytes) -> None:
@@ -63,7 +63,7 @@ class Listener(Protocol):
     def close(self) -> None: ...
 
 
-class Connection(Protocol):
+class TransportConnection(Protocol):
     @property
     def pollables(self) -> Sequence[Pollable]: ...
 
@@ -85,9 +85,9 @@ class Connection(Protocol):
 
 class Transport(Protocol):
     def listen(
-        self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None = None
-    ) -> Listener:
+        self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
+    ) -> TransportListener:
         """A larger frame ends its connection. A transport may do without `place`. Raises MemPoolError."""
 
-    def connect(self, endpoint: str, limits: Limits) -> Connection:
+    def connect(self, endpoint: str, limits: SocketLimits) -> TransportConnection:
         """Raises MemPoolError for an endpoint that is none; one where nobody listens is a dead peer."""

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from mempool.errors import MemPoolError, PeerDied
-from mempool.sockets import Limits, Wakeup
-from mempool.transports.base import Buffer, Gone, Placing, Received
+from mempool.sockets import SocketLimits, Wakeup
+from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage
 
 _QUEUE_MESSAGES = 1024
 
@@ -20,7 +20,7 @@ class InProcess:
         self._listeners: dict[str, InProcessListener] = {}
 
     def listen(
-        self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None = None
+        self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
     ) -> "InProcessListener":
         with self._lock:
             if url in self._listeners or url == "inproc://":
@@ -28,7 +28,7 @@ class InProcess:
             self._listeners[url] = InProcessListener(url, max_frame_bytes, self._forget)
             return self._listeners[url]
 
-    def connect(self, endpoint: str, limits: Limits) -> "InProcessConnection":
+    def connect(self, endpoint: str, limits: SocketLimits) -> "InProcessConnection":
         with self._lock:
             return InProcessConnection(endpoint, self._listeners.get(endpoint))
 
@@ -45,7 +45,7 @@ class InProcessListener:
         self.connections: dict[bytes, InProcessConnection] = {}
         self._forget = forget
         self._numbers = itertools.count()
-        self._inbox: deque[Received | Gone] = deque()
+        self._inbox: deque[IncomingMessage | Disconnected] = deque()
         self._wakeup = Wakeup()
 
     @property
@@ -58,14 +58,14 @@ class InProcessListener:
             self.connections[source] = connection
             return source
 
-    def deliver(self, item: Received | Gone) -> bool:
-        if len(self._inbox) >= _QUEUE_MESSAGES and isinstance(item, Received):
+    def deliver(self, item: IncomingMessage | Disconnected) -> bool:
+        if len(self._inbox) >= _QUEUE_MESSAGES and isinstance(item, IncomingMessage):
             return False
         self._inbox.append(item)
         self._wakeup.set()
         return True
 
-    def receive(self) -> Received | Gone | None:
+    def receive(self) -> IncomingMessage | Disconnected | None:
         if not self._inbox:
             self._wakeup.clear()
         return self._inbox.popleft() if self._inbox else None
@@ -132,7 +132,7 @@ class InProcessConnection:
         if any(memoryview(frame).nbytes > self._listener.max_frame_bytes for frame in frames):
             self.lose("connection closed")
             return True
-        return self._listener.deliver(Received(self._source, frames))
+        return self._listener.deliver(IncomingMessage(self._source, frames))
 
     def tend(self) -> None:
         """Nothing is due: one process dies as a whole."""
@@ -142,5 +142,5 @@ class InProcessConnection:
             with self._listener.lock:
                 known = self._listener.connections.pop(self._source, None)
             if known is not None:
-                self._listener.deliver(Gone(self._source))
+                self._listener.deliver(Disconnected(self._source))
         self._wakeup.close()

@@ -1,8 +1,8 @@
 """Which transport serves which scheme."""
 
 from mempool.errors import MemPoolError
-from mempool.sockets import Limits
-from mempool.transports.base import Connection, Listener, Placing, Transport
+from mempool.sockets import SocketLimits
+from mempool.transports.base import ChooseSink, Transport, TransportConnection, TransportListener
 from mempool.transports.inproc import InProcess
 from mempool.transports.stream import Stream
 from mempool.transports.zeromq import ZeroMQ
@@ -30,12 +30,12 @@ class Transports:
         self._by_scheme[scheme] = transport
 
     def listen(
-        self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None = None
-    ) -> Listener:
+        self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
+    ) -> TransportListener:
         """The listener's `endpoint` is what to connect to. Raises MemPoolError."""
         return self._transport(url).listen(url, limits, max_frame_bytes, place)
 
-    def connect(self, endpoint: str, limits: Limits) -> Connection:
+    def connect(self, endpoint: str, limits: SocketLimits) -> TransportConnection:
         """Raises MemPoolError."""
         return self._transport(endpoint).connect(endpoint, limits)
 

@@ -8,8 +8,8 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from mempool.errors import MemPoolError, PeerDied
-from mempool.sockets import Limits, bound, new_context
-from mempool.transports.base import Buffer, Gone, Placing, Received
+from mempool.sockets import SocketLimits, bound, new_context
+from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage
 from mempool.wire import MAX_HEADER_BYTES
 
 _LOST = (
@@ -33,11 +33,11 @@ class ZeroMQ:
         self._users = 0
 
     def listen(
-        self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None = None
+        self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
     ) -> "ZeroMQListener":
         if url.startswith("ipc://") and not url.startswith("ipc:///"):
             raise MemPoolError(f"cannot listen at {url!r}: ipc:// needs an absolute path")
-        ends = _Ends(self, zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        ends = _MonitoredSocket(self, zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         try:
             bound(ends.socket, url, limits)
             ends.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
@@ -47,9 +47,9 @@ class ZeroMQ:
             raise MemPoolError(f"cannot listen at {url!r}: {error}") from error
         return ZeroMQListener(ends, url)
 
-    def connect(self, endpoint: str, limits: Limits) -> "ZeroMQConnection":
+    def connect(self, endpoint: str, limits: SocketLimits) -> "ZeroMQConnection":
         """It never reconnects: a peer that comes back is a new peer with a new endpoint."""
-        ends = _Ends(self, zmq.DEALER, zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
+        ends = _MonitoredSocket(self, zmq.DEALER, zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
         try:
             bound(ends.socket, endpoint, limits)
             ends.socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -76,7 +76,7 @@ class ZeroMQ:
                 self._context = None
 
 
-class _Ends:
+class _MonitoredSocket:
     """A socket and its monitor, which is there before the first event can happen."""
 
     def __init__(self, owner: ZeroMQ, kind: int, events: int) -> None:
@@ -92,7 +92,7 @@ class _Ends:
 
 
 class ZeroMQListener:
-    def __init__(self, ends: _Ends, url: str) -> None:
+    def __init__(self, ends: _MonitoredSocket, url: str) -> None:
         self._ends = ends
         self.endpoint = url
         if url.startswith("tcp://"):
@@ -101,14 +101,14 @@ class ZeroMQListener:
         self._live: set[int] = set()
         self._known: set[bytes] = set()
         self._sources: dict[int, bytes] = {}
-        self._gone: deque[Gone] = deque()
+        self._gone: deque[Disconnected] = deque()
         self._patience = _MESSAGES_BEFORE_GONE
 
     @property
     def pollables(self) -> Sequence[Socket]:
         return (self._ends.socket, self._ends.monitor)
 
-    def receive(self) -> Received | Gone | None:
+    def receive(self) -> IncomingMessage | Disconnected | None:
         try:
             if not self._patience:
                 raise zmq.Again
@@ -120,7 +120,7 @@ class ZeroMQListener:
         self._patience -= 1
         if source.bytes not in self._known:
             self._meet(source)
-        return Received(source.bytes, [frame.buffer for frame in frames])
+        return IncomingMessage(source.bytes, [frame.buffer for frame in frames])
 
     def send(self, source: bytes, frame: bytes) -> None:
         try:
@@ -144,7 +144,7 @@ class ZeroMQListener:
             self._live.discard(descriptor)
             source = self._sources.pop(descriptor, None)
             if source is not None:
-                self._gone.append(Gone(source))
+                self._gone.append(Disconnected(source))
 
     def _meet(self, source: zmq.Frame) -> None:
         # What happened to an earlier connection of this descriptor comes before this one's messages.
@@ -154,16 +154,16 @@ class ZeroMQListener:
         if descriptor in self._live:
             self._sources[descriptor] = source.bytes
         else:
-            self._gone.append(Gone(source.bytes))
+            self._gone.append(Disconnected(source.bytes))
 
-    def _next_gone(self) -> Gone:
+    def _next_gone(self) -> Disconnected:
         gone = self._gone.popleft()
         self._known.discard(gone.source)
         return gone
 
 
 class ZeroMQConnection:
-    def __init__(self, ends: _Ends, endpoint: str) -> None:
+    def __init__(self, ends: _MonitoredSocket, endpoint: str) -> None:
         self._ends = ends
         self._endpoint = endpoint
         self._lost: str | None = None

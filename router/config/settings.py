@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from router.cost.profile import ProfileError, load_profile
-from router.cost.speeds import AUTO
-from router.policies import ALIASES, POLICIES
+from router.config.names import AUTO_PROFILE, POLICY_ALIASES, POLICY_NAMES
 
 LOG_LEVELS = ("debug", "info", "warning", "warn", "error", "critical")
 TREE_UPDATES = ("events", "response")
 _SHARES = ("retry_jitter_factor",)
-_POLICY_NAMES = (*POLICIES, *ALIASES)
+_POLICY_NAMES = (*POLICY_NAMES, *POLICY_ALIASES)
 
 
 class ConfigError(ValueError):
@@ -50,7 +47,7 @@ class RouterConfig:
 
     Without instances it waits for some to be added. `without_effect`: flags of sglang_router's that were
     given and mean nothing here. Raises ConfigError for prefill without decode or the reverse, a malformed or
-    repeated URL, a number out of range, and a profile that cannot be read.
+    repeated URL, and a number out of range. A profile is read when the router starts.
     """
 
     prefill: tuple[PrefillUrl, ...] = ()
@@ -64,7 +61,8 @@ class RouterConfig:
     prefill_policy: str = _setting("", "how who prefills is chosen, if otherwise", choices=_POLICY_NAMES)
     decode_policy: str = _setting("", "how who decodes is chosen, if otherwise", choices=_POLICY_NAMES)
     profile: str = _setting(
-        AUTO, "of memserve calibrate, to price by: a file; auto: a built-in one of the instances' device"
+        AUTO_PROFILE,
+        "of memserve calibrate, to price by: a file; auto: a built-in one of the instances' device",
     )
     tree_update: str = _setting(
         "events",
@@ -139,7 +137,6 @@ class RouterConfig:
             check_url(url)
         self._check_unique()
         self._check_numbers()
-        self._check_profile()
         for name in ("api_key", "worker_api_key"):
             _check_key(name, getattr(self, name))
 
@@ -169,13 +166,6 @@ class RouterConfig:
             if url in seen:
                 raise ConfigError(f"{url} is given twice: an instance has one role and one entry")
             seen.add(url)
-
-    def _check_profile(self) -> None:
-        if self.profile != AUTO:
-            try:
-                load_profile(Path(self.profile))
-            except ProfileError as error:
-                raise ConfigError(f"--profile {error}") from error
 
     def _check_numbers(self) -> None:
         check_port("--port", self.port)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
+from router.config.names import AUTO_PROFILE
 from router.cost.profile import Profile, load_profile
 from router.cost.shape import ModelShape, ShapeError
 from router.cost.speed import Speed
@@ -21,7 +22,6 @@ from router.prompt.tokenizer import model_file
 
 logger = logging.getLogger(__name__)
 
-AUTO = "auto"
 _BUILT_IN = Path(__file__).parent / "profiles"
 _UNKNOWN = ServerInfo()
 _FORWARD = attrgetter("forward_s")
@@ -50,29 +50,40 @@ class Speeds:
     """`profile`: a file of `memserve calibrate`, for all instances; "auto": a built-in one by device.
 
     A model whose config.json is not here, or that is not priced (MoE, MLA), is taken for a dense one of 8B,
-    with a warning. All are taken to compute in the profile's dtype. Raises ProfileError.
+    with a warning. All are taken to compute in the profile's dtype. `by_instance`: those that `of` has found
+    already; an entry goes when the instance reports something else or leaves. Raises ProfileError.
     """
 
-    def __init__(self, profile: str = AUTO) -> None:
-        self._profile = None if profile == AUTO else load_profile(Path(profile))
+    def __init__(self, profile: str = AUTO_PROFILE) -> None:
+        self._profile = None if profile == AUTO_PROFILE else load_profile(Path(profile))
+        self.by_instance: dict[Instance, Speed] = {}
         self._kinds: dict[_Kind, Speed] = {}
 
     def of(self, instance: Instance) -> Speed:
-        """Kept in `instance.speed`, once it has told its traits. Until then, the slowest that is known."""
+        """Of one that has not reported its model and device yet, the slowest that is known."""
+        if (cached := self.by_instance.get(instance)) is not None:
+            return cached
         if instance.server_info is None:
             known = [speed for kind, speed in self._kinds.items() if kind.model]
             return max(known, key=_FORWARD) if known else self._kind(_UNKNOWN)
-        if instance.speed is None:
-            instance.speed = self._kind(instance.server_info)
-        return instance.speed
+        speed = self._kind(instance.server_info)
+        if not instance.leaving:
+            self.by_instance[instance] = speed
+            instance.on_change(self.forget)
+        return speed
+
+    def forget(self, instance: Instance) -> None:
+        """It has reported something else, or has left."""
+        self.by_instance.pop(instance, None)
 
     async def prepare(self, instances: Iterable[Instance]) -> None:
         """Read what `of` needs for these, unless that is done. Without it, `of` reads: that may block."""
-        if new := [one for one in instances if one.speed is None and one.server_info is not None]:
-            server_info = {one.server_info for one in new if one.server_info is not None}
-            await asyncio.to_thread(lambda: [self._kind(one) for one in server_info])
-            for one in new:
-                self.of(one)
+        known = self.by_instance
+        if new := [one for one in instances if one not in known and one.server_info and not one.leaving]:
+            infos = {one.server_info for one in new if one.server_info is not None}
+            await asyncio.to_thread(lambda: [self._kind(info) for info in infos])
+            for instance in new:
+                self.of(instance)
 
     def _kind(self, server_info: ServerInfo) -> Speed:
         page = server_info.page_size if server_info.instance else 0

@@ -13,11 +13,11 @@ from router.config.settings import RouterConfig
 from router.errors import JSON_HEADERS, NoInstance, error_fields
 from router.fleet.loads import summed_up
 from router.fleet.reply import Reply
-from router.forwarding.upstream import Answer, AnswerTooLarge, read, trouble
-from router.http.auth import without_secrets
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.protocol import headers
+from router.protocol.answer import Answer, AnswerTooLarge, describe_error, read_body
+from router.protocol.redaction import without_secrets
 
 _ANSWER_LIMIT = 16 << 20
 
@@ -122,10 +122,10 @@ class Fanout:
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as response:
-                answer = await read(response, _ANSWER_LIMIT)
+                answer = await read_body(response, _ANSWER_LIMIT)
                 return Reply(instance, response.status, response.headers, answer)
         except (aiohttp.ClientError, OSError, AnswerTooLarge) as error:
-            return Reply(instance, 502, {}, trouble(error).encode(), heard=False)
+            return Reply(instance, 502, {}, describe_error(error).encode(), heard=False)
 
 
 def _in_common(infos: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import aiohttp
 import orjson
 
 from router.config.settings import RouterConfig
-from router.forwarding.upstream import read, trouble
 from router.instances import compatibility
 from router.instances.instance import Instance
 from router.instances.registry import Registry
 from router.instances.server_info import ServerInfo, parse_server_info
 from router.prompt.tokenizer import fingerprint
+from router.protocol.answer import describe_error, read_body
 
 _ANSWER_LIMIT = 1 << 20
 _REFUSED_KEY = (401, 403)
@@ -56,11 +56,11 @@ class HealthWatch:
         url = instance.url + self._config.health_check_endpoint
         try:
             async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as response:
-                await read(response, _ANSWER_LIMIT)
+                await read_body(response, _ANSWER_LIMIT)
         except TimeoutError:
             self._miss(instance, f"no answer to {url} within {self._config.health_check_timeout_secs:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            instance.down(trouble(error))
+            instance.down(describe_error(error))
         else:
             if response.status >= 500:
                 self._miss(instance, f"{url} answers {response.status}")
@@ -79,31 +79,33 @@ class HealthWatch:
         """What it tells of itself. One too busy to answer is asked again at the next probe."""
         try:
             async with self._session.get(instance.url + "/server_info", timeout=self._timeout) as response:
-                info = orjson.loads(await read(response, _ANSWER_LIMIT))
+                info = orjson.loads(await read_body(response, _ANSWER_LIMIT))
         except ValueError:
             info = None
         except (aiohttp.ClientError, OSError):
             return
         if response.status >= 500:
             return
-        instance.recheck_requested, instance.speed = False, None
-        told = instance.server_info = parse_server_info(info)
-        fuller = await self._with_fingerprint(told)
-        if instance.server_info is told:
-            instance.server_info = fuller
+        instance.recheck_requested = False
+        reported = parse_server_info(info)
+        instance.learn(reported)
+        fuller = await self._with_fingerprint(reported)
+        if instance.server_info is reported:
+            instance.learn(fuller)
             compatibility.warn(instance, self._registry.instances)
 
     async def _with_fingerprint(self, server_info: ServerInfo) -> ServerInfo:
         """Of who does not tell it, that of the tokenizer it names, if that is on this machine too."""
-        if server_info.fit.tokenizer is not None or not server_info.tokenizer:
+        known = server_info.compatibility
+        if known.tokenizer is not None or not server_info.tokenizer:
             return server_info
         try:
             async with asyncio.timeout(self._config.health_check_timeout_secs):
                 tokenizer, template = await asyncio.to_thread(fingerprint, server_info.tokenizer)
         except TimeoutError:
             return server_info
-        template = server_info.fit.template or template
-        return replace(server_info, fit=replace(server_info.fit, tokenizer=tokenizer, template=template))
+        template = known.template or template
+        return replace(server_info, compatibility=replace(known, tokenizer=tokenizer, template=template))
 
     def _miss(self, instance: Instance, reason: str) -> None:
         self._misses[instance] += 1

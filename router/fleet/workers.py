@@ -11,9 +11,10 @@ import orjson
 
 from router.config.settings import ConfigError, RouterConfig, check_port, check_url, trimmed
 from router.errors import BadRequest, Conflict, Forbidden, NoSuchWorker
+from router.fleet.factory import new_instance
 from router.fleet.health import HealthWatch
 from router.instances.instance import Instance, Role
-from router.instances.registry import Registry, new_instance
+from router.instances.registry import Registry
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,11 @@ from router.forwarding.aborted import Aborted
 from router.forwarding.aborts import Aborts
 from router.forwarding.pair import Pairs
 from router.forwarding.retries import Retries
-from router.forwarding.upstream import Answer, Request, UpstreamRequest
+from router.forwarding.upstream import Request, UpstreamRequest
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.protocol import body, bootstrap, headers
+from router.protocol.answer import Answer
 from router.scheduling.scheduler import Placement, Scheduler
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Front:
         fields, path = parsed.fields, request.path
         chosen = await self._routing.choose(fields, path, len(raw))
 
-        def once(failed: Collection[Instance]) -> AbstractAsyncContextManager[Answer]:
+        def once(failed: Collection[str]) -> AbstractAsyncContextManager[Answer]:
             placement = self._routing.again(chosen, failed) if failed else chosen
             return self._generate(placement, request, parsed)
 
@@ -83,7 +84,9 @@ class Front:
         rid = bootstrap.request_id(fields, path, new=route.prefill is not None)
         added: dict[str, Any] = {}
         if route.prefill is not None:
-            added = bootstrap.bootstrap_fields(fields, route.prefill, path)
+            added = bootstrap.bootstrap_fields(
+                fields, path, route.prefill.bootstrap_host, route.prefill.bootstrap_port
+            )
             if rid and fields.get("rid") is None:
                 added["rid"] = rid
         hint, style = placement.hint(fields, path), logprobs.style_of(fields, path)
@@ -100,7 +103,7 @@ class Front:
     async def anyone(self, request: web.Request, raw: bytes = b"") -> AsyncIterator[Answer]:
         """The answer of some healthy instance to the request as it came. Raises Failure."""
 
-        def once(failed: Collection[Instance]) -> AbstractAsyncContextManager[Answer]:
+        def once(failed: Collection[str]) -> AbstractAsyncContextManager[Answer]:
             instance = self._registry.any_healthy(failed)
             if instance is None:
                 raise NoInstance(self._registry.unservable() or "no healthy instance")
@@ -174,7 +177,7 @@ class Front:
         if chosen is None:
             raise self._registry.no_colocated(pd_unsupported_reason)
 
-        def once(failed: Collection[Instance]) -> AbstractAsyncContextManager[Answer]:
+        def once(failed: Collection[str]) -> AbstractAsyncContextManager[Answer]:
             placement = self._routing.again(chosen, failed) if failed else chosen
             return self._single(placement.route.decode, request, raw, placement=placement)
 

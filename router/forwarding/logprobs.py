@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from router.errors import InstanceFailed
-from router.forwarding.upstream import Answer
 from router.protocol import sse
+from router.protocol.answer import Answer
 
 Item = dict[str, Any]
 

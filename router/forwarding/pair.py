@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from router.forwarding.logprobs import Prompts
-from router.forwarding.upstream import Answer, UpstreamRequest
+from router.forwarding.upstream import UpstreamRequest
+from router.protocol.answer import Answer
 
 logger = logging.getLogger(__name__)
 

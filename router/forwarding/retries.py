@@ -12,8 +12,8 @@ from router.config.settings import RouterConfig
 from router.errors import Failure, NoInstance
 from router.forwarding.aborted import Aborted
 from router.forwarding.aborts import Aborts
-from router.forwarding.upstream import ABORTED, Answer
-from router.instances.instance import Instance
+from router.forwarding.upstream import ABORTED
+from router.protocol.answer import Answer
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ _WORTH = frozenset({408, 429, 500, 502, 503, 504})
 # SGLang's words for a name that another request has: the try before, which has not ended yet there.
 _TAKEN = b"Duplicate request ID"
 
-# One try, by others than those that have failed if there are any. Raises Failure.
-Once = Callable[[Collection[Instance]], AbstractAsyncContextManager[Answer]]
+# One try, by instances at other URLs than those that have failed if there are any. Raises Failure.
+Once = Callable[[Collection[str]], AbstractAsyncContextManager[Answer]]
 
 
 class Retries:
@@ -61,10 +61,10 @@ class Retries:
 
 
 class _Tries:
-    """Those of one request. `failed`: who has failed it; `why`: what it has come to."""
+    """Those of one request. `failed`: URLs of the instances that failed; `why`: the failure that counts."""
 
     def __init__(self, config: RouterConfig) -> None:
-        self.failed: set[Instance] = set()
+        self.failed: set[str] = set()
         self.why: Failure | None = None
         self._pauses = backoff(config)
         self._deadline = _now() + config.request_timeout_secs
@@ -74,9 +74,9 @@ class _Tries:
         # Whoever failed may be back by then, and the failure says more than that nobody is there.
         if self.why is None or not isinstance(failure, NoInstance):
             self.why = failure
-        if not self._worth(self.why) or self.why.instance is None:
+        if not self._worth(self.why) or self.why.instance_url is None:
             return None
-        self.failed.add(self.why.instance)
+        self.failed.add(self.why.instance_url)
         pause = next(self._pauses, None)
         return None if pause is None or _now() + pause > self._deadline else pause
 
@@ -87,7 +87,7 @@ class _Tries:
 
 
 async def _begin(
-    stack: AsyncExitStack, once: Once, failed: Collection[Instance]
+    stack: AsyncExitStack, once: Once, failed: Collection[str]
 ) -> tuple[Answer | None, Failure | None]:
     try:
         answer = await stack.enter_async_context(once(failed))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from router.config.settings import RouterConfig
 from router.errors import InstanceFailed, InstanceRefused, InstanceSilent, RouterError
 from router.instances.instance import Instance
 from router.protocol import headers, sse, upload
+from router.protocol.answer import Answer, AnswerTooLarge, describe_error, read_body
 from router.scheduling.reservation import PrefillReservation
 
 logger = logging.getLogger(__name__)
@@ -23,24 +23,6 @@ _STREAMS = (sse.CONTENT_TYPE, "application/x-ndjson")
 _BROKEN = frozenset({500, 502, 504})
 # SGLang's words, with a 500, for a request that somebody has aborted, perhaps past this router.
 ABORTED = b"Aborted by AbortReq"
-
-
-class AnswerTooLarge(ValueError):
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the client gets: `body`, and then `rest` if it is a stream.
-
-    `failure`: what a stream says that begins with its end.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    rest: AsyncIterator[bytes] | None = None
-    failure: InstanceRefused | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +142,7 @@ class UpstreamRequest:
         return response
 
     async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
-        body = await read(response, self._limit)
+        body = await read_body(response, self._limit)
         self.finished = True
         return body
 
@@ -192,23 +174,11 @@ class UpstreamRequest:
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes, code: int) -> InstanceRefused:
         message = f"{self.instance} answered {code or response.status}"
         refused = InstanceRefused(response.status, headers.to_client(response.headers), body, message)
-        refused.code, refused.instance = code, self.instance
+        refused.code, refused.instance_url = code, self.instance.url
         self._refused = True
         if code in _BROKEN and ABORTED not in body:
             self.instance.failed()
         return refused
-
-
-async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body. Raises AnswerTooLarge past `limit` bytes."""
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            response.close()
-            raise AnswerTooLarge(f"the answer is larger than {limit} bytes")
-    return b"".join(chunks)
 
 
 @contextmanager
@@ -222,18 +192,11 @@ def translated(instance: Instance) -> Iterator[None]:
     except AnswerTooLarge as error:
         raise InstanceFailed(f"{instance}: {error} (--max-payload-size)") from None
     except (aiohttp.ClientError, OSError) as error:
-        instance.mark_unreachable(trouble(error))
-        failed = InstanceFailed(f"{instance} cannot be reached or broke off: {trouble(error)}")
+        instance.mark_unreachable(describe_error(error))
+        failed = InstanceFailed(f"{instance} cannot be reached or broke off: {describe_error(error)}")
         raise _of(instance, failed) from error
 
 
 def _of(instance: Instance, failure: RouterError) -> RouterError:
-    failure.instance = instance
+    failure.instance_url = instance.url
     return failure
-
-
-def trouble(error: Exception) -> str:
-    """A network error in few words."""
-    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
-        return os.strerror(error.os_error.errno).lower()
-    return str(error) or type(error).__name__

@@ -12,9 +12,12 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router.config.settings import RouterConfig
+from router.config.names import POLICY_ALIASES
+from router.config.settings import ConfigError, RouterConfig
 from router.cost.estimator import CostEstimator
+from router.cost.profile import ProfileError
 from router.cost.speeds import Speeds
+from router.fleet.factory import new_registry
 from router.fleet.fanout import Fanout
 from router.fleet.health import HealthWatch
 from router.fleet.workers import Workers
@@ -28,7 +31,7 @@ from router.http.shutdown import Gate
 from router.instances.registry import Registry
 from router.kv_events import Feeds
 from router.metrics import METRICS, Metrics
-from router.policies import ALIASES, POLICIES, PerRolePolicy, Policy
+from router.policies import POLICIES, PerRolePolicy, Policy
 from router.prefix_tree import EventTree, PromptTree, ResponseTree
 from router.prompt.tokens import Tokens
 from router.scheduling.scheduler import Scheduler
@@ -45,15 +48,17 @@ async def running_app(
 ) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
     """The application behind `gate`, and the task of its health checks, which leaving the block ends.
 
-    All instances have been probed once. The task ends by itself only if the checks crash.
+    All instances have been probed once. The task ends by itself only if the checks crash. Raises ConfigError
+    for a --profile that cannot be read.
     """
-    registry = Registry.from_config(config)
+    estimator = _estimator(config)
+    registry = new_registry(config)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(_session(config))
         watch = HealthWatch(registry, session, config)
         await watch.probe_all()
         tree = _tree(config)
-        routing = await stack.enter_async_context(_routing(config, registry, tree))
+        routing = await stack.enter_async_context(_routing(config, registry, tree, estimator))
         feeds = await stack.enter_async_context(_feeds(registry, routing, tree))
         front = Front(config, registry, routing, session)
         stack.push_async_callback(front.close)
@@ -72,6 +77,13 @@ async def running_app(
         yield app, checks
 
 
+def _estimator(config: RouterConfig) -> CostEstimator:
+    try:
+        return CostEstimator(Speeds(config.profile))
+    except ProfileError as error:
+        raise ConfigError(f"--profile {error}") from error
+
+
 def _tree(config: RouterConfig) -> PromptTree:
     if config.tree_update == "response":
         return ResponseTree(config.tree_ttl, config.max_tree_size)
@@ -79,14 +91,15 @@ def _tree(config: RouterConfig) -> PromptTree:
 
 
 @asynccontextmanager
-async def _routing(config: RouterConfig, registry: Registry, tree: PromptTree) -> AsyncIterator[Scheduler]:
-    prices = CostEstimator(Speeds(config.profile))
-    policy = _policy(config, tree, prices)
+async def _routing(
+    config: RouterConfig, registry: Registry, tree: PromptTree, estimator: CostEstimator
+) -> AsyncIterator[Scheduler]:
+    policy = _policy(config, tree, estimator)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
     try:
         if policy.needs_tokens:
             tokens.prepare()
-        yield Scheduler(config, registry, policy, tree, tokens, prices)
+        yield Scheduler(config, registry, policy, tree, tokens, estimator)
     finally:
         await tokens.close()
 
@@ -111,9 +124,9 @@ def _policy(config: RouterConfig, tree: PromptTree, prices: CostEstimator) -> Po
 
 
 def _named(name: str) -> str:
-    if name in ALIASES:
-        logger.info("policy %s of sglang_router is %s here", name, ALIASES[name])
-    return ALIASES.get(name, name)
+    if name in POLICY_ALIASES:
+        logger.info("policy %s of sglang_router is %s here", name, POLICY_ALIASES[name])
+    return POLICY_ALIASES.get(name, name)
 
 
 def _middlewares(config: RouterConfig, gate: Gate) -> list[Middleware]:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection
-from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from router.errors import Unauthorized
-
-_SECRETS = frozenset({"api_key", "admin_api_key", "ssl_keyfile_password"})
-_REDACTED = "<redacted>"
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -39,23 +35,3 @@ def _presents(request: web.Request, key: str) -> bool:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def without_secrets(value: Any) -> Any:
-    """A /server_info with its keys blanked out: SGLang tells them, also within its launch command."""
-    match value:
-        case dict():
-            told = [value[name] for name in _SECRETS & value.keys() if isinstance(value[name], str)]
-            return {name: _blanked(name, part, told) for name, part in value.items()}
-        case list():
-            return [without_secrets(part) for part in value]
-    return value
-
-
-def _blanked(name: str, part: Any, told: list[str]) -> Any:
-    if name in _SECRETS and part is not None:
-        return _REDACTED
-    if name == "launch_command" and isinstance(part, str):
-        for secret in filter(None, told):
-            part = part.replace(secret, _REDACTED)
-    return without_secrets(part)

@@ -18,7 +18,6 @@ from router.errors import JSON_HEADERS, BadRequest, ClientSilent, NoInstance, Pa
 from router.fleet.fanout import Fanout
 from router.fleet.workers import Workers, parsed, worker_of
 from router.forwarding.forwarder import Front
-from router.forwarding.upstream import Answer
 from router.http.endpoints import ENDPOINTS, Endpoint, Who
 from router.http.generate_probe import GenerateProbe
 from router.http.openapi import document
@@ -29,6 +28,7 @@ from router.instances.registry import Registry
 from router.kv_events import Feeds
 from router.metrics import Metrics
 from router.protocol import body
+from router.protocol.answer import Answer
 from router.scheduling.scheduler import Scheduler
 
 # A request, its body, and why no pair can answer it.

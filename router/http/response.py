@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from router.errors import JSON_HEADERS, Failure, error_body
-from router.forwarding.upstream import Answer
 from router.protocol import sse
+from router.protocol.answer import Answer
 
 logger = logging.getLogger(__name__)
 

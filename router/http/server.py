@@ -25,7 +25,7 @@ class CannotListen(Exception):
 async def serving(config: RouterConfig) -> AsyncIterator[asyncio.Task[None]]:
     """Serve while in the block; on leaving it, running requests get the grace period, and new ones get 503.
 
-    Raises CannotListen.
+    Raises CannotListen, and ConfigError for a --profile that cannot be read.
     Gives the task of the health checks: once that is done, they have crashed and the router must end.
     """
     gate = Gate()

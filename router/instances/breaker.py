@@ -6,10 +6,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from router.config.settings import RouterConfig
 
 
 class Breaker:
@@ -38,13 +34,6 @@ class Breaker:
         self._successes = 0
         self._until = -math.inf
         self._trial: object | None = None
-
-    @classmethod
-    def from_config(cls, config: RouterConfig) -> Breaker:
-        most = math.inf if config.disable_circuit_breaker else config.cb_failure_threshold
-        return cls(
-            most, config.cb_success_threshold, config.cb_timeout_duration_secs, config.cb_window_duration_secs
-        )
 
     @property
     def state(self) -> str:

@@ -5,46 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from router.instances.instance import Instance
+from router.instances.agreement import MUST_AGREE
+from router.instances.instance import Instance
 
 logger = logging.getLogger(__name__)
-
-_MOST_CHARS = 128
-_COLOCATED = "colocated"
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What decides it, as an instance tells; None where it does not.
-
-    `model`, `tokenizer`, `template`: digests. `kv_dtype`: what KV is kept in; `kv_flag`: SGLang's
-    --kv-cache-dtype, of who does not tell that.
-    """
-
-    role: str | None = None
-    model: str | None = None
-    tokenizer: str | None = None
-    template: str | None = None
-    page_size: int | None = None
-    kv_dtype: str | None = None
-    kv_flag: str | None = None
-    tp_size: int | None = None
-
-
-# By field: in words, and what to set alike.
-_ALIKE = {
-    "model": "model",
-    "tokenizer": "tokenizer",
-    "template": "chat template",
-    "page_size": "page size",
-    "kv_dtype": "KV dtype",
-    "kv_flag": "--kv-cache-dtype",
-    "tp_size": "tensor parallelism (--tp-size)",
-}
 
 
 class Incompatibility(NamedTuple):
@@ -59,36 +25,18 @@ class Incompatibility(NamedTuple):
     def __str__(self) -> str:
         if self.other is None:
             return f"it runs as {self.value} (--disaggregation-mode), and is given as {self.other_value}"
-        return f"{_ALIKE[self.field]} {self.value}, where {self.other} has {self.other_value}"
-
-
-def fit_of(info: Any) -> Fit:
-    """Of a /server_info, whatever came for it."""
-    info = info if isinstance(info, dict) else {}
-    told = info.get("memserve")
-    told = told if isinstance(told, dict) else {}
-    mode, kv_dtype = _text(info.get("disaggregation_mode")), _text(told.get("kv_dtype"))
-    return Fit(
-        _COLOCATED if mode == "null" else mode,
-        _text(told.get("model")),
-        _text(told.get("tokenizer")),
-        _text(told.get("template")),
-        _number(info.get("page_size")),
-        kv_dtype,
-        None if kv_dtype else _text(info.get("kv_cache_dtype")),
-        _number(info.get("tp_size")),
-    )
+        return f"{MUST_AGREE[self.field].name} {self.value}, where {self.other} has {self.other_value}"
 
 
 def incompatibilities(instances: Sequence[Instance]) -> list[Incompatibility]:
     """All of them, those of the instances that are up."""
-    fits = {one: one.server_info.fit for one in instances if one.server_info is not None}
+    fits = {one: one.server_info.compatibility for one in instances if one.server_info is not None}
     found = [
         Incompatibility(one, "role", fit.role, None, one.role.value)
         for one, fit in fits.items()
         if fit.role is not None and fit.role != one.role.value
     ]
-    for field in _ALIKE:
+    for field in MUST_AGREE:
         told = {one: value for one, fit in fits.items() if (value := getattr(fit, field)) is not None}
         if len(set(told.values())) > 1:
             ((usual, _),) = Counter(told.values()).most_common(1)
@@ -119,11 +67,3 @@ def _from(joined: Instance, one: Incompatibility) -> str:
     if one.instance is joined:
         return str(one)
     return str(Incompatibility(joined, one.field, one.other_value, one.instance, one.value))
-
-
-def _text(value: Any) -> str | None:
-    return value[:_MOST_CHARS] if isinstance(value, str) and value else None
-
-
-def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

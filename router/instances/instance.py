@@ -6,15 +6,12 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from router.instances.breaker import Breaker
 from router.instances.server_info import ServerInfo
-
-if TYPE_CHECKING:
-    from router.cost.speed import Speed
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +31,8 @@ class Instance:
     `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
     `charged_seconds` of prefill and `sending_seconds` of what others fetch from it; the first of these
     prefills, of `first_seconds`, is under way since `first_since` (monotonic). `cache_epoch` grows
-    whenever what it had cached is gone. `server_info`: what it reported of itself; None: not known yet.
-    `recheck_requested`: it may have changed.
-    `speed` follows from these; None: nobody has asked for it yet. One that is `leaving` gets no new requests,
-    and is `idle` when the last of its own has ended.
+    whenever what it had cached is gone. `recheck_requested`: its `server_info` may have changed. One that is
+    `leaving` gets no new requests, and is `idle` when the last of its own has ended.
     """
 
     def __init__(
@@ -55,9 +50,9 @@ class Instance:
         self._prefills: dict[object, float] = {}
         self.first_seconds = self.first_since = 0.0
         self.cache_epoch = 0
-        self.server_info: ServerInfo | None = None
+        self._server_info: ServerInfo | None = None
+        self._on_change: list[Callable[[Instance], None]] = []
         self.recheck_requested = False
-        self.speed: Speed | None = None
         self.probe_requested = asyncio.Event()
         self.breaker = Breaker() if breaker is None else breaker
         self.leaving = False
@@ -65,6 +60,22 @@ class Instance:
 
     def __str__(self) -> str:
         return f"{self.role} instance {self.url}"
+
+    @property
+    def server_info(self) -> ServerInfo | None:
+        """What it reported of itself; None: not known yet."""
+        return self._server_info
+
+    def on_change(self, changed: Callable[[Instance], None]) -> None:
+        """Calls `changed` once, with this instance, when its `server_info` is another one."""
+        self._on_change.append(changed)
+
+    def learn(self, server_info: ServerInfo | None) -> None:
+        """It has reported this of itself; None: what it had reported may not be true any more."""
+        self._server_info = server_info
+        listeners, self._on_change = self._on_change, []
+        for changed in listeners:
+            changed(self)
 
     @property
     def bootstrap_host(self) -> str:
@@ -104,11 +115,6 @@ class Instance:
         if first:
             self.first_seconds = next(iter(self._prefills.values()), 0.0)
             self.first_since = time.monotonic()
-
-    def queue(self, now: float) -> float:
-        """Seconds until it has prefilled all that it has: the first of them runs since it is the first."""
-        run = now - self.first_since
-        return self.charged_seconds - (run if run < self.first_seconds else self.first_seconds)
 
     @property
     def id(self) -> str:
@@ -153,7 +159,7 @@ class Instance:
             logger.warning("%s is down: %s", self, trouble)
         self.healthy, self.trouble = False, trouble
         # What comes back at this address may be another server.
-        self.server_info = self.speed = None
+        self.learn(None)
         self.bump_cache_epoch()
 
     def request_recheck(self) -> None:
@@ -189,3 +195,19 @@ class Instance:
             "load": self.in_flight,
             "connection_mode": "HTTP",
         }
+
+
+def prefill_queues(instances: Iterable[Instance], now: float) -> list[float]:
+    """For each instance, predicted seconds until it has prefilled all that it is charged with.
+
+    The first of its prefills runs since `first_since`; one that takes longer than predicted counts as nearly
+    done. A decision asks this of all instances, so it is one call for all of them.
+    """
+    queues = []
+    for instance in instances:
+        queue = instance.charged_seconds
+        if queue:
+            ran, predicted = now - instance.first_since, instance.first_seconds
+            queue -= ran if ran < predicted else predicted
+        queues.append(queue)
+    return queues

@@ -1,67 +1,51 @@
-"""Who serves: the instances by role and condition."""
+"""Which instances there are, and why a request cannot be served."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from router.config.settings import RouterConfig
 from router.errors import BadRequest, NoInstance
-from router.instances.breaker import Breaker
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 
-_ANYONE = (Role.DECODE, Role.COLOCATED, Role.PREFILL)
+_FOR_ANY_REQUEST = (Role.DECODE, Role.COLOCATED, Role.PREFILL)
 
 
 class Registry:
-    """The instances that the router was told about, in the order given; they come and go.
+    """The router's instances, in the order in which they were added; they come and go.
 
-    Those that are leaving are among the `instances`, and in no role.
+    `candidates`: those that are not leaving. The object is replaced, never changed, when one comes or goes.
     """
 
     def __init__(self, instances: Iterable[Instance]) -> None:
-        self.instances: list[Instance] = []
-        self._of: dict[Role, list[Instance]] = {role: [] for role in Role}
-        for instance in instances:
-            self.add(instance)
-
-    @classmethod
-    def from_config(cls, config: RouterConfig) -> Registry:
-        return cls(
-            [
-                *(new_instance(config, one.url, Role.PREFILL, one.bootstrap_port) for one in config.prefill),
-                *(new_instance(config, url, Role.DECODE) for url in config.decode),
-                *(new_instance(config, url, Role.COLOCATED) for url in config.colocated),
-            ]
-        )
+        self.instances: list[Instance] = list(instances)
+        self.candidates = self._not_leaving()
 
     def add(self, instance: Instance) -> None:
         self.instances.append(instance)
-        if not instance.leaving:
-            self._of[instance.role].append(instance)
+        self.candidates = self._not_leaving()
 
     def leave(self, instance: Instance) -> None:
         """It gets no new requests."""
-        self._of[instance.role].remove(instance)
         instance.leave()
+        self.candidates = self._not_leaving()
 
     def remove(self, instance: Instance) -> None:
-        """Forget one that has left."""
+        """Forget an instance that has left."""
         self.instances.remove(instance)
 
-    def without(self, some: Collection[Instance]) -> Registry:
-        return Registry(one for one in self.instances if one not in some)
-
-    def of(self, role: Role) -> list[Instance]:
-        return list(self._of[role])
+    def of(self, role: Role) -> tuple[Instance, ...]:
+        return self.candidates.of(role)
 
     def healthy(self, role: Role) -> list[Instance]:
         """Those that take requests now."""
-        return [one for one in self._of[role] if one.takes_requests]
+        return self.candidates.healthy(role)
 
-    def any_healthy(self, failed: Collection[Instance] = ()) -> Instance | None:
-        """Somebody who can answer what any instance can, rather none that has failed; prefill comes last."""
-        healthy = [one for role in _ANYONE for one in self.healthy(role)]
-        return next((one for one in healthy if one not in failed), healthy[0] if healthy else None)
+    def any_healthy(self, failed: Collection[str] = ()) -> Instance | None:
+        """One for what any instance can answer, at none of the `failed` URLs if possible; prefill last."""
+        healthy = [instance for role in _FOR_ANY_REQUEST for instance in self.healthy(role)]
+        untried = (instance for instance in healthy if instance.url not in failed)
+        return next(untried, healthy[0] if healthy else None)
 
     def unservable(self) -> str | None:
         """Why no request can be served just now, or None."""
@@ -74,7 +58,7 @@ class Registry:
         return f"no instance can serve this: {missing}; POST /workers adds one"
 
     def no_colocated(self, pd_unsupported_reason: str) -> BadRequest | NoInstance:
-        """What a client hears who asks for what no pair can answer, for want of a colocated instance."""
+        """The error for a request that no pair can answer, where no colocated instance can either."""
         if colocated := self.of(Role.COLOCATED):
             return NoInstance(
                 f"no colocated instance can serve this: down are {_unavailable_reasons(colocated)}"
@@ -84,12 +68,13 @@ class Registry:
             "(--worker-urls)"
         )
 
-
-def new_instance(config: RouterConfig, url: str, role: Role, bootstrap_port: int | None = None) -> Instance:
-    return Instance(url, role, bootstrap_port, Breaker.from_config(config))
+    def _not_leaving(self) -> Candidates:
+        return Candidates(instance for instance in self.instances if not instance.leaving)
 
 
 def _unavailable_reasons(instances: Iterable[Instance]) -> str:
     return "; ".join(
-        f"{one.role} {one.url} ({one.unavailable_reason})" for one in instances if one.unavailable_reason
+        f"{instance.role} {instance.url} ({instance.unavailable_reason})"
+        for instance in instances
+        if instance.unavailable_reason
     )

@@ -12,12 +12,12 @@ from typing import Annotated
 import msgspec
 
 from mempool.errors import FrameError
-from mempool.feed.messages import MAX_ANSWER_BYTES, MAX_EVENTS, Unknown
+from mempool.feed.messages import MAX_EVENTS, MAX_REPLY_BYTES, Unknown
 from mempool.index.events import AnyEvent, Stored
 from mempool.wire import Unsigned, decode_bounded
 
 
-class EventBatch(msgspec.Struct, tag="told", frozen=True):
+class EventBatch(msgspec.Struct, tag="event_batch", frozen=True):
     number: Unsigned
     incarnation: Unsigned
     events: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_EVENTS)]
@@ -29,7 +29,7 @@ class Contents(msgspec.Struct, tag="Snapshot", frozen=True):
     stored: list[msgspec.Raw]
 
 
-class SnapshotReply(msgspec.Struct, tag="whole", frozen=True):
+class SnapshotReply(msgspec.Struct, tag="snapshot_reply", frozen=True):
     number: Unsigned
     incarnation: Unsigned
     snapshot: Contents
@@ -45,8 +45,8 @@ _stored = msgspec.msgpack.Decoder(Stored)
 
 def decode_answer(frame: bytes | memoryview) -> Answer:
     """Raises FrameError. The answer's events are part of `frame` still."""
-    if len(frame) > MAX_ANSWER_BYTES:
-        raise FrameError(f"an answer of {len(frame)} bytes, at most {MAX_ANSWER_BYTES} are allowed")
+    if len(frame) > MAX_REPLY_BYTES:
+        raise FrameError(f"an answer of {len(frame)} bytes, at most {MAX_REPLY_BYTES} are allowed")
     answer: Answer = decode_bounded(_answer, frame, _WHOSE)
     return answer
 

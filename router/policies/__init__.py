@@ -23,11 +23,8 @@ POLICIES: dict[str, Callable[[PromptTree, CostEstimator], Policy]] = {
     "random": lambda *_: AtRandom(),
     "round_robin": lambda *_: RoundRobin(),
 }
-# What sglang_router calls them.
-ALIASES = {"cache_aware": "prompt_tree"}
 
 __all__ = [
-    "ALIASES",
     "POLICIES",
     "AtRandom",
     "CostModelPolicy",

@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance
 from router.policies.base import Route, route_by
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class AtRandom:
@@ -18,8 +15,8 @@ class AtRandom:
     needs_tokens = False
     needs_prices = False
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
-        return route_by(registry, ask, _anybody)
+    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
+        return route_by(candidates, ask, _anybody)
 
 
 def _anybody(instances: Sequence[Instance], _: Instance | None) -> Instance:

@@ -3,15 +3,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from router.cost.estimator import CostEstimate, CostEstimates, Fetch
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.prefix_tree.base import Cached
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 _NOWHERE: Mapping[Instance, Cached] = MappingProxyType({})
 Weight = tuple[float, ...]
@@ -50,8 +48,8 @@ class Policy(Protocol):
     needs_tokens: bool
     needs_prices: bool
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
-        """Choose among healthy instances. None: nobody can serve this.
+    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
+        """Choose among the healthy ones. None: nobody can serve this.
 
         The caller charges the choice before anything else may be routed.
         """
@@ -63,12 +61,12 @@ Choose = Callable[[Sequence[Instance], Instance | None], Instance]
 
 
 def route_by(
-    registry: Registry, ask: RoutingRequest, choose: Choose, cached: Mapping[Instance, Cached] = _NOWHERE
+    candidates: Candidates, ask: RoutingRequest, choose: Choose, cached: Mapping[Instance, Cached] = _NOWHERE
 ) -> Route | None:
     """Who decodes is chosen first; then who begins, from prefill and colocated instances together."""
-    decode = [] if ask.colocated_only else registry.healthy(Role.DECODE)
-    prefill = registry.healthy(Role.PREFILL) if decode else []
-    first = [*registry.healthy(Role.COLOCATED), *prefill]
+    decode = [] if ask.colocated_only else candidates.healthy(Role.DECODE)
+    prefill = candidates.healthy(Role.PREFILL) if decode else []
+    first = [*candidates.healthy(Role.COLOCATED), *prefill]
     if not first:
         return None
     partner = choose(decode, None) if prefill else None

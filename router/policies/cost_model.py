@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from router.cost.estimator import CostEstimator
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.policies.base import Route, least, load_of, route_by
 from router.prefix_tree import PromptTree
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 # Predictions are no better: within this share of the time until the answer begins, load decides.
 _CLOSE = 0.02
@@ -31,7 +28,7 @@ class CostModelPolicy:
         self._tree = tree
         self._prices = prices
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
+    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
         cached = {} if ask.tokens is None else self._tree.match(ask.tokens, ask.namespace)
         prompt = min(ask.prompt_tokens, _MOST_GUESSED) if ask.tokens is None else ask.prompt_tokens
         quote = self._prices.quote(prompt, ask.new_tokens, cached)
@@ -47,7 +44,7 @@ class CostModelPolicy:
             close = [one for one, total in zip(instances, totals, strict=True) if total <= bound]
             return least(close, lambda one: load_of(one, partner))
 
-        route = route_by(registry, ask, cheapest, cached)
+        route = route_by(candidates, ask, cheapest, cached)
         if route is None:
             return None
         return route._replace(quote=quote)

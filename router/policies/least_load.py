@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance
 from router.policies.base import Route, least, load_of, route_by
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class LeastLoad:
@@ -17,8 +14,8 @@ class LeastLoad:
     needs_tokens = False
     needs_prices = False
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
-        return route_by(registry, ask, lightest)
+    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
+        return route_by(candidates, ask, lightest)
 
 
 def lightest(instances: Sequence[Instance], partner: Instance | None) -> Instance:

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from router.instances.candidates import Candidates
 from router.instances.instance import Role
 from router.policies.base import Policy, Route
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class PerRolePolicy:
@@ -19,9 +15,9 @@ class PerRolePolicy:
         self._prefill = prefill
         self._decode = decode
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
-        route = self._prefill.route(registry, ask)
+    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
+        route = self._prefill.route(candidates, ask)
         if route is None or route.prefill is None:
             return route
-        pair = self._decode.route(registry.without(registry.of(Role.COLOCATED)), ask)
+        pair = self._decode.route(candidates.only(lambda one: one.role is not Role.COLOCATED), ask)
         return route if pair is None else route._replace(decode=pair.decode)

@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance
 from router.policies.base import Route, route_by
 from router.policies.least_load import lightest
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class PowerOfTwo:
@@ -19,8 +16,8 @@ class PowerOfTwo:
     needs_tokens = False
     needs_prices = False
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
-        return route_by(registry, ask, _lighter_of_two)
+    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
+        return route_by(candidates, ask, _lighter_of_two)
 
 
 def _lighter_of_two(instances: Sequence[Instance], partner: Instance | None) -> Instance:

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance
 from router.policies.base import Route, least, load_of, route_by
 from router.policies.least_load import LeastLoad
 from router.prefix_tree import NOTHING, PromptTree
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class LongestPrefix:
@@ -23,9 +20,9 @@ class LongestPrefix:
         self._tree = tree
         self._without = LeastLoad()
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
+    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
         if ask.tokens is None:
-            return self._without.route(registry, ask)
+            return self._without.route(candidates, ask)
         cached = self._tree.match(ask.tokens, ask.namespace)
 
         def longest(instances: Sequence[Instance], partner: Instance | None) -> Instance:
@@ -33,4 +30,4 @@ class LongestPrefix:
             best = [one for one in instances if cached.get(one, NOTHING).tokens == most]
             return least(best, lambda one: load_of(one, partner))
 
-        return route_by(registry, ask, longest, cached)
+        return route_by(candidates, ask, longest, cached)

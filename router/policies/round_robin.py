@@ -2,14 +2,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.policies.base import Route
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class RoundRobin:
@@ -25,10 +22,10 @@ class RoundRobin:
     def __init__(self) -> None:
         self._turns: Counter[str] = Counter()
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
-        prefill, decode = registry.healthy(Role.PREFILL), registry.healthy(Role.DECODE)
+    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
+        prefill, decode = candidates.healthy(Role.PREFILL), candidates.healthy(Role.DECODE)
         pairs = 0 if ask.colocated_only else min(len(prefill), len(decode))
-        seats: list[Instance | None] = [*registry.healthy(Role.COLOCATED), *[None] * pairs]
+        seats: list[Instance | None] = [*candidates.healthy(Role.COLOCATED), *[None] * pairs]
         if not seats:
             return None
         if colocated := self._next("seat", seats):

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import xxhash
 
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance
 from router.policies.base import Route, route_by
 from router.policies.least_load import LeastLoad
 from router.prompt.request import RoutingRequest
-
-if TYPE_CHECKING:
-    from router.instances.registry import Registry
 
 
 class Session:
@@ -27,12 +24,12 @@ class Session:
     def __init__(self) -> None:
         self._without = LeastLoad()
 
-    def route(self, registry: Registry, ask: RoutingRequest) -> Route | None:
+    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
         if ask.session is None:
-            return self._without.route(registry, ask)
+            return self._without.route(candidates, ask)
         session = ask.session.encode("utf-8", "surrogatepass")
 
         def first(instances: Sequence[Instance], _: Instance | None) -> Instance:
             return max(instances, key=lambda one: xxhash.xxh3_64_intdigest(one.url.encode() + b" " + session))
 
-        return route_by(registry, ask, first)
+        return route_by(candidates, ask, first)

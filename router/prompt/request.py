@@ -29,8 +29,9 @@ class RoutingRequest:
 
     `namespace`: beside the tokens, what must be equal for KV to be shared. `session`: the client's name for
     it, else how the prompt begins. `prompt_tokens` and `new_tokens` are guesses; with `tokens`, the first is
-    exact. `tells_first`: whether it can be seen when a whole server has its first token: the answer is
-    streamed, or has no others.
+    exact. `colocated_only`: no pair can serve it. `several_samples`: only instances with `takes_samples` can.
+    `tells_first`: whether it can be seen when a whole server has its first token: the answer is streamed, or
+    has no others.
     """
 
     tokens: TokenArray | None = None
@@ -39,11 +40,17 @@ class RoutingRequest:
     prompt_tokens: int = 1
     new_tokens: int = 0
     colocated_only: bool = False
+    several_samples: bool = False
     tells_first: bool = True
 
 
 def routing_request(
-    fields: Mapping[str, Any], size: int, *, tokens: TokenArray | None = None, colocated_only: bool = False
+    fields: Mapping[str, Any],
+    size: int,
+    *,
+    tokens: TokenArray | None = None,
+    colocated_only: bool = False,
+    several_samples: bool = False,
 ) -> RoutingRequest:
     """What the body `fields`, of `size` bytes, asks for."""
     return RoutingRequest(
@@ -53,6 +60,7 @@ def routing_request(
         guessed_tokens(size) if tokens is None else len(tokens),
         new_tokens_of(fields),
         colocated_only,
+        several_samples,
         bool(fields.get("stream")),
     )
 

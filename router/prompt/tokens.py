@@ -112,11 +112,11 @@ class Tokens:
 
     def _unlike(self) -> list[str]:
         own = self._fingerprint
-        fits = {one.url: one.server_info.fit for one in self._instances if one.server_info}
+        reported = {one.url: one.server_info.compatibility for one in self._instances if one.server_info}
         return [
             url
-            for url, fit in fits.items()
-            if _differ(own.tokenizer, fit.tokenizer) or _differ(own.template, fit.template)
+            for url, fields in reported.items()
+            if _differ(own.tokenizer, fields.tokenizer) or _differ(own.template, fields.template)
         ]
 
     async def _tokens(self, fields: Mapping[str, Any], path: str, size: int) -> TokenArray:

@@ -9,8 +9,6 @@ import secrets
 import uuid
 from typing import Any
 
-from router.instances.instance import Instance
-
 BOOTSTRAP_PREFIX = "bootstrap_"
 # What covers prompt and answer, and is not handed over.
 _HALF = ("return_hidden_states", "return_routed_experts", "return_indexer_topk")
@@ -21,9 +19,10 @@ def new_rooms(count: int) -> list[int]:
     return [(number >> 1) or 1 for number in drawn]
 
 
-def bootstrap_fields(fields: dict[str, Any], prefill: Instance, path: str) -> dict[str, Any]:
-    """What both halves of a request are told; a batch gets lists, one entry a prompt."""
-    host, port = prefill.bootstrap_host, prefill.bootstrap_port
+def bootstrap_fields(fields: dict[str, Any], path: str, host: str, port: int | None) -> dict[str, Any]:
+    """The fields that join both halves of a request: `host` and `port` are those of the prefill instance's
+    bootstrap server. A batch gets lists, one entry a prompt.
+    """
     size = batch_size(fields, path)
     count = 1 if size is None else size
     batch: dict[str, list[Any]] = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from router.forwarding.upstream import Answer
 from router.protocol import sse
+from router.protocol.answer import Answer
 
 _TELLING = b'"prompt_tokens"'
 # Reading a larger answer would hold up everybody.

@@ -13,7 +13,7 @@ import numpy as np
 from router.config.settings import RouterConfig
 from router.cost.estimator import CostEstimator
 from router.errors import BadRequest, NoInstance
-from router.forwarding.upstream import Answer
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.policies import Policy, Route
@@ -21,6 +21,7 @@ from router.prefix_tree import NOTHING, PromptTree
 from router.prompt.request import RoutingRequest, TokenArray, guessed_tokens, routing_request
 from router.prompt.tokens import Tokens
 from router.protocol import bootstrap
+from router.protocol.answer import Answer
 from router.protocol.usage import Outcome, watched
 from router.scheduling.decisions import Decision, Decisions
 from router.scheduling.hints import hint_fields
@@ -70,14 +71,19 @@ class Scheduler:
         if self._policy.needs_prices:
             await self._prices.speeds.prepare(self._registry.instances)
         tokens = await self._tokens.of(fields, path, size) if self.needs_tokens else None
-        registry, refusal = self._registry, None
+        refusal = None
         if several := bootstrap.several_samples(fields, path):
-            registry = Registry(one for one in registry.instances if one.takes_samples)
             refusal = f"n={several}: {_ONE_SAMPLE}"
         if too_many := bootstrap.pd_unsupported_reason(fields, path, self._config.max_batch_prompts):
             refusal = too_many
-        ask = routing_request(fields, size, tokens=tokens, colocated_only=too_many is not None)
-        if (placement := self._decided(registry, ask, path)) is not None:
+        ask = routing_request(
+            fields,
+            size,
+            tokens=tokens,
+            colocated_only=too_many is not None,
+            several_samples=several is not None,
+        )
+        if (placement := self._decided(self._candidates(ask), ask, path)) is not None:
             return placement
         if reason := self._registry.unservable():
             raise NoInstance(reason)
@@ -85,13 +91,14 @@ class Scheduler:
             raise NoInstance("no instance has told yet whether it takes n > 1")
         raise BadRequest(refusal or "no instance takes this request")
 
-    def again(self, before: Placement, failed: Collection[Instance]) -> Placement:
-        """Another choice for the same request, by others than those that have failed if there are any.
+    def again(self, before: Placement, failed: Collection[str]) -> Placement:
+        """Another choice for the same request, at none of the `failed` URLs if possible.
 
         Raises NoInstance.
         """
-        among, ask, path = before.registry, before.ask, before.decision.path
-        placement = self.decide(among.without(failed), ask, path) or self.decide(among, ask, path)
+        ask, path = before.ask, before.decision.path
+        candidates = self._candidates(ask)
+        placement = self.decide(candidates.without(failed), ask, path) or self.decide(candidates, ask, path)
         if placement is None:
             raise NoInstance(self._registry.unservable() or "no instance takes this request just now")
         return placement
@@ -99,26 +106,30 @@ class Scheduler:
     def colocated(self, path: str, size: int) -> Placement | None:
         """For what a colocated instance alone can answer, whatever it is."""
         ask = RoutingRequest(prompt_tokens=guessed_tokens(size), colocated_only=True)
-        return self.decide(self._registry, ask, path)
+        return self.decide(self._candidates(ask), ask, path)
 
-    def decide(self, registry: Registry, ask: RoutingRequest, path: str) -> Placement | None:
-        """The policy's choice among `registry`, on record. None: nobody can serve this."""
-        if (placement := self._decided(registry, ask, path)) is not None:
+    def _candidates(self, ask: RoutingRequest) -> Candidates:
+        candidates = self._registry.candidates
+        return candidates.only(lambda one: one.takes_samples) if ask.several_samples else candidates
+
+    def decide(self, candidates: Candidates, ask: RoutingRequest, path: str) -> Placement | None:
+        """The policy's choice among `candidates`, on record. None: nobody can serve this."""
+        if (placement := self._decided(candidates, ask, path)) is not None:
             self.decisions.add(placement.decision)
         return placement
 
-    def _decided(self, registry: Registry, ask: RoutingRequest, path: str) -> Placement | None:
+    def _decided(self, candidates: Candidates, ask: RoutingRequest, path: str) -> Placement | None:
         began = time.perf_counter()
-        route = self._policy.route(registry, ask)
+        route = self._policy.route(candidates, ask)
         if route is None:
             return None
         took = time.perf_counter() - began
         # No tuples: the garbage collector would go through all of them, decision by decision.
-        healthy = [one for one in registry.instances if one.healthy]
+        healthy = [one for one in candidates.instances if one.healthy]
         loads = [one.charged for one in healthy]
         known = ask.tokens is not None
         decision = Decision(self._config.policy, path, ask.prompt_tokens, known, route, healthy, loads, took)
-        return Placement(self, registry, ask, decision)
+        return Placement(self, ask, decision)
 
     def began(self, placement: Placement) -> None:
         """The first of a stream has come: whoever prefilled has the prompt now, whatever the rest will be."""
@@ -151,7 +162,7 @@ class Scheduler:
 
     def forget(self, instance: Instance) -> None:
         """It has left for good."""
-        self._prices.residuals.forget(instance.url)
+        self._prices.forget(instance)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -167,12 +178,9 @@ class Scheduler:
 
 
 class Placement:
-    """A choice among the `registry`, for as long as its request lasts."""
+    """A choice, for as long as its request lasts."""
 
-    def __init__(
-        self, routing: Scheduler, registry: Registry, ask: RoutingRequest, decision: Decision
-    ) -> None:
-        self.registry = registry
+    def __init__(self, routing: Scheduler, ask: RoutingRequest, decision: Decision) -> None:
         self.ask = ask
         self.decision = decision
         self.route: Route = decision.route

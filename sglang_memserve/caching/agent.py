@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from mempool.address import Medium, Owner
+from mempool.config import MemPoolConfig
+from mempool.engine import EngineHbm, PublishRequest, ReceivedBlocks
 from mempool.feed.feed import Feed
 from mempool.feed.server import FeedServer
 from mempool.index.keys import Tokens
 from mempool.membership.messages import InstanceInfo
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
-from mempool.remote.fetching import PublishRequest
-from mempool.remote.serving import Received
 from mempool.sockets import endpoint_of
 from mempool.tiers.tier import dram_arena
 from mempool.transports.registry import Transports
@@ -30,8 +30,8 @@ from sglang_memserve.caching.incoming import Incoming
 from sglang_memserve.caching.outgoing import FinishedKV, Outgoing, WriteBackTarget
 from sglang_memserve.caching.pending_write_backs import PendingWriteBacks
 from sglang_memserve.caching.reencoded import Reencoded
-from sglang_memserve.caching.sources import Brought
 from sglang_memserve.caching.tree import MemServeRadixCache, Namespace, name_of
+from sglang_memserve.request_state import Brought
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class CachingAgent:
         self._publishes = dram != "0"
         self._writes_back = writes_back
         arena = dram_arena(to_dram.layout, dram if self._publishes else STAGING)
-        self._received: deque[Received] = deque()
+        self._received: deque[ReceivedBlocks] = deque()
         self._wanted: deque[PublishRequest] = deque()
         self._wake = wake
         self._rooms: dict[int, Prefilled] = {}
@@ -91,15 +91,19 @@ class CachingAgent:
         self._forward_stream = forward_stream if to_dram.device.type == "cuda" else None
         self._counts = Counters()
         self._pool = MemPool(
-            name,
-            {Medium.DRAM: arena},
-            role=role,
-            namespace=namespace,
-            registries=registries,
-            control=endpoint_of("tcp", host, 0),
-            data=endpoint_of("stream", host, 0),
-            on_hbm=self._receive,
-            on_wanted=self._want if self._publishes else None,
+            MemPoolConfig(
+                instance=name,
+                role=role,
+                namespace=namespace or {},
+                registries=registries,
+                control_url=endpoint_of("tcp", host, 0),
+                data_url=endpoint_of("stream", host, 0),
+            ),
+            stores={Medium.DRAM: arena},
+            engine=EngineHbm(
+                on_received=self._receive,
+                on_publish_request=self._want if self._publishes else None,
+            ),
             transports=Transports(max_bandwidth),
         )
         self._outgoing = Outgoing(
@@ -289,7 +293,7 @@ class CachingAgent:
             return None
         return hint if self._publishes else None
 
-    def _receive(self, received: Received) -> None:
+    def _receive(self, received: ReceivedBlocks) -> None:
         """From any thread."""
         self._received.append(received)
         self._wake()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mempool.errors import DeadlinePassed
 from mempool.pool import MemPool
 from sglang_memserve.caching.counters import Counters
-from sglang_memserve.caching.sources import Brought
+from sglang_memserve.request_state import Brought
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ import torch
 
 from mempool.address import Addresses, BlockNumbers
 from mempool.arena import DramArena
+from mempool.engine import ReceivedBlocks
 from mempool.errors import MemPoolError, StaleAddress
-from mempool.matched import Matched
+from mempool.matched import MatchResult
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
-from mempool.remote.serving import Received
 from mempool.tiers.tier import copy_between, pages_of, staging_for
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.pending_write_backs import PendingWriteBacks
@@ -37,7 +37,7 @@ class Incoming:
         pool: MemPool,
         arena: DramArena,
         to_hbm: PagedBuffers,
-        arrived: deque[Received],
+        arrived: deque[ReceivedBlocks],
         answers: Reencoded,
         awaited: PendingWriteBacks,
         counts: Counters,
@@ -69,7 +69,7 @@ class Incoming:
             finally:
                 self._give_back(received)
 
-    def swap_in(self, found: Matched, tokens: BlockNumbers, namespace: Namespace) -> bool:
+    def swap_in(self, found: MatchResult, tokens: BlockNumbers, namespace: Namespace) -> bool:
         """Whether the tree has now what DRAM has of the tokens, and had not before."""
         try:
             outcome = self._adopt(tokens[: found.tokens], namespace, found.addresses, found.check)
@@ -79,7 +79,7 @@ class Incoming:
         self._counts.add(f"dram_hits_{outcome}")
         return outcome is Adopted.INSERTED
 
-    def _take_in(self, received: Received) -> str:
+    def _take_in(self, received: ReceivedBlocks) -> str:
         tokens, page = received.tokens, self._tree.page_size
         if tokens is None or len(tokens) % page:
             raise MemPoolError("KV without its tokens, or of half a block")
@@ -93,7 +93,7 @@ class Incoming:
             self._answers.wrote_back(tokens, first, received.namespace)
         return outcome
 
-    def _require_own(self, received: Received) -> None:
+    def _require_own(self, received: ReceivedBlocks) -> None:
         if received.addresses.owner.incarnation != self._pool.info.incarnation:
             raise StaleAddress(received.addresses.owner, "the blocks are others' now")
 
@@ -119,7 +119,7 @@ class Incoming:
 
         return self._tree.adopt(tokens, namespace, len(tokens) - len(rows) * page, write)
 
-    def _give_back(self, received: Received) -> None:
+    def _give_back(self, received: ReceivedBlocks) -> None:
         try:
             self._pool.free_mem(received.addresses)
         except MemPoolError as error:

@@ -18,7 +18,7 @@ from mempool.arena import DramArena
 from mempool.errors import MemPoolError, OutOfBlocks
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
-from mempool.remote.sending import Flags, Landed
+from mempool.remote.sending import TransferFlags, TransferResult
 from mempool.tiers.tier import copy_between, pages_of, staging_for
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.tree import Held
@@ -167,24 +167,26 @@ class Outgoing:
         whole = found.tokens == len(ended.tokens)
         return (_after(found.addresses, back.first) if whole else None), found.release
 
-    def _begin(self, ended: FinishedKV, back: WriteBackTarget, source: Sequence[Addresses]) -> Future[Landed]:
+    def _begin(
+        self, ended: FinishedKV, back: WriteBackTarget, source: Sequence[Addresses]
+    ) -> Future[TransferResult]:
         try:
             return self._pool.start.transfer_with_insert(
                 back.instance,
                 ended.tokens,
                 source,
-                flags=Flags(medium=Medium.HBM),
+                flags=TransferFlags(medium=Medium.HBM),
                 private=back.private,
                 namespace=ended.namespace,
                 seconds=SECONDS,
             )
         except (MemPoolError, ValueError) as error:
-            failed: Future[Landed] = Future()
+            failed: Future[TransferResult] = Future()
             failed.set_exception(error)
             return failed
 
     def _sent(
-        self, landed: Future[Landed], began: float, offered: int, give_back: Callable[[], None]
+        self, landed: Future[TransferResult], began: float, offered: int, give_back: Callable[[], None]
     ) -> None:
         error = landed.exception()
         if error is None:

@@ -1,19 +1,9 @@
 """Where the tokens of a prompt came from, counted once its request has ended."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from sglang_memserve.caching.counters import Counters
-
-
-class Brought(NamedTuple):
-    """What a request's prompt found in the tree from token `start` on because it was brought there for it:
-    tokens that came from DRAM, and those that `source` had sent there for it.
-    """
-
-    start: int = 0
-    dram: int = 0
-    fetched: int = 0
-    source: str = ""
+from sglang_memserve.request_state import Brought
 
 
 def count(counters: Counters, req: Any, decodes: bool) -> None:

@@ -9,10 +9,12 @@ import logging
 import threading
 from typing import Any
 
+from sglang_memserve.request_state import request_state
+
 logger = logging.getLogger(__name__)
 
 # How far a request's output has been told, which SGLang keeps in the request itself.
-_TOLD = (
+_OFFSETS = (
     "send_token_offset",
     "send_decode_id_offset",
     "surr_offset",
@@ -74,7 +76,7 @@ class FirstTokens:
                 # The scheduler says that a request was aborted only after it has put that down.
                 if told is not None and req.finished_reason is None:
                     self._streamer.stream_output([told], False)
-                    req.memserve_told = told
+                    request_state(req).streamed = {name: getattr(told, name) for name in _OFFSETS}
                     self.told += 1
         except Exception:
             logger.exception("the first token of %s", req.rid)
@@ -123,12 +125,13 @@ def untold(reqs: list[Any]) -> list[Any]:
 
 
 def _was_told(req: Any) -> bool:
-    told = req.__dict__.pop("memserve_told", None)
-    if told is None:
+    state = request_state(req)
+    offsets, state.streamed = state.streamed, None
+    if offsets is None:
         return False
-    # Also where the request has ended since: what is told then goes on from it.
-    for name in _TOLD:
-        setattr(req, name, getattr(told, name))
+    # Also where the request has ended since: what is streamed then goes on from here.
+    for name, offset in offsets.items():
+        setattr(req, name, offset)
     return not req.finished() and req.send_token_offset == len(req.output_ids)
 
 

@@ -11,7 +11,7 @@ from sglang.srt.disaggregation.common.conn import CommonKVManager
 from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.errors import MemPoolError
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from sglang_memserve import limits
 from sglang_memserve.caching.agent import CachingAgent, Prefilled
 from sglang_memserve.kv_pool import paged_buffers
@@ -62,9 +62,9 @@ class MemServeKVManager(CommonKVManager):
         limits.refuse_unknown_layout(buffers.layout, self.kv_args.kv_item_lens)
         if self.disaggregation_mode == DisaggregationMode.PREFILL:
             options = InstanceOptions.from_environment()
-            mode = Mode(options.transfer)
+            mode = TransferMode(options.transfer)
             layers = buffers.layout.layers
-            by_layer = ByLayer(pool, buffers.device, layers) if mode == Mode.BY_LAYER else None
+            by_layer = ByLayer(pool, buffers.device, layers) if mode == TransferMode.BY_LAYER else None
             self.prefill = PrefillSide(self, buffers, mode, by_layer, options.max_bytes_per_second)
         else:
             self.decode = DecodeSide(self, buffers, forward_stream)

@@ -20,10 +20,11 @@ from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
 from mempool.errors import FrameError, LayoutMismatch, TransferError
 from mempool.paged import PagedBuffers
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from mempool.transfer.outgoing import OutgoingTransfer
 from mempool.transfer.sender import BlockSender
 from mempool.transports.registry import Transports
+from sglang_memserve.request_state import request_state
 from sglang_memserve.transfer import control
 from sglang_memserve.transfer.by_layer import ByLayer
 from sglang_memserve.transfer.refused_rooms import RefusedRooms
@@ -62,7 +63,7 @@ class PrefillSide:
         self,
         manager: "MemServeKVManager",
         buffers: PagedBuffers,
-        mode: Mode = Mode.AGGREGATED,
+        mode: TransferMode = TransferMode.AGGREGATED,
         by_layer: ByLayer | None = None,
         max_bandwidth: int = 0,
     ) -> None:
@@ -162,8 +163,9 @@ class PrefillSide:
     def count_early(self, reqs: list[Any]) -> None:
         """Of requests that are computed now, those that begin before decode has answered."""
         for req in reqs:
-            if req.pending_bootstrap and not getattr(req, "memserve_began_early", False):
-                req.memserve_began_early = True
+            state = request_state(req)
+            if req.pending_bootstrap and not state.began_early:
+                state.began_early = True
                 self._begun_early += 1
 
     def announce(self, room: int, slots: torch.Tensor, first: int) -> None:

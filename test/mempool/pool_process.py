@@ -14,6 +14,7 @@ import torch
 
 from mempool.address import Addresses, Medium
 from mempool.arena import DramArena
+from mempool.config import MemPoolConfig
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
 from mempool.pool import MemPool
@@ -29,7 +30,9 @@ LAYOUT = BlockLayout(
 class Instance:
     def __init__(self, name, registry):
         self.arena = DramArena(LAYOUT, BLOCKS)
-        self.pool = MemPool(name, {Medium.DRAM: self.arena}, registries=[registry])
+        self.pool = MemPool(
+            MemPoolConfig(instance=name, registries=[registry]), stores={Medium.DRAM: self.arena}
+        )
         self.future = None
         self.mine = None
 
@@ -88,7 +91,7 @@ class Instance:
 
     def remembers(self, name):
         """Whether it is a member, silent or not."""
-        return name in self.pool._peers.members
+        return name in self.pool._peers._members
 
     def incarnation(self):
         return self.pool.info.incarnation

@@ -6,7 +6,7 @@ import torch
 from mempool.arena import DramArena
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 
 
 def random_arena(layout, blocks, seed=1):
@@ -74,7 +74,7 @@ def test_blocks_of_the_wrong_size_are_refused(large):
 
 
 @pytest.mark.parametrize("ends", ["dram to dram", "hbm to dram", "dram to hbm"])
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", list(TransferMode))
 def test_blocks_go_between_media(make_paged, make_channel, tools, ends, mode):
     hbm, dram = make_paged(16, seed=3), random_arena(tools.layout(), 16)
     source = hbm if ends.startswith("hbm") else dram

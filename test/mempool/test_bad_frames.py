@@ -9,7 +9,7 @@ import zmq
 
 from mempool import wire
 from mempool.errors import TransferError
-from mempool.sockets import Limits
+from mempool.sockets import SocketLimits
 from mempool.transports.registry import Transports
 
 THROWN = 10_000
@@ -51,14 +51,14 @@ def stranger(endpoint, greets):
     socket.setsockopt(zmq.SNDTIMEO, 20_000)
     socket.connect(endpoint)
     if greets:
-        socket.send(wire.encode(wire.Hello(wire.VERSION)))
+        socket.send(wire.encode(wire.ChannelHello(wire.VERSION)))
         socket.recv()
     return socket
 
 
 def is_hello(frames):
     try:
-        return len(frames) == 1 and isinstance(wire.decode_to_receiver(frames[0]), wire.Hello)
+        return len(frames) == 1 and isinstance(wire.decode_to_receiver(frames[0]), wire.ChannelHello)
     except Exception:
         return False
 
@@ -77,7 +77,7 @@ def test_a_receiver_counts_each_bad_frame_and_goes_on(make_paged, make_channel, 
         if is_hello(message):
             continue
         if greets and thrown % 10 == 0:
-            socket.send(wire.encode(wire.Hello(wire.VERSION)))
+            socket.send(wire.encode(wire.ChannelHello(wire.VERSION)))
         socket.send_multipart(message)
         thrown += 1
         if thrown % 1000 == 0:
@@ -159,7 +159,9 @@ def test_a_sender_gives_up_a_receiver_at_each_bad_frame_and_goes_on(make_paged, 
             wire.Welcome(1, 1 << 20), wire.Ack(1, 0), wire.Refuse(1, 0, "a reason"), wire.Bye("a reason"),
         )
     ]  # fmt: skip
-    listeners = [transports.listen(f"inproc://bad{n}", Limits(), wire.MAX_PIECE_BYTES) for n in range(20)]
+    listeners = [
+        transports.listen(f"inproc://bad{n}", SocketLimits(), wire.MAX_PIECE_BYTES) for n in range(20)
+    ]
     ended, thrown_at, thrown = [], set(), 0
     while thrown < THROWN:
         for bad in listeners:

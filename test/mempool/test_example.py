@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mempool.membership.registry import Registry
+from mempool.membership.registry_server import MembershipRegistry
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLE = DOCS / "example_mempool.py"
@@ -14,7 +14,7 @@ EXAMPLE = DOCS / "example_mempool.py"
 
 @pytest.fixture
 def start():
-    registry = Registry("tcp://127.0.0.1:0")
+    registry = MembershipRegistry("tcp://127.0.0.1:0")
     running = []
 
     def start(*names):

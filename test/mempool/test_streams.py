@@ -12,7 +12,7 @@ from mempool import wire
 from mempool.arena import DramArena
 from mempool.errors import PeerDied, TransferError
 from mempool.layout import BlockLayout
-from mempool.sockets import Limits
+from mempool.sockets import SocketLimits
 
 LAYOUT = BlockLayout(
     kind="mha", dtype="bfloat16", page_size=16, layers=2, heads=4,
@@ -34,7 +34,7 @@ class Stranger:
     def connect(self):
         self.socket = socket.create_connection(self.address, 10)
         if self.greets:
-            self.say(wire.Hello(wire.VERSION))
+            self.say(wire.ChannelHello(wire.VERSION))
             assert isinstance(self.hear(), wire.Welcome)
 
     def say(self, message, payload=b""):
@@ -239,7 +239,7 @@ def test_what_is_no_message_at_all_ends_its_connection(channel, stranger, noise)
 
 def test_whoever_is_idle_is_kept_and_whoever_stands_still_is_not(make_channel, channel, arena, tools):
     """Also where the other side would be patient for longer."""
-    short = {"limits": Limits(silence_seconds=0.5)}
+    short = {"limits": SocketLimits(silence_seconds=0.5)}
     busy = make_channel(channel.source, arena, to_receiver=short)
     transfer, there, here = busy.begin([2])
     silent = Stranger(busy.receiver.endpoint)

@@ -8,7 +8,7 @@ import zmq
 
 from mempool import wire
 from mempool.errors import FrameError, PeerDied, Refused
-from mempool.sockets import Limits
+from mempool.sockets import SocketLimits
 from mempool.transfer.receiver import BlockReceiver
 
 LOCAL = "tcp://127.0.0.1:0"
@@ -194,7 +194,7 @@ def test_a_sender_that_closes_fails_what_it_had_begun_and_nothing_else(small, ma
 @pytest.mark.parametrize("welcomes", [True, False])
 def test_a_silent_receiver_is_dead_after_the_limit(make_paged, make_channel, mute, tools, welcomes):
     silent, here = mute(), tools.Outcome()
-    limits = Limits(silence_seconds=0.4)
+    limits = SocketLimits(silence_seconds=0.4)
     channel = make_channel(make_paged(8), make_paged(8), to_sender={"limits": limits})
     transfer = channel.sender.open(channel.source, silent.endpoint, 5, here.ended)
     transfer.send(torch.tensor([1]), 0)
@@ -251,7 +251,7 @@ def test_another_version_of_the_channel_is_refused_by_name(make_paged, make_chan
     else:
         with zmq.Context().socket(zmq.DEALER) as newer:
             newer.connect(channel.receiver.endpoint)
-            newer.send(wire.encode(wire.Hello(wire.VERSION + 1)))
+            newer.send(wire.encode(wire.ChannelHello(wire.VERSION + 1)))
             reason = wire.decode_to_sender(newer.recv()).reason
     assert f"version {wire.VERSION + 1} of the block channel, this instance version {wire.VERSION}" in reason
     channel.carry_one(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mempool.errors import MemPoolError, PeerDied
-from mempool.sockets import Limits
+from mempool.sockets import SocketLimits
 from mempool.transfer.receiver import BlockReceiver
 from mempool.transports.registry import Transports
 from mempool.wire import MAX_HEADER_BYTES
@@ -91,8 +91,8 @@ def test_an_endpoint_is_free_again_once_its_listener_closed(channel, url, tools)
 
 def test_messages_come_in_order_from_each_and_a_goodbye_last(url):
     transports = Transports()
-    listener = transports.listen(url, Limits(), 1 << 20)
-    connections = [transports.connect(listener.endpoint, Limits()) for _ in range(3)]
+    listener = transports.listen(url, SocketLimits(), 1 << 20)
+    connections = [transports.connect(listener.endpoint, SocketLimits()) for _ in range(3)]
     from_each, gone = {}, set()
     for number, connection in enumerate(connections):
         wait_for(lambda connection=connection: connection.receive() is None and connection.opened)
@@ -134,8 +134,8 @@ def wait_for(condition):
 
 def test_a_frame_that_is_too_large_costs_its_connection(url):
     transports = Transports()
-    listener = transports.listen(url, Limits(), 1000)
-    connection = transports.connect(listener.endpoint, Limits())
+    listener = transports.listen(url, SocketLimits(), 1000)
+    connection = transports.connect(listener.endpoint, SocketLimits())
     wait_for(lambda: connection.receive() is None and connection.opened)
     connection.send([b"x" * 2000])
     with pytest.raises(PeerDied):

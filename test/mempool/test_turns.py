@@ -7,7 +7,7 @@ import torch
 from mempool import wire
 from mempool.errors import MemPoolError
 from mempool.transfer.cells import Cells
-from mempool.transfer.cut import Mode, Piece, cut
+from mempool.transfer.cut import Piece, TransferMode, cut
 from mempool.transfer.staging import StagingRing
 
 
@@ -80,7 +80,7 @@ def cells_of(pieces):
     ]
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", list(TransferMode))
 @pytest.mark.parametrize("planes", [EVERY, range(2, 6), range(7, 8)])
 @pytest.mark.parametrize("piece_planes", [1, 3, 8, 20, 1000])
 def test_pieces_cover_each_cell_once_within_their_size(tools, mode, planes, piece_planes):
@@ -94,13 +94,13 @@ def test_pieces_cover_each_cell_once_within_their_size(tools, mode, planes, piec
 
 def test_the_modes_cut_as_the_paper_says(tools):
     layout, everything = tools.layout(), Piece(PAGES, 0, EVERY)
-    whole = list(cut(everything, layout, Mode.AGGREGATED, 1 << 30))
+    whole = list(cut(everything, layout, TransferMode.AGGREGATED, 1 << 30))
     assert [(len(p.pages), p.planes) for p in whole] == [(5, EVERY)]
-    by_layer = list(cut(everything, layout, Mode.BY_LAYER, 1 << 30))
+    by_layer = list(cut(everything, layout, TransferMode.BY_LAYER, 1 << 30))
     assert [(len(p.pages), p.planes.start, len(p.planes)) for p in by_layer] == [
         (5, plane, 1) for plane in (0, 4, 1, 5, 2, 6, 3, 7)
     ]
-    by_request = list(cut(everything, layout, Mode.BY_REQUEST, 1 << 30))
+    by_request = list(cut(everything, layout, TransferMode.BY_REQUEST, 1 << 30))
     assert [(p.first, p.planes.start, len(p.pages), len(p.planes)) for p in by_request] == [
         (block, plane, 1, 1) for block in range(5) for plane in EVERY
     ]
@@ -178,7 +178,7 @@ def test_staging_never_gives_out_what_is_still_taken():
     assert ring.take(1) is None
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", list(TransferMode))
 @pytest.mark.parametrize("piece_planes", [1, 3, 20])
 def test_blocks_arrive_whole_in_every_mode(make_paged, make_channel, tools, mode, piece_planes):
     source, target = make_paged(16, seed=2), make_paged(16)
@@ -191,7 +191,7 @@ def test_blocks_arrive_whole_in_every_mode(make_paged, make_channel, tools, mode
     transfer.finish(5)
     assert here.wait().error is None
     assert torch.equal(tools.blocks_of(target, dst), tools.blocks_of(source, src))
-    if mode == Mode.BY_REQUEST:
+    if mode == TransferMode.BY_REQUEST:
         assert channel.sender.messages_sent == 5 * 8
 
 
@@ -199,7 +199,7 @@ def test_blocks_arrive_whole_in_every_mode(make_paged, make_channel, tools, mode
 def test_a_layer_is_sent_once_it_is_written_and_before_the_next_is(make_paged, make_channel, tools, kind):
     source, target = make_paged(8, seed=2, kind=kind), make_paged(8, kind=kind)
     channel = make_channel(source, target)
-    transfer, there, here = channel.begin([4, 5], mode=Mode.BY_LAYER)
+    transfer, there, here = channel.begin([4, 5], mode=TransferMode.BY_LAYER)
     written, pages = set(), torch.tensor([1, 2])
     for layer in range(source.layout.layers):
         for planes in source.layout.planes_of(layer):
@@ -231,7 +231,7 @@ def test_a_plane_that_never_came_or_came_twice_fails_the_transfer(one_block_a_me
 def test_blocks_that_are_sent_again_are_the_ones_that_stay(make_paged, make_channel, tools):
     source, target = make_paged(8, seed=2), make_paged(8)
     channel = make_channel(source, target)
-    transfer, _, here = channel.begin([4, 5], mode=Mode.BY_LAYER)
+    transfer, _, here = channel.begin([4, 5], mode=TransferMode.BY_LAYER)
     transfer.send(torch.tensor([1, 2]), 0, planes=range(0, 3))
     transfer.send(torch.tensor([1]), 0, planes=range(3, 8))
     transfer.send(torch.tensor([3]), 1, again=True)

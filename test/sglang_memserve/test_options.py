@@ -2,7 +2,7 @@
 
 import pytest
 
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from sglang_memserve.options import TRANSFER, InstanceOptions, OptionError, take
 
 
@@ -58,7 +58,7 @@ def test_what_cannot_be_meant_is_refused_by_name(argv, says):
 
 
 def test_transfer_modes_are_those_of_the_block_channel():
-    assert set(TRANSFER) == set(Mode)
+    assert set(TRANSFER) == set(TransferMode)
 
 
 def test_the_size_of_dram_is_what_was_given_or_fits_the_host():

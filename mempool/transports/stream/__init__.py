@@ -4,8 +4,8 @@ A message is a prefix, two unsigned 32-bit numbers (little-endian): bytes of the
 then both. A prefix of zeros asks whether the other side is alive, which says so with a prefix of 0 and 1.
 """
 
-from mempool.sockets import Limits
-from mempool.transports.base import Placing
+from mempool.sockets import SocketLimits
+from mempool.transports.base import ChooseSink
 from mempool.transports.stream.connection import StreamConnection
 from mempool.transports.stream.listener import StreamListener
 from mempool.transports.stream.pacing import require_pacing
@@ -24,9 +24,9 @@ class Stream:
         self._max_bandwidth = max_bandwidth
 
     def listen(
-        self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None = None
+        self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
     ) -> StreamListener:
         return StreamListener(url, limits, max_frame_bytes, place)
 
-    def connect(self, endpoint: str, limits: Limits) -> StreamConnection:
+    def connect(self, endpoint: str, limits: SocketLimits) -> StreamConnection:
         return StreamConnection(endpoint, limits, self._max_bandwidth)

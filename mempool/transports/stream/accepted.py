@@ -4,10 +4,10 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from mempool.sockets import Limits
-from mempool.transports.base import Buffer, Place, Placing, Received
+from mempool.sockets import SocketLimits
+from mempool.transports.base import Buffer, ChooseSink, IncomingMessage, PayloadSink
 from mempool.transports.stream.framing import ARE_YOU_THERE, I_AM, PREFIX, Clock, Writer
-from mempool.transports.stream.memory import Memory
+from mempool.transports.stream.memory import BufferSink
 from mempool.wire import MAX_HEADER_BYTES
 
 _AT_ONCE = 1024 * 1024
@@ -20,16 +20,16 @@ class EndedError(Exception):
         self.fault: Final = fault
 
 
-class Accepted:
+class AcceptedConnection:
     """Reads a message after the other: its prefix, its header, its payload to where `place` says."""
 
     def __init__(
         self,
         stream: socket.socket,
         source: bytes,
-        limits: Limits,
+        limits: SocketLimits,
         max_frame_bytes: int,
-        place: Placing | None,
+        place: ChooseSink | None,
     ) -> None:
         self.socket = stream
         self.source = source
@@ -43,7 +43,7 @@ class Accepted:
         self._place = place
         self._begin()
 
-    def read(self) -> Received | None:
+    def read(self) -> IncomingMessage | None:
         """Reads the socket until a message is whole, or a part of a payload is read.
 
         Raises BlockingIOError where there is nothing to read now, OSError and EndedError at its end.
@@ -54,7 +54,7 @@ class Accepted:
             if message is not None or in_payload:
                 return message
 
-    def _read_once(self) -> Received | None:
+    def _read_once(self) -> IncomingMessage | None:
         count = self._target.fill(self._into)
         if not count:
             raise EndedError
@@ -73,12 +73,12 @@ class Accepted:
             return 0
 
     def _begin(self) -> None:
-        self._prefix = Memory(PREFIX.size)
-        self._header: Memory | None = None
-        self._payload: Place | None = None
+        self._prefix = BufferSink(PREFIX.size)
+        self._header: BufferSink | None = None
+        self._payload: PayloadSink | None = None
         self._aim(self._prefix, PREFIX.size)
 
-    def _aim(self, target: Place, left: int) -> None:
+    def _aim(self, target: PayloadSink, left: int) -> None:
         self._target, self._left = target, left
         self._wake_at(min(left, _AT_ONCE) if target is self._payload else 1)
 
@@ -88,7 +88,7 @@ class Accepted:
             self._awake_at = count
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
-    def _next(self) -> Received | None:
+    def _next(self) -> IncomingMessage | None:
         """Turns to what follows the part that is complete; the message where that was its last."""
         header_bytes, payload_bytes = PREFIX.unpack(self._prefix.bytes)
         if self._header is None:
@@ -101,9 +101,9 @@ class Accepted:
             return None
         self._begin()
         frames: list[Buffer] = [header]
-        if isinstance(payload, Memory):
-            return Received(self.source, [*frames, memoryview(payload.bytes)])
-        return Received(self.source, frames, payload)
+        if isinstance(payload, BufferSink):
+            return IncomingMessage(self.source, [*frames, memoryview(payload.bytes)])
+        return IncomingMessage(self.source, frames, payload)
 
     def _take_prefix(self, header: int, payload: int) -> None:
         if not header and payload in (ARE_YOU_THERE, I_AM):
@@ -114,8 +114,8 @@ class Accepted:
         most = min(self._max_frame_bytes, MAX_HEADER_BYTES)
         if not 0 < header <= most or payload > self._max_frame_bytes:
             raise EndedError(f"a message of {header} and {payload} bytes")
-        self._header = Memory(header)
+        self._header = BufferSink(header)
         self._aim(self._header, header)
 
-    def _place_for(self, header: Buffer, size: int) -> Place:
-        return Memory(size) if self._place is None else self._place(self.source, header, size)
+    def _place_for(self, header: Buffer, size: int) -> PayloadSink:
+        return BufferSink(size) if self._place is None else self._place(self.source, header, size)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from mempool.errors import PeerDied
-from mempool.sockets import Limits
+from mempool.sockets import SocketLimits
 from mempool.transports.base import Buffer
 from mempool.transports.stream.framing import ARE_YOU_THERE, I_AM, PREFIX, Clock, Writer, address_of, prepare
 from mempool.transports.stream.pacing import pace
@@ -22,7 +22,7 @@ class StreamConnection:
     `max_bandwidth`: as that of a Stream.
     """
 
-    def __init__(self, endpoint: str, limits: Limits, max_bandwidth: int = 0) -> None:
+    def __init__(self, endpoint: str, limits: SocketLimits, max_bandwidth: int = 0) -> None:
         family, address = address_of(endpoint, numeric=True)
         self.opened = False
         self._endpoint = endpoint

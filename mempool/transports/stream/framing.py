@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from mempool.errors import MemPoolError
-from mempool.sockets import Limits
+from mempool.sockets import SocketLimits
 from mempool.transports.base import Buffer
 from mempool.transports.vector import Vector
 
@@ -63,7 +63,7 @@ class Writer:
 class Clock:
     """When the other side was last heard, and when to look at that again."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SocketLimits) -> None:
         self.interval = limits.heartbeat_seconds
         self._silence = limits.silence_seconds
         self._heard = time.monotonic()
@@ -102,7 +102,7 @@ def address_of(url: str, *, numeric: bool) -> tuple[socket.AddressFamily, tuple[
     return family, (str(address[0]), int(address[1]))
 
 
-def prepare(stream: socket.socket, limits: Limits) -> None:
+def prepare(stream: socket.socket, limits: SocketLimits) -> None:
     """A connection that does not block, and whose peer's machine is missed when it is gone."""
     stream.setblocking(False)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

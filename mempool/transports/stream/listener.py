@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from mempool.errors import MemPoolError
-from mempool.sockets import Limits, endpoint_of
-from mempool.transports.base import Gone, Placing, Received
-from mempool.transports.stream.accepted import Accepted, EndedError
+from mempool.sockets import SocketLimits, endpoint_of
+from mempool.transports.base import ChooseSink, Disconnected, IncomingMessage
+from mempool.transports.stream.accepted import AcceptedConnection, EndedError
 from mempool.transports.stream.framing import ARE_YOU_THERE, Clock, address_of, prepare
 
 logger = logging.getLogger(__name__)
@@ -19,16 +19,18 @@ _BACKLOG = 1024
 
 
 class StreamListener:
-    def __init__(self, url: str, limits: Limits, max_frame_bytes: int, place: Placing | None) -> None:
+    def __init__(
+        self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None
+    ) -> None:
         self._limits = limits
         self._max_frame_bytes = max_frame_bytes
         self._place = place
         self._clock = Clock(limits)
         self._numbers = itertools.count()
-        self._by_number: dict[int, Accepted] = {}
-        self._by_source: dict[bytes, Accepted] = {}
-        self._readable: deque[Accepted] = deque()
-        self._gone: deque[Gone] = deque()
+        self._by_number: dict[int, AcceptedConnection] = {}
+        self._by_source: dict[bytes, AcceptedConnection] = {}
+        self._readable: deque[AcceptedConnection] = deque()
+        self._gone: deque[Disconnected] = deque()
         self._socket = self._bound(url)
         self.endpoint = endpoint_of("stream", *self._socket.getsockname()[:2])
         self._epoll = select.epoll()
@@ -38,7 +40,7 @@ class StreamListener:
     def pollables(self) -> Sequence[int]:
         return (self._epoll.fileno(),)
 
-    def receive(self) -> Received | Gone | None:
+    def receive(self) -> IncomingMessage | Disconnected | None:
         while True:
             if not self._readable:
                 self._look()
@@ -90,8 +92,8 @@ class StreamListener:
             raise MemPoolError(f"cannot listen at {url!r}: {error}") from error
         return listener
 
-    def _read(self, accepted: Accepted) -> Received | None:
-        message: Received | None = None
+    def _read(self, accepted: AcceptedConnection) -> IncomingMessage | None:
+        message: IncomingMessage | None = None
         try:
             message = accepted.read()
         except BlockingIOError:
@@ -129,11 +131,11 @@ class StreamListener:
             return
         prepare(stream, self._limits)
         source = b"%d" % next(self._numbers)
-        accepted = Accepted(stream, source, self._limits, self._max_frame_bytes, self._place)
+        accepted = AcceptedConnection(stream, source, self._limits, self._max_frame_bytes, self._place)
         self._by_number[stream.fileno()] = self._by_source[source] = accepted
         self._epoll.register(stream, select.EPOLLIN)
 
-    def _flush(self, accepted: Accepted) -> None:
+    def _flush(self, accepted: AcceptedConnection) -> None:
         if accepted.writer.empty or accepted.source not in self._by_source:
             return
         try:
@@ -146,10 +148,10 @@ class StreamListener:
             accepted.waits_for_room = waits
             self._epoll.modify(accepted.socket, select.EPOLLIN | (select.EPOLLOUT if waits else 0))
 
-    def _drop(self, accepted: Accepted, fault: str = "") -> None:
+    def _drop(self, accepted: AcceptedConnection, fault: str = "") -> None:
         del self._by_source[accepted.source]
         del self._by_number[accepted.socket.fileno()]
         self._epoll.unregister(accepted.socket)
         accepted.socket.close()
         if accepted.known or fault:
-            self._gone.append(Gone(accepted.source, fault))
+            self._gone.append(Disconnected(accepted.source, fault))

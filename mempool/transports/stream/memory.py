@@ -6,7 +6,7 @@ from mempool.transports.base import Read
 from mempool.transports.vector import Vector
 
 
-class Memory:
+class BufferSink:
     """A place of its own."""
 
     def __init__(self, size: int) -> None:

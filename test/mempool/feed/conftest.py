@@ -6,7 +6,7 @@ import zmq
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.feed.feed import IndexFeed
-from mempool.feed.messages import FeedRequest, decode_answer, encode
+from mempool.feed.messages import FeedRequest, decode_reply, encode
 from mempool.feed.server import FeedServer
 from mempool.index.index import Index
 
@@ -46,7 +46,7 @@ class FeedClient:
 
     def answer(self):
         assert self.socket.poll(10_000), "no answer"
-        return decode_answer(self.socket.recv())
+        return decode_reply(self.socket.recv())
 
     def ask(self, seq, **how):
         self.send(seq, **how)

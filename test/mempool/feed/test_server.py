@@ -30,9 +30,9 @@ def test_a_newcomer_is_told_all_and_then_what_is_new(source, follower):
     assert mirror.tree.nodes == 1
     source.insert("abc", 3)
     source.insert("x", 4)
-    told = follower.ask(mirror.seq)
-    assert isinstance(told, EventBatch)
-    for event in told.events:
+    batch = follower.ask(mirror.seq)
+    assert isinstance(batch, EventBatch)
+    for event in batch.events:
         mirror.apply(event)
     assert mirror.seq == source.index.snapshot().seq == 2
     assert [holder.blocks for holder in mirror.holders.values()] == [4]
@@ -180,21 +180,21 @@ def test_many_events_come_in_portions(source, follower, monkeypatch):
     follower.ask(-1)
     for n in range(MAX_EVENTS + 2):
         source.insert(chr(n + 1), n)
-    told = follower.ask(0)
-    assert len(told.events) == MAX_EVENTS
-    assert [event.seq for event in follower.ask(told.events[-1].seq).events] == [
+    batch = follower.ask(0)
+    assert len(batch.events) == MAX_EVENTS
+    assert [event.seq for event in follower.ask(batch.events[-1].seq).events] == [
         MAX_EVENTS + 1,
         MAX_EVENTS + 2,
     ]
-    monkeypatch.setattr("mempool.feed.server._MAX_TOLD_BYTES", 3 * PAGE * 4)
+    monkeypatch.setattr("mempool.feed.server._MAX_TOKEN_BYTES", 3 * PAGE * 4)
     assert [event.seq for event in follower.ask(10).events] == [11, 12, 13]
-    monkeypatch.setattr("mempool.feed.server._MAX_TOLD_BYTES", 1)
+    monkeypatch.setattr("mempool.feed.server._MAX_TOKEN_BYTES", 1)
     assert [event.seq for event in follower.ask(10).events] == [11]
 
 
 def test_what_no_follower_would_take_is_not_sent(source, follower, monkeypatch):
     source.insert("ab", 1, 2)
-    monkeypatch.setattr("mempool.feed.server.MAX_ANSWER_BYTES", 50)
+    monkeypatch.setattr("mempool.feed.server.MAX_REPLY_BYTES", 50)
     answer = follower.ask(-1)
     assert isinstance(answer, Unknown)
     assert "at most 50" in answer.reason
@@ -202,7 +202,7 @@ def test_what_no_follower_would_take_is_not_sent(source, follower, monkeypatch):
 
 def test_a_feed_that_fails_costs_one_answer(make_server, make_follower, source, monkeypatch):
     follower = make_follower(make_server({Medium.DRAM: source.feed}))
-    monkeypatch.setattr(source.feed, "whole", lambda: 1 / 0)
+    monkeypatch.setattr(source.feed, "snapshot", lambda: 1 / 0)
     follower.send(-1, wait=0.01)
     assert not follower.socket.poll(50)
     monkeypatch.undo()

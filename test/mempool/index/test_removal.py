@@ -153,7 +153,7 @@ def test_what_was_deleted_does_not_pile_up_in_the_queues(harness):
     for _ in range(2500):
         harness.insert("ab", 1, 2)
         harness.index.delete("", harness.tokens("ab"))
-    (queue,) = harness.index._books.queues.values()
+    (queue,) = harness.index._state.queues.values()
     assert len(queue._heap) < 2000
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mempool.remote.sending import Flags
+from mempool.remote.sending import TransferFlags
 from mempool.transports.registry import Transports
 
 # Tests lie in no package, and the machine is too much for one file.
@@ -14,9 +14,8 @@ from pool_model import Gated, Side, keys_of, kv_of, tokens_of, until
 
 
 @pytest.fixture
-def make_sides(monkeypatch):
+def make_sides():
     """make_sides() makes a function of a name that gives a new pool of that name, all in one world."""
-    monkeypatch.setattr("mempool.pool._TICK_SECONDS", 0.005)
 
     def make():
         transports, gated = Transports(), Gated()
@@ -29,7 +28,7 @@ def make_sides(monkeypatch):
 @pytest.fixture
 def model():
     return SimpleNamespace(
-        tokens_of=tokens_of, kv_of=kv_of, keys_of=keys_of, until=until, move=Flags(move=True)
+        tokens_of=tokens_of, kv_of=kv_of, keys_of=keys_of, until=until, move=TransferFlags(move=True)
     )
 
 

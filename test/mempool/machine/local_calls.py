@@ -9,8 +9,8 @@ from pool_model import keys_of, kv_of, tokens_of
 
 from mempool.address import Addresses, Medium
 from mempool.errors import BadAddress, LeaseExpired, OutOfBlocks, StaleAddress
-from mempool.membership.messages import Change, ChangeKind, Standing
-from mempool.remote.sending import Flags
+from mempool.membership.messages import Change, ChangeKind, MemberStatus
+from mempool.remote.sending import TransferFlags
 
 names = st.sampled_from("ab")
 media = st.sampled_from(Medium)
@@ -32,7 +32,7 @@ class Flight:
     blocks: dict
     named: list
     tokens: tuple | None
-    flags: Flags
+    flags: TransferFlags
     lease: object = None
     future: object = None
     likely: tuple = ()
@@ -65,7 +65,7 @@ class LocalCalls(RuleBasedStateMachine):
         side, other = self.sides[name], self._other(name)
         for one, to in ((side, other), (other, side)):
             if other is not None:
-                to.pool._member.members = {one.name: Standing(one.pool.info)}
+                to.pool._member.members = {one.name: MemberStatus(one.pool.info)}
                 to.pool._changed(Change(ChangeKind.JOINED, one.pool.info))
 
     def _other(self, name):

@@ -10,6 +10,7 @@ import torch
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.arena import DramArena
+from mempool.config import MemPoolConfig
 from mempool.layout import BlockLayout
 from mempool.membership.messages import new_incarnation
 from mempool.pool import MemPool
@@ -84,10 +85,13 @@ class Side:
         incarnation = new_incarnation()
         hbm, dram = SIZES.values()
         self.pool = MemPool(
-            name,
-            {Medium.HBM: device_buffers(LAYOUT, hbm), Medium.DRAM: DramArena(LAYOUT, dram)},
-            control=f"inproc://{name}{incarnation}",
-            data=f"gated://{name}{incarnation}",
+            MemPoolConfig(
+                instance=name,
+                control_url=f"inproc://{name}{incarnation}",
+                data_url=f"gated://{name}{incarnation}",
+                expiry_interval_s=0.005,
+            ),
+            stores={Medium.HBM: device_buffers(LAYOUT, hbm), Medium.DRAM: DramArena(LAYOUT, dram)},
             transports=transports,
         )
         self.gate = gated.gates[self.pool.info.data].opened
@@ -193,7 +197,7 @@ class Side:
             assert kept == published or self.leases or not quiet
             # Raises for one that is free.
             pinned = [block for where, block in leased if where is medium]
-            local.tier(medium).books.inactive(Addresses(owner, pinned))
+            local.tier(medium).allocator.inactive(Addresses(owner, pinned))
         if quiet:
             counters = pool.counters()
             assert (counters["incoming"], counters["outgoing"]) == (0, 0)

@@ -8,10 +8,10 @@ from pool_model import keys_of, kv_of, tokens_of, until
 
 from mempool.address import Addresses, Medium
 from mempool.errors import BadAddress, DeadlinePassed, OutOfBlocks, Refused, StaleAddress
-from mempool.remote.sending import Flags
-from mempool.transfer.cut import Mode
+from mempool.remote.sending import TransferFlags
+from mempool.transfer.cut import TransferMode
 
-flag_sets = st.builds(Flags, medium=media, mode=st.sampled_from(Mode), move=st.booleans())
+flag_sets = st.builds(TransferFlags, medium=media, mode=st.sampled_from(TransferMode), move=st.booleans())
 
 
 class RemoteCalls(LocalCalls):
@@ -179,7 +179,7 @@ class RemoteCalls(LocalCalls):
         prefix = chance.choice(sorted(own))
         (owner, block), content = *own[prefix].items(), kv_of(*prefix)
         if owner.instance == name:
-            self._send(side, other, {(owner.medium, block): content}, Flags(medium=medium), None)
+            self._send(side, other, {(owner.medium, block): content}, TransferFlags(medium=medium), None)
             for key in [key for key, held in other.held.items() if held == content][:1]:
                 tokens, (address,) = tokens_of(prefix[1]), other.addresses([key])
                 if not side.pool.insert(tokens, address, namespace=prefix[0]):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mempool.layout import BlockLayout
-from mempool.membership.member import Member
+from mempool.membership.member import MembershipClient
 from mempool.membership.messages import InstanceInfo, new_incarnation
-from mempool.membership.registry import Registry
+from mempool.membership.registry_server import MembershipRegistry
 
 RUN_MEMBER = Path(__file__).with_name("run_member.py")
 DEADLINE = 20.0
@@ -55,7 +55,7 @@ class Watcher:
 
     def __init__(self, info, registries, **settings):
         self.changes, self.fenced, self.stopped = [], [], threading.Event()
-        self.member = Member(
+        self.member = MembershipClient(
             info,
             registries,
             on_change=self.changes.append,
@@ -121,7 +121,7 @@ def open_things():
 @pytest.fixture
 def start_registry(open_things):
     def start(url="tcp://127.0.0.1:0", **settings):
-        registry = Registry(url, **settings)
+        registry = MembershipRegistry(url, **settings)
         open_things.callback(registry.close)
         return registry
 

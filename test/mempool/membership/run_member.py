@@ -5,7 +5,7 @@ import signal
 import sys
 
 from mempool.layout import BlockLayout
-from mempool.membership.member import Member
+from mempool.membership.member import MembershipClient
 from mempool.membership.messages import InstanceInfo, new_incarnation
 
 LAYOUT = BlockLayout(
@@ -28,7 +28,7 @@ def main():
         control="tcp://127.0.0.1:5000",
         data="tcp://127.0.0.1:5001",
     )
-    member = Member(
+    member = MembershipClient(
         info,
         registries,
         on_change=lambda change: None,

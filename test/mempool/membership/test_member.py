@@ -4,17 +4,17 @@ import pytest
 import zmq
 
 from mempool.membership.errors import JoinFailed
-from mempool.membership.member import Member
+from mempool.membership.member import MembershipClient
 from mempool.membership.messages import (
     Change,
-    Changed,
     ChangeKind,
-    Heard,
+    ChangeNotice,
+    HeartbeatAck,
     Join,
+    MembershipSnapshot,
+    MemberStatus,
     Reason,
     Refusal,
-    Snapshot,
-    Standing,
     decode_to_registry,
     encode,
 )
@@ -56,12 +56,12 @@ def fake(open_things):
 def test_a_lost_change_is_asked_for_again(start_registry, join, fake, make_info, loss):
     a = join("a", start_registry().endpoint, fake.endpoint)
     fake.wait_join()
-    fake.say(Snapshot(1, 5, (Standing(make_info("x")),), True))
+    fake.say(MembershipSnapshot(1, 5, (MemberStatus(make_info("x")),), True))
     a.wait_told("x", "joined")
-    later = Changed(7, Change(ChangeKind.JOINED, make_info("z")))
-    fake.say(later if loss == "a change" else Heard(6))
+    later = ChangeNotice(7, Change(ChangeKind.JOINED, make_info("z")))
+    fake.say(later if loss == "a change" else HeartbeatAck(6))
     fake.wait_join()
-    fake.say(Snapshot(1, 7, (Standing(make_info("y")), Standing(make_info("z"))), True))
+    fake.say(MembershipSnapshot(1, 7, (MemberStatus(make_info("y")), MemberStatus(make_info("z"))), True))
     for name in "yz":
         a.wait_told(name, "joined")
     a.wait_told("x", "joined", "died")
@@ -84,7 +84,7 @@ def test_a_callback_that_raises_does_not_end_the_membership(start_registry, join
     def refuse(change):
         raise RuntimeError("not now")
 
-    member = Member(
+    member = MembershipClient(
         make_info("a"),
         [registry.endpoint],
         on_change=refuse,
@@ -122,7 +122,7 @@ def test_a_join_that_no_registry_answers_says_what_was_tried(join, free_port):
 @pytest.mark.parametrize("registries", [[], ["nowhere"], ["tcp://127.0.0.1:0"]])
 def test_registries_that_are_none_are_refused_at_once(registries, make_info):
     with pytest.raises(ValueError, match=r"needs|not an endpoint"):
-        Member(make_info("a"), registries, on_change=print, on_fenced=print, on_stopped=print)
+        MembershipClient(make_info("a"), registries, on_change=print, on_fenced=print, on_stopped=print)
 
 
 @pytest.mark.parametrize("raises", [False, True])
@@ -136,7 +136,7 @@ def test_the_fenced_give_up_their_state_before_they_join_anew_or_stay_out(
         if raises:
             raise RuntimeError("cannot")
 
-    member = Member(
+    member = MembershipClient(
         make_info("a", 5),
         [fake.endpoint],
         on_change=print,
@@ -147,7 +147,7 @@ def test_the_fenced_give_up_their_state_before_they_join_anew_or_stay_out(
     open_things.callback(member.close)
     member._thread.start()
     fake.wait_join()
-    fake.say(Snapshot(1, 1, (), True), Refusal(5, Reason.DEAD))
+    fake.say(MembershipSnapshot(1, 1, (), True), Refusal(5, Reason.DEAD))
     wait_until(lambda: order, "the member hears that it is dead")
     new = order[0][2]
     if raises:

@@ -8,8 +8,8 @@ from mempool.errors import FrameError
 from mempool.membership.messages import (
     PAGE_INFOS,
     Join,
-    Snapshot,
-    Standing,
+    MembershipSnapshot,
+    MemberStatus,
     check_endpoint,
     decode_to_member,
     decode_to_registry,
@@ -94,7 +94,7 @@ def test_a_layout_out_of_bounds_is_refused(make_info, make_layout, changes):
 def test_the_largest_page_of_a_snapshot_fits_a_frame(make_info):
     namespace = {f"{n}" * 8: "x" * 200 for n in range(10, 25)}
     info = make_info("a" * 128, namespace=namespace, control="ipc://" + "c" * 200, data="ipc://" + "d" * 200)
-    frame = encode(Snapshot(1, 2, (Standing(info, True),) * PAGE_INFOS, True))
+    frame = encode(MembershipSnapshot(1, 2, (MemberStatus(info, True),) * PAGE_INFOS, True))
     assert len(encode(info)) > 3500
     assert len(frame) <= MAX_HEADER_BYTES
     assert len(decode_to_member(frame).members) == PAGE_INFOS

@@ -11,13 +11,13 @@ from mempool.errors import FrameError, LayoutMismatch, MemPoolError, NamespaceMi
 from mempool.membership import connections
 from mempool.membership.errors import JoinFailed, Superseded
 from mempool.membership.messages import (
-    Beat,
-    Heard,
+    Heartbeat,
+    HeartbeatAck,
     Join,
     Leave,
+    MembershipSnapshot,
     Reason,
     Refusal,
-    Snapshot,
     decode_to_member,
     decode_to_registry,
     encode,
@@ -77,7 +77,7 @@ def test_an_instance_is_missed_at_once_when_its_connection_closes(
     url = "tcp://127.0.0.1:0" if scheme == "tcp" else f"ipc://{tmp_path}/registry"
     registry = start_registry(url, suspicion=60, death=61)
     a, client = join("a", registry.endpoint), start_client(registry.endpoint)
-    assert isinstance(client.ask(Join(make_info("b"))), Snapshot)
+    assert isinstance(client.ask(Join(make_info("b"))), MembershipSnapshot)
     a.wait_told("b", "joined")
     client.close()
     a.wait_told("b", "joined", "died")
@@ -98,7 +98,7 @@ def test_a_hint_that_means_another_connection_kills_nobody(
     connections_event = connections.recv_monitor_message
     monkeypatch.setattr(connections, "recv_monitor_message", every_watched_fd)
     stranger = start_client(registry.endpoint)
-    assert isinstance(stranger.ask(Beat("c", 1)), Refusal)
+    assert isinstance(stranger.ask(Heartbeat("c", 1)), Refusal)
     stranger.close()
     wait_until(lambda: hints and not registry._connections.in_doubt, "the hint is looked into and dropped")
     join("c", registry.endpoint)
@@ -143,10 +143,10 @@ def test_joining_again_on_a_new_connection_is_no_change(start_registry, join, st
     registry = start_registry(suspicion=60, death=61)
     a, info = join("a", registry.endpoint), make_info("x")
     first, second = start_client(registry.endpoint), start_client(registry.endpoint)
-    assert isinstance(first.ask(Join(info)), Snapshot)
-    assert isinstance(second.ask(Join(info)), Snapshot)
+    assert isinstance(first.ask(Join(info)), MembershipSnapshot)
+    assert isinstance(second.ask(Join(info)), MembershipSnapshot)
     first.close()
-    assert isinstance(second.ask(Beat("x", info.incarnation)), Heard)
+    assert isinstance(second.ask(Heartbeat("x", info.incarnation)), HeartbeatAck)
     join("b", registry.endpoint)
     a.wait_told("b", "joined")
     assert a.told("x") == ["joined"]
@@ -173,9 +173,9 @@ def test_the_dead_are_told_so_and_refused(start_registry, join, start_client, ma
     first.close()
     a.wait_told("x", "joined", "died")
     assert second.ask(Join(info)).reason is Reason.DEAD
-    assert second.ask(Beat("x", 5)).reason is Reason.DEAD
-    assert isinstance(second.ask(Join(make_info("x", 6), previous=5)), Snapshot)
-    assert second.ask(Beat("x", 5)).reason is Reason.SUPERSEDED
+    assert second.ask(Heartbeat("x", 5)).reason is Reason.DEAD
+    assert isinstance(second.ask(Join(make_info("x", 6), previous=5)), MembershipSnapshot)
+    assert second.ask(Heartbeat("x", 5)).reason is Reason.SUPERSEDED
     a.wait_told("x", "joined", "died", "joined")
 
 
@@ -233,7 +233,9 @@ def test_junk_is_counted_and_hurts_nobody(start_registry, join, start_client, ma
     registry = start_registry(suspicion=60, death=61)
     a, b = join("a", registry.endpoint), join("b", registry.endpoint)
     client, bad = start_client(registry.endpoint), 0
-    messages = [encode(message) for message in (Join(make_info("junk")), Beat("junk", 7), Leave("junk", 7))]
+    messages = [
+        encode(message) for message in (Join(make_info("junk")), Heartbeat("junk", 7), Leave("junk", 7))
+    ]
     for parts in junk(20, messages):
         client.socket.send_multipart(parts)
         bad += is_bad(parts)

@@ -3,12 +3,12 @@
 import pytest
 
 from mempool.membership.messages import Reason
-from mempool.membership.roll import Refused, Roll
+from mempool.membership.roll import JoinRefused, MembershipTable
 
 
 @pytest.fixture
 def roll(clock):
-    return Roll(suspicion=2.0, death=10.0, max_members=3, clock=clock)
+    return MembershipTable(suspicion=2.0, death=10.0, max_members=3, clock=clock)
 
 
 def kinds(changes):
@@ -27,7 +27,7 @@ def pass_time(roll, clock, seconds, beats=()):
 
 
 def refusal(roll, info, previous=0):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(JoinRefused) as caught:
         roll.join(info, previous)
     return caught.value.refusal
 
@@ -139,4 +139,4 @@ def test_there_is_room_for_so_many_and_a_replacement_needs_none(roll, make_info)
 @pytest.mark.parametrize("settings", [(0, 10), (10, 10), (2, float("nan")), (2, float("inf"))])
 def test_settings_that_make_no_sense_are_refused(clock, settings):
     with pytest.raises(ValueError, match="silence"):
-        Roll(suspicion=settings[0], death=settings[1], max_members=3, clock=clock)
+        MembershipTable(suspicion=settings[0], death=settings[1], max_members=3, clock=clock)

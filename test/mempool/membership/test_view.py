@@ -3,15 +3,15 @@
 import pytest
 
 from mempool.membership import fences
-from mempool.membership.messages import Change, ChangeKind, Standing
-from mempool.membership.view import View
+from mempool.membership.messages import Change, ChangeKind, MemberStatus
+from mempool.membership.view import MembershipView
 
 A, B = "tcp://a:1", "tcp://b:1"
 
 
 @pytest.fixture
 def view(clock):
-    return View("own", [A, B], grace=10.0, clock=clock)
+    return MembershipView("own", [A, B], grace=10.0, clock=clock)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def show(view, make_info):
     """A snapshot of a registry that names these, and what comes of it."""
 
     def snapshot(registry, *names, epoch=1, suspected=False):
-        standings = [Standing(make_info(name[:-1], int(name[-1])), suspected) for name in names]
+        standings = [MemberStatus(make_info(name[:-1], int(name[-1])), suspected) for name in names]
         return kinds(view.snapshot(registry, epoch, standings))
 
     return snapshot

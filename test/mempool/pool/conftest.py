@@ -11,6 +11,7 @@ import torch
 import zmq
 
 from mempool.address import Addresses, Medium
+from mempool.config import MemPoolConfig
 from mempool.layout import BlockLayout
 from mempool.pool import MemPool
 from mempool.tiers.tier import device_buffers, dram_arena
@@ -26,9 +27,14 @@ HBM, DRAM = Medium.HBM, Medium.DRAM
 class Pool(MemPool):
     """A MemPool of 16 blocks a medium, and hands to fill and read its blocks with."""
 
-    def __init__(self, name, **how):
-        stores = {HBM: device_buffers(LAYOUT, 16), DRAM: dram_arena(LAYOUT, 16)}
-        super().__init__(name, how.pop("stores", stores), **how)
+    def __init__(self, name, *, stores=None, engine=None, on_received=None, transports=None, **settings):
+        super().__init__(
+            MemPoolConfig(instance=name, **settings),
+            stores=stores or {HBM: device_buffers(LAYOUT, 16), DRAM: dram_arena(LAYOUT, 16)},
+            engine=engine,
+            on_received=on_received,
+            transports=transports,
+        )
 
     def stored(self, addresses):
         parts = [addresses] if isinstance(addresses, Addresses) else addresses
@@ -83,7 +89,8 @@ class World:
         }[scheme]
 
     def pool(self, name, scheme="inproc", **how):
-        pool = Pool(name, transports=self.transports, control=self.url(scheme), data=self.url(scheme), **how)
+        urls = {"control_url": self.url(scheme), "data_url": self.url(scheme)}
+        pool = Pool(name, transports=self.transports, **urls, **how)
         for other in self.pools:
             if pool.info.instance != other.info.instance:
                 pool.introduce(other.info)

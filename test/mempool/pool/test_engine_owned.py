@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from mempool.address import Medium
+from mempool.engine import EngineHbm
 from mempool.errors import MemPoolError, OutOfBlocks
 from mempool.layout import BlockLayout
-from mempool.remote.sending import Flags
+from mempool.remote.sending import TransferFlags
 from mempool.tiers.tier import device_buffers, dram_arena
 
 PAGE = 4
@@ -36,7 +37,7 @@ def engine():
 @pytest.fixture
 def pair(world, engine):
     a = world.pool("a")
-    b = world.pool("b", stores={DRAM: dram_arena(LAYOUT, 16)}, on_hbm=engine)
+    b = world.pool("b", stores={DRAM: dram_arena(LAYOUT, 16)}, engine=EngineHbm(on_received=engine))
     return a, b
 
 
@@ -45,7 +46,7 @@ def test_the_engine_is_given_the_last_blocks_of_the_tokens_and_their_bytes(pair,
     own, data = a.filled(2)
     tokens = np.arange(5 * PAGE)
     landed = a.transfer_with_insert(
-        "b", tokens, own, flags=Flags(medium=HBM), private=b"why", namespace="salt"
+        "b", tokens, own, flags=TransferFlags(medium=HBM), private=b"why", namespace="salt"
     )
     assert engine.came.wait(10)
     (received,) = engine.received
@@ -73,7 +74,7 @@ def test_what_finds_no_staging_is_refused_before_a_byte_is_sent(pair, engine):
     held = b.alloc_mem(15, DRAM)
     own, _ = a.filled(2)
     with pytest.raises(OutOfBlocks):
-        a.transfer_with_insert("b", np.arange(2 * PAGE), own, flags=Flags(medium=HBM))
+        a.transfer_with_insert("b", np.arange(2 * PAGE), own, flags=TransferFlags(medium=HBM))
     with pytest.raises(OutOfBlocks):
         a.alloc_mem(1, HBM, "b")
     assert not engine.received
@@ -82,4 +83,4 @@ def test_what_finds_no_staging_is_refused_before_a_byte_is_sent(pair, engine):
 
 def test_an_engine_that_owns_its_hbm_gives_no_store_of_it(world, engine):
     with pytest.raises(MemPoolError, match="DRAM store"):
-        world.lonely("c", stores={HBM: device_buffers(LAYOUT, 4)}, on_hbm=engine)
+        world.lonely("c", stores={HBM: device_buffers(LAYOUT, 4)}, engine=EngineHbm(on_received=engine))

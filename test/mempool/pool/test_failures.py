@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mempool.address import Addresses, Medium
-from mempool.errors import DeadlinePassed, LayoutMismatch, PeerDied, Refused, StaleAddress
+from mempool.errors import DeadlinePassed, LayoutMismatch, MemPoolError, PeerDied, Refused, StaleAddress
 from mempool.layout import BlockLayout
 
 PAGE = 4
@@ -40,6 +40,24 @@ def test_an_instance_that_never_answers_costs_no_more_than_the_deadline(world, d
     a.free_mem(own)
     assert lacks_nothing(a, HBM)
     assert a.counters()["outgoing"] == 0
+
+
+@pytest.mark.parametrize("where", ["control_url", "data_url"])
+def test_a_pool_that_cannot_listen_leaves_no_thread_behind(world, where):
+    threads = threading.active_count()
+    with pytest.raises(MemPoolError, match="no transport"):
+        world.lonely("a", **{where: "carrier-pigeon://nowhere"})
+    assert threading.active_count() == threads
+
+
+def test_a_closed_pool_begins_no_transfer(world):
+    a, b = world.pool("a"), world.pool("b")
+    own, _ = a.filled(1)
+    a.close()
+    for begun in (a.start.transfer("b", own), a.start.fetch("b", tokens(1))):
+        assert isinstance(begun.exception(10), PeerDied)
+    assert (a.counters()["outgoing"], a.counters()["fetching"]) == (0, 0)
+    assert lacks_nothing(b)
 
 
 def test_blocks_that_never_arrive_are_given_up_by_both_sides_at_the_deadline(world, deaf, until):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from mempool.address import Addresses, Medium, Owner
+from mempool.engine import EngineHbm
 from mempool.errors import DeadlinePassed, OutOfBlocks, PeerDied, Refused, TransferError
 from mempool.layout import BlockLayout
-from mempool.remote.messages import Comes, FetchEnds
+from mempool.remote.messages import FetchEnded, FetchReply
 from mempool.tiers.tier import dram_arena
 
 PAGE = 4
@@ -63,7 +64,9 @@ def test_what_the_other_one_only_points_to_is_not_its_to_send(world):
 
 
 def test_an_engine_that_owns_its_hbm_fetches_to_dram(world):
-    a = world.pool("a", stores={DRAM: dram_arena(LAYOUT, 16)}, on_hbm=lambda received: None)
+    a = world.pool(
+        "a", stores={DRAM: dram_arena(LAYOUT, 16)}, engine=EngineHbm(on_received=lambda received: None)
+    )
     b = world.pool("b")
     _, data = b.published(tokens(3))
     assert a.fetch("b", tokens(3)) == 3
@@ -73,7 +76,8 @@ def test_an_engine_that_owns_its_hbm_fetches_to_dram(world):
 def engine(world, name, wanted):
     """One that owns its HBM, and is told what others want of it."""
     stores = {DRAM: dram_arena(LAYOUT, 16)}
-    return world.pool(name, stores=stores, on_hbm=lambda received: None, on_wanted=wanted.append)
+    engine = EngineHbm(on_received=lambda received: None, on_publish_request=wanted.append)
+    return world.pool(name, stores=stores, engine=engine)
 
 
 def test_what_only_an_engines_hbm_has_comes_once_the_engine_has_published_it(world, until):
@@ -128,8 +132,8 @@ def test_an_end_that_another_instance_tells_ends_nothing(world, until):
     a, _, c = world.pool("a"), engine(world, "b", wanted), world.pool("c")
     coming = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
     until(lambda: wanted)
-    (cookie,) = a._fetching._asked
-    c._control.ask(a.info.control, FetchEnds(cookie), 5.0).result(10)
+    (cookie,) = a._exchange.fetching._pending
+    c._exchange.requests.send(a.info.control, FetchEnded(cookie), 5.0).result(10)
     assert not coming.done()
     wanted[0].done()
     assert coming.result(10) == 0
@@ -172,7 +176,7 @@ def test_a_source_that_dies_ends_it_at_once(world):
     a, b = world.pair()
     b.published(tokens(5))
     asked = threading.Event()
-    b._serving.fetching.answer = lambda *given: asked.set() or Comes(5)
+    b._exchange.fetching.answer = lambda *given: asked.set() or FetchReply(5)
     coming = a.start.fetch("b", tokens(5), seconds=60)
     assert asked.wait(10)
     a._forget("b", None)

@@ -6,7 +6,7 @@ import torch
 
 from mempool.address import Medium
 from mempool.errors import BadAddress, MemPoolError, OutOfBlocks, Refused
-from mempool.remote.sending import Flags
+from mempool.remote.sending import TransferFlags
 
 PAGE = 4
 HBM, DRAM = Medium.HBM, Medium.DRAM
@@ -23,12 +23,12 @@ def lacks_nothing(pool, medium=DRAM):
 def test_moved_blocks_are_only_there(world):
     a, b = world.pair()
     own, data = a.filled(3)
-    landed = a.transfer("b", own, flags=Flags(move=True))
+    landed = a.transfer("b", own, flags=TransferFlags(move=True))
     assert lacks_nothing(a, HBM)
     assert torch.equal(b.stored(landed.addresses), data)
     a.free_mem(landed.addresses)
     own, data = a.published(tokens(4))
-    a.transfer_with_insert("b", tokens(4), own, flags=Flags(move=True))
+    a.transfer_with_insert("b", tokens(4), own, flags=TransferFlags(move=True))
     assert lacks_nothing(a, HBM)
     assert a.match(tokens(4)).blocks == 0
     assert torch.equal(b.found(tokens(4)), data)
@@ -38,7 +38,7 @@ def test_a_move_leaves_what_is_leased_where_it_is(world):
     a, b = world.pair()
     own, data = a.published(tokens(2))
     with a.match(tokens(2)):
-        a.transfer_with_insert("b", tokens(2), own, flags=Flags(move=True))
+        a.transfer_with_insert("b", tokens(2), own, flags=TransferFlags(move=True))
     assert torch.equal(a.found(tokens(2)), data)
     assert torch.equal(b.found(tokens(2)), data)
 
@@ -47,14 +47,14 @@ def test_a_move_that_fails_moves_nothing(world):
     a, _ = world.pair()
     own, data = a.published(tokens(3))
     with pytest.raises(OutOfBlocks):
-        a.transfer("b", [own] * 6, flags=Flags(move=True))
+        a.transfer("b", [own] * 6, flags=TransferFlags(move=True))
     assert torch.equal(a.found(tokens(3)), data)
 
 
 def test_a_move_ends_also_where_the_source_was_freed_meanwhile(slow_pair):
     a, b, slow = slow_pair
     own, data = a.filled(4)
-    moving = a.start.transfer("b", own, flags=Flags(move=True))
+    moving = a.start.transfer("b", own, flags=TransferFlags(move=True))
     assert slow.entered.wait(20)
     a.free_mem(own)
     assert a.used(HBM) == (12, 4, 0)

@@ -10,7 +10,7 @@ import torch
 from mempool.address import Medium
 from mempool.errors import LayoutMismatch, NamespaceMismatch, PeerDied, StaleAddress
 from mempool.layout import BlockLayout
-from mempool.membership.registry import Registry
+from mempool.membership.registry_server import MembershipRegistry
 from mempool.tiers.tier import dram_arena
 
 PAGE = 4
@@ -26,7 +26,7 @@ def tokens(blocks, first=0):
 
 @pytest.fixture
 def registry():
-    registry = Registry("tcp://127.0.0.1:0")
+    registry = MembershipRegistry("tcp://127.0.0.1:0")
     yield registry.endpoint
     registry.close()
 
@@ -69,7 +69,7 @@ def test_an_instance_that_does_not_fit_the_others_does_not_join(world, registry)
 
 def test_an_instance_that_was_declared_dead_goes_on_under_a_new_incarnation(world, until):
     # Instances say that they live every half second: too seldom for this one.
-    registry = Registry("tcp://127.0.0.1:0", suspicion=0.1, death=0.3)
+    registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion=0.1, death=0.3)
     try:
         with world.lonely("a", registries=[registry.endpoint]) as a:
             first = a.info.incarnation

@@ -9,8 +9,8 @@ import torch
 from mempool.address import Addresses, Medium
 from mempool.errors import BadAddress, OutOfBlocks, Refused
 from mempool.layout import BlockLayout
-from mempool.remote.sending import Flags
-from mempool.transfer.cut import Mode
+from mempool.remote.sending import TransferFlags
+from mempool.transfer.cut import TransferMode
 
 PAGE = 4
 LAYOUT = BlockLayout(
@@ -35,7 +35,7 @@ def test_blocks_arrive_whole_between_any_media(world, scheme, source, medium):
     a, b = world.pair(scheme)
     blocks, data = a.filled(6, source)
     scattered = Addresses(blocks.owner, blocks.blocks[[4, 0, 5, 2]])
-    landed = a.transfer("b", scattered, flags=Flags(medium=medium), private=b"cookie")
+    landed = a.transfer("b", scattered, flags=TransferFlags(medium=medium), private=b"cookie")
     assert (landed.present, landed.private) == (0, b"cookie")
     assert landed.addresses.medium == medium
     assert torch.equal(b.stored(landed.addresses), data[[4, 0, 5, 2]])
@@ -45,12 +45,12 @@ def test_blocks_arrive_whole_between_any_media(world, scheme, source, medium):
     assert a.used(source) == (10, 6, 0)
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", list(TransferMode))
 def test_every_mode_carries_the_same_bytes_from_both_media_at_once(world, mode):
     a, b = world.pair()
     high, first = a.filled(3, HBM)
     low, second = a.filled(3, DRAM)
-    landed = a.transfer("b", [high, low, high[:1]], flags=Flags(mode=mode))
+    landed = a.transfer("b", [high, low, high[:1]], flags=TransferFlags(mode=mode))
     assert torch.equal(b.stored(landed.addresses), torch.cat([first, second, first[:1]]))
 
 
@@ -146,7 +146,7 @@ def test_a_namespace_goes_with_what_is_inserted(world):
 def test_what_is_pinned_is_kept_for_so_long_and_no_longer(world):
     a, b = world.pair()
     own, data = a.filled(4)
-    a.transfer_with_insert("b", tokens(4), own, flags=Flags(pin=1.0))
+    a.transfer_with_insert("b", tokens(4), own, flags=TransferFlags(pin=1.0))
     with pytest.raises(OutOfBlocks):
         b.alloc_mem(13, DRAM)
     assert torch.equal(b.found(tokens(4)), data)
@@ -162,7 +162,7 @@ def test_a_pin_that_nobody_grants_is_refused_at_once(world, pin, match):
     a, _ = world.pair()
     own, _ = a.filled(1)
     with pytest.raises(ValueError, match=match):
-        a.transfer_with_insert("b", tokens(1), own, flags=Flags(pin=pin))
+        a.transfer_with_insert("b", tokens(1), own, flags=TransferFlags(pin=pin))
     with pytest.raises(ValueError, match="published"):
-        a.transfer("b", own, flags=Flags(pin=1.0))
+        a.transfer("b", own, flags=TransferFlags(pin=1.0))
     assert a.counters()["outgoing"] == 0

@@ -6,6 +6,7 @@ import zmq
 
 from mempool.address import Medium
 from mempool.arena import DramArena
+from mempool.config import MemPoolConfig
 from mempool.layout import BlockLayout
 from mempool.pool import MemPool
 
@@ -24,7 +25,7 @@ def things():
 def make_pool(things):
     def make(name, blocks=16):
         stores = {Medium.HBM: DramArena(LAYOUT, blocks), Medium.DRAM: DramArena(LAYOUT, blocks)}
-        return things.enter_context(MemPool(name, stores))
+        return things.enter_context(MemPool(MemPoolConfig(instance=name), stores=stores))
 
     return make
 

@@ -106,7 +106,7 @@ def test_calls_of_a_stranger_with_wrong_values_are_answered_and_change_nothing(m
         stranger.send(frame)
     for _ in range(sent):
         assert stranger.poll(20_000), "a call was not answered"
-        assert isinstance(messages.decode_answer(stranger.recv()).reply, messages.Failed)
+        assert isinstance(messages.decode_reply(stranger.recv()).reply, messages.Failed)
     assert [pool.counts(medium) for medium in Medium] == counts
     assert (pool.counters()["held_blocks"], pool.counters()["leases"], pool.counters()["incoming"]) == (
         0,

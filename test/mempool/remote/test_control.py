@@ -16,13 +16,14 @@ from mempool.remote.control import Control
 from mempool.remote.messages import (
     Allocated,
     AllocMem,
-    Answer,
     Caller,
+    CallReply,
     Done,
     FreeMem,
     decode_call,
 )
-from mempool.sockets import Limits
+from mempool.remote.requests import RequestQueue
+from mempool.sockets import SocketLimits
 from mempool.transports.inproc import InProcess
 from mempool.transports.registry import Transports
 
@@ -33,8 +34,12 @@ ME = Caller("me", 7)
 @pytest.fixture
 def make_control(things):
     def make(serve=lambda call: Done(), url=LOCAL, transports=None):
-        control = Control(url, ME, serve, limits=Limits(), transports=transports or Transports())
+        requests = RequestQueue()
+        control = Control(
+            url, lambda: ME, serve, requests, limits=SocketLimits(), transports=transports or Transports()
+        )
         things.callback(lambda: control._thread.is_alive() and control.close())
+        control.send = requests.send
         return control
 
     return make
@@ -46,9 +51,9 @@ def slow_owner(make_control):
     asked, go = [], threading.Event()
 
     def serve(call):
-        asked.append(call.ask)
+        asked.append(call.request)
         assert go.wait(20)
-        return Allocated(9, messages.pack(np.array([3, 4]))) if isinstance(call.ask, AllocMem) else Done()
+        return Allocated(9, messages.pack(np.array([3, 4]))) if isinstance(call.request, AllocMem) else Done()
 
     yield make_control(serve), asked, go
     go.set()
@@ -74,37 +79,37 @@ def test_answers_that_make_no_sense_end_the_connection_and_the_next_question_is_
     liar = context.socket(zmq.ROUTER)
     endpoint = f"tcp://127.0.0.1:{liar.bind_to_random_port('tcp://127.0.0.1')}"
     control = make_control()
-    for n, lie in enumerate([[b"junk"], [b"", b""], [messages.encode(Answer(1, Done()))[:-1]]], start=1):
-        reply = control.ask(endpoint, AllocMem(Medium.HBM, 1), 20.0)
+    for n, lie in enumerate([[b"junk"], [b"", b""], [messages.encode(CallReply(1, Done()))[:-1]]], start=1):
+        reply = control.send(endpoint, AllocMem(Medium.HBM, 1), 20.0)
         assert liar.poll(10_000)
         source, _ = liar.recv_multipart()
         # To a question that was never put: nobody minds.
-        liar.send_multipart([source, messages.encode(Answer(999, Done()))])
+        liar.send_multipart([source, messages.encode(CallReply(999, Done()))])
         liar.send_multipart([source, *lie])
         with pytest.raises(PeerDied, match="bad frame"):
             reply.result(20)
         assert control.bad_frames == n
-    reply = control.ask(endpoint, AllocMem(Medium.HBM, 1), 20.0)
+    reply = control.send(endpoint, AllocMem(Medium.HBM, 1), 20.0)
     source, frame = liar.recv_multipart()
-    liar.send_multipart([source, messages.encode(Answer(decode_call(frame).id, Done()))])
+    liar.send_multipart([source, messages.encode(CallReply(decode_call(frame).id, Done()))])
     assert reply.result(20) == Done()
 
 
 def test_a_slow_owner_costs_its_caller_the_deadline_and_nobody_else(make_control, slow_owner):
     slow, _, go = slow_owner
     other, control = make_control(), make_control()
-    late = control.ask(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 0.2)
-    assert control.ask(other.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
+    late = control.send(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 0.2)
+    assert control.send(other.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
     with pytest.raises(DeadlinePassed):
         late.result(20)
     go.set()
-    assert control.ask(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
+    assert control.send(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
 
 
 def test_blocks_that_come_after_the_deadline_are_given_back(make_control, slow_owner, until):
     slow, asked, go = slow_owner
     control = make_control()
-    late = control.ask(slow.endpoint, AllocMem(Medium.HBM, 2), 0.2)
+    late = control.send(slow.endpoint, AllocMem(Medium.HBM, 2), 0.2)
     with pytest.raises(DeadlinePassed):
         late.result(20)
     go.set()
@@ -117,12 +122,12 @@ def test_what_could_not_be_sent_in_time_is_not_sent_later(make_control):
     late, asked = LateToOpen(), []
     transports = Transports()
     transports.register("late", late)
-    owner = make_control(lambda call: asked.append(call.ask) or Done(), "late://owner", transports)
+    owner = make_control(lambda call: asked.append(call.request) or Done(), "late://owner", transports)
     control = make_control(url="late://caller", transports=transports)
     with pytest.raises(DeadlinePassed):
-        control.ask(owner.endpoint, AllocMem(Medium.HBM, 2), 0.2).result(20)
+        control.send(owner.endpoint, AllocMem(Medium.HBM, 2), 0.2).result(20)
     late.connections[0].opened = True
-    assert control.ask(owner.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
+    assert control.send(owner.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
     assert asked == [FreeMem(Medium.HBM, 9, b"")]
 
 
@@ -130,42 +135,42 @@ def test_a_question_to_nobody_ends_at_once_and_again(make_control):
     control = make_control()
     for _ in range(3):
         with pytest.raises(PeerDied):
-            control.ask("tcp://127.0.0.1:9", AllocMem(Medium.HBM, 1), 20.0).result(20)
+            control.send("tcp://127.0.0.1:9", AllocMem(Medium.HBM, 1), 20.0).result(20)
     for endpoint in ("tcp://not a host", "carrier-pigeon://x", "inproc://nobody"):
         with pytest.raises(PeerDied):
-            control.ask(endpoint, AllocMem(Medium.HBM, 1), 20.0).result(20)
+            control.send(endpoint, AllocMem(Medium.HBM, 1), 20.0).result(20)
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
 def test_a_deadline_that_has_passed_is_said_so(make_control, seconds):
     control = make_control()
     with pytest.raises(DeadlinePassed):
-        control.ask(make_control().endpoint, AllocMem(Medium.HBM, 1), seconds).result(20)
+        control.send(make_control().endpoint, AllocMem(Medium.HBM, 1), seconds).result(20)
 
 
 def test_a_deadline_may_be_far_away(make_control):
     asks = make_control(), make_control()
     for seconds in (5_000.0, 1e12, math.inf):
-        assert asks[0].ask(asks[1].endpoint, FreeMem(Medium.HBM, 1, b""), seconds).result(20) == Done()
+        assert asks[0].send(asks[1].endpoint, FreeMem(Medium.HBM, 1, b""), seconds).result(20) == Done()
 
 
 def test_an_answer_to_one_who_has_cancelled_is_dropped(make_control, slow_owner, until):
     slow, asked, go = slow_owner
     control = make_control()
-    first, second = (control.ask(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0) for _ in range(2))
+    first, second = (control.send(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0) for _ in range(2))
     until(lambda: asked)
     assert first.cancel()
     go.set()
     assert second.result(20) == Done()
-    overdue: Future = control.ask(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0)
+    overdue: Future = control.send(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0)
     overdue.cancel()
-    assert control.ask(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
+    assert control.send(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
 
 
 def test_what_was_asked_when_the_owner_dies_ends_with_that(make_control, slow_owner, until):
     slow, asked, go = slow_owner
     control = make_control()
-    replies = [control.ask(slow.endpoint, AllocMem(Medium.HBM, 1), 60.0) for _ in range(5)]
+    replies = [control.send(slow.endpoint, AllocMem(Medium.HBM, 1), 60.0) for _ in range(5)]
     until(lambda: asked)
     closing = threading.Thread(target=slow.close)
     closing.start()
@@ -179,7 +184,7 @@ def test_what_was_asked_when_the_owner_dies_ends_with_that(make_control, slow_ow
 def test_closing_ends_what_was_asked(make_control, slow_owner):
     slow, _, _ = slow_owner
     control = make_control()
-    reply = control.ask(slow.endpoint, AllocMem(Medium.HBM, 1), 60.0)
+    reply = control.send(slow.endpoint, AllocMem(Medium.HBM, 1), 60.0)
     control.close()
     with pytest.raises(PeerDied, match="stops"):
         reply.result(20)

@@ -11,46 +11,46 @@ OWNER = Owner("a", 7, Medium.HBM)
 
 
 @pytest.fixture
-def books():
+def allocator():
     return BlockAllocator(OWNER, 8)
 
 
-def counts(books):
-    assert books.free_blocks + books.active_blocks + books.historical_blocks == books.total
-    return books.free_blocks, books.active_blocks, books.historical_blocks
+def counts(allocator):
+    assert allocator.free_blocks + allocator.active_blocks + allocator.historical_blocks == allocator.total
+    return allocator.free_blocks, allocator.active_blocks, allocator.historical_blocks
 
 
-def test_a_block_is_free_then_active_then_historical_then_free(books):
-    given_out = books.alloc(3)
-    assert counts(books) == (5, 3, 0)
-    books.publish(given_out)
-    assert counts(books) == (5, 0, 3)
-    books.retire(given_out)
-    assert counts(books) == (8, 0, 0)
+def test_a_block_is_free_then_active_then_historical_then_free(allocator):
+    given_out = allocator.alloc(3)
+    assert counts(allocator) == (5, 3, 0)
+    allocator.publish(given_out)
+    assert counts(allocator) == (5, 0, 3)
+    allocator.retire(given_out)
+    assert counts(allocator) == (8, 0, 0)
 
 
-def test_a_fresh_medium_gives_out_neighbours(books):
-    assert books.alloc(3).blocks.tolist() == [0, 1, 2]
-    assert books.alloc(2).blocks.tolist() == [3, 4]
+def test_a_fresh_medium_gives_out_neighbours(allocator):
+    assert allocator.alloc(3).blocks.tolist() == [0, 1, 2]
+    assert allocator.alloc(2).blocks.tolist() == [3, 4]
 
 
-def test_blocks_that_come_back_are_given_out_in_the_same_order(books):
-    books.free(books.alloc(5)[1:4])
-    assert books.alloc(3).blocks.tolist() == [1, 2, 3]
+def test_blocks_that_come_back_are_given_out_in_the_same_order(allocator):
+    allocator.free(allocator.alloc(5)[1:4])
+    assert allocator.alloc(3).blocks.tolist() == [1, 2, 3]
 
 
-def test_it_gives_all_or_nothing(books):
-    books.alloc(6)
+def test_it_gives_all_or_nothing(allocator):
+    allocator.alloc(6)
     with pytest.raises(OutOfBlocks, match=r"hbm of a \(incarnation 7\): 3 blocks asked, 2 of 8 are free"):
-        books.alloc(3)
-    assert counts(books) == (2, 6, 0)
-    assert len(books.alloc(2)) == 2
+        allocator.alloc(3)
+    assert counts(allocator) == (2, 6, 0)
+    assert len(allocator.alloc(2)) == 2
 
 
-def test_nothing_is_a_legal_amount(books):
-    books.free(books.alloc(0))
+def test_nothing_is_a_legal_amount(allocator):
+    allocator.free(allocator.alloc(0))
     with pytest.raises(ValueError, match="-1 blocks"):
-        books.alloc(-1)
+        allocator.alloc(-1)
 
 
 @pytest.mark.parametrize(
@@ -63,20 +63,20 @@ def test_nothing_is_a_legal_amount(books):
         ([-1, 0], "no block -1"),
     ],
 )
-def test_what_is_not_the_callers_is_refused_and_changes_nothing(books, blocks, message):
-    books.publish(books.alloc(4)[2:])
-    before = counts(books)
+def test_what_is_not_the_callers_is_refused_and_changes_nothing(allocator, blocks, message):
+    allocator.publish(allocator.alloc(4)[2:])
+    before = counts(allocator)
     with pytest.raises(BadAddress, match=message):
-        books.free(Addresses(OWNER, blocks))
-    assert counts(books) == before
-    books.free(Addresses(OWNER, [0, 1]))
+        allocator.free(Addresses(OWNER, blocks))
+    assert counts(allocator) == before
+    allocator.free(Addresses(OWNER, [0, 1]))
 
 
-def test_freeing_twice_is_refused(books):
-    addresses = books.alloc(2)
-    books.free(addresses)
+def test_freeing_twice_is_refused(allocator):
+    addresses = allocator.alloc(2)
+    allocator.free(addresses)
     with pytest.raises(BadAddress, match="block 0 is free"):
-        books.free(addresses)
+        allocator.free(addresses)
 
 
 @pytest.mark.parametrize(
@@ -88,41 +88,41 @@ def test_freeing_twice_is_refused(books):
         (OWNER._replace(medium=Medium.DRAM), BadAddress),
     ],
 )
-def test_addresses_of_another_owner_or_incarnation_are_refused(books, owner, error):
-    blocks = books.alloc(1).blocks
-    for call in (books.free, books.publish, books.retire, books.pin):
+def test_addresses_of_another_owner_or_incarnation_are_refused(allocator, owner, error):
+    blocks = allocator.alloc(1).blocks
+    for call in (allocator.free, allocator.publish, allocator.retire, allocator.pin):
         with pytest.raises(error) as raised:
             call(Addresses(owner, blocks))
         assert isinstance(raised.value, StaleAddress) == (error is StaleAddress)
-    assert counts(books) == (7, 1, 0)
+    assert counts(allocator) == (7, 1, 0)
 
 
 @pytest.mark.parametrize("historical", [False, True])
-def test_a_block_in_flight_is_not_reused_before_it_lands(books, historical):
-    addresses = books.alloc(8)
+def test_a_block_in_flight_is_not_reused_before_it_lands(allocator, historical):
+    addresses = allocator.alloc(8)
     if historical:
-        books.publish(addresses)
-    books.pin(addresses[2:4])
-    books.pin(addresses[3:5])
-    (books.retire if historical else books.free)(addresses)
-    assert books.free_blocks == 5
+        allocator.publish(addresses)
+    allocator.pin(addresses[2:4])
+    allocator.pin(addresses[3:5])
+    (allocator.retire if historical else allocator.free)(addresses)
+    assert allocator.free_blocks == 5
     with pytest.raises(BadAddress, match="block 2 is given back already"):
-        books.free(addresses[2:3])
-    books.unpin(addresses[2:4])
-    assert sorted(books.alloc(6).blocks.tolist()) == [0, 1, 2, 5, 6, 7]
-    books.unpin(addresses[3:5])
-    assert sorted(books.alloc(2).blocks.tolist()) == [3, 4]
-    assert counts(books) == (0, 8, 0)
+        allocator.free(addresses[2:3])
+    allocator.unpin(addresses[2:4])
+    assert sorted(allocator.alloc(6).blocks.tolist()) == [0, 1, 2, 5, 6, 7]
+    allocator.unpin(addresses[3:5])
+    assert sorted(allocator.alloc(2).blocks.tolist()) == [3, 4]
+    assert counts(allocator) == (0, 8, 0)
 
 
-def test_a_block_that_lands_before_it_is_freed_stays_what_it_was(books):
-    addresses = books.alloc(2)
-    books.pin(addresses)
-    books.unpin(addresses)
-    assert counts(books) == (6, 2, 0)
-    books.publish(addresses)
-    books.retire(addresses)
-    assert counts(books) == (8, 0, 0)
+def test_a_block_that_lands_before_it_is_freed_stays_what_it_was(allocator):
+    addresses = allocator.alloc(2)
+    allocator.pin(addresses)
+    allocator.unpin(addresses)
+    assert counts(allocator) == (6, 2, 0)
+    allocator.publish(addresses)
+    allocator.retire(addresses)
+    assert counts(allocator) == (8, 0, 0)
 
 
 @given(
@@ -131,28 +131,28 @@ def test_a_block_that_lands_before_it_is_freed_stays_what_it_was(books):
     )
 )
 def test_the_books_agree_with_plain_sets_whatever_is_called(calls):
-    books = BlockAllocator(OWNER, 8)
+    allocator = BlockAllocator(OWNER, 8)
     active, historical, flying = set(), set(), []
     for call, number in calls:
-        if call == "alloc" and number <= books.free_blocks:
-            got = set(books.alloc(number).blocks.tolist())
+        if call == "alloc" and number <= allocator.free_blocks:
+            got = set(allocator.alloc(number).blocks.tolist())
             in_flight = {block for flight in flying for block in flight}
             assert len(got) == number
             assert not got & (active | historical | in_flight)
             active |= got
         elif call == "land" and flying:
-            books.unpin(Addresses(OWNER, sorted(flying.pop())))
+            allocator.unpin(Addresses(OWNER, sorted(flying.pop())))
         elif call == "fly" and active | historical:
             flying.append(set(sorted(active | historical)[: number + 1]))
-            books.pin(Addresses(OWNER, sorted(flying[-1])))
+            allocator.pin(Addresses(OWNER, sorted(flying[-1])))
         elif call in ("free", "publish", "retire"):
             source = historical if call == "retire" else active
             moved = set(sorted(source)[:number])
-            getattr(books, call)(Addresses(OWNER, np.array(sorted(moved), dtype=np.int32)))
+            getattr(allocator, call)(Addresses(OWNER, np.array(sorted(moved), dtype=np.int32)))
             source -= moved
             if call == "publish":
                 historical |= moved
-        counts(books)
+        counts(allocator)
     for flight in flying:
-        books.unpin(Addresses(OWNER, sorted(flight)))
-    assert counts(books) == (8 - len(active) - len(historical), len(active), len(historical))
+        allocator.unpin(Addresses(OWNER, sorted(flight)))
+    assert counts(allocator) == (8 - len(active) - len(historical), len(active), len(historical))

@@ -57,6 +57,6 @@ def test_blocks_are_copied_in_parts_where_they_are_more_than_staging_holds(monke
     target = Tier.of(Owner("a", 1, Medium.DRAM), dram_arena(LAYOUT, 8))
     data = torch.randint(0, 256, (8, LAYOUT.block_bytes), dtype=torch.uint8)
     source.store.scatter(torch.arange(8), data)
-    read, written = source.books.alloc(7), target.books.alloc(7)
+    read, written = source.allocator.alloc(7), target.allocator.alloc(7)
     copy_blocks(source, read, target, written)
     assert torch.equal(target.store.rows[torch.from_numpy(written.blocks).long()], data[:7])

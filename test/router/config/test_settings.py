@@ -3,8 +3,10 @@
 import pytest
 
 from router.config.flags import make_parser, parse
+from router.config.names import POLICY_ALIASES, POLICY_NAMES
 from router.config.settings import ConfigError, PrefillUrl, RouterConfig
 from router.launch_router import main
+from router.policies import POLICIES
 
 WORKER = ["--worker-urls", "http://a:1"]
 
@@ -86,8 +88,6 @@ def test_help_explains_every_setting_with_its_default():
         ([*WORKER, "--request-timeout-secs", "-1"], {}, ["--request-timeout-secs -1"]),
         ([*WORKER, "--connect-timeout-secs", "nan"], {}, ["--connect-timeout-secs nan"]),
         ([*WORKER, "--health-check-endpoint", "x"], {}, ["--health-check-endpoint 'x'"]),
-        ([*WORKER, "--profile", "/not/there.json"], {}, ["--profile /not/there.json", "memserve calibrate"]),
-        ([*WORKER, "--profile", __file__], {}, [__file__, "no", "profile"]),
         ([*WORKER, "--api-key", ""], {}, ["--api-key is empty"]),
         (WORKER, {"MEMSERVE_ROUTER_WORKER_API_KEY": ""}, ["--worker-api-key is empty"]),
         ([*WORKER, "--api-key", "two words"], {}, ["--api-key", "without spaces"]),
@@ -121,6 +121,24 @@ def test_an_unknown_policy_is_refused_with_the_list(capsys):
 @pytest.mark.parametrize("name", ["cache_aware", "power_of_two", "random", "round_robin"])
 def test_sglang_routers_policies_are_known_by_their_names(name):
     assert parse([*WORKER, "--policy", name], {}).policy == name
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [("/not/there.json", ["memserve calibrate"]), (__file__, ["is not a profile"])],
+)
+def test_a_profile_that_cannot_be_read_ends_main_with_2(capsys, free_port, profile, words):
+    assert main([*WORKER, "--port", str(free_port()), "--profile", profile]) == 2
+    text = capsys.readouterr().err
+    assert f"router: --profile {profile}" in text
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text
+
+
+def test_policies_are_those_that_settings_name():
+    assert tuple(POLICIES) == POLICY_NAMES
+    assert set(POLICY_ALIASES.values()) <= set(POLICIES)
 
 
 def test_main_says_what_is_wrong_without_a_traceback(capsys):

@@ -49,7 +49,7 @@ def test_the_built_in_profiles_price_all_that_a_decision_asks(device):
 def told(**server_info):
     instance = Instance("http://x:1", Role.COLOCATED)
     instance.up()
-    instance.server_info = ServerInfo(**server_info)
+    instance.learn(ServerInfo(**server_info))
     return instance
 
 
@@ -73,7 +73,7 @@ async def test_a_models_shape_is_read_where_the_instance_says(folder):
     speeds = Speeds()
     small, same = told(model=str(folder), device="cpu"), told(model=str(folder), device="cpu")
     await speeds.prepare([small, same])
-    assert small.speed is same.speed is speeds.of(small)
+    assert speeds.by_instance[small] is speeds.by_instance[same] is speeds.of(small)
     assert speeds.of(small).prefill(0, 1000) < speeds.of(told(device="cpu")).prefill(0, 1000) / 100
     assert shape_of(str(folder), "bfloat16").layers == 2
 
@@ -119,7 +119,7 @@ def test_what_is_at_an_address_now_is_what_is_priced(folder):
     quick.down("gone")
     # Nobody knows what it will be.
     assert speeds.of(quick) is slowest is not before
-    quick.server_info = ServerInfo(model=str(folder), device="cuda")
+    quick.learn(ServerInfo(model=str(folder), device="cuda"))
     assert speeds.of(quick) is before
 
 

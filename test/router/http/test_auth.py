@@ -5,7 +5,6 @@ import logging
 
 import pytest
 
-from router.http.auth import without_secrets
 from router.http.endpoints import ENDPOINTS
 
 PUBLIC = ["/health", "/health_generate", "/liveness", "/metrics", "/ready", "/readiness"]
@@ -131,8 +130,3 @@ async def test_a_key_that_an_instance_tells_of_itself_is_blanked_out(start):
     assert entry["api_key"] == "<redacted>"
     assert entry["launch_command"] == "--api-key <redacted>"
     assert entry["internal_states"] == [{"admin_api_key": "<redacted>"}]
-
-
-def test_what_is_no_secret_stays():
-    told = {"api_key": None, "port": 1, "launch_command": "a", "states": [{"x": [1.5, None, "s"]}]}
-    assert without_secrets(told) == told

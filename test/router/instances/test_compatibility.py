@@ -9,9 +9,9 @@ import pytest
 
 from router.config.settings import PrefillUrl, RouterConfig
 from router.http.server import serving
-from router.instances.compatibility import Fit, by_instance, fit_of
+from router.instances.compatibility import by_instance
 from router.instances.instance import Instance, Role
-from router.instances.server_info import parse_server_info
+from router.instances.server_info import CompatibilityFields, parse_server_info
 
 PREFILL = {"disaggregation_mode": "prefill", "page_size": 16, "tp_size": 1, "kv_cache_dtype": "auto"}
 FIRST = "colocated instance http://a:1"
@@ -21,22 +21,22 @@ TOLD = {"model": "m" * 32, "tokenizer": "t" * 32, "template": "c" * 32, "kv_dtyp
 
 def instance(name, role="colocated", **info):
     one = Instance(f"http://{name}:1", Role(role))
-    one.server_info = parse_server_info(info)
+    one.learn(parse_server_info(info))
     return one
 
 
 def test_what_an_instance_tells_is_taken():
-    assert fit_of({**PREFILL, "memserve": TOLD}) == Fit(
+    assert parse_server_info({**PREFILL, "memserve": TOLD}).compatibility == CompatibilityFields(
         "prefill", "m" * 32, "t" * 32, "c" * 32, 16, "bfloat16", None, 1
     )
-    assert fit_of({**PREFILL, "disaggregation_mode": "null"}) == Fit(
+    assert parse_server_info({**PREFILL, "disaggregation_mode": "null"}).compatibility == CompatibilityFields(
         role="colocated", page_size=16, kv_flag="auto", tp_size=1
     )
 
 
 @pytest.mark.parametrize("info", [None, [], {"memserve": [], "page_size": True, "tp_size": "1"}])
 def test_what_is_nothing_is_not_told(info):
-    assert fit_of(info) == Fit()
+    assert parse_server_info(info).compatibility == CompatibilityFields()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,7 @@
 
 import pytest
 
-from router.instances.compatibility import fit_of
-from router.instances.server_info import FeedAt, ServerInfo, parse_server_info
+from router.instances.server_info import CompatibilityFields, FeedAt, ServerInfo, parse_server_info
 
 
 @pytest.mark.parametrize("info", [None, [], "x", {}, {"memserve": 1, "page_size": None, "model_path": 3}])
@@ -14,7 +13,9 @@ def test_who_tells_nothing_is_taken_for_stock_sglang(info):
 def test_what_is_told_is_taken():
     told = {"room_per_sample": True, "caching": "3"}
     info = {"page_size": 64, "model_path": "/m", "disable_radix_cache": True, "memserve": told}
-    assert parse_server_info(info) == ServerInfo(True, 64, False, "/m", True, model="/m", fit=fit_of(info))
+    assert parse_server_info(info) == ServerInfo(
+        True, 64, False, "/m", True, model="/m", compatibility=CompatibilityFields(page_size=64)
+    )
     assert parse_server_info({**info, "tokenizer_path": "/t"}).tokenizer == "/t"
 
 

@@ -161,7 +161,7 @@ async def follow(tree):
 def instance(feed, number=1):
     made = Instance(f"http://{number}:1", Role.COLOCATED)
     made.up()
-    made.server_info = ServerInfo(page_size=PAGE, feed=feed.at)
+    made.learn(ServerInfo(page_size=PAGE, feed=feed.at))
     return made
 
 
@@ -414,7 +414,7 @@ async def test_an_instance_that_is_down_is_not_followed_until_it_is_known_again(
     asked = old.asks[HBM]
     one.up()
     await asyncio.sleep(0.3)
-    one.server_info = ServerInfo(page_size=PAGE, feed=new.at)
+    one.learn(ServerInfo(page_size=PAGE, feed=new.at))
     await eventually(lambda: has(tree, one, range(100)) == 20)
     assert old.asks[HBM] <= asked + 1
     assert "feed" not in caplog.text
@@ -427,7 +427,7 @@ async def test_traits_that_change_move_the_follower(tree, make_feed, follow):
     one = instance(old)
     follow(one)
     await eventually(lambda: has(tree, one, range(100)) == 40)
-    one.server_info = ServerInfo(page_size=PAGE, feed=new.at)
+    one.learn(ServerInfo(page_size=PAGE, feed=new.at))
     await eventually(lambda: has(tree, one, range(100)) == 20)
 
 
@@ -458,7 +458,7 @@ async def test_an_endpoint_that_cannot_be_is_lost_not_fatal(tree, make_feed, fol
     feed = make_feed()
     feed.insert(tokens(range(8)))
     good, bad = instance(feed, 1), instance(feed, 2)
-    bad.server_info = ServerInfo(page_size=PAGE, feed=FeedAt("tcp://nowhere", 1))
+    bad.learn(ServerInfo(page_size=PAGE, feed=FeedAt("tcp://nowhere", 1)))
     follow(good, bad)
     await eventually(lambda: "the feed of colocated instance http://2:1 is lost" in caplog.text)
     await eventually(lambda: has(tree, good, range(100)) == 8)
@@ -610,7 +610,7 @@ async def test_it_follows_the_pools_own_server(tree, follow):
     try:
         one = Instance("http://1:1", Role.COLOCATED)
         one.up()
-        one.server_info = ServerInfo(page_size=PAGE, feed=FeedAt(server.endpoint, 3))
+        one.learn(ServerInfo(page_size=PAGE, feed=FeedAt(server.endpoint, 3)))
         follow(one, timing=Timing())
         await eventually(lambda: tree.mirrors.follows(one))
         for end, medium in ((40, HBM), (60, DRAM)):

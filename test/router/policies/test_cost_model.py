@@ -9,8 +9,8 @@ import pytest
 
 from router.cost.estimator import CostEstimator
 from router.cost.speeds import Speeds
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
-from router.instances.registry import Registry
 from router.instances.server_info import ServerInfo
 from router.policies import CostModelPolicy, cost_model
 from router.prefix_tree import Cached
@@ -42,17 +42,17 @@ class House:
             for role, count in counts.items()
         }
         self.p, self.d, self.c = made.values()
-        self.registry = Registry([*self.p, *self.d, *self.c])
-        for one in self.registry.instances:
+        self.candidates = Candidates([*self.p, *self.d, *self.c])
+        for one in self.candidates.instances:
             one.up()
-            one.server_info = ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda")
+            one.learn(ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda"))
         self.tree = Tree()
         self.prices = CostEstimator(Speeds())
         self.policy = CostModelPolicy(self.tree, self.prices)
-        self.speed = self.prices.speeds.of(self.registry.instances[0])
+        self.speed = self.prices.speeds.of(self.candidates.instances[0])
 
     def route(self, ask=ASK):
-        return self.policy.route(self.registry, ask)
+        return self.policy.route(self.candidates, ask)
 
     def has(self, one, tokens, hbm=None):
         self.tree.has[one] = Cached(tokens, tokens if hbm is None else hbm)
@@ -135,9 +135,9 @@ def test_who_has_no_name_in_the_mempool_neither_fetches_nor_is_fetched_from(who)
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     one = house.d[0] if who == "source" else house.p[0]
-    one.server_info, one.speed = ServerInfo(page_size=PAGE, device="cuda"), None
+    one.learn(ServerInfo(page_size=PAGE, device="cuda"))
     assert house.route().fetch is None
-    one.server_info, one.speed = ServerInfo(page_size=64, device="cuda", instance="x"), None
+    one.learn(ServerInfo(page_size=64, device="cuda", instance="x"))
     assert house.route().fetch is None
 
 
@@ -171,12 +171,11 @@ def test_a_source_is_charged_with_what_it_sends_and_not_with_its_queue_again():
 
 def test_one_that_has_not_told_what_it_is_looks_no_better_than_the_others():
     house = House(colocated=2)
-    house.c[1].server_info = house.c[1].speed = None
+    house.c[1].learn(None)
     for one in house.c:
-        one.server_info = one.server_info and dataclasses.replace(
-            one.server_info, model="/no/such/model", device="cpu"
+        one.learn(
+            one.server_info and dataclasses.replace(one.server_info, model="/no/such/model", device="cpu")
         )
-        one.speed = None
     price = house.route().price
     assert price(house.c[1]).way.compute_s == price(house.c[0]).way.compute_s
 

@@ -7,8 +7,8 @@ import pytest
 
 from router.cost.estimator import CostEstimator
 from router.cost.speeds import Speeds
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
-from router.instances.registry import Registry
 from router.policies import POLICIES, PerRolePolicy, RoundRobin
 from router.prefix_tree import ResponseTree
 from router.prompt.request import RoutingRequest, routing_request
@@ -31,7 +31,7 @@ def cluster(prefill=0, decode=0, colocated=0):
     for role, made in ((Role.PREFILL, ps), (Role.DECODE, ds), (Role.COLOCATED, cs)):
         for one in made:
             one.role = role
-    return Registry([*ps, *ds, *cs]), ps, ds, cs
+    return Candidates([*ps, *ds, *cs]), ps, ds, cs
 
 
 def charge(route):
@@ -47,18 +47,18 @@ def policy_of(name, tree=None):
     return POLICIES[name](tree or ResponseTree(600, 1 << 20), CostEstimator(Speeds()))
 
 
-def decoders(policy, registry, asks):
-    return Counter(policy.route(registry, ask).decode for ask in asks)
+def decoders(policy, candidates, asks):
+    return Counter(policy.route(candidates, ask).decode for ask in asks)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_policy_meets_everybody_and_nobody_who_is_down(name):
-    registry, ps, ds, cs = cluster(prefill=3, decode=3, colocated=3)
+    candidates, ps, ds, cs = cluster(prefill=3, decode=3, colocated=3)
     for one in (ps[0], ds[0], cs[0]):
         one.down("gone")
     policy, met = policy_of(name), set()
     for number in range(400):
-        route = policy.route(registry, RoutingRequest(tokens=TOKENS + 100 * number, session=f"s{number}"))
+        route = policy.route(candidates, RoutingRequest(tokens=TOKENS + 100 * number, session=f"s{number}"))
         assert (route.prefill is None) == (route.decode.role is Role.COLOCATED)
         charge(route)
         met |= {one for one in route[:2] if one is not None}
@@ -68,87 +68,89 @@ def test_every_policy_meets_everybody_and_nobody_who_is_down(name):
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize(("prefill", "decode"), [(0, 1), (1, 0)])
 def test_half_a_pair_serves_nobody(name, prefill, decode):
-    registry, *_ = cluster(prefill, decode)
-    assert policy_of(name).route(registry, RoutingRequest(session="s")) is None
+    candidates, *_ = cluster(prefill, decode)
+    assert policy_of(name).route(candidates, RoutingRequest(session="s")) is None
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_what_no_pair_can_do_stays_with_colocated_instances(name):
-    registry, _, _, cs = cluster(prefill=2, decode=2, colocated=1)
+    candidates, _, _, cs = cluster(prefill=2, decode=2, colocated=1)
     policy = policy_of(name)
     for number in range(20):
         ask = RoutingRequest(tokens=TOKENS, session=f"s{number}", colocated_only=True)
-        assert policy.route(registry, ask)[:2] == (None, cs[0])
+        assert policy.route(candidates, ask)[:2] == (None, cs[0])
     cs[0].down("gone")
-    assert policy.route(registry, RoutingRequest(tokens=TOKENS, colocated_only=True)) is None
+    assert policy.route(candidates, RoutingRequest(tokens=TOKENS, colocated_only=True)) is None
 
 
 @pytest.mark.parametrize("name", ["cost_model", "least_load", "power_of_two", "prompt_tree"])
 def test_a_burst_is_spread_because_load_counts_at_once(name):
-    registry, _, _, cs = cluster(colocated=4)
+    candidates, _, _, cs = cluster(colocated=4)
     policy = policy_of(name)
     for _ in range(40):
-        charge(policy.route(registry, RoutingRequest(tokens=TOKENS)))
+        charge(policy.route(candidates, RoutingRequest(tokens=TOKENS)))
     loads = [one.in_flight for one in cs]
     assert max(loads) <= (20 if name == "power_of_two" else 10)
 
 
 @pytest.mark.parametrize("name", ["least_load", "power_of_two"])
 def test_a_pair_is_as_busy_as_its_busier_half(name):
-    registry, ps, ds, cs = cluster(prefill=1, decode=1, colocated=1)
+    candidates, ps, ds, cs = cluster(prefill=1, decode=1, colocated=1)
     policy = policy_of(name)
     ds[0].charge(500)
     cs[0].charge(100)
-    assert policy.route(registry, RoutingRequest()).decode is cs[0]
+    assert policy.route(candidates, RoutingRequest()).decode is cs[0]
     cs[0].charge(500)
-    assert policy.route(registry, RoutingRequest())[:2] == (ps[0], ds[0])
+    assert policy.route(candidates, RoutingRequest())[:2] == (ps[0], ds[0])
 
 
 def test_one_long_prompt_outweighs_several_short_ones():
-    registry, _, _, cs = cluster(colocated=2)
+    candidates, _, _, cs = cluster(colocated=2)
     cs[0].charge(10_000)
     for _ in range(3):
         cs[1].charge(100)
-    assert policy_of("least_load").route(registry, RoutingRequest()).decode is cs[1]
+    assert policy_of("least_load").route(candidates, RoutingRequest()).decode is cs[1]
 
 
 def test_round_robin_skips_who_is_down_and_comes_back_to_them():
-    registry, _, ds, _ = cluster(prefill=1, decode=3)
+    candidates, _, ds, _ = cluster(prefill=1, decode=3)
     policy = RoundRobin()
     ds[1].down("gone")
-    assert set(decoders(policy, registry, [RoutingRequest()] * 4)) == {ds[0], ds[2]}
+    assert set(decoders(policy, candidates, [RoutingRequest()] * 4)) == {ds[0], ds[2]}
     ds[1].up()
-    assert set(decoders(policy, registry, [RoutingRequest()] * 3)) == set(ds)
+    assert set(decoders(policy, candidates, [RoutingRequest()] * 3)) == set(ds)
 
 
 def test_round_robin_pairs_everybody_with_everybody():
-    registry, *_ = cluster(prefill=2, decode=3)
+    candidates, *_ = cluster(prefill=2, decode=3)
     policy = RoundRobin()
-    assert len({policy.route(registry, RoutingRequest())[:2] for _ in range(6)}) == 6
+    assert len({policy.route(candidates, RoutingRequest())[:2] for _ in range(6)}) == 6
 
 
 def test_a_death_moves_its_own_sessions_only_and_they_come_back():
-    registry, ps, ds, _ = cluster(prefill=3, decode=3, colocated=2)
+    candidates, ps, ds, _ = cluster(prefill=3, decode=3, colocated=2)
     policy = policy_of("session")
     asks = [RoutingRequest(session=f"user={number}") for number in range(300)]
-    before = [policy.route(registry, ask)[:2] for ask in asks]
+    before = [policy.route(candidates, ask)[:2] for ask in asks]
     ps[0].down("gone")
-    during = [policy.route(registry, ask)[:2] for ask in asks]
+    during = [policy.route(candidates, ask)[:2] for ask in asks]
     moved = [new for old, new in zip(before, during, strict=True) if old != new]
     assert len(moved) == sum(old[0] is ps[0] for old in before) > 20
     assert len({new[0] for new in moved}) > 2
     ds[0].down("gone")
-    for old, new in zip(during, [policy.route(registry, ask)[:2] for ask in asks], strict=True):
+    for old, new in zip(during, [policy.route(candidates, ask)[:2] for ask in asks], strict=True):
         assert new[0] is old[0]
         assert new[1] is old[1] or old[1] is ds[0]
     ps[0].up()
     ds[0].up()
-    assert [policy.route(registry, ask)[:2] for ask in asks] == before
+    assert [policy.route(candidates, ask)[:2] for ask in asks] == before
 
 
 def test_sessions_are_spread_evenly_enough():
-    registry, _, _, cs = cluster(colocated=4)
-    counts = decoders(policy_of("session"), registry, [RoutingRequest(session=f"s{n}") for n in range(2000)])
+    candidates, _, _, cs = cluster(colocated=4)
+    counts = decoders(
+        policy_of("session"), candidates, [RoutingRequest(session=f"s{n}") for n in range(2000)]
+    )
     assert set(counts) == set(cs)
     assert min(counts.values()) > 400
 
@@ -193,11 +195,11 @@ def test_a_session_is_known_by_its_id_or_by_how_it_begins(one, same, other):
     "fields", [{}, {"text": None}, {"messages": [1]}, {"messages": []}, {"session_id": ""}]
 )
 def test_without_any_sign_of_a_session_load_decides(fields):
-    registry, _, _, cs = cluster(colocated=2)
+    candidates, _, _, cs = cluster(colocated=2)
     cs[0].charge(100)
     ask = routing_request(fields, 100)
     assert ask.session is None
-    assert policy_of("session").route(registry, ask).decode is cs[1]
+    assert policy_of("session").route(candidates, ask).decode is cs[1]
 
 
 @pytest.mark.parametrize(
@@ -214,46 +216,46 @@ def test_what_keeps_kv_apart_makes_another_namespace(one, other):
 
 
 def test_the_longest_prefix_wins_whatever_the_load():
-    registry, _, _, cs = cluster(colocated=3)
+    candidates, _, _, cs = cluster(colocated=3)
     tree = ResponseTree(600, 1 << 20)
     policy = policy_of("prompt_tree", tree)
     tree.stored(cs[1], TOKENS[:40], "")
     tree.stored(cs[2], TOKENS[:80], "")
     cs[2].charge(100_000)
-    route = policy.route(registry, RoutingRequest(tokens=TOKENS))
+    route = policy.route(candidates, RoutingRequest(tokens=TOKENS))
     assert route.decode is cs[2]
     assert {one: cached.tokens for one, cached in route.cached.items()} == {cs[1]: 40, cs[2]: 80}
     cs[2].down("gone")
-    assert policy.route(registry, RoutingRequest(tokens=TOKENS)).decode is cs[1]
-    assert policy.route(registry, RoutingRequest(tokens=TOKENS, namespace="other")).cached == {}
+    assert policy.route(candidates, RoutingRequest(tokens=TOKENS)).decode is cs[1]
+    assert policy.route(candidates, RoutingRequest(tokens=TOKENS, namespace="other")).cached == {}
 
 
 def test_prefill_and_decode_are_chosen_by_what_each_has():
-    registry, ps, ds, _ = cluster(prefill=2, decode=2, colocated=1)
+    candidates, ps, ds, _ = cluster(prefill=2, decode=2, colocated=1)
     tree = ResponseTree(600, 1 << 20)
     policy = policy_of("prompt_tree", tree)
     tree.stored(ps[1], TOKENS, "")
     tree.stored(ds[0], TOKENS, "")
     for _ in range(10):
-        assert policy.route(registry, RoutingRequest(tokens=TOKENS))[:2] == (ps[1], ds[0])
+        assert policy.route(candidates, RoutingRequest(tokens=TOKENS))[:2] == (ps[1], ds[0])
 
 
 def test_equal_prefixes_go_by_load_and_no_tokens_too():
-    registry, _, _, cs = cluster(colocated=3)
+    candidates, _, _, cs = cluster(colocated=3)
     tree = ResponseTree(600, 1 << 20)
     policy = policy_of("prompt_tree", tree)
     for one in cs[:2]:
         tree.stored(one, TOKENS, "")
     cs[0].charge(100)
-    assert policy.route(registry, RoutingRequest(tokens=TOKENS)).decode is cs[1]
+    assert policy.route(candidates, RoutingRequest(tokens=TOKENS)).decode is cs[1]
     cs[1].charge(100)
-    assert policy.route(registry, RoutingRequest()).decode is cs[2]
+    assert policy.route(candidates, RoutingRequest()).decode is cs[2]
 
 
 def test_who_prefills_and_who_decodes_may_be_chosen_apart():
-    registry, ps, ds, cs = cluster(prefill=3, decode=3, colocated=1)
+    candidates, ps, ds, cs = cluster(prefill=3, decode=3, colocated=1)
     policy = PerRolePolicy(policy_of("session"), policy_of("round_robin"))
-    routes = [policy.route(registry, RoutingRequest(session=f"s{number % 30}")) for number in range(90)]
+    routes = [policy.route(candidates, RoutingRequest(session=f"s{number % 30}")) for number in range(90)]
     pairs = [route for route in routes if route.prefill is not None]
     assert Counter(route.decode for route in pairs) == {one: len(pairs) // 3 for one in ds}
     for number in range(30):
@@ -261,9 +263,9 @@ def test_who_prefills_and_who_decodes_may_be_chosen_apart():
     assert {route.decode for route in routes if route.prefill is None} == {*cs}
     for one in (*ps, *ds):
         one.down("gone")
-    assert policy.route(registry, RoutingRequest(session="s"))[:2] == (None, cs[0])
+    assert policy.route(candidates, RoutingRequest(session="s"))[:2] == (None, cs[0])
     cs[0].down("gone")
-    assert policy.route(registry, RoutingRequest(session="s")) is None
+    assert policy.route(candidates, RoutingRequest(session="s")) is None
 
 
 def test_tokens_are_wanted_where_either_wants_them():

@@ -28,7 +28,7 @@ def tree(clock):
 
 def instance(number, page):
     made = Instance(f"http://{number}:1", Role.COLOCATED)
-    made.server_info = ServerInfo(page_size=page)
+    made.learn(ServerInfo(page_size=page))
     made.up()
     return made
 

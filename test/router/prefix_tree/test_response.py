@@ -19,7 +19,7 @@ def tree(clock):
 
 def instance(url=A, page_size=1):
     made = Instance(url, Role.COLOCATED)
-    made.server_info = ServerInfo(page_size=page_size)
+    made.learn(ServerInfo(page_size=page_size))
     return made
 
 

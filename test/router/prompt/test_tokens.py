@@ -45,7 +45,7 @@ async def tokens():
 
     async def make(load, timeout_s=5.0):
         instance = Instance("http://a:1", Role.COLOCATED)
-        instance.server_info = ServerInfo(tokenizer="told")
+        instance.learn(ServerInfo(tokenizer="told"))
         made.append(Tokens([instance], "", timeout_s, load))
         made[-1].prepare()
         await asyncio.wait([made[-1]._loading])

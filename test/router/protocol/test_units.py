@@ -7,9 +7,9 @@ import pytest
 
 from router.errors import InstanceFailed
 from router.forwarding.pair import _winner
-from router.forwarding.upstream import Answer
 from router.instances.instance import Instance, Role
 from router.protocol import body, sse
+from router.protocol.answer import Answer
 from router.protocol.bootstrap import bootstrap_fields, new_rooms
 
 
@@ -27,7 +27,9 @@ def test_no_room_is_0_even_if_chance_says_so(monkeypatch):
 
 def test_an_ipv6_host_loses_its_brackets():
     prefill = Instance("http://[::1]:30001", Role.PREFILL, 8998)
-    assert bootstrap_fields({"text": "a"}, prefill, "/generate")["bootstrap_host"] == "::1"
+    assert prefill.bootstrap_host == "::1"
+    fields = bootstrap_fields({"text": "a"}, "/generate", prefill.bootstrap_host, prefill.bootstrap_port)
+    assert (fields["bootstrap_host"], fields["bootstrap_port"]) == ("::1", 8998)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"1", b"{", b"null", b'"{}"', b"[" * 200_000])

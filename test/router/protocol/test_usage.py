@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from router.forwarding.upstream import Answer
+from router.protocol.answer import Answer
 from router.protocol.usage import Outcome, outcome_of, watched
 
 META = {"prompt_tokens": 9, "cached_tokens": 4, "completion_tokens": 2}

@@ -8,7 +8,7 @@ from router.instances.server_info import ServerInfo
 from router.scheduling.hints import hint_fields
 
 P, D = Instance("http://p:1", Role.PREFILL), Instance("http://d:1", Role.DECODE)
-D.server_info = ServerInfo(instance="10.0.0.2:30002")
+D.learn(ServerInfo(instance="10.0.0.2:30002"))
 FETCH = Fetch(D, 512, 250.12345)
 PAYLOAD = {"from": "10.0.0.2:30002", "deadline_ms": 250.123, "role": "prefill", "tokens": 512}
 OTHER = {"action_id": "a", "action_version": "2", "action_type": "other", "payload": {}}

@@ -1,4 +1,4 @@
-from router.instances.instance import Instance, Role
+from router.instances.instance import Instance, Role, prefill_queues
 from router.scheduling.reservation import PrefillReservation
 
 
@@ -38,14 +38,14 @@ def test_the_queue_gets_shorter_while_the_first_of_it_runs(monkeypatch):
     monkeypatch.setattr("router.instances.instance.time.monotonic", lambda: now[0])
     one = Instance("http://a:1", Role.PREFILL)
     first, second = PrefillReservation(one, 10.0), PrefillReservation(one, 2.0)
-    assert one.queue(now[0] + 9.5) == 2.5
+    assert prefill_queues([one], now[0] + 9.5) == [2.5]
     # It takes longer than was predicted: the second has still all before it.
     now[0] += 15
-    assert one.queue(now[0]) == 2.0
+    assert prefill_queues([one], now[0]) == [2.0]
     first.done()
-    assert one.queue(now[0] + 0.5) == 1.5
+    assert prefill_queues([one], now[0] + 0.5) == [1.5]
     second.drop()
-    assert one.queue(now[0]) == one.charged_seconds == 0
+    assert prefill_queues([one], now[0]) == [one.charged_seconds] == [0]
 
 
 def test_a_source_is_free_again_once_it_has_sent():

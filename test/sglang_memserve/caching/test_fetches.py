@@ -123,7 +123,7 @@ def test_a_source_that_has_nothing_or_is_not_known_costs_no_time(three, tools):
 
 def test_a_source_that_stands_still_costs_the_deadline_and_no_more(three, tools):
     first, second, _ = three
-    second.agent._pool._serving.fetching.answer = lambda *given: time.sleep(3)
+    second.agent._pool._exchange.fetching.answer = lambda *given: time.sleep(3)
     began = time.monotonic()
     first.arrive(ROOM, [*TOKENS, 99], {"from": "p1", "deadline_ms": 300})
     assert first.agent.waits(ROOM)
@@ -137,7 +137,7 @@ def test_a_source_that_stands_still_costs_the_deadline_and_no_more(three, tools)
 
 def test_a_request_that_is_gone_waits_no_longer(three, tools):
     first, second, _ = three
-    fetching = second.agent._pool._serving.fetching
+    fetching = second.agent._pool._exchange.fetching
     fetching.answer, real = lambda *given: time.sleep(0.5) or real(*given), fetching.answer
     first.arrive(ROOM, [*TOKENS, 99], {"from": "p1", "deadline_ms": 60_000})
     first.agent.released(SimpleNamespace(bootstrap_room=ROOM, rid="request"))

@@ -9,7 +9,7 @@ import zmq
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams
 
 from mempool.address import Medium, Owner
-from mempool.feed.messages import FeedRequest, SnapshotReply, Unknown, decode_answer, encode
+from mempool.feed.messages import FeedRequest, SnapshotReply, Unknown, decode_reply, encode
 from mempool.index.events import Cleared, Removed, Stored
 from mempool.index.keys import key_of as mempool_key
 from mempool.index.mirror import Mirror
@@ -26,11 +26,11 @@ class FeedClient:
 
     def __init__(self, instance):
         self.feed, self.mirror = instance.agent._hbm.feed, Mirror(PAGE)
-        self.incarnation, snapshot = self.feed.whole()
+        self.incarnation, snapshot = self.feed.snapshot()
         self.mirror.apply(snapshot)
 
     def hear(self):
-        events = self.feed.after(self.incarnation, self.mirror.seq)
+        events = self.feed.events_after(self.incarnation, self.mirror.seq)
         for event in events:
             self.mirror.apply(event)
         return events
@@ -222,7 +222,7 @@ def ask():
         socket.connect(instance.agent.advertised["feed"]["endpoint"])
         socket.send(encode(FeedRequest(1, medium, 0, -1)))
         assert socket.poll(10_000), "no answer"
-        return decode_answer(socket.recv())
+        return decode_reply(socket.recv())
 
     yield put
     context.destroy(linger=0)

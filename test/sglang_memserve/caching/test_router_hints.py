@@ -15,7 +15,7 @@ from sglang_memserve.caching.fetches import FetchHint, hint_of
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
 def test_an_instance_understands_the_routers_hint(path):
     source, fetcher = Instance("http://d:1", Role.DECODE), Instance("http://p:1", Role.PREFILL)
-    source.server_info = ServerInfo(instance="10.0.0.2:30002")
+    source.learn(ServerInfo(instance="10.0.0.2:30002"))
     said = hint_fields({}, path, Fetch(source, 512, 60_000.0), fetcher)
     envelope = said.get("kv_hints")
     request = SimpleNamespace(

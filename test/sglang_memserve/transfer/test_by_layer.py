@@ -6,7 +6,7 @@ import pytest
 import torch
 from sglang.srt.disaggregation.base.conn import KVPoll
 
-from mempool.transfer.cut import Mode
+from mempool.transfer.cut import TransferMode
 from sglang_memserve.transfer.by_layer import ByLayer
 
 ROOM = 77
@@ -30,7 +30,7 @@ def by_layer(make_split):
 
     def how(source):
         pools.append(Pool(source))
-        return Mode.BY_LAYER, ByLayer(pools[0], torch.device("cpu"), source.layout.layers)
+        return TransferMode.BY_LAYER, ByLayer(pools[0], torch.device("cpu"), source.layout.layers)
 
     pools = []
     split = make_split(how=how)

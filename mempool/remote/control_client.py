@@ -4,40 +4,49 @@ import heapq
 import itertools
 import time
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
-from typing import TypeVar
+from concurrent.futures import Future
 
 from mempool.address import Medium
 from mempool.errors import DeadlinePassed, FrameError, MemPoolError
 from mempool.remote import messages
-from mempool.remote.messages import Allocated, AllocMem, Answer, Ask, Call, Caller, FreeMem, Reply
-from mempool.transports.base import Connection
-
-T = TypeVar("T")
+from mempool.remote.messages import (
+    Allocated,
+    AllocMem,
+    Call,
+    Caller,
+    CallReply,
+    ControlReply,
+    ControlRequest,
+    FreeMem,
+)
+from mempool.remote.requests import settle
+from mempool.transports.base import TransportConnection
 
 _GIVE_BACK_SECONDS = 5.0
 
 
-class AskedPeer:
-    def __init__(self, connection: Connection, endpoint: str) -> None:
+class ControlClient:
+    def __init__(self, connection: TransportConnection, endpoint: str) -> None:
         self.connection = connection
         self.endpoint = endpoint
         self._ids = itertools.count(1)
-        self._asked: dict[int, tuple[Caller, Ask, Future[Reply]]] = {}
+        self._pending: dict[int, tuple[Caller, ControlRequest, Future[ControlReply]]] = {}
         # AllocMem that is overdue: what it gets is given back.
         self._late: dict[int, tuple[Caller, Medium]] = {}
         self._unsent: deque[tuple[int, bytes]] = deque()
         self._deadlines: list[tuple[float, int]] = []
 
-    def ask(self, caller: Caller, ask: Ask, deadline: float, reply: Future[Reply]) -> None:
+    def send(
+        self, caller: Caller, request: ControlRequest, deadline: float, reply: Future[ControlReply]
+    ) -> None:
         seconds = deadline - time.monotonic()
         if not seconds > 0:
             settle(reply, DeadlinePassed(self.endpoint, "the deadline had passed before it was asked"))
             return
         number = next(self._ids)
-        self._asked[number] = (caller, ask, reply)
+        self._pending[number] = (caller, request, reply)
         heapq.heappush(self._deadlines, (deadline, number))
-        call = Call(number, caller, min(seconds, messages.MAX_SECONDS), ask)
+        call = Call(number, caller, min(seconds, messages.MAX_SECONDS), request)
         self._unsent.append((number, messages.encode(call)))
 
     def serve(self) -> list[float]:
@@ -48,11 +57,11 @@ class AskedPeer:
         while (frames := self.connection.receive()) is not None:
             if len(frames) != 1:
                 raise FrameError(f"{len(frames)} frames where one was expected")
-            self._take(messages.decode_answer(frames[0]))
+            self._take(messages.decode_reply(frames[0]))
         while self._unsent and self.connection.opened:
             number, frame = self._unsent[0]
             # Nobody waits for the answer to what could not be sent in time.
-            if number not in self._asked:
+            if number not in self._pending:
                 self._late.pop(number, None)
             elif not self.connection.send([frame]):
                 break
@@ -63,14 +72,14 @@ class AskedPeer:
     def close(self, error: MemPoolError) -> None:
         """What was asked and not answered ends with `error`."""
         self.connection.close()
-        for _, _, reply in self._asked.values():
+        for _, _, reply in self._pending.values():
             settle(reply, error)
 
     def _expire(self) -> float | None:
         """Seconds to the next deadline."""
         while self._deadlines:
             deadline, number = self._deadlines[0]
-            if number in self._asked:
+            if number in self._pending:
                 left = deadline - time.monotonic()
                 if left > 0:
                     return left
@@ -79,26 +88,15 @@ class AskedPeer:
         return None
 
     def _overdue(self, number: int) -> None:
-        caller, ask, reply = self._asked.pop(number)
-        if isinstance(ask, AllocMem):
-            self._late[number] = (caller, ask.medium)
+        caller, request, reply = self._pending.pop(number)
+        if isinstance(request, AllocMem):
+            self._late[number] = (caller, request.medium)
         settle(reply, DeadlinePassed(self.endpoint, "no answer in time"))
 
-    def _take(self, answer: Answer) -> None:
-        if (asked := self._asked.pop(answer.id, None)) is not None:
-            settle(asked[2], answer.reply)
+    def _take(self, answer: CallReply) -> None:
+        if (pending := self._pending.pop(answer.id, None)) is not None:
+            settle(pending[2], answer.reply)
         elif (late := self._late.pop(answer.id, None)) is not None and isinstance(answer.reply, Allocated):
             caller, medium = late
             free = FreeMem(medium, answer.reply.incarnation, answer.reply.blocks)
-            self.ask(caller, free, time.monotonic() + _GIVE_BACK_SECONDS, Future())
-
-
-def settle(reply: Future[T], outcome: T | MemPoolError) -> None:
-    try:
-        if isinstance(outcome, MemPoolError):
-            reply.set_exception(outcome)
-        else:
-            reply.set_result(outcome)
-    except InvalidStateError:
-        # The one who asked has cancelled it.
-        return
+            self.send(caller, free, time.monotonic() + _GIVE_BACK_SECONDS, Future())

@@ -1,0 +1,212 @@
+"""The registry: tells instances of each other."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+
+import zmq
+
+from mempool.errors import FrameError
+from mempool.membership.connections import Connections
+from mempool.membership.messages import (
+    MAX_JOIN_BYTES,
+    PAGE_INFOS,
+    Change,
+    ChangeKind,
+    ChangeNotice,
+    Heartbeat,
+    HeartbeatAck,
+    Join,
+    Leave,
+    MembershipSnapshot,
+    Reason,
+    Refusal,
+    ToMember,
+    decode_to_registry,
+    encode,
+    new_incarnation,
+)
+from mempool.membership.roll import JoinRefused, MembershipTable
+from mempool.sockets import Wakeup
+
+logger = logging.getLogger(__name__)
+
+SUSPICION_SECONDS = 2.0
+DEATH_SECONDS = 10.0
+MAX_MEMBERS = 1024
+
+_DOUBT_MILLISECONDS = 10
+# So that a flood of messages does not keep it from looking at the clock.
+_MESSAGES_A_TURN = 1000
+
+
+class MembershipRegistry:
+    """Serves on a thread of its own until `close`; `endpoint` is what instances connect to.
+
+    The first to join fixes layout and namespace for as long as anyone is alive. `suspicion`, `death`: seconds
+    of silence; a closed connection is death at once. `bad_frames` counts what was not of the protocol.
+    Raises ValueError for settings that make no sense, MemPoolError when `url` cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        suspicion: float = SUSPICION_SECONDS,
+        death: float = DEATH_SECONDS,
+        max_members: int = MAX_MEMBERS,
+    ) -> None:
+        self.bad_frames = 0
+        self._roll = MembershipTable(
+            suspicion=suspicion, death=death, max_members=max_members, clock=time.monotonic
+        )
+        self._tick_milliseconds = max(1, int(min(suspicion / 8, 0.25) * 1000))
+        self._epoch = new_incarnation()
+        self._seq = 0
+        self._identities: dict[bytes, tuple[str, int]] = {}
+        # More than one where an instance has this registry twice in its list, or is about to lose the older.
+        self._connections_of: dict[str, set[bytes]] = {}
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._connections = Connections(
+                self._context, url, max_frame_bytes=MAX_JOIN_BYTES, silence=2 * death
+            )
+        except BaseException:
+            self._context.term()
+            raise
+        self.endpoint = self._connections.endpoint
+        self._wakeup = Wakeup()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="mempool-registry", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Idempotent. Instances take it for a registry that is away, not for anyone's death."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._wakeup.set()
+        self._thread.join()
+        self._wakeup.close()
+        self._connections.close()
+        self._context.term()
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        for source in (self._connections.socket, self._connections.monitor, self._wakeup):
+            poller.register(source, zmq.POLLIN)
+        while not self._stopping:
+            poller.poll(_DOUBT_MILLISECONDS if self._connections.in_doubt else self._tick_milliseconds)
+            self._wakeup.clear()
+            try:
+                self._turn()
+            except Exception:
+                # This thread serves everyone.
+                logger.exception("a turn of the registry")
+
+    def _turn(self) -> None:
+        self._connections.hear_of_closed()
+        for _ in range(_MESSAGES_A_TURN):
+            frames = self._connections.receive()
+            if frames is None:
+                break
+            self._handle(frames)
+        for connection in self._connections.closed(encode(HeartbeatAck(self._seq))):
+            self._announce(self._lose(connection))
+        changes = self._roll.tick()
+        for change in changes:
+            if change.kind is ChangeKind.DIED:
+                self._unbind_all(change.info.instance)
+        self._announce(changes)
+
+    def _handle(self, frames: list[zmq.Frame]) -> None:
+        try:
+            if len(frames) != 2:
+                raise FrameError(f"{len(frames) - 1} frames where one was expected")
+            message = decode_to_registry(frames[1].buffer)
+        except FrameError as error:
+            self.bad_frames += 1
+            logger.debug("dropped a frame: %s", error)
+            return
+        if isinstance(message, Join):
+            self._join(frames, message)
+        else:
+            self._hear(frames[0].bytes, message)
+
+    def _join(self, frames: list[zmq.Frame], join: Join) -> None:
+        connection, info = frames[0].bytes, join.info
+        try:
+            changes = self._roll.join(info, join.previous)
+        except JoinRefused as error:
+            logger.info("%s", error)
+            self._send([connection], error.refusal)
+            return
+        bound = self._identities.get(connection)
+        if bound is not None and bound[0] != info.instance:
+            # One connection speaks for one instance.
+            changes = [*self._lose(connection), *changes]
+        if any(
+            change.kind is ChangeKind.DIED and change.info.instance == info.instance for change in changes
+        ):
+            self._unbind_all(info.instance)
+        self._announce(changes)
+        self._identities[connection] = (info.instance, info.incarnation)
+        self._connections_of.setdefault(info.instance, set()).add(connection)
+        self._connections.watch(frames)
+        self._send_snapshot(connection)
+
+    def _hear(self, connection: bytes, message: Heartbeat | Leave) -> None:
+        identity = (message.instance, message.incarnation)
+        changes = None
+        if self._identities.get(connection) == identity:
+            changes = self._roll.heard(*identity)
+        if changes is None:
+            self._send([connection], self._not_alive(*identity))
+        elif isinstance(message, Leave):
+            self._unbind_all(message.instance)
+            self._announce(self._roll.leave(*identity))
+        else:
+            self._announce(changes)
+            self._send([connection], HeartbeatAck(self._seq))
+
+    def _not_alive(self, instance: str, incarnation: int) -> Refusal:
+        newest = self._roll.newest(instance)
+        reason = Reason.SUPERSEDED if newest > incarnation else Reason.DEAD
+        return Refusal(incarnation, reason, "incarnation", str(newest), str(incarnation))
+
+    def _announce(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self._seq += 1
+            info = change.info
+            logger.info("%s %s (incarnation %d)", info.instance, change.kind, info.incarnation)
+            self._send(list(self._identities), ChangeNotice(self._seq, change))
+
+    def _send_snapshot(self, connection: bytes) -> None:
+        standings = self._roll.standings()
+        for start in range(0, len(standings), PAGE_INFOS):
+            page = tuple(standings[start : start + PAGE_INFOS])
+            done = start + PAGE_INFOS >= len(standings)
+            self._send([connection], MembershipSnapshot(self._epoch, self._seq, page, done))
+
+    def _send(self, connections: Iterable[bytes], message: ToMember) -> None:
+        frame = encode(message)
+        for connection in connections:
+            self._connections.send(connection, frame)
+
+    def _lose(self, connection: bytes) -> list[Change]:
+        instance, incarnation = self._unbind(connection)
+        return [] if instance in self._connections_of else self._roll.lost(instance, incarnation)
+
+    def _unbind(self, connection: bytes) -> tuple[str, int]:
+        identity = self._identities.pop(connection)
+        others = self._connections_of[identity[0]]
+        others.discard(connection)
+        if not others:
+            del self._connections_of[identity[0]]
+        self._connections.forget(connection)
+        return identity
+
+    def _unbind_all(self, instance: str) -> None:
+        for connection in list(self._connections_of.get(instance, ())):
+            self._unbind(connection)

@@ -25,18 +25,10 @@ from typing import Any
 import aiohttp
 
 from benchmark import command
+from benchmark.bars import Bar, at_least, at_most, report, show_bars
 from benchmark.mock_engine import DELAY
 from sglang_memserve.bench import children
-from sglang_memserve.bench.figures import (
-    Bar,
-    Rounds,
-    at_least,
-    at_most,
-    machine,
-    percentile,
-    report,
-    show_bars,
-)
+from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.bench.serving.answer import Answer
 from sglang_memserve.bench.serving.apis import APIS, Asking, Conversation
 from sglang_memserve.bench.serving.client import Client, open_session
@@ -46,6 +38,7 @@ from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.supervisor import Member
+from sglang_memserve.machine import machine_description
 
 FAST, SLOW = "fast", "slow"
 FIRST_MS = {FAST: 50.0, SLOW: 2000.0}
@@ -156,7 +149,7 @@ async def benchmark(options: argparse.Namespace) -> None:
     print(rounds.table())
     print(show_bars(bars(rounds)))
     if options.json:
-        print(report(machine("aiohttp", "sglang-memserve"), rounds.results(), bars(rounds)))
+        print(report(machine_description("aiohttp", "sglang-memserve"), rounds.results(), bars(rounds)))
 
 
 def main() -> int:

@@ -26,18 +26,18 @@ from typing import Any
 
 import msgspec
 
-from benchmark import command
+from benchmark import command, data
+from benchmark.bars import Bar, at_most, report, show_bars
 from benchmark.cost import h100, live, tables
 from benchmark.cost.grid import CELLS, grid
 from benchmark.cost.live import ARCHITECTURE, OPERATORS, Live
 from sglang_memserve.bench import children
-from sglang_memserve.bench.chart import Panel, chart
+from sglang_memserve.bench.chart import Chart, Panel, Point, require_matplotlib
 from sglang_memserve.bench.clusters import Engine, building
-from sglang_memserve.bench.figures import Bar, at_most, machine, report, show_bars
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
+from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
-TABLES = Path(__file__).resolve().parents[2] / "shared" / "perf"
 HERE_BAR, H100_BAR, CALIBRATION_BAR_S = 10.0, 12.0, 120.0
 POLYNOMIAL = "polynomial of whole prefills"
 
@@ -86,18 +86,19 @@ def h100_bars(found: dict[str, h100.Errors]) -> list[Bar]:
     return bars
 
 
-def plotted(found: Live) -> str:
+def plotted(found: Live) -> Chart:
     """Predicted over measured, in seconds."""
-    lines = {
-        way: [(found.median(cell), seconds) for cell, seconds in values.items()]
+    panels = [
+        Panel(
+            x_label="measured (s)",
+            y_label="predicted (s)",
+            curves={way: [Point(found.median(cell), seconds) for cell, seconds in values.items()]},
+            style="dots",
+            diagonal=True,
+        )
         for way, values in found.predicted.items()
-    }
-    return chart(
-        "Prefill time, predicted over measured",
-        "measured, s",
-        [Panel(f"{way}, s", {way: points}, dots=True) for way, points in lines.items()],
-        same_axes=True,
-    )
+    ]
+    return Chart("Prefill time, predicted over measured", panels, same_axes=True)
 
 
 def table(found: Live) -> str:
@@ -113,11 +114,13 @@ def table(found: Live) -> str:
 
 
 async def benchmark(options: argparse.Namespace) -> None:
+    if options.plot:
+        require_matplotlib()
     bars: list[Bar] = []
     results: dict[str, Any] = {}
     skipped: list[str] = []
     if missing := tables.missing(options.tables):
-        skipped.append(f"H100: {options.tables} lacks {', '.join(missing)}")
+        skipped.append(f"H100: {options.tables} lacks {', '.join(missing)}: give --tables")
     else:
         found = on_h100(options.tables)
         results["h100"] = {rows: asdict(errors) for rows, errors in found.items()}
@@ -132,11 +135,13 @@ async def benchmark(options: argparse.Namespace) -> None:
         bars += live_bars(measured)
         if options.plot:
             options.plot.mkdir(parents=True, exist_ok=True)
-            (options.plot / "cost_model.svg").write_text(plotted(measured))
+            plotted(measured).save(options.plot / "cost_model.svg")
     print(show_bars(bars, skipped))
     if options.json:
         ours = {"attention_backend": options.attention_backend, "threads": options.threads}
-        print(report(machine("sglang", "torch", "sglang-memserve") | ours, results, bars, skipped))
+        print(
+            report(machine_description("sglang", "torch", "sglang-memserve") | ours, results, bars, skipped)
+        )
 
 
 def main() -> int:
@@ -144,7 +149,13 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw cost_model.svg here")
     parser.add_argument("--cells", type=int, default=CELLS, help=f"of the grid (default: {CELLS})")
     parser.add_argument("--only-h100", action="store_true", help="start nothing here")
-    parser.add_argument("--tables", type=Path, default=TABLES, metavar="DIR", help="of the H100")
+    parser.add_argument(
+        "--tables",
+        type=Path,
+        default=data.tables(),
+        metavar="DIR",
+        help=f"of the H100 (default: perf in {data.VARIABLE}, or in ../shared)",
+    )
     parser.add_argument("--model", help="a local folder (default: the embedded model)")
     parser.add_argument("--attention-backend", default=MEMSERVE_CPU, help=f"(default: {MEMSERVE_CPU})")
     parser.add_argument("--threads", type=int, default=1, help="of the instance (default: 1)")

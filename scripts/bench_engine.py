@@ -24,10 +24,12 @@ import aiohttp
 import orjson
 
 from benchmark import command
+from benchmark.bars import Bar, at_least, at_most, report, show_bars
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Engine, System, building
-from sglang_memserve.bench.figures import Bar, Rounds, at_least, at_most, machine, report, show_bars
+from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
 OURS, PEER = "memserve_cpu", "torch_native"
@@ -129,7 +131,7 @@ async def benchmark(options: argparse.Namespace) -> None:
     print(rounds.table())
     print(show_bars(bars(rounds)))
     if options.json:
-        about = machine("sglang", "sglang-memserve", "torch") | {"threads": options.threads}
+        about = machine_description("sglang", "sglang-memserve", "torch") | {"threads": options.threads}
         print(report(about, rounds.results(), bars(rounds)))
 
 

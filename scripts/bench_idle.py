@@ -26,12 +26,14 @@ import aiohttp
 import psutil
 
 from benchmark import command
+from benchmark.bars import Bar, at_most, report, show_bars
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Engine, System, building
-from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
+from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.spec import InstanceSpec
+from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
 PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
@@ -147,7 +149,7 @@ async def benchmark(options: argparse.Namespace) -> None:
     if options.json:
         print(
             report(
-                machine("sglang", "sglang-memserve") | PEERS.versions(),
+                machine_description("sglang", "sglang-memserve") | PEERS.versions(),
                 rounds.results(),
                 bars(rounds),
                 skipped,

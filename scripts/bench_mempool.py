@@ -35,11 +35,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import command
+from benchmark.bars import report, show_bars
 from benchmark.mempool import books, fairness, index, modes, throughput
 from benchmark.mempool.plan import Plan, say
-from sglang_memserve.bench.figures import Rounds, machine, report, show_bars
+from sglang_memserve.bench.chart import FORMATS, require_matplotlib
+from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.machine import machine_description
 
 PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
 PARTS = {"books": books, "index": index, "throughput": throughput, "fairness": fairness, "modes": modes}
@@ -53,15 +56,17 @@ def benchmark(options: argparse.Namespace) -> None:
     uses_peer = "throughput" in options.only and not options.without_peer
     if uses_peer:
         PEERS.require()
+    if options.plot is not None:
+        require_matplotlib()
     rounds, skipped = Rounds(), [f"{name}: --only" for name in PARTS if name not in options.only]
     with tempfile.TemporaryDirectory(prefix="bench_mempool.") as folder:
         plan = Plan(options.rounds, options.log_dir or Path(folder), PEERS if uses_peer else None)
         for name in options.only:
             skipped += PARTS[name].measure(rounds, plan)
     bars = [bar for part in PARTS.values() for bar in part.bars(rounds)]
-    found = machine("numpy", "torch", "pyzmq", "sglang", "sglang-memserve") | PEERS.versions()
+    found = machine_description("numpy", "torch", "pyzmq", "sglang", "sglang-memserve") | PEERS.versions()
     if options.plot is not None:
-        options.plot.write_text(modes.figure(rounds, where(found)))
+        modes.figure(rounds, where(found)).save(options.plot)
         say(f"{options.plot} is written")
     print(rounds.table())
     print(show_bars(bars, skipped))
@@ -72,12 +77,14 @@ def benchmark(options: argparse.Namespace) -> None:
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command.parser(__doc__, rounds=5, full="three times the rounds")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts alone")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw part modes, as SVG")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw part modes: a .png or .svg")
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
     parser.add_argument("--without-peer", action="store_true", help="measure without Mooncake")
     options = parser.parse_args(arguments)
     if options.plot is not None and "modes" not in options.only:
         parser.error("--plot draws what part modes measures")
+    if options.plot is not None and options.plot.suffix[1:] not in FORMATS:
+        parser.error(f"--plot {options.plot}: give a .png or .svg")
     options.rounds *= 3 if options.full else 1
     return options
 

@@ -35,11 +35,13 @@ import aiohttp
 import orjson
 
 from benchmark import command
+from benchmark.bars import Bar, at_most, report, show_bars
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Engine, System, building
-from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
+from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
 PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
@@ -195,7 +197,7 @@ async def benchmark(options: argparse.Namespace) -> None:
 def described(options: argparse.Namespace) -> dict[str, Any]:
     """The machine, and what both systems ran with."""
     return {
-        **machine("sglang", "torch", "sglang-memserve"),
+        **machine_description("sglang", "torch", "sglang-memserve"),
         **PEERS.versions(),
         "attention_backend": options.attention_backend,
         "threads": options.threads,

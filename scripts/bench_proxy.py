@@ -29,21 +29,14 @@ import uvloop
 from aiohttp import web
 
 from benchmark import command
+from benchmark.bars import Bar, at_least, at_most, report, show_bars
 from benchmark.load import Client, closed_loop
 from sglang_memserve.bench import children
-from sglang_memserve.bench.figures import (
-    Bar,
-    Rounds,
-    at_least,
-    at_most,
-    machine,
-    percentile,
-    report,
-    show_bars,
-)
+from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.supervisor import Member
+from sglang_memserve.machine import machine_description
 
 DIRECT, AIOHTTP, STARLETTE, ROUTER = "direct", "aiohttp", "starlette", "router"
 KINDS = ("json", "stream")
@@ -206,7 +199,9 @@ async def benchmark(options: argparse.Namespace) -> None:
     print(show_bars(bars(rounds)))
     if options.json:
         parser = "httptools" if importlib.util.find_spec("httptools") else "h11"
-        versions = machine("aiohttp", "uvicorn", "starlette", "uvloop") | {"uvicorn_parser": parser}
+        versions = machine_description("aiohttp", "uvicorn", "starlette", "uvloop") | {
+            "uvicorn_parser": parser
+        }
         print(report(versions, rounds.results(), bars(rounds)))
 
 

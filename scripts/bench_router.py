@@ -32,14 +32,16 @@ from typing import Any
 import orjson
 
 from benchmark import command
+from benchmark.bars import Bar, at_most, report, show_bars
 from benchmark.load import Client, closed_loop, milliseconds, open_loop
 from sglang_memserve.bench import children
-from sglang_memserve.bench.figures import Bar, Rounds, at_most, machine, report, show_bars
+from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import ROUTER_NAME, Peers, router_command
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.spec import InstanceSpec, router_argv
 from sglang_memserve.cluster.supervisor import Member
+from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
 PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
@@ -167,7 +169,7 @@ async def benchmark(options: argparse.Namespace) -> None:
     print(rounds.table())
     print(show_bars(bars(rounds), skipped))
     if options.json:
-        versions = machine("aiohttp", "uvloop") | PEERS.versions()
+        versions = machine_description("aiohttp", "uvloop") | PEERS.versions()
         print(report(versions, rounds.results(), bars(rounds), skipped))
 
 

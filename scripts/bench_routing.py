@@ -32,6 +32,7 @@ import psutil
 import uvloop
 
 from benchmark import command
+from benchmark.bars import Bar, at_least, at_most, report, show_bars
 from benchmark.feeding import INCARNATION, Feeding, Placed, feeding
 from mempool.address import Medium
 from router.config.settings import RouterConfig
@@ -47,16 +48,8 @@ from router.prompt.request import RoutingRequest, TokenArray
 from router.prompt.tokens import Tokens
 from router.scheduling.reservation import PrefillReservation
 from router.scheduling.scheduler import Scheduler
-from sglang_memserve.bench.figures import (
-    Bar,
-    Rounds,
-    at_least,
-    at_most,
-    machine,
-    percentile,
-    report,
-    show_bars,
-)
+from sglang_memserve.bench.figures import Rounds, percentile
+from sglang_memserve.machine import machine_description
 
 PAGE, VOCABULARY = 16, 50_000
 INSTANCES = {Role.PREFILL: 24, Role.DECODE: 24, Role.COLOCATED: 16}
@@ -297,7 +290,7 @@ def main() -> int:
     print(rounds.table())
     print(show_bars(bars(rounds)))
     if options.json:
-        print(report(machine("numpy"), rounds.results(), bars(rounds)))
+        print(report(machine_description("numpy"), rounds.results(), bars(rounds)))
     return 0
 
 

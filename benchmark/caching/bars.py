@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from benchmark.bars import Bar, at_most
 from benchmark.caching.duels import Duel
 from benchmark.caching.parts import BASIC, MODE_2, PEER
-from sglang_memserve.bench.figures import Bar, at_most
 
 _CHATS = "sharegpt"
 _SHARING = (_CHATS, "loogle", "react")

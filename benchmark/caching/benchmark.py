@@ -10,6 +10,7 @@ from benchmark.caching.arguments import Asked
 from benchmark.caching.duels import Duels
 from benchmark.caching.outcome import Outcome
 from benchmark.caching.parts import CROSSOVER, PARTS, PEER, PIVOT
+from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import building
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.bench.serving import arms as known
@@ -35,6 +36,8 @@ async def benchmark(asked: Asked) -> None:
     options, peers = asked.options, Peers(asked.options.peers)
     if any(PEER in asked.against(part) for part in asked.parts):
         peers.require()
+    if options.plot:
+        require_matplotlib()
     gpus = bool(share.visible_gpus())
     model = await read_model(options.model, MODEL_S)
     engine = engine_of(options, model, gpus)

@@ -11,7 +11,7 @@ import aiohttp
 
 from benchmark.caching.pair import PAGE, Pair, raised
 from benchmark.caching.sources import RECOMPUTE, REMOTE, SOURCES, Source, Tokens
-from sglang_memserve.bench.chart import Panel, chart
+from sglang_memserve.bench.chart import Chart, Panel, Point
 from sglang_memserve.bench.clusters import Builder
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.cluster.errors import ClusterError
@@ -100,33 +100,38 @@ async def _introduce(pair: Pair, seed: int) -> None:
     raise ClusterError(f"prefill could fetch nothing from decode for {_ACQUAINTED_S:.0f} s")
 
 
-def figure(results: Mapping[str, Any], where: str) -> str:
-    """As SVG, of the medians that are in `results`, which are as Rounds gives them. ValueError for none.
+def figure(results: Mapping[str, Any], where: str) -> Chart:
+    """Medians and spread of `results`, which are as Rounds gives them. Raises ValueError for none.
 
     Lines begin where nothing is cached: there all but a fetch in vain are the same request. That of recompute
     is level, as it does not hang on what is cached.
     """
     panels = [
-        Panel(f"TTFT (ms), prompts of {tokens:,} tokens", _lines(results, tokens), linear_x=True)
+        Panel(
+            x_label="share of the prompt that is cached (%)",
+            y_label=f"TTFT (ms), prompts of {tokens:,} tokens",
+            curves=_curves(results, tokens),
+            x_scale="linear",
+        )
         for tokens in sorted({int(name.split()[0]) for name in results})
     ]
     if not panels:
         raise ValueError("the crossover was not measured")
-    return chart(f"What a cached prefix is worth. {where}", "share of the prompt that is cached (%)", panels)
+    return Chart(f"What a cached prefix is worth. {where}", panels)
 
 
-def _lines(results: Mapping[str, Any], tokens: int) -> dict[str, list[tuple[float, float]]]:
-    lines: dict[str, list[tuple[float, float]]] = {source.name: [] for source in SOURCES}
+def _curves(results: Mapping[str, Any], tokens: int) -> dict[str, list[Point]]:
+    curves: dict[str, list[Point]] = {source.name: [] for source in SOURCES}
     found = results[workload(tokens)]
     for percent in PERCENTS:
         for source in SOURCES:
             nearest = (source.name, *((RECOMPUTE.name,) if percent == 0 else ()))
-            medians = (found.get(name, {}).get(figure_name(percent)) for name in nearest)
-            if one := next(filter(None, medians), None):
-                lines[source.name].append((float(percent), float(one["median"])))
-    if level := lines[RECOMPUTE.name]:
-        level.append((float(PERCENTS[-1]), level[0][1]))
-    return lines
+            spreads = (found.get(name, {}).get(figure_name(percent)) for name in nearest)
+            if spread := next(filter(None, spreads), None):
+                curves[source.name].append(Point.of(float(percent), spread))
+    if level := curves[RECOMPUTE.name]:
+        level.append(level[0]._replace(x=float(PERCENTS[-1])))
+    return curves
 
 
 def _drawn(rng: Random, tokens: int) -> list[int]:

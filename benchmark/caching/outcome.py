@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmark.bars import report as as_json
+from benchmark.bars import show_bars
 from benchmark.caching import crossover
 from benchmark.caching.arguments import Asked
 from benchmark.caching.bars import bars
 from benchmark.caching.duels import RATIOS, Duel
 from benchmark.caching.parts import PIVOT
-from sglang_memserve.bench import figures
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.serving import plots, report
 from sglang_memserve.bench.serving.measure import Slo
@@ -47,13 +48,13 @@ class Outcome:
             print(f"{PIVOT} over the other of the same round:\n{ratios.table()}", end="\n\n")
         if found := points.table():
             print(found, end="\n\n")
-        print(figures.show_bars(judged, self.asked.skipped), *(f"NOTE {doubt}" for doubt in doubts), sep="\n")
+        print(show_bars(judged, self.asked.skipped), *(f"NOTE {doubt}" for doubt in doubts), sep="\n")
         if options.plot:
             self._draw(options.plot, systems)
         if options.json:
             results = systems | ratios.results() | points.results()
             left = [*self.asked.skipped, *doubts]
-            print(figures.report(self.machine | {"workloads": self._summaries()}, results, judged, left))
+            print(as_json(self.machine | {"workloads": self._summaries()}, results, judged, left))
 
     def _laps(self, part: str | None = None) -> list[Lap]:
         return [lap for duel in self.duels if part in (None, duel.part) for lap in duel.laps]

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.cost import tables
+from benchmark.cost.architecture import ArchitectureFit
 from benchmark.cost.tables import LinearRow
-from router.cost import ArchitectureFit, CostModel, ModelShape, Profile
+from router.cost import CostModel, ModelShape, Profile
 from router.cost.attention import Kernel, PrefillAttention
 from router.cost.collective import AllReduce, CollectiveRow
 from router.cost.gemm import Gemm, GemmRow

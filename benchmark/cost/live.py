@@ -8,13 +8,14 @@ from pathlib import Path
 from statistics import median_high
 from typing import Any
 
+from benchmark.cost.architecture import ArchitectureFit
 from benchmark.cost.grid import Cell
-from router.cost import ArchitectureFit, CostModel, ModelShape, Profile, load_profile
+from router.cost import CostModel, ModelShape, Profile, load_profile
 from router.cost.fitting import mean_error
 from sglang_memserve.bench.clusters import Builder, System
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.calibrate import model_shape
 from sglang_memserve.calibrate.instance import PrefillProbe
+from sglang_memserve.calibrate.options import model_shape
 from sglang_memserve.cluster.errors import ClusterError
 
 OURS = "colocated"

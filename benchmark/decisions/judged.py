@@ -3,8 +3,9 @@
 import itertools
 from collections.abc import Sequence
 
+from benchmark.bars import Bar, at_least, at_most
 from benchmark.decisions.points import CLEAR, COMPUTE, FETCH, Point
-from sglang_memserve.bench.figures import Bar, Rounds, at_least, at_most
+from sglang_memserve.bench.figures import Rounds
 
 _MODEL = "the router's cost model"
 Places = tuple[float | None, float | None]

@@ -5,12 +5,14 @@ from typing import Any
 
 import msgspec
 
+from benchmark.bars import Bar, report, show_bars
 from benchmark.decisions import judged, spread
 from benchmark.decisions.arguments import CROSSOVER, PARTS, Asked
 from benchmark.decisions.points import Point
 from benchmark.decisions.spread import Spread
 from router.cost import Profile
-from sglang_memserve.bench.figures import Bar, Rounds, machine, report, show_bars
+from sglang_memserve.bench.figures import Rounds
+from sglang_memserve.machine import machine_description
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Outcome:
         print(show_bars(bars, left))
         if self.asked.json:
             settings = {name: getattr(self.asked, name) for name in ("attention_backend", "threads", "seed")}
-            where = machine("sglang", "torch", "sglang-memserve") | settings
+            where = machine_description("sglang", "torch", "sglang-memserve") | settings
             print(report(where, self._results(latencies), bars, left))
 
     def _latencies(self) -> Rounds:

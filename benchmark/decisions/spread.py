@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from sglang_memserve.bench.figures import Bar, Rounds, at_least, at_most, percentile
+from benchmark.bars import Bar, at_least, at_most
+from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.bench.serving.answer import Record
 
 PRICED, UNPRICED = "cost_model", "prompt_tree"

@@ -5,10 +5,11 @@ from collections import deque
 
 import numpy as np
 
+from benchmark.bars import Bar, at_most
 from benchmark.mempool.plan import Plan, say
 from mempool.address import Addresses, Medium, Owner
 from mempool.tiers.allocator import BlockAllocator
-from sglang_memserve.bench.figures import Bar, Rounds, at_most
+from sglang_memserve.bench.figures import Rounds
 
 TOTAL, BATCH = 1_000_000, 1000
 WORKLOAD, OURS, FIGURE = "alloc + free in batches of 1,000", "memserve", "ns_a_block"

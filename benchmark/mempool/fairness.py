@@ -3,10 +3,11 @@
 import contextlib
 from typing import Any
 
+from benchmark.bars import Bar, at_most
 from benchmark.mempool.far import Far
 from benchmark.mempool.plan import Plan, say
 from benchmark.mempool.throughput import ARENA_BYTES, KIB, layout
-from sglang_memserve.bench.figures import Bar, Rounds, at_most, percentile
+from sglang_memserve.bench.figures import Rounds, percentile
 
 WORKLOAD = "a 64 KiB transfer beside 1 GB"
 ALONE, SAME, OTHER = "nothing else flows", "of the same sender", "of another sender"

@@ -5,10 +5,11 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
+from benchmark.bars import Bar, at_most
 from benchmark.mempool.far import Far, FarError
 from benchmark.mempool.index_arms import ARMS, TOKENS, Ours, Radix, Rust
 from benchmark.mempool.plan import Plan, say
-from sglang_memserve.bench.figures import Bar, Rounds, at_most
+from sglang_memserve.bench.figures import Rounds
 
 SHAPES = {"one run": TOKENS, "8 nodes": TOKENS // 8}
 SIZES = {"10K": 39, "100K": 390, "1M": 4096}

@@ -2,13 +2,14 @@
 
 from typing import Any, NamedTuple
 
+from benchmark.bars import Bar, at_least
 from benchmark.mempool.far import Far
 from benchmark.mempool.plan import Plan, say
 from benchmark.mempool.throughput import as_options
 from mempool.layout import BlockLayout
 from mempool.transfer.cut import TransferMode
-from sglang_memserve.bench.chart import Panel, chart
-from sglang_memserve.bench.figures import Bar, Rounds, at_least
+from sglang_memserve.bench.chart import Chart, Panel, Point
+from sglang_memserve.bench.figures import Rounds
 
 PAGE, LAYERS, HEADS, DIM, BYTES = 16, 40, 20, 128, 2
 PLANE = PAGE * HEADS * DIM * BYTES
@@ -84,20 +85,20 @@ def bars(rounds: Rounds) -> list[Bar]:
     return [at_least(name, min(fewer, default=None), BAR_MESSAGES, "x", BY_REQUEST.name)]
 
 
-def figure(rounds: Rounds, where: str) -> str:
-    """The chart as SVG; `where` names the machine."""
+def figure(rounds: Rounds, where: str) -> Chart:
+    """Messages and seconds by mode; `where` names the machine."""
+    results = rounds.results()
 
-    def lines(figure: str) -> dict[str, list[tuple[float, float]]]:
-        found = {
-            arm.name: [
-                (float(tokens), value)
-                for tokens in LENGTHS
-                if (value := rounds.median(workload(tokens), arm.name, figure)) is not None
-            ]
-            for arm in ARMS
-        }
-        return {name: points for name, points in found.items() if points}
+    def curves(figure: str) -> dict[str, list[Point]]:
+        found: dict[str, list[Point]] = {}
+        for tokens in LENGTHS:
+            for arm in ARMS:
+                if spread := results.get(workload(tokens), {}).get(arm.name, {}).get(figure):
+                    found.setdefault(arm.name, []).append(Point.of(float(tokens), spread))
+        return found
 
-    panels = [Panel("messages", lines("messages")), Panel("seconds", lines("seconds"))]
-    title = f"KV of Llama-2-13B at TP2 over TCP loopback, {where}"
-    return chart(title, "tokens of the prompt", panels)
+    panels = [
+        Panel(x_label="prompt (tokens)", y_label=label, curves=curves(figure))
+        for figure, label in (("messages", "messages"), ("seconds", "time to send the KV (s)"))
+    ]
+    return Chart(f"KV of Llama-2-13B at TP2 over TCP loopback, {where}", panels)

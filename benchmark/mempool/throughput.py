@@ -4,11 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from benchmark.bars import Bar, at_least
 from benchmark.mempool import mooncake_end
 from benchmark.mempool.far import Far, FarError
 from benchmark.mempool.plan import Plan, say
 from mempool.layout import BlockLayout
-from sglang_memserve.bench.figures import Bar, Rounds, at_least
+from sglang_memserve.bench.figures import Rounds
 
 OURS, ZEROMQ, SOCKET, MOONCAKE = "memserve", "memserve, ZeroMQ", "raw socket", "Mooncake TCP"
 KIB, MIB = 1 << 10, 1 << 20

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from benchmark.bars import Bar, at_most
 from benchmark.caching.duels import Duel
 from benchmark.policies.contenders import COST_MODEL, SESSION
-from sglang_memserve.bench.figures import Bar, at_most
 from sglang_memserve.bench.serving.rounds import Lap
 
 P99 = "ttft_p99_ms"

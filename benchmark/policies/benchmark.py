@@ -8,6 +8,7 @@ from benchmark.policies.arguments import Asked
 from benchmark.policies.cluster import ROLES, raised
 from benchmark.policies.outcome import Outcome
 from benchmark.policies.sessions import USERS, duplicated
+from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import building
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.bench.serving import inputs
@@ -28,6 +29,8 @@ async def benchmark(asked: Asked) -> None:
     options, peers = asked.options, Peers(asked.options.peers)
     if contenders.PEER in asked.contenders:
         peers.require()
+    if options.plot:
+        require_matplotlib()
     model = await read_model(options.model, MODEL_S)
     _require_memory(options.pool_tokens, model)
     workload = asked_for(asked, Path(model.path))

@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from benchmark.bars import report as as_json
+from benchmark.bars import show_bars
 from benchmark.caching.duels import RATIOS
 from benchmark.policies.arguments import Asked
 from benchmark.policies.bars import bars, duels
 from benchmark.policies.contenders import COST_MODEL
-from sglang_memserve.bench import figures
 from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.bench.serving import plots, report
 from sglang_memserve.bench.serving.measure import Slo, answered
@@ -45,7 +46,7 @@ class Outcome:
         print(self._together(results), end="\n\n")
         print(f"{COST_MODEL} over the other of the same round:\n{ratios.table()}", end="\n\n")
         doubts = [*self.notes, *report.warnings(self.laps)]
-        print(figures.show_bars(judged, self.asked.skipped), *(f"NOTE {doubt}" for doubt in doubts), sep="\n")
+        print(show_bars(judged, self.asked.skipped), *(f"NOTE {doubt}" for doubt in doubts), sep="\n")
         if options.plot:
             options.plot.mkdir(parents=True, exist_ok=True)
             write(options.plot / "policies.svg", partial(plots.distributions, self.label, self._in_order()))
@@ -54,7 +55,7 @@ class Outcome:
         if options.json:
             machine = self.machine | {"workload": asdict(summarise(self.workload, 16))}
             left = [*self.asked.skipped, *doubts]
-            print(figures.report(machine, results | ratios.results(), judged, left))
+            print(as_json(machine, results | ratios.results(), judged, left))
 
     def _in_order(self) -> list[Lap]:
         return [lap for name in self.asked.contenders for lap in self.laps if lap.arm == name]

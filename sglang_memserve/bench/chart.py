@@ -1,129 +1,231 @@
-"""Charts as SVG: what `--plot` of a benchmark writes. Axes are logarithmic unless a panel says otherwise."""
+"""Charts of measured figures, as PNG or SVG. Drawn by matplotlib, which is loaded only to draw."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
-from typing import NamedTuple
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 360, 260, 70, 60, 90
-_MOST_TICKS = 8
+from sglang_memserve.cluster.errors import ClusterError
 
-Points = Sequence[tuple[float, float]]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; markers and dashes differ too.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES = ("-", "--", "-.", ":")
+_PANEL_INCHES = (4.6, 3.4)
+_MAX_COLUMNS = 3
+_MAX_NAMED_TICKS = 8
+_STYLE: Any = {
+    "font.size": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",  # texts stay texts
+    "svg.hashsalt": "memserve",  # the same figures make the same file
+}
+FORMATS = ("png", "svg")
+
+Scale = Literal["linear", "log"]
+Style = Literal["line", "steps", "dots"]
 
 
-class Panel(NamedTuple):
-    """`lines`: by name, points in the order of x; coordinates of a logarithmic axis above 0.
+class Point(NamedTuple):
+    """`y` at `x`. `low` and `high`: the spread of y over the rounds, where it is known."""
 
-    `x_label` stands in for the chart's. A linear axis begins at 0. `dots` leaves the points unconnected.
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, x: float, spread: Mapping[str, float]) -> Point:
+        """From median, low and high, as Rounds gives them."""
+        return cls(x, spread["median"], spread["low"], spread["high"])
+
+
+Curves = Mapping[str, Sequence[Point]]
+"""By name, points in the order of x."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One pair of axes. Labels carry the unit. A linear axis begins at 0; a logarithmic one has no 0.
+
+    `line` joins the points, with a bar for each spread; `steps` is a distribution, with a band for the
+    spread; `dots` are not joined. `diagonal` marks where y equals x.
     """
 
+    x_label: str
     y_label: str
-    lines: Mapping[str, Points]
-    x_label: str | None = None
-    linear_x: bool = False
-    linear_y: bool = False
-    dots: bool = False
+    curves: Curves
+    style: Style = "line"
+    x_scale: Scale = "log"
+    y_scale: Scale = "log"
+    diagonal: bool = False
+
+    @property
+    def points(self) -> list[Point]:
+        return [point for curve in self.curves.values() for point in curve]
 
 
-class _Axis(NamedTuple):
-    low: float
-    high: float
-    ticks: Sequence[float]
-    linear: bool = False
+@dataclass(frozen=True)
+class Chart:
+    """Panels side by side. A name has the same colour and marker in all of them.
 
-    def share(self, value: float) -> float:
-        """Where on the axis: 0 to 1."""
-        if self.linear:
-            return (value - self.low) / (self.high - self.low)
-        return math.log(value / self.low) / (math.log(self.high / self.low) or 1.0)
-
-
-def chart(title: str, x_label: str, panels: Sequence[Panel], same_axes: bool = False) -> str:
-    """Panels side by side, the same colour for the same name, and the same axes if told so.
-
-    Raises ValueError where there is no point.
+    `same_axes`: all panels have the limits of the largest.
     """
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    parts = [_text(_LEFT, 24, title, size=15)]
-    for number, name in enumerate(names):
-        x = _LEFT + 180 * number
-        parts += [
-            f'<path d="M{x} 42h22" stroke="{_colour(number)}" stroke-width="3"/>',
-            _text(x + 28, 46, name),
-        ]
-    for number, panel in enumerate(panels):
-        points = _points(panels if same_axes else [panel])
-        parts += _panel(panel, points, names, _LEFT + number * (_WIDTH + _GAP), panel.x_label or x_label)
-    width = _LEFT + max(len(panels) * (_WIDTH + _GAP), 180 * len(names))
-    height = _TOP + _HEIGHT + 60
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">'
-    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="white"/>', *parts, "</svg>", ""])
+
+    title: str
+    panels: Sequence[Panel]
+    same_axes: bool = False
+
+    def save(self, file: Path) -> None:
+        """Writes PNG or SVG, by the file's ending. Raises ValueError where there is nothing to draw."""
+        if file.suffix[1:] not in FORMATS:
+            raise ValueError(f"{file.name} is neither .png nor .svg")
+        for panel in self.panels:
+            if not panel.points:
+                raise ValueError(f"nothing was measured for {panel.y_label!r}")
+        if not self.panels:
+            raise ValueError("nothing was measured")
+        require_matplotlib()
+        import matplotlib as mpl
+
+        # No date in the file: a drawing of the same figures is the same file.
+        metadata = {"Date": None} if file.suffix == ".svg" else {}
+        with mpl.rc_context(_STYLE):
+            self.figure().savefig(file, dpi=150, metadata=metadata)
+
+    def figure(self) -> Figure:
+        """The drawing, as matplotlib has it."""
+        from matplotlib.figure import Figure
+
+        columns = _columns(len(self.panels))
+        rows = -(-len(self.panels) // columns)
+        width, height = columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1] + 0.8
+        figure = Figure(figsize=(width, height), layout="constrained")
+        grid = figure.subplots(
+            rows, columns, squeeze=False, sharex=self.same_axes, sharey=self.same_axes
+        ).ravel()
+        names = list(dict.fromkeys(name for panel in self.panels for name in panel.curves))
+        for axes, panel in zip(grid, self.panels, strict=False):
+            _draw(axes, panel, names)
+        # When all is drawn: the limits of shared axes follow from every panel.
+        for axes, panel in zip(grid, self.panels, strict=False):
+            _begin_at_0(axes, panel)
+        for axes in grid[len(self.panels) :]:
+            axes.remove()
+        handles = {label: h for axes in figure.axes for h, label in zip(*_legend(axes), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * columns)
+        figure.suptitle(textwrap.fill(self.title, round(width * 10)))
+        return figure
 
 
-def _points(panels: Sequence[Panel]) -> list[tuple[float, float]]:
-    return [point for panel in panels for line in panel.lines.values() for point in line]
+def require_matplotlib() -> None:
+    """Raises ClusterError where it is not installed."""
+    if find_spec("matplotlib") is None:
+        raise ClusterError("drawing needs matplotlib: pip install '.[bench]'")
 
 
-def _panel(panel: Panel, points: Points, names: list[str], left: int, x_label: str) -> list[str]:
-    """`points`: those that the axes are to hold."""
-    if not points:
-        raise ValueError(f"nothing was measured for {panel.y_label!r}")
-    across = (_linear if panel.linear_x else _measured)([x for x, _ in points])
-    up = (_linear if panel.linear_y else _decades)([y for _, y in points])
-    bottom = _TOP + _HEIGHT
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + across.share(x) * _WIDTH, bottom - up.share(y) * _HEIGHT
-
-    parts = [f'<path d="M{left} {_TOP}V{bottom}h{_WIDTH}" fill="none" stroke="black"/>']
-    for x in across.ticks:
-        parts.append(_text(place(x, up.low)[0], bottom + 18, f"{x:g}", anchor="middle"))
-    for y in up.ticks:
-        height = place(across.low, y)[1]
-        parts.append(f'<path d="M{left} {height:.1f}h{_WIDTH}" stroke="#ddd"/>')
-        parts.append(_text(left - 8, height + 4, f"{y:,g}", anchor="end"))
-    parts.append(_text(left + _WIDTH / 2, bottom + 40, x_label, anchor="middle"))
-    parts.append(_text(left + 8, _TOP + 14, panel.y_label))
-    for name, line in panel.lines.items():
-        parts += _drawn([place(*point) for point in line], _colour(names.index(name)), panel.dots)
-    return parts
+def scale_of(values: Iterable[float]) -> Scale:
+    """Logarithmic for what spans more than a decade and a half without a 0, linear for all else."""
+    found = list(values)
+    spans = found and min(found) > 0 and max(found) / min(found) > 30
+    return "log" if spans else "linear"
 
 
-def _drawn(places: Points, colour: str, dots: bool) -> list[str]:
-    if dots:
-        return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>']
+def _columns(panels: int) -> int:
+    return panels if panels <= _MAX_COLUMNS else math.ceil(panels / math.ceil(panels / _MAX_COLUMNS))
 
 
-def _measured(values: Sequence[float]) -> _Axis:
-    """Logarithmic, with a tick at each value while these are few."""
-    ticks = sorted(set(values))
-    return _Axis(ticks[0], ticks[-1], ticks) if len(ticks) <= _MOST_TICKS else _decades(values)
+def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+    for name, curve in panel.curves.items():
+        number = names.index(name)
+        colour = _COLOURS[number % len(_COLOURS)]
+        marker, dash = _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)]
+        xs, ys = [point.x for point in curve], [point.y for point in curve]
+        if panel.style == "dots":
+            axes.plot(
+                xs, ys, linestyle="none", marker=marker, markersize=4, alpha=0.7, color=colour, label=name
+            )
+        elif panel.style == "steps":
+            axes.plot(xs, ys, drawstyle="steps-post", linestyle=dash, color=colour, label=name)
+            _band(axes, curve, colour)
+        else:
+            axes.errorbar(
+                xs,
+                ys,
+                yerr=_bars(curve),
+                linestyle=dash,
+                marker=marker,
+                markersize=5,
+                capsize=3,
+                color=colour,
+                label=name,
+            )
+    if panel.diagonal:
+        axes.axline((1, 1), (2, 2), color="grey", linewidth=1, linestyle=":", label="equal")
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.grid(alpha=0.3)
+    axes.tick_params(labelbottom=True, labelleft=True)
+    axes.set(xscale=panel.x_scale, yscale=panel.y_scale)
+    _name_ticks(axes.xaxis, panel.x_scale, sorted({point.x for point in panel.points}))
+    _name_ticks(axes.yaxis, panel.y_scale, [])
 
 
-def _decades(values: Sequence[float]) -> _Axis:
-    """Logarithmic, from a power of ten to another."""
-    low = math.floor(math.log10(min(values)))
-    high = max(low + 1, math.ceil(math.log10(max(values))))
-    between = (1, 2, 5) if high - low < 3 else (1,)
-    ticks = [step * 10.0**power for power in range(low, high) for step in between]
-    return _Axis(10.0**low, 10.0**high, [*ticks, 10.0**high])
+def _begin_at_0(axes: Axes, panel: Panel) -> None:
+    # A marker at 0 keeps its margin.
+    if panel.x_scale == "linear" and (panel.style == "steps" or min(point.x for point in panel.points) > 0):
+        axes.set_xlim(left=0)
+    if panel.y_scale == "linear":
+        axes.set_ylim(bottom=0)
 
 
-def _linear(values: Sequence[float]) -> _Axis:
-    """From 0 to a whole number of steps of 1, 2 or 5 times a power of ten."""
-    most = max(values) or 1.0
-    power = 10.0 ** math.floor(math.log10(most / 5))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * 5 >= most)
-    count = math.ceil(most / step - 1e-9)
-    return _Axis(0.0, step * count, [step * number for number in range(count + 1)], linear=True)
+def _name_ticks(axis: Any, scale: Scale, values: Sequence[float]) -> None:
+    """Plain numbers. Each of `values` has a tick on a logarithmic axis, while they are few."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    if scale == "linear":
+        return
+    if 1 < len(values) <= _MAX_NAMED_TICKS:
+        axis.set_major_locator(FixedLocator(list(values)))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
 
 
-def _text(x: float, y: float, text: str, size: int = 12, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}">{escape(text)}</text>'
+def _bars(curve: Sequence[Point]) -> Any:
+    """Lengths of the spread below and above each point, or None where none is known."""
+    if all(point.low is None or point.high is None for point in curve):
+        return None
+    below = [point.y - (point.y if point.low is None else point.low) for point in curve]
+    above = [(point.y if point.high is None else point.high) - point.y for point in curve]
+    return [below, above]
 
 
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
+def _band(axes: Axes, curve: Sequence[Point], colour: str) -> None:
+    spread = [(x, low, high) for x, _, low, high in curve if low is not None and high is not None]
+    axes.fill_between(
+        [x for x, _, _ in spread],
+        [low for _, low, _ in spread],
+        [high for _, _, high in spread],
+        step="post",
+        color=colour,
+        alpha=0.15,
+        linewidth=0,
+    )
+
+
+def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    handles, labels = axes.get_legend_handles_labels()
+    return list(handles), list(labels)

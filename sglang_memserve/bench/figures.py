@@ -1,17 +1,11 @@
-"""What a benchmark says at its end: medians of rounds with their spread, and bars met or missed."""
+"""The figures of a benchmark: medians of rounds with their spread, as a table and as JSON."""
 
 import json
 import math
-import os
-import platform
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
-from pathlib import Path
 from typing import Any
-
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -80,76 +74,11 @@ def _table(title: str, arms: dict[str, dict[str, list[float]]]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A figure that was promised. `value` is None where its peer was not there, and then it is not met."""
-
-    name: str
-    value: float | None
-    unit: str
-    peer: str
-    bar: float
-    ok: bool
-
-
-def at_most(name: str, value: float | None, bar: float, unit: str, peer: str) -> Bar:
-    return Bar(name, value, unit, peer, bar, value is not None and value <= bar)
-
-
-def at_least(name: str, value: float | None, bar: float, unit: str, peer: str) -> Bar:
-    return Bar(name, value, unit, peer, bar, value is not None and value >= bar)
-
-
-def machine(*packages: str) -> dict[str, Any]:
-    """What the figures hang on: processor, cores, kernel, Python, and versions of installed `packages`."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        **{name: version for name in packages if (version := _version(name))},
-    }
-
-
 def report(
-    machine: dict[str, Any], results: dict[str, Any], bars: Sequence[Bar], skipped: Sequence[str] = ()
+    machine: dict[str, Any],
+    results: dict[str, Any],
+    bars: Sequence[dict[str, Any]] = (),
+    skipped: Sequence[str] = (),
 ) -> str:
-    """The benchmark's one JSON object. `skipped` names the peers that were left out, and why."""
-    return json.dumps(
-        {
-            "machine": machine,
-            "results": results,
-            "bars": [asdict(bar) for bar in bars],
-            "skipped": list(skipped),
-        }
-    )
-
-
-def show_bars(bars: Sequence[Bar], skipped: Sequence[str] = ()) -> str:
-    lines = [
-        f"{'met   ' if bar.ok else 'MISSED'}  {bar.name}: {_number(bar.value)} {bar.unit}"
-        f" (bar {bar.bar:g}, against {bar.peer})"
-        for bar in bars
-    ]
-    return "\n".join([*lines, *(f"SKIPPED {what}" for what in skipped)])
-
-
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3g}"
-
-
-def _cpu_name() -> str:
-    try:
-        lines = _CPUINFO.read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """The one JSON object of a benchmark. `skipped` names the peers that were left out, and why."""
+    return json.dumps({"machine": machine, "results": results, "bars": list(bars), "skipped": list(skipped)})

@@ -107,7 +107,8 @@ def _flags() -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
         ],
         "report": [
             ("--json", "end with one JSON object", {"action": "store_true"}),
-            ("--plot", "draw rates.svg, cdf.svg and timeline.svg here", _path("DIR")),
+            ("--plot", "draw rates, cdf and timeline here (needs matplotlib)", _path("DIR")),
+            ("--plot-format", "of the drawings (default: svg)", {"choices": ("png", "svg")}),
             ("--records", "write a line of JSON for each request", _path("FILE")),
         ],
     }

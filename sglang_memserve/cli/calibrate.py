@@ -49,21 +49,22 @@ def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     if not args.out.parent.is_dir():
         raise ClusterError(f"--out {args.out}: there is no folder {args.out.parent}")
     # Here, so that no other command pays for torch.
-    from sglang_memserve import calibrate
+    from sglang_memserve.calibrate import calibration
+    from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
 
     names = ("device", "attention_backend", "threads", "page_size", "transfer_gb_s")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     try:
-        options = calibrate.Options(model=resolve_model(args.model), **given)
-        shape, prefills = calibrate.model_shape(options.model), []
+        options = CalibrationOptions(model=resolve_model(args.model), **given)
+        shape, prefills = model_shape(options.model), []
         if args.url:
             show(f"measuring prefills of {args.url}")
             key = args.api_key or os.environ.get("MEMSERVE_API_KEY")
-            prefills = asyncio.run(calibrate.sample_prefills(args.url, shape.vocab, key))
-        profile = calibrate.measure(options, lambda what: show(f"measuring {what}"))
+            prefills = asyncio.run(calibration.sample_prefills(args.url, shape.vocab, key))
+        profile = calibration.measure(options, lambda what: show(f"measuring {what}"))
         if prefills:
-            profile = calibrate.with_overhead(profile, shape, prefills)
-    except (calibrate.CalibrationError, ValueError) as error:
+            profile = calibration.with_overhead(profile, shape, prefills)
+    except (CalibrationError, ValueError) as error:
         raise ClusterError(str(error)) from error
     profile.save(args.out)
     for name, share in profile.errors.items():

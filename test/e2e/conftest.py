@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
@@ -336,10 +335,3 @@ def _get(url):
     # An instance that is in the middle of a long prefill answers after it.
     with urllib.request.urlopen(url, timeout=60) as response:
         return json.load(response)
-
-
-@pytest.fixture(scope="session")
-def shared():
-    """The folder of workloads beside the repository, where there is one."""
-    folder = Path(__file__).parents[3] / "shared"
-    return folder if folder.is_dir() else None

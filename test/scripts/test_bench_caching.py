@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import xml.etree.ElementTree as xml
 from collections import Counter
 from pathlib import Path
 
@@ -247,10 +246,10 @@ def test_the_figure_has_a_line_for_each_source_from_nothing_cached_on():
         for source in crossover.sources_at(percent):
             ttft = {crossover.figure_name(percent): 500.0 - percent}
             rounds.note(crossover.workload(512), source.name, **ttft)
-    svg = xml.fromstring(crossover.figure(rounds.results(), "a <machine>"))
-    lines = list(svg.iter("{http://www.w3.org/2000/svg}polyline"))
-    assert [len(line.get("points").split()) for line in lines] == [2, 5, 5, 5]
-    assert any("a <machine>" in text.text for text in svg.iter("{http://www.w3.org/2000/svg}text"))
+    chart = crossover.figure(rounds.results(), "a <machine>")
+    (panel,) = chart.panels
+    assert [len(curve) for curve in panel.curves.values()] == [2, 5, 5, 5]
+    assert "a <machine>" in chart.title
 
 
 def test_a_crossover_that_was_not_measured_is_not_drawn():
@@ -271,4 +270,4 @@ def test_a_report_has_all_rounds_the_ratios_and_the_points(tmp_path, capsys):
     assert report["results"]["512 tokens"]["recompute"]["ttft_ms_0_percent_cached"]["median"] == 500
     assert [bar["ok"] for bar in report["bars"]] == [True, True, True, False, False]
     assert "ended early: stock-pd-radix does not come up" in report["skipped"]
-    assert (tmp_path / "crossover.svg").read_text().startswith("<svg")
+    assert "<svg" in (tmp_path / "crossover.svg").read_text()

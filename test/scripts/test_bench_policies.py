@@ -160,5 +160,5 @@ def test_a_report_has_all_rounds_the_ratios_and_the_p99_of_all_requests(tmp_path
     assert report["results"]["w: ratios"]["over session"]["ttft_p99_ms"]["high"] == 0.6
     assert [bar["ok"] for bar in report["bars"]] == [True, False]
     assert "ended early: no memory" in report["skipped"]
-    assert (tmp_path / "policies.svg").read_text().startswith("<svg")
+    assert "<svg" in (tmp_path / "policies.svg").read_text()
     assert len((tmp_path / "requests.jsonl").read_bytes().splitlines()) == 4

@@ -25,6 +25,12 @@ def test_a_benchmark_has_help(name):
     assert "--rounds" in done.stdout
 
 
+def test_contributing_lists_every_benchmark():
+    rows = [line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("| `")]
+    listed = [row.split("`")[1].removeprefix("scripts/") for row in rows if "bench_" in row]
+    assert sorted(listed) == BENCHMARKS
+
+
 def test_setup_peers_has_help():
     done = run("bash", "scripts/setup_peers.sh", "--help")
     assert done.returncode == 0, done.stderr

@@ -7,8 +7,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import Engine, building
-from sglang_memserve.bench.figures import machine
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.bench.serving import arms as known
 from sglang_memserve.bench.serving import inputs
@@ -24,6 +24,7 @@ from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.local import read_model
 from sglang_memserve.cpu import attention as cpu_attention
+from sglang_memserve.machine import machine_description
 from sglang_memserve.model import ModelInfo
 
 MODEL_S = 600.0
@@ -35,6 +36,8 @@ async def benchmark(options: Options) -> None:
     arms = [*map(known.named, options.arms), *map(known.running, options.urls)]
     if any(arm.needs_peers for arm in arms):
         Peers(options.peers).require()
+    if options.plot:
+        require_matplotlib()
     gpus = bool(share.visible_gpus()) if options.arms else True
     model = await read_model(options.model, MODEL_S) if options.arms else None
     made = inputs.make(options, GPU_LOAD if gpus else CPU_LOAD, Path(model.path) if model else None)
@@ -125,7 +128,7 @@ def described(options: Options, engine: Engine | None) -> dict[str, Any]:
     """The machine, the versions, and what was held constant."""
     said = {one.name: getattr(options, one.name) for one in fields(options) if one.repr}
     return {
-        **machine("sglang", "torch", "sglang-memserve"),
+        **machine_description("sglang", "torch", "sglang-memserve"),
         **Peers(options.peers).versions(),
         "engine": engine and asdict(engine),
         "options": {name: str(value) if isinstance(value, Path) else value for name, value in said.items()},

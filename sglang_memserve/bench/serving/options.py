@@ -67,6 +67,7 @@ class Options:
     api_key: str | None = field(default=None, repr=False)
     json: bool = False
     plot: Path | None = None
+    plot_format: Literal["png", "svg"] = "svg"
     records: Path | None = None
     extra: tuple[str, ...] = ()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_memserve.bench import figures
+from sglang_memserve.bench.chart import Chart
 from sglang_memserve.bench.serving import plots, report
 from sglang_memserve.bench.serving.arms import Arm
 from sglang_memserve.bench.serving.measure import Slo, offered_per_s
@@ -40,7 +41,7 @@ class Outcome:
         print(report.tables(results, headings, self.slo))
         print("".join(f"\nNOTE {doubt}" for doubt in doubts), end="" if not doubts else "\n")
         if options.plot:
-            self._draw(options.plot, results)
+            self._draw(options.plot, options.plot_format, results)
         if options.records:
             options.records.parent.mkdir(parents=True, exist_ok=True)
             options.records.write_bytes(report.records_jsonl(self.laps))
@@ -51,17 +52,17 @@ class Outcome:
     def _summaries(self) -> dict[str, Any]:
         return {label: asdict(summarise(workload, _PAGE)) for label, workload in self.workloads.items()}
 
-    def _draw(self, folder: Path, results: dict[str, Any]) -> None:
+    def _draw(self, folder: Path, kind: str, results: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         rates = {label: rate for label, rate in self.rates.items() if rate is not None}
-        write(folder / "rates.svg", partial(plots.over_rate, results, rates))
+        write(folder / f"rates.{kind}", partial(plots.over_rate, results, rates))
         for number, label in enumerate(self.workloads):
             end = f"-{number + 1}" if len(self.workloads) > 1 else ""
             laps = [
                 lap for arm in self.arms for lap in self.laps if (lap.workload, lap.arm) == (label, arm.name)
             ]
-            write(folder / f"cdf{end}.svg", partial(plots.distributions, label, laps))
-            write(folder / f"timeline{end}.svg", partial(plots.timeline, label, laps))
+            write(folder / f"cdf{end}.{kind}", partial(plots.distributions, label, laps))
+            write(folder / f"timeline{end}.{kind}", partial(plots.timeline, label, laps))
 
 
 def heading(label: str, workload: Workload) -> str:
@@ -75,10 +76,10 @@ def heading(label: str, workload: Workload) -> str:
     )
 
 
-def write(file: Path, picture: Callable[[], str]) -> None:
+def write(file: Path, picture: Callable[[], Chart]) -> None:
     """Says so where there is nothing to draw."""
     try:
-        file.write_text(picture())
+        picture().save(file)
     except ValueError as nothing:
         _say(f"{file} is not drawn: {nothing}")
     else:

@@ -1,20 +1,17 @@
 """The accuracy that is promised on public H100 tables: fitted at TP=1, right at TP=2 and 4."""
 
-from pathlib import Path
-
 import pytest
 
+from benchmark import data
 from benchmark.cost import h100, tables
 from router.cost import CostModel
-
-FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "perf"
 
 
 @pytest.fixture(scope="module")
 def folder():
-    if missing := tables.missing(FOLDER):
-        pytest.skip(f"the public H100 tables are not here: ../shared/perf lacks {', '.join(missing)}")
-    return FOLDER
+    if missing := tables.missing(data.tables()):
+        pytest.skip(f"{data.tables()} lacks {', '.join(missing)}: set {data.VARIABLE}")
+    return data.tables()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 
-from sglang_memserve import calibrate
+from sglang_memserve.calibrate import calibration
 from sglang_memserve.calibrate.timing import Timer
 
 CONFIG = {
@@ -27,4 +27,4 @@ def folder(tmp_path):
 @pytest.fixture
 def hasty(monkeypatch):
     """Every call is measured once: figures mean nothing."""
-    monkeypatch.setattr(calibrate, "Timer", partial(Timer, budget_s=0.0, fewest=1))
+    monkeypatch.setattr(calibration, "Timer", partial(Timer, budget_s=0.0, fewest=1))

@@ -5,16 +5,18 @@ import pytest
 
 from router.cost import CostModel, load_profile
 from router.cost.profile import Prefill
-from sglang_memserve import calibrate
-from sglang_memserve.calibrate import CalibrationError, Options
+from sglang_memserve.calibrate import calibration
+from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
 from sglang_memserve.cli.main import main
 
 
 @pytest.mark.parametrize("backend", ["memserve_cpu", "torch_native"])
 def test_a_profile_prices_all_that_a_router_asks(folder, hasty, backend):
-    options = Options(model=str(folder), device="cpu", attention_backend=backend, transfer_gb_s=2.0)
-    profile = calibrate.measure(options)
-    model = CostModel(profile, calibrate.model_shape(str(folder)))
+    options = CalibrationOptions(
+        model=str(folder), device="cpu", attention_backend=backend, transfer_gb_s=2.0
+    )
+    profile = calibration.measure(options)
+    model = CostModel(profile, model_shape(str(folder)))
     assert model.prefill_seconds([(512, 64), (0, 700)]) > 0
     assert model.decode_seconds([100, 200]) > 0
     assert model.swap_in_seconds(10**6) > 0
@@ -24,15 +26,15 @@ def test_a_profile_prices_all_that_a_router_asks(folder, hasty, backend):
 
 
 def test_what_the_engine_adds_is_told_from_whole_prefills(folder, hasty):
-    shape = calibrate.model_shape(str(folder))
-    profile = calibrate.measure(Options(model=str(folder), device="cpu"))
+    shape = model_shape(str(folder))
+    profile = calibration.measure(CalibrationOptions(model=str(folder), device="cpu"))
     plain = CostModel(profile, shape)
     batches = [((0, 64),), ((0, 640),), ((0, 64),) * 3, ((512, 64),), ((0, 320),) * 2]
     prefills = [
         Prefill(batch, 0.05 + 0.001 * len(batch) + 2 * sum(plain.operator_seconds(batch).values()))
         for batch in batches
     ]
-    found = calibrate.with_overhead(profile, shape, prefills)
+    found = calibration.with_overhead(profile, shape, prefills)
     assert found.errors["overhead"] < 0.01
     assert found.prefills == tuple(prefills)
     assert CostModel(found, shape).prefill_seconds(batches[0]) == pytest.approx(prefills[0].seconds, rel=0.02)
@@ -47,15 +49,15 @@ def test_what_the_engine_adds_is_told_from_whole_prefills(folder, hasty):
 )
 def test_what_cannot_be_measured_is_named(given, named):
     with pytest.raises(CalibrationError, match=named):
-        Options(model="any", **given)
+        CalibrationOptions(model="any", **given)
 
 
 def test_a_model_without_a_configuration_is_named(tmp_path):
     with pytest.raises(CalibrationError, match=r"config\.json"):
-        calibrate.model_shape(str(tmp_path))
+        model_shape(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
     with pytest.raises(CalibrationError, match="num_attention_heads = None"):
-        calibrate.model_shape(str(tmp_path))
+        model_shape(str(tmp_path))
 
 
 def test_the_command_writes_a_profile_and_says_how_well_it_fits(folder, hasty, capsys):

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from sglang_memserve import calibrate
+from sglang_memserve.calibrate import calibration
 from sglang_memserve.calibrate.instance import PrefillProbe
 from sglang_memserve.cluster.errors import ClusterError
 
@@ -88,7 +88,7 @@ async def test_a_prefix_that_is_not_whole_pages_is_refused(engine):
 
 async def test_what_takes_several_forwards_is_not_asked_for(engine):
     engine.info = {"chunked_prefill_size": 1024}
-    prefills = await calibrate.sample_prefills(engine.url, vocab=2000)
+    prefills = await calibration.sample_prefills(engine.url, vocab=2000)
     assert len(prefills) > 4
     assert max(sum(new for _, new in prefill.batch) for prefill in prefills) <= 1024
     assert all(prefill.seconds > 0 for prefill in prefills)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import xml.etree.ElementTree as xml
 
 import pytest
 
@@ -82,21 +81,16 @@ def test_there_is_a_line_for_each_request():
     assert lines[3]["ttft"] is None
 
 
-def drawn(svg):
-    """The points of each line of a chart."""
-    lines = [e for e in xml.fromstring(svg).iter() if e.tag.endswith("polyline")]
-    return [[tuple(map(float, p.split(","))) for p in e.get("points").split()] for e in lines]
-
-
-def test_latency_is_drawn_over_rate():
-    laps = [lap(arm, 1, rate / 10, f"w{rate}") for arm in "ab" for rate in (1, 2, 4)]
+def test_latency_is_drawn_over_rate_with_the_spread_of_the_rounds():
+    laps = [lap(arm, n, n * rate / 10, f"w{rate}") for arm in "ab" for rate in (1, 2, 4) for n in (1, 2, 3)]
     results = report.collected(laps).results()
-    lines = drawn(plots.over_rate(results, {"w1": 1, "w2": 2, "w4": 4}))
-    # Five panels, two arms.
-    assert len(lines) == 10
-    (x1, y1), (x2, y2), (x3, y3) = lines[0]
-    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)  # a logarithmic axis
-    assert y1 > y2 > y3  # SVG counts downwards
+    ttft, *others = plots.over_rate(results, {"w1": 1, "w2": 2, "w4": 4}).panels
+    assert len(others) == 4
+    assert ttft.y_label == "TTFT P50 (ms)"
+    assert list(ttft.curves) == ["a", "b"]
+    assert ttft.curves["a"] == [
+        pytest.approx((rate, 200 * rate, 100 * rate, 300 * rate)) for rate in (1, 2, 4)
+    ]
 
 
 def test_one_rate_makes_no_curve():
@@ -104,15 +98,17 @@ def test_one_rate_makes_no_curve():
         plots.over_rate(report.collected([lap("a", 1, 0.1)]).results(), {"w": 1.0})
 
 
-def test_distributions_rise_to_all_answers():
-    lines = drawn(plots.distributions("w", [lap("a", 1, 0.1), lap("a", 2, 0.2)]))
-    assert len(lines) == 3
-    heights = [y for _, y in lines[0]]
-    assert len(heights) == 6
-    assert heights == sorted(heights, reverse=True)
+def test_a_distribution_rises_from_0_to_all_answers():
+    ttft, tpot, _ = plots.distributions("w", [lap("a", 1, 0.1), lap("a", 2, 0.2)]).panels
+    curve = ttft.curves["a"]
+    assert [point.x for point in curve] == [100, 100, 200]
+    assert [point.y for point in curve] == [0, 0.5, 1]
+    # One round has all its answers at 100 ms, the other none.
+    assert [(point.low, point.high) for point in curve] == [(0, 0), (0, 1), (1, 1)]
+    assert tpot.x_scale == "linear"
 
 
 def test_the_timeline_has_a_dot_for_each_answer():
-    svg = plots.timeline("w <1>", [lap("a", 1, 0.1, errors=3), lap("b", 1, 0.2)])
-    assert svg.count("<circle") == 6
-    assert "w &lt;1&gt;" in svg
+    chart = plots.timeline("w", [lap("a", 1, 0.1, errors=3), lap("b", 1, 0.2)])
+    assert [(list(panel.curves), len(panel.points)) for panel in chart.panels] == [(["a"], 3), (["b"], 3)]
+    assert chart.same_axes

@@ -1,9 +1,8 @@
 import json
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[4]
+from benchmark import data
 
 
 class Words:
@@ -23,9 +22,9 @@ def words():
 
 @pytest.fixture(scope="session")
 def traces():
-    folder = ROOT.parent / "shared" / "traces"
+    folder = data.traces()
     if not folder.is_dir():
-        pytest.skip("the public traces are not here: they are looked for in ../shared/traces")
+        pytest.skip(f"the public traces are not in {folder}: set {data.VARIABLE}")
     return folder
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from router.cost import ArchitectureFit
+from benchmark.cost.architecture import ArchitectureFit
 
 BATCHES = [[(x, y)] for x in (0, 500, 2000) for y in (16, 200, 1000, 4000)]
 

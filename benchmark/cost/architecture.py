@@ -1,4 +1,4 @@
-"""The fit to compare with: a polynomial of whole prefills, which knows no operators."""
+"""The fit that the cost model is compared with: a polynomial of whole prefills, without operators."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from router.cost.fitting import mean_error, nonnegative
 
 
 class ArchitectureFit(msgspec.Struct, frozen=True):
-    """1, x, y, xy, y^2 of x cached and y new tokens, added up over a batch (paper.md A8, "arch-level").
+    """A polynomial in 1, x, y, xy, y^2 of x cached and y new tokens, added up over a batch.
 
-    It holds for the model, device and TP that it was fitted on. At another TP all there is to do is divide.
+    The MemServe paper calls it the fit by architecture (arXiv 2406.17565, its cost model). It holds for the
+    model, device and TP that it was fitted on; at another TP its prediction can only be divided.
     """
 
     coefficients: tuple[float, ...]
@@ -24,7 +25,7 @@ class ArchitectureFit(msgspec.Struct, frozen=True):
         return cls(tuple(nonnegative([_features(batch) for batch in batches], seconds)))
 
     def prefill_seconds(self, batch: Sequence[Request], times_tp: int = 1) -> float:
-        """`times_tp`: so many times the ranks that it was fitted on, all of it taken to scale with them."""
+        """Seconds of a prefill on `times_tp` times the ranks of the fit, taken to scale with their number."""
         terms = zip(self.coefficients, _features(batch), strict=True)
         return sum(coefficient * value for coefficient, value in terms) / times_tp
 

@@ -43,9 +43,10 @@ def changelog() -> str:
 
 def _parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     from router.config.flags import make_parser
-    from sglang_memserve.cli.main import _parser
+    from sglang_memserve.cli import main
 
-    for action in _parser()._actions:
+    make = getattr(main, "make_parser", None) or main._parser
+    for action in make()._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, parser in action.choices.items():
                 # The router's command hands its flags on to the router's own parser.

@@ -80,7 +80,9 @@ def _row(action: argparse.Action, prog: str) -> str:
     formatter = argparse.HelpFormatter(prog)
     text = formatter._expand_help(action) if action.help else ""
     if action.choices is not None:
-        text = f"{text}. One of {', '.join(f'`{choice}`' for choice in action.choices)}".lstrip(". ")
+        text = f"{text}. One of {', '.join(f'`{choice}`' for choice in action.choices if choice)}".lstrip(
+            ". "
+        )
     return f"| {', '.join(names)} | {_plain(text)} |"
 
 
@@ -105,7 +107,7 @@ def _paragraphs(text: str) -> str:
         code = [line.strip() for line in lines if line.startswith("  ")]
         prose = " ".join(line for line in lines if not line.startswith("  "))
         parts += [_plain(prose)] if prose else []
-        parts += ["```bash\n" + "\n".join(code) + "\n```"] if code else []
+        parts += ["```\n" + "\n".join(code) + "\n```"] if code else []
     return "\n\n".join(parts)
 
 

@@ -27,7 +27,7 @@ class MockEngine:
     which prompt it was given to; half of the prompt is told to be cached. Each event has, under DELAY, the
     seconds after which it was really sent. `bodies` holds what was asked. `fails` maps the number of a
     request (from 0) to a status; 200 breaks off after the first token. `pages`: what else there is to GET or
-    POST, by path; the number of calls goes into `calls`.
+    POST, by path; the number of calls goes into `calls`. `url` is for whoever serves it to set.
     """
 
     first_s: float = 0.0
@@ -36,6 +36,7 @@ class MockEngine:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     pages: dict[str, bytes] = field(default_factory=lambda: {"/health": b"", "/flush_cache": b""})
     calls: dict[str, int] = field(default_factory=dict)
+    url: str = ""
 
     async def serve(self, host: str, port: int) -> asyncio.Server:
         """A server that listens; closing it is the caller's."""

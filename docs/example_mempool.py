@@ -7,11 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from mempool.address import Medium
-from mempool.config import MemPoolConfig
-from mempool.layout import BlockLayout
-from mempool.pool import MemPool
-from mempool.tiers.tier import device_buffers, dram_arena
+from mempool import BlockLayout, Medium, MemPool, MemPoolConfig, device_buffers, dram_arena
 
 registry, name, peer = sys.argv[1:]
 # A plane: 16 tokens of 2 heads of 64 numbers in bfloat16.
@@ -42,7 +38,7 @@ with MemPool(config, stores={Medium.HBM: hbm, Medium.DRAM: dram}) as pool:
         landed = pool.transfer_with_insert(peer, prompts[name], mine.addresses)
     print(f"{name} sent {len(landed.addresses)} blocks to {landed.addresses.owner.instance}", flush=True)
 
-    wait_until(lambda: pool.match(prompts[peer], lease_seconds=None).blocks == 10)
+    wait_until(lambda: pool.match(prompts[peer], lease_s=None).blocks == 10)
     with pool.match(prompts[peer]) as theirs:
         (found,) = theirs.addresses
         said = dram.rows[torch.from_numpy(found.blocks).long()].unique().tolist()

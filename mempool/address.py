@@ -1,4 +1,4 @@
-"""Where a block is. Imports no torch."""
+"""Addresses: where blocks are. Imports no torch."""
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
@@ -11,14 +11,25 @@ BlockNumbers = npt.NDArray[np.int32]
 
 
 class Medium(StrEnum):
-    """HBM is the engine's device pool: on a host without a GPU it is host memory all the same."""
+    """A kind of memory that holds blocks.
+
+    Attributes:
+        HBM: The engine's device pool. On a host without a GPU it is host memory too.
+        DRAM: Host memory.
+    """
 
     HBM = "hbm"
     DRAM = "dram"
 
 
 class Owner(NamedTuple):
-    """One medium of one instance, as of one start of that instance."""
+    """One medium of one instance, for one incarnation of that instance.
+
+    Attributes:
+        instance: The name of the instance.
+        incarnation: A number that is new at every start of the instance.
+        medium: Which of its media.
+    """
 
     instance: str
     incarnation: int
@@ -29,6 +40,15 @@ class Owner(NamedTuple):
 
 
 class Address(NamedTuple):
+    """One block of one medium of one instance.
+
+    Attributes:
+        instance: The name of the instance.
+        incarnation: A number that is new at every start of the instance.
+        medium: Which of its media.
+        block: The number of the block there.
+    """
+
     instance: str
     incarnation: int
     medium: Medium
@@ -36,9 +56,13 @@ class Address(NamedTuple):
 
 
 class Addresses:
-    """Blocks of one owner, in order: the addresses of many blocks without an object for each.
+    """The addresses of many blocks of one owner, in order, without an object for each.
 
-    `blocks`: int32 `[n]`. It is kept, not copied: do not write to it.
+    Iterating gives an `Address` for each block, a slice gives `Addresses`.
+
+    Attributes:
+        owner: The medium, instance and incarnation of all the blocks.
+        blocks: The block numbers, int32 `[n]`. The array is kept, not copied: do not write to it.
     """
 
     __slots__ = ("blocks", "owner")
@@ -74,7 +98,7 @@ class Addresses:
 
 
 def merged(parts: Sequence[Addresses]) -> list[Addresses]:
-    """The same blocks in the same order, neighbours of one owner put together."""
+    """The same blocks in the same order. Neighbours of one owner are put together."""
     groups: list[list[Addresses]] = []
     for part in parts:
         if not len(part):

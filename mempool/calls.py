@@ -6,16 +6,17 @@ from typing import TypeVar
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.errors import MemPoolError
+from mempool.flags import TransferFlags
 from mempool.index.keys import Tokens, token_array
 from mempool.local import LocalPool
-from mempool.matched import MatchResult
 from mempool.membership.messages import InstanceInfo
 from mempool.peers import PeerDirectory
 from mempool.remote import messages
 from mempool.remote.fetching import Fetching
 from mempool.remote.messages import Allocated, AllocMem, ControlReply, Done, FreeMem
 from mempool.remote.requests import RequestQueue, settle
-from mempool.remote.sending import Sending, TransferFlags, TransferResult
+from mempool.remote.sending import Sending
+from mempool.results import MatchResult, TransferResult
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 class FutureCalls:
     """As the calls of `MemPool`, with the same arguments; what those raise, the futures hold.
 
-    `seconds` is how long the future may take: it ends with DeadlinePassed after that.
+    `timeout_s` is how long the future may take: it ends with DeadlinePassed after that.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class FutureCalls:
         self._worker.shutdown(cancel_futures=True)
 
     def alloc_mem(
-        self, size: int, medium: Medium = Medium.HBM, instance: str | None = None, *, seconds: float = 5.0
+        self, size: int, medium: Medium = Medium.HBM, instance: str | None = None, *, timeout_s: float = 5.0
     ) -> Future[Addresses]:
         if instance in (None, self._local.instance):
             return self._worker.submit(self._local.alloc_mem, size, medium)
@@ -56,9 +57,9 @@ class FutureCalls:
             owner = Owner(peer.instance, allocated.incarnation, medium)
             return Addresses(owner, messages.unpack(allocated.blocks))
 
-        return self._request(lambda: self._peers.get(instance), AllocMem(medium, size), seconds, taken)
+        return self._request(lambda: self._peers.get(instance), AllocMem(medium, size), timeout_s, taken)
 
-    def free_mem(self, addresses: Addresses, *, seconds: float = 5.0) -> Future[None]:
+    def free_mem(self, addresses: Addresses, *, timeout_s: float = 5.0) -> Future[None]:
         if addresses.owner.instance == self._local.instance:
             return self._worker.submit(self._local.free_mem, addresses)
         request = FreeMem(addresses.medium, addresses.owner.incarnation, messages.pack(addresses.blocks))
@@ -66,7 +67,7 @@ class FutureCalls:
         def taken(peer: InstanceInfo, reply: ControlReply) -> None:
             messages.expect(reply, Done, peer.instance)
 
-        return self._request(lambda: self._peers.owner_of(addresses), request, seconds, taken)
+        return self._request(lambda: self._peers.owner_of(addresses), request, timeout_s, taken)
 
     def insert(
         self, tokens: Tokens, addresses: Addresses | Sequence[Addresses], *, namespace: str = ""
@@ -74,11 +75,9 @@ class FutureCalls:
         return self._worker.submit(self._local.insert, tokens, addresses, namespace=namespace)
 
     def match(
-        self, tokens: Tokens, *, namespace: str = "", lease_seconds: float | None = 30.0
+        self, tokens: Tokens, *, namespace: str = "", lease_s: float | None = 30.0
     ) -> Future[MatchResult]:
-        return self._worker.submit(
-            self._local.match, tokens, namespace=namespace, lease_seconds=lease_seconds
-        )
+        return self._worker.submit(self._local.match, tokens, namespace=namespace, lease_s=lease_s)
 
     def delete(self, tokens: Tokens, *, namespace: str = "") -> Future[int]:
         return self._worker.submit(self._local.delete, tokens, namespace=namespace)
@@ -97,9 +96,9 @@ class FutureCalls:
         flags: TransferFlags | None = None,
         private: bytes = b"",
         *,
-        seconds: float = 30.0,
+        timeout_s: float = 30.0,
     ) -> Future[TransferResult]:
-        return self._transfer(instance, source, target, flags, private, None, "", seconds)
+        return self._transfer(instance, source, target, flags, private, None, "", timeout_s)
 
     def transfer_with_insert(
         self,
@@ -111,9 +110,9 @@ class FutureCalls:
         private: bytes = b"",
         *,
         namespace: str = "",
-        seconds: float = 30.0,
+        timeout_s: float = 30.0,
     ) -> Future[TransferResult]:
-        return self._transfer(instance, source, target, flags, private, tokens, namespace, seconds)
+        return self._transfer(instance, source, target, flags, private, tokens, namespace, timeout_s)
 
     def fetch(
         self,
@@ -121,11 +120,11 @@ class FutureCalls:
         tokens: Tokens,
         *,
         namespace: str = "",
-        seconds: float = 30.0,
+        timeout_s: float = 30.0,
         from_engine: bool = False,
     ) -> Future[int]:
         try:
-            return self._fetching.fetch(instance, token_array(tokens), namespace, seconds, from_engine)
+            return self._fetching.fetch(instance, token_array(tokens), namespace, timeout_s, from_engine)
         except (MemPoolError, ValueError) as error:
             return _failed(error)
 
@@ -138,14 +137,14 @@ class FutureCalls:
         private: bytes,
         tokens: Tokens | None,
         namespace: str,
-        seconds: float,
+        timeout_s: float,
     ) -> Future[TransferResult]:
         try:
             peer = self._peers.get(instance) if target is None else self._peers.owner_of(target)
             parts = [source] if isinstance(source, Addresses) else list(source)
             packed = None if tokens is None else token_array(tokens)
             return self._sending.transfer(
-                peer, parts, target, flags or TransferFlags(), private, packed, namespace, seconds
+                peer, parts, target, flags or TransferFlags(), private, packed, namespace, timeout_s
             )
         except (MemPoolError, ValueError) as error:
             return _failed(error)
@@ -154,7 +153,7 @@ class FutureCalls:
         self,
         find: Callable[[], InstanceInfo],
         request: messages.ControlRequest,
-        seconds: float,
+        timeout_s: float,
         take: Callable[[InstanceInfo, ControlReply], T],
     ) -> Future[T]:
         try:
@@ -170,7 +169,7 @@ class FutureCalls:
             except MemPoolError as error:
                 settle(result, error)
 
-        self._requests.send(peer.control, request, seconds).add_done_callback(answered)
+        self._requests.send(peer.control, request, timeout_s).add_done_callback(answered)
         return result
 
 

@@ -2,20 +2,22 @@
 MemPoolError
 ├── LayoutMismatch     two instances cannot exchange blocks
 ├── NamespaceMismatch  two instances' blocks do not mean the same
-├── FrameError         a peer sent something that is not of the protocol
-├── OutOfBlocks        a medium has not that many blocks to give, not even by eviction
-├── BadAddress         blocks that are not the caller's to use
-│   └── StaleAddress   blocks of an incarnation that is no more
-├── LeaseExpired       a lease that outlived its deadline: its blocks may be gone
+├── FrameError         a peer broke the protocol
+├── OutOfBlocks        a medium cannot give that many blocks, even by eviction
+├── BadAddress         the blocks are not the caller's to use
+│   └── StaleAddress   the incarnation of the address has ended
+├── LeaseExpired       the lease outlived its deadline: its blocks may be gone
+├── JoinFailed         no registry took the instance (in `mempool.membership.errors`)
+│   └── Superseded     a newer incarnation of the instance exists: this process must stop
 └── TransferError      a transfer ended without all its blocks
-    ├── PeerDied       the connection closed, or nothing came in time
-    ├── DeadlinePassed the caller's own deadline came first
-    └── Refused        the other side does not want these blocks moved, or not any more
+    ├── PeerDied       the connection closed, or the peer was silent for too long
+    ├── DeadlinePassed the caller's deadline came first
+    └── Refused        the peer does not accept the blocks, or gave them up
 """
 
 from typing import TYPE_CHECKING
 
-# Wire types and errors import with nothing but msgspec there.
+# Wire types and errors import nothing but msgspec.
 if TYPE_CHECKING:
     from mempool.address import Owner
 
@@ -25,45 +27,74 @@ class MemPoolError(Exception):
 
 
 class LayoutMismatch(MemPoolError):
+    """Two instances' block layouts differ, so that they cannot exchange blocks.
+
+    Attributes:
+        field: The first field of `BlockLayout` that differs.
+    """
+
     def __init__(self, field: str, here: object, there: object) -> None:
         super().__init__(f"KV block layouts differ in {field}: {here} here, {there} at the peer")
         self.field = field
 
 
 class NamespaceMismatch(MemPoolError):
+    """Two instances' blocks have the same layout, but do not mean the same.
+
+    Attributes:
+        field: The name of the first digest that differs, for example "model".
+    """
+
     def __init__(self, field: str, here: object, there: object) -> None:
         super().__init__(f"KV namespaces differ in {field}: {here} here, {there} at the peer")
         self.field = field
 
 
 class FrameError(MemPoolError):
-    pass
+    """A peer sent bytes that are no message of the protocol."""
 
 
-class _OfOwner(MemPoolError):
+class _OwnerError(MemPoolError):
     def __init__(self, owner: "Owner", cause: str) -> None:
         super().__init__(f"{owner}: {cause}")
         self.owner = owner
         self.cause = cause
 
 
-class OutOfBlocks(_OfOwner):
-    pass
+class OutOfBlocks(_OwnerError):
+    """A medium cannot give that many blocks, even by eviction. Nothing was allocated.
+
+    Attributes:
+        owner: The medium, instance and incarnation.
+        cause: How many blocks were requested, and how many are free.
+    """
 
 
-class BadAddress(_OfOwner):
-    pass
+class BadAddress(_OwnerError):
+    """Blocks are not the caller's to use: free already, published, held for another, or out of range.
+
+    Attributes:
+        owner: The medium, instance and incarnation.
+        cause: The first wrong block, and what is wrong with it.
+    """
 
 
 class StaleAddress(BadAddress):
-    pass
+    """The incarnation of an address has ended: its blocks belong to others now."""
 
 
 class LeaseExpired(MemPoolError):
-    pass
+    """A lease outlived its deadline, or was released: its blocks may be gone."""
 
 
 class TransferError(MemPoolError):
+    """A transfer ended without all its blocks.
+
+    Attributes:
+        peer: The name or the endpoint of the other instance.
+        cause: Why it ended.
+    """
+
     def __init__(self, peer: str, cause: str) -> None:
         super().__init__(f"transfer with {peer}: {cause}")
         self.peer = peer
@@ -71,12 +102,12 @@ class TransferError(MemPoolError):
 
 
 class PeerDied(TransferError):
-    pass
+    """The other instance is unknown, dead or silent, or this one stops."""
 
 
 class DeadlinePassed(TransferError):
-    pass
+    """The caller's deadline came before the end of the call."""
 
 
 class Refused(TransferError):
-    pass
+    """The other instance does not accept the blocks, or the sender gave them up."""

@@ -10,7 +10,7 @@ from mempool.index.eviction import EvictionPolicy
 from mempool.index.holding import Holding
 from mempool.index.index import Index
 from mempool.index.keys import Tokens
-from mempool.matched import BlockCounts, MatchResult
+from mempool.results import BlockCounts, MatchResult
 from mempool.tiers.tier import Tier, copy_blocks
 
 
@@ -105,13 +105,11 @@ class LocalPool:
             self._publish(adopted)
             return returned
 
-    def match(
-        self, tokens: Tokens, namespace: str = "", *, lease_seconds: float | None = 30.0
-    ) -> MatchResult:
+    def match(self, tokens: Tokens, namespace: str = "", *, lease_s: float | None = 30.0) -> MatchResult:
         """The longest published prefix of `tokens` in whole blocks, under a lease: release it."""
         with self.lock:
             index = self.index
-            match = index.match(namespace, tokens, lease_seconds=lease_seconds)
+            match = index.match(namespace, tokens, lease_s=lease_s)
             return MatchResult(match, self.lock, lambda: index is self.index)
 
     def delete(self, tokens: Tokens, namespace: str = "") -> int:

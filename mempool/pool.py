@@ -12,14 +12,14 @@ from mempool.config import MemPoolConfig
 from mempool.engine import EngineHbm, ReceivedBlocks
 from mempool.errors import MemPoolError, PeerDied
 from mempool.expiry import ExpiryThread
+from mempool.flags import TransferFlags
 from mempool.index.keys import Tokens
 from mempool.local import LocalPool
-from mempool.matched import BlockCounts, MatchResult
 from mempool.membership.member import MembershipClient
 from mempool.membership.messages import Change, ChangeKind, InstanceInfo, new_incarnation
 from mempool.peers import PeerDirectory
 from mempool.remote.exchange import Exchange
-from mempool.remote.sending import TransferFlags, TransferResult
+from mempool.results import BlockCounts, MatchResult, TransferResult
 from mempool.store import BlockStore, require_sendable
 from mempool.tiers.tier import Tier
 from mempool.transports.registry import Transports
@@ -126,7 +126,7 @@ class MemPool:
         self.close()
 
     def alloc_mem(
-        self, size: int, medium: Medium = Medium.HBM, instance: str | None = None, *, seconds: float = 5.0
+        self, size: int, medium: Medium = Medium.HBM, instance: str | None = None, *, timeout_s: float = 5.0
     ) -> Addresses:
         """`size` blocks here, or of another instance, which holds them for this one. All or nothing.
 
@@ -134,9 +134,9 @@ class MemPool:
         """
         if instance is None or instance == self.info.instance:
             return self.local.alloc_mem(size, medium)
-        return self.start.alloc_mem(size, medium, instance, seconds=seconds).result()
+        return self.start.alloc_mem(size, medium, instance, timeout_s=timeout_s).result()
 
-    def free_mem(self, addresses: Addresses | Sequence[Addresses], *, seconds: float = 5.0) -> None:
+    def free_mem(self, addresses: Addresses | Sequence[Addresses], *, timeout_s: float = 5.0) -> None:
         """Gives active blocks back, wherever they are.
 
         Raises BadAddress (freed already, historical, another's), StaleAddress, PeerDied, DeadlinePassed;
@@ -146,7 +146,7 @@ class MemPool:
             if part.owner.instance == self.info.instance:
                 self.local.free_mem(part)
             else:
-                self.start.free_mem(part, seconds=seconds).result()
+                self.start.free_mem(part, timeout_s=timeout_s).result()
 
     def insert(
         self, tokens: Tokens, addresses: Addresses | Sequence[Addresses], *, namespace: str = ""
@@ -154,11 +154,9 @@ class MemPool:
         """As `LocalPool.insert`."""
         return self.local.insert(tokens, addresses, namespace)
 
-    def match(
-        self, tokens: Tokens, *, namespace: str = "", lease_seconds: float | None = 30.0
-    ) -> MatchResult:
+    def match(self, tokens: Tokens, *, namespace: str = "", lease_s: float | None = 30.0) -> MatchResult:
         """As `LocalPool.match`."""
-        return self.local.match(tokens, namespace, lease_seconds=lease_seconds)
+        return self.local.match(tokens, namespace, lease_s=lease_s)
 
     def delete(self, tokens: Tokens, *, namespace: str = "") -> int:
         """As `LocalPool.delete`."""
@@ -184,7 +182,7 @@ class MemPool:
         flags: TransferFlags | None = None,
         private: bytes = b"",
         *,
-        seconds: float = 30.0,
+        timeout_s: float = 30.0,
     ) -> TransferResult:
         """Moves the bytes of this instance's blocks to `instance`, and returns once they are there.
 
@@ -192,7 +190,7 @@ class MemPool:
         instance unless it has an `on_received`. `private`, at most 64 KiB, comes back in the result and goes
         to that callback. Raises BadAddress, StaleAddress, OutOfBlocks, Refused, PeerDied, DeadlinePassed.
         """
-        return self.start.transfer(instance, source, target, flags, private, seconds=seconds).result()
+        return self.start.transfer(instance, source, target, flags, private, timeout_s=timeout_s).result()
 
     def transfer_with_insert(
         self,
@@ -204,14 +202,14 @@ class MemPool:
         private: bytes = b"",
         *,
         namespace: str = "",
-        seconds: float = 30.0,
+        timeout_s: float = 30.0,
     ) -> TransferResult:
         """As `transfer`, and the receiver publishes the blocks: the last whole blocks of `tokens`.
 
         What it has published already is not sent, unless `target` names where to. Those before must be there.
         """
         return self.start.transfer_with_insert(
-            instance, tokens, source, target, flags, private, namespace=namespace, seconds=seconds
+            instance, tokens, source, target, flags, private, namespace=namespace, timeout_s=timeout_s
         ).result()
 
     def fetch(
@@ -220,7 +218,7 @@ class MemPool:
         tokens: Tokens,
         *,
         namespace: str = "",
-        seconds: float = 30.0,
+        timeout_s: float = 30.0,
         from_engine: bool = False,
     ) -> int:
         """Has `instance` send what it has published of `tokens`, in any medium of its own, to this instance's
@@ -231,7 +229,7 @@ class MemPool:
         Raises PeerDied, Refused, OutOfBlocks, DeadlinePassed.
         """
         return self.start.fetch(
-            instance, tokens, namespace=namespace, seconds=seconds, from_engine=from_engine
+            instance, tokens, namespace=namespace, timeout_s=timeout_s, from_engine=from_engine
         ).result()
 
     def counts(self, medium: Medium) -> BlockCounts:

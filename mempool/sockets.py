@@ -1,4 +1,4 @@
-"""ZeroMQ sockets with bounded queues and no lingering, and what wakes a thread that polls them."""
+"""ZeroMQ sockets with bounded queues and no lingering, and a way to wake a thread that polls them."""
 
 import math
 import os
@@ -18,17 +18,20 @@ _MAX_SOCKETS = 65535
 
 @dataclass(frozen=True)
 class SocketLimits:
-    """When a peer is dead: no connection after `connect_seconds`, or no sign on it for `silence_seconds`.
+    """When a peer counts as dead. A connection that closes is dead at once.
 
-    A connection that closes is dead at once.
+    Attributes:
+        connect_s: How long a connection may take to open, in seconds.
+        silence_s: How long an open connection may be silent, in seconds.
     """
 
-    connect_seconds: float = 5.0
-    silence_seconds: float = 10.0
+    connect_s: float = 5.0
+    silence_s: float = 10.0
 
     @property
-    def heartbeat_seconds(self) -> float:
-        return self.silence_seconds / 5
+    def heartbeat_s(self) -> float:
+        """How often each side shows that it is alive, in seconds."""
+        return self.silence_s / 5
 
 
 def endpoint_of(scheme: str, host: str, port: int) -> str:
@@ -42,20 +45,20 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return context
 
 
-def bound(socket: zmq.Socket[Any], endpoint: str, limits: SocketLimits) -> None:
-    """Sets what every socket of the block channel has, before it listens or connects."""
+def set_bounds(socket: zmq.Socket[Any], endpoint: str, limits: SocketLimits) -> None:
+    """Sets the options that every socket has, before it listens or connects."""
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)
     socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE_MESSAGES)
     socket.setsockopt(zmq.SNDTIMEO, 0)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, int(limits.heartbeat_seconds * 1000))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(limits.silence_seconds * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(limits.heartbeat_s * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(limits.silence_s * 1000))
     if "[" in endpoint:
         socket.setsockopt(zmq.IPV6, 1)
 
 
-def milliseconds(*seconds: float | None) -> int | None:
-    """For how long to poll where something is due after each of these; None for never."""
+def poll_ms(*seconds: float | None) -> int | None:
+    """How long to poll if something is due after each of these times. None: for ever."""
     due = [each for each in seconds if each is not None]
     return max(0, math.ceil(min(due) * 1000)) if due else None
 

@@ -49,7 +49,7 @@ MOCK = "benchmark.mock_engine"
 
 
 def workload(seconds: float, seed: int) -> Workload:
-    rng, now, sessions = random.Random(seed), 0.0, []
+    rng, now, sessions = random.Random(seed), 0.0, list[Session]()
     while (now := now + rng.expovariate(RATE)) < seconds:
         tokens = tuple(rng.choices(range(1000, 40_000), k=PROMPT))
         turn = Turn(tokens, ANSWER, " ".join(map(str, tokens)))
@@ -60,13 +60,16 @@ def workload(seconds: float, seed: int) -> Workload:
 def telling(api: str, sent: list[float]) -> Conversation:
     """A conversation that adds to `sent` when the server says it sent the first token of each answer."""
 
-    class Telling(APIS[api]):  # type: ignore[misc]
+    form: Any = APIS[api]
+
+    class TellingConversation(form):
         def hear(self, event: dict[str, Any], at: float, answer: Answer) -> None:
             if DELAY in event and not answer.token_times:
                 sent.append(at - event[DELAY])
             super().hear(event, at, answer)
 
-    return Telling(Asking())
+    conversation: Conversation = TellingConversation(Asking())
+    return conversation
 
 
 async def measure(rounds: Rounds, name: str, api: str, client: Client, seconds: float, seed: int) -> None:

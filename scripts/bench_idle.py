@@ -63,7 +63,7 @@ class Instance:
 
     def cpu_seconds(self) -> float:
         times = [process.cpu_times() for process in self.family]
-        return sum(each.user + each.system for each in times)
+        return float(sum(each.user + each.system for each in times))
 
 
 async def shares(instances: list[Instance], seconds: float) -> list[float]:

@@ -38,6 +38,7 @@ from mempool.address import Medium
 from router.config.settings import RouterConfig
 from router.cost.estimator import CostEstimator
 from router.cost.speeds import Speeds
+from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.instances.server_info import FeedAt, ServerInfo
@@ -46,7 +47,7 @@ from router.policies import POLICIES
 from router.prefix_tree import EventTree, PromptTree, ResponseTree
 from router.prompt.request import RoutingRequest, TokenArray
 from router.prompt.tokens import Tokens
-from router.scheduling.reservation import PrefillReservation
+from router.scheduling.placement import Reservations
 from router.scheduling.scheduler import Scheduler
 from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.machine import machine_description
@@ -65,30 +66,36 @@ BARS = {4096: ((0.5, 100.0), (0.99, 500.0)), 131_072: ((0.5, 3000.0),)}
 
 
 @dataclass(frozen=True)
-class House:
-    """A router's head, without its hands."""
+class BenchedScheduler:
+    """What a router decides with, without its HTTP side: its instances, their tree and the scheduler."""
 
-    registry: Registry
+    candidates: Candidates
     tree: PromptTree
-    routing: Scheduler
+    scheduler: Scheduler
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        return self.candidates.instances
 
 
-def house(policy: str, tree: PromptTree) -> House:
+def benched(policy: str, tree: PromptTree) -> BenchedScheduler:
     """With instances of its own."""
     instances = [Instance(f"http://10.0.0.{number}:30000", role) for number, role in enumerate(roles())]
-    for one in instances:
-        one.up()
-        one.learn(ServerInfo(page_size=PAGE, instance=one.url))
+    for instance in instances:
+        instance.up()
+        instance.learn(ServerInfo(page_size=PAGE, instance=instance.url))
     config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
     registry = Registry(instances)
     tokens = Tokens(instances, "", 1.0)
-    prices = CostEstimator(Speeds())
-    chooses = POLICIES[policy](tree, prices)
-    return House(registry, tree, Scheduler(config, registry, chooses, tree, tokens, prices))
+    estimator = CostEstimator(Speeds())
+    chooses = POLICIES[policy](tree, estimator)
+    loop = asyncio.get_running_loop()
+    scheduler = Scheduler(config, registry, chooses, tree, tokens, estimator, timer=loop)
+    return BenchedScheduler(registry.candidates, tree, scheduler)
 
 
 def roles() -> list[Role]:
-    return [role for role, most in INSTANCES.items() for _ in range(most)]
+    return [role for role, count in INSTANCES.items() for _ in range(count)]
 
 
 def sessions(blocks: int, length: int) -> list[TokenArray]:
@@ -103,20 +110,20 @@ def sessions(blocks: int, length: int) -> list[TokenArray]:
 def placed(blocks: int, length: int) -> Iterator[Placed]:
     """The sessions turn by turn, and who has them."""
     rng = np.random.default_rng(2)
-    by_role = {role: [n for n, one in enumerate(roles()) if one is role] for role in INSTANCES}
+    by_role = {role: [n for n, own in enumerate(roles()) if own is role] for role in INSTANCES}
     for number, prompt in enumerate(sessions(blocks, length)):
         if number < SYSTEMS:
-            yield from (Placed(one, Medium.HBM, prompt[:SYSTEM]) for one in range(len(roles())))
+            yield from (Placed(holder, Medium.HBM, prompt[:SYSTEM]) for holder in range(len(roles())))
         served = (Role.COLOCATED,) if rng.random() < 0.25 else (Role.PREFILL, Role.DECODE)
         holders = [rng.choice(by_role[role]) for role in served]
         for end in [*range(SYSTEM + TURN, len(prompt), max(TURN, len(prompt) // 16)), len(prompt)]:
-            for one in holders:
-                yield Placed(one, Medium.HBM, prompt[:end])
+            for holder in holders:
+                yield Placed(holder, Medium.HBM, prompt[:end])
                 if number % 2:
-                    yield Placed(one, Medium.DRAM, prompt[:end])
+                    yield Placed(holder, Medium.DRAM, prompt[:end])
 
 
-def asks(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[RoutingRequest]:
+def requests(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[RoutingRequest]:
     """Endless: a next turn, a new question under a known system prompt, something new."""
     for number in itertools.count():
         prompt = prompts[rng.integers(len(prompts))]
@@ -125,35 +132,33 @@ def asks(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[Routin
         yield RoutingRequest(np.concatenate([prompt[:known], new]), prompt_tokens=len(prompt), new_tokens=128)
 
 
-def decide(where: House, asked: Iterator[RoutingRequest], count: int) -> list[float]:
+def decide(where: BenchedScheduler, stream: Iterator[RoutingRequest], count: int) -> list[float]:
     """Microseconds of each decision. The latest 256 stay charged, as if they ran."""
-    took, running = [], list[list[tuple[Instance, int, PrefillReservation | None]]]()
-    for ask in itertools.islice(asked, count):
+    took, running = [], list[Reservations]()
+    for request in itertools.islice(stream, count):
         began = time.perf_counter()
-        placement = where.routing.decide(where.registry, ask, "/generate")
+        placement = where.scheduler.decide(where.candidates, request, "/generate")
         assert placement is not None
-        charges = [(one, placement.charge(one), placement.work(one)) for one in placement.cache_epochs]
-        for one, charge, _ in charges:
-            one.charge(charge)
+        reservations = placement.reserve()
         took.append((time.perf_counter() - began) * 1e6)
-        running.append(charges)
+        running.append(reservations)
         if len(running) > 256:
-            for one, charge, work in running.pop(0):
-                one.release(charge)
-                if work is not None:
-                    work.drop()
+            for reservation in running.pop(0):
+                if reservation is not None:
+                    reservation.release()
     return took
 
 
 @asynccontextmanager
-async def followed(where: House, tree: EventTree, source: Feeding) -> AsyncIterator[Feeds]:
+async def followed(where: BenchedScheduler, tree: EventTree, source: Feeding) -> AsyncIterator[Feeds]:
     """Once all that instances have is in the tree."""
-    for one, endpoint in zip(where.registry.instances, source.endpoints, strict=True):
-        one.learn(ServerInfo(page_size=PAGE, instance=one.url, feed=FeedAt(endpoint, INCARNATION)))
-    feeds = Feeds(where.registry.instances, tree.mirrors)
+    for instance, endpoint in zip(where.instances, source.endpoints, strict=True):
+        info = ServerInfo(page_size=PAGE, instance=instance.url, feed=FeedAt(endpoint, INCARNATION))
+        instance.learn(info)
+    feeds = Feeds(where.instances, tree.mirrors)
     task = asyncio.create_task(feeds.run())
     try:
-        while not all_followed(feeds, len(where.registry.instances)):
+        while not all_followed(feeds, len(where.instances)):
             await asyncio.sleep(0.02)
         yield feeds
     finally:
@@ -162,27 +167,31 @@ async def followed(where: House, tree: EventTree, source: Feeding) -> AsyncItera
 
 
 def all_followed(feeds: Feeds, instances: int) -> bool:
-    told = [medium for one in feeds.describe().values() for medium in one.values()]
-    return len(told) == len(Medium) * instances and all(one["state"] == "followed" for one in told)
+    states = [medium["state"] for media in feeds.describe().values() for medium in media.values()]
+    return len(states) == len(Medium) * instances and set(states) == {"followed"}
 
 
-async def decide_beside(where: House, asked: Iterator[RoutingRequest], took: list[float]) -> None:
+async def decide_beside(where: BenchedScheduler, stream: Iterator[RoutingRequest], took: list[float]) -> None:
     """Adds microseconds of each decision, from when it was ready to be made, until it is cancelled."""
-    for ask in asked:
+    for request in stream:
         await asyncio.sleep(0.001)
         began = time.perf_counter()
         await asyncio.sleep(0)
-        where.routing.decide(where.registry, ask, "/generate")
+        where.scheduler.decide(where.candidates, request, "/generate")
         took.append((time.perf_counter() - began) * 1e6)
 
 
 async def absorb(
-    rounds: Rounds, options: argparse.Namespace, where: House, source: Feeding, prompts: list[TokenArray]
+    rounds: Rounds,
+    options: argparse.Namespace,
+    where: BenchedScheduler,
+    source: Feeding,
+    prompts: list[TokenArray],
 ) -> None:
     """The decisions of one round beside the events of `options.seconds`, until the last of them is here."""
     took: list[float] = []
-    everybody, began = len(where.registry.instances), time.perf_counter()
-    beside = asyncio.create_task(decide_beside(where, asks(prompts, np.random.default_rng(3)), took))
+    everybody, began = len(where.instances), time.perf_counter()
+    beside = asyncio.create_task(decide_beside(where, requests(prompts, np.random.default_rng(3)), took))
     churned = await asyncio.to_thread(source.churn, EVENT_RATE, options.seconds)
     ended, last = time.perf_counter(), np.append(churned.last, 1).astype(np.int32)
     while len(where.tree.match(last, "")) < everybody:
@@ -201,9 +210,9 @@ async def absorb(
     )
 
 
-async def measure_told(rounds: Rounds, options: argparse.Namespace, length: int) -> None:
+async def measure_answers(rounds: Rounds, options: argparse.Namespace, length: int) -> None:
     tree = EventTree(600, 5, MOST_TOKENS)
-    where, prompts = house("prompt_tree", tree), sessions(options.blocks, length)
+    where, prompts = benched("prompt_tree", tree), sessions(options.blocks, length)
     with feeding(len(roles()), PAGE, partial(placed, options.blocks, length)) as source:
         before, began = resident(), time.perf_counter()
         async with followed(where, tree, source):
@@ -229,25 +238,25 @@ def resident() -> int:
 
 async def measure(rounds: Rounds, options: argparse.Namespace, length: int, arm: str) -> None:
     tree = ResponseTree(1e9, MOST_TOKENS)
-    where, prompts = house("prompt_tree" if arm == ANSWERS else arm, tree), sessions(options.blocks, length)
-    told, began = 0, time.perf_counter()
+    where, prompts = benched("prompt_tree" if arm == ANSWERS else arm, tree), sessions(options.blocks, length)
+    inserted, began = 0, time.perf_counter()
     for number, medium, tokens in placed(options.blocks, length) if arm in (ANSWERS, PRICED) else ():
         if medium is Medium.HBM:
-            tree.stored(where.registry.instances[number], tokens, "")
-            told += 1
-    if told:
-        insertion_us = (time.perf_counter() - began) / told * 1e6
+            tree.stored(where.instances[number], tokens, "")
+            inserted += 1
+    if inserted:
+        insertion_us = (time.perf_counter() - began) / inserted * 1e6
         rounds.note(f"{length} tokens", arm, blocks=tree.sizes()["tokens"] // PAGE, insertion_us=insertion_us)
     for _ in range(options.rounds):
         note_decisions(rounds, options, arm, where, prompts)
 
 
 def note_decisions(
-    rounds: Rounds, options: argparse.Namespace, arm: str, where: House, prompts: list[TokenArray]
+    rounds: Rounds, options: argparse.Namespace, arm: str, where: BenchedScheduler, prompts: list[TokenArray]
 ) -> None:
     length = len(prompts[0])
-    asked = asks(prompts, np.random.default_rng(4))
-    took = decide(where, asked, options.decisions * 4096 // length + 300)
+    stream = requests(prompts, np.random.default_rng(4))
+    took = decide(where, stream, options.decisions * 4096 // length + 300)
     rounds.note(f"{length} tokens", arm, decision_p50_us=percentile(took, 0.5))
     rounds.note(f"{length} tokens", arm, decision_p99_us=percentile(took, 0.99))
 
@@ -284,7 +293,7 @@ def main() -> int:
     options = parser.parse_args()
     rounds = Rounds()
     for length in LENGTHS:
-        uvloop.run(measure_told(rounds, options, length))
+        uvloop.run(measure_answers(rounds, options, length))
         for arm in (ANSWERS, PRICED, "least_load", "round_robin"):
             uvloop.run(measure(rounds, options, length, arm))
     print(rounds.table())

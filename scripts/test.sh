@@ -1,14 +1,59 @@
 #!/usr/bin/env bash
-# What CI runs: set-up, lint, types, unit tests, real servers. Takes pytest's arguments, and --full for the whole matrix.
-#   scripts/test.sh                 scripts/test.sh --full                 scripts/test.sh test/router -k pair
-set -euo pipefail
+# What CI runs, in stages: set-up, check (lint, imports, types), docs, unit tests in parallel, real servers one after the
+# other. All stages run, whatever the ones before them say; the last line is pytest's own, of the last stage.
+#   scripts/test.sh                        all stages
+#   scripts/test.sh --full                 the whole matrix of real servers too
+#   scripts/test.sh test/router -k pair    with any of pytest's other arguments: set-up, check, and these tests alone
+set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/setup.sh
-bin=.venv/bin
-$bin/ruff check .
-$bin/ruff format --check --quiet .
-$bin/mypy
+readonly BIN=.venv/bin
+failed=0 timings=""
+
+# stage <name> <command...>
+stage() {
+    local name=$1 began=$SECONDS result=ok
+    shift
+    echo "== $name"
+    "$@" || { result=FAILED; failed=1; }
+    timings+="${timings:+, }$name $((SECONDS - began)) s"
+    [ "$result" = ok ] || { timings+=" (FAILED)"; echo "== $name FAILED"; }
+}
+
+# The last stage: says how the others went before it, and leaves the last line to pytest.
+last_stage() {
+    echo "== $1 (before it: $timings)"
+    shift
+    "$@" || failed=1
+    exit "$failed"
+}
+
+docs() {
+    local site status=0
+    site=$(mktemp -d)
+    "$BIN/mkdocs" build --strict --quiet --site-dir "$site" || status=$?
+    rm -rf "$site"
+    return "$status"
+}
+
+unit_tests() {
+    # A file's tests share what they start, and so stay together.
+    "$BIN/python" -m pytest --ignore=test/e2e -n 2 --dist loadfile --cov --cov-report=term:skip-covered "$@"
+}
+
+scripts/setup.sh || exit
 # Tests leave nothing in the tree, and their servers are not to read what a user's shell has set.
 unset "${!MEMSERVE_@}" "${!SGLANG_@}"
-exec $bin/python -m pytest "$@"
+timings="set-up $SECONDS s"
+
+stage check scripts/check.sh
+case "$*" in
+"" | --full)
+    stage docs docs
+    stage "unit tests" unit_tests "$@"
+    last_stage "real servers" "$BIN/python" -m pytest test/e2e "$@"
+    ;;
+*)
+    last_stage tests "$BIN/python" -m pytest "$@"
+    ;;
+esac

@@ -5,6 +5,8 @@ import sys
 
 from sglang_memserve import compat
 from sglang_memserve.cpu import attention as cpu_attention
+from sglang_memserve.cpu.attention import registration
+from sglang_memserve.cpu.detect import on_cpu
 from sglang_memserve.hooks import table as hooks
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,6 @@ def register() -> None:
         return
     compat.add_transfer_backend()
     compat.add_radix_cache()
-    if hooks.on_cpu():
-        cpu_attention.add_choice()
+    if on_cpu():
+        registration.add_choice()
     hooks.register()

@@ -13,8 +13,8 @@ from router.cost.fitting import mean_error, nonnegative
 class ArchitectureFit(msgspec.Struct, frozen=True):
     """A polynomial in 1, x, y, xy, y^2 of x cached and y new tokens, added up over a batch.
 
-    The MemServe paper calls it the fit by architecture (arXiv 2406.17565, its cost model). It holds for the
-    model, device and TP that it was fitted on; at another TP its prediction can only be divided.
+    arXiv 2406.17565, section 6, calls it "arch-level". It holds for the model, device and TP that it was
+    fitted on; at another TP its prediction can only be divided.
     """
 
     coefficients: tuple[float, ...]

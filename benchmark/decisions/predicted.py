@@ -29,11 +29,11 @@ class Predictions:
     """
 
     def __init__(self, profile: Path, info: Any) -> None:
-        self._prices = CostEstimator(Speeds(str(profile)))
+        self._estimator = CostEstimator(Speeds(str(profile)))
         self._here, self._there = (Instance(f"http://{name}", Role.COLOCATED) for name in ("here", "there"))
         for instance in (self._here, self._there):
             instance.learn(parse_server_info(info))
-        self._speed = self._prices.speeds.of(self._here)
+        self._speed = self._estimator.speeds.of(self._here)
 
     def prefill(self, cached: int, new: int) -> float:
         return self._speed.prefill(cached, new)
@@ -50,10 +50,11 @@ class Predictions:
 
     def fetches(self, tokens: int) -> bool:
         """The router's own decision between the two."""
-        quote = self._prices.quote(tokens + NEW, _ANSWER, {self._there: Cached(tokens, tokens)})
-        quote.prefills([self._here], None)
-        price = quote.price(self._here)
-        return price is not None and price.way is not None and price.way.fetch is not None
+        cached = {self._there: Cached(tokens, tokens)}
+        estimates = self._estimator.estimates(tokens + NEW, _ANSWER, cached)
+        estimates.prefill_totals([self._here], None)
+        estimate = estimates.of(self._here)
+        return estimate is not None and estimate.plan is not None and estimate.plan.fetch is not None
 
     def bandwidth(self, tokens: int, token_bytes: int) -> float:
         """At which a fetch takes as long as computing: bytes a second."""

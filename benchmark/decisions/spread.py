@@ -57,7 +57,7 @@ class Spread:
     def ways(self) -> Counter[str]:
         """How those who were chosen were to come by the KV."""
         chosen = ((decision, decision["decode"]) for decision in self.decisions)
-        return Counter(str((_price(*one) or {}).get("how")) for one in chosen)
+        return Counter(str((_price(*one) or {}).get("plan")) for one in chosen)
 
     @property
     def failed(self) -> int:
@@ -94,15 +94,15 @@ class Spread:
 
     def _computed_elsewhere(self, decision: Decision) -> float:
         """The other instance's queue, and computing all of the prompt: ms; infinite where there was none."""
-        price = next((one["price"] for one in decision["candidates"] if one["url"] != self.hot), None)
+        price = next((one["cost"] for one in decision["candidates"] if one["url"] != self.hot), None)
         if price is None:
             return inf
-        computing = price["exec_ms"] if price["how"] == "recompute" else self.recompute_ms
+        computing = price["exec_ms"] if price["plan"] == "recompute" else self.recompute_ms
         return float(price["queue_ms"] + computing)
 
 
 def _price(decision: Decision, url: str) -> Any:
-    return next(one["price"] for one in decision["candidates"] if one["url"] == url)
+    return next(one["cost"] for one in decision["candidates"] if one["url"] == url)
 
 
 def _latencies(records: Sequence[Record]) -> dict[str, float]:

@@ -9,10 +9,10 @@ import torch
 from benchmark.mempool.pages import RECEIVER_SEED, SENDER_SEED, scattered
 from mempool.arena import DramArena
 from mempool.errors import TransferError
+from mempool.flags import TransferMode
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
 from mempool.store import BlockSource
-from mempool.transfer.cut import TransferMode
 from mempool.transfer.receiver import BlockReceiver
 from mempool.transfer.sender import BlockSender
 

@@ -6,8 +6,8 @@ from benchmark.bars import Bar, at_least
 from benchmark.mempool.far import Far
 from benchmark.mempool.plan import Plan, say
 from benchmark.mempool.throughput import as_options
+from mempool.flags import TransferMode
 from mempool.layout import BlockLayout
-from mempool.transfer.cut import TransferMode
 from sglang_memserve.bench.chart import Chart, Panel, Point
 from sglang_memserve.bench.figures import Rounds
 

@@ -25,7 +25,7 @@ from mempool.feed.messages import (
     encode,
 )
 from mempool.index.events import AnyEvent, Stored
-from mempool.sockets import SocketLimits, Wakeup, bound, milliseconds, new_context
+from mempool.sockets import SocketLimits, Wakeup, new_context, poll_ms, set_bounds
 from mempool.wire import short
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class FeedServer:
         self._context = new_context()
         self._socket = self._context.socket(zmq.ROUTER)
         try:
-            bound(self._socket, url, SocketLimits())
+            set_bounds(self._socket, url, SocketLimits())
             self._socket.setsockopt(zmq.SNDHWM, _ANSWERS_UNREAD)
             self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
             self._socket.bind(url)
@@ -113,7 +113,7 @@ class FeedServer:
             except Exception:
                 # This thread serves everyone.
                 logger.exception("serving the feed failed")
-            timeout = milliseconds(self._until_next())
+            timeout = poll_ms(self._until_next())
 
     def _until_next(self) -> float | None:
         if not self._waiting:

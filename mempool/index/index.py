@@ -96,10 +96,10 @@ class Index:
             return not len(addresses)
         return bool((holder.places(addresses.blocks) >= 0).all())
 
-    def match(self, namespace: str, tokens: Tokens, *, lease_seconds: float | None = None) -> IndexMatch:
+    def match(self, namespace: str, tokens: Tokens, *, lease_s: float | None = None) -> IndexMatch:
         """The longest prefix in whole blocks; it counts as used now.
 
-        A lease keeps the blocks for `lease_seconds`. Raises ValueError for a token that is no int32 or
+        A lease keeps the blocks for `lease_s`. Raises ValueError for a token that is no int32 or
         negative.
         """
         path, blocks = self._tree.walk(namespace, self._key(tokens))
@@ -107,8 +107,8 @@ class Index:
         for node in path:
             node.used = now
         lease = None
-        if path and lease_seconds is not None:
-            lease = self._leases.grant(path[-1], lease_seconds)
+        if path and lease_s is not None:
+            lease = self._leases.grant(path[-1], lease_s)
         return IndexMatch(blocks, blocks * self.page_size, self._choose_copies(path, blocks), lease)
 
     def insert(

@@ -41,10 +41,10 @@ class Lease:
         if self.node is None:
             raise LeaseExpired("the lease was released, its blocks may be gone")
 
-    def renew(self, seconds: float) -> None:
-        """Sets the deadline to `seconds` from now. Raises LeaseExpired if it has passed already."""
+    def renew(self, duration_s: float) -> None:
+        """Sets the deadline to `duration_s` from now. Raises LeaseExpired if it has passed already."""
         self.check()
-        self._table.schedule(self, seconds)
+        self._table.schedule(self, duration_s)
 
     def release(self) -> None:
         """Gives the blocks back. Does nothing after the first time, or after expiry."""
@@ -63,9 +63,9 @@ class LeaseTable:
         self._on_unpinned = on_unpinned
         self._heap: list[tuple[float, Lease]] = []
 
-    def grant(self, node: Node, seconds: float) -> Lease:
+    def grant(self, node: Node, duration_s: float) -> Lease:
         lease = Lease(self, node, 0.0)
-        self.schedule(lease, seconds)
+        self.schedule(lease, duration_s)
         self.count += 1
         above: Node | None = node
         while above is not None:
@@ -73,13 +73,13 @@ class LeaseTable:
             above = above.parent
         return lease
 
-    def schedule(self, lease: Lease, seconds: float) -> None:
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"a lease lasts a finite time, not {seconds} s")
+    def schedule(self, lease: Lease, duration_s: float) -> None:
+        if not 0 <= duration_s < math.inf:
+            raise ValueError(f"a lease lasts a finite time, not {duration_s} s")
         if len(self._heap) > 2 * self.count + _ROOM:
             self._heap = [entry for entry in self._heap if self._current(*entry)]
             heapq.heapify(self._heap)
-        lease.deadline = self.clock() + seconds
+        lease.deadline = self.clock() + duration_s
         heapq.heappush(self._heap, (lease.deadline, lease))
 
     def end(self, lease: Lease) -> None:

@@ -11,7 +11,7 @@ from mempool.remote import messages
 from mempool.remote.control_client import ControlClient
 from mempool.remote.messages import Call, Caller, CallReply, ControlReply
 from mempool.remote.requests import OutgoingRequest, RequestQueue, settle
-from mempool.sockets import SocketLimits, milliseconds
+from mempool.sockets import SocketLimits, poll_ms
 from mempool.transports.base import Disconnected, IncomingMessage
 from mempool.transports.registry import Transports
 
@@ -71,7 +71,7 @@ class Control:
                 self._send(request)
             while not self._stopping and (received := self._listener.receive()) is not None:
                 self._answer(received)
-            timeout = milliseconds(self._listener.tend(), self._serve_peers())
+            timeout = poll_ms(self._listener.tend(), self._serve_peers())
         for peer in list(self._peers.values()):
             self._drop(peer, PeerDied(peer.endpoint, "this instance stops"))
 

@@ -39,14 +39,14 @@ class ControlClient:
     def send(
         self, caller: Caller, request: ControlRequest, deadline: float, reply: Future[ControlReply]
     ) -> None:
-        seconds = deadline - time.monotonic()
-        if not seconds > 0:
+        left_s = deadline - time.monotonic()
+        if not left_s > 0:
             settle(reply, DeadlinePassed(self.endpoint, "the deadline had passed before it was asked"))
             return
         number = next(self._ids)
         self._pending[number] = (caller, request, reply)
         heapq.heappush(self._deadlines, (deadline, number))
-        call = Call(number, caller, min(seconds, messages.MAX_SECONDS), request)
+        call = Call(number, caller, min(left_s, messages.MAX_TIMEOUT_S), request)
         self._unsent.append((number, messages.encode(call)))
 
     def serve(self) -> list[float]:
@@ -67,7 +67,7 @@ class ControlClient:
                 break
             self._unsent.popleft()
         due = (self.connection.tend(), self._expire())
-        return [seconds for seconds in due if seconds is not None]
+        return [due_s for due_s in due if due_s is not None]
 
     def close(self, error: MemPoolError) -> None:
         """What was asked and not answered ends with `error`."""

@@ -11,13 +11,14 @@ from typing import NamedTuple
 from mempool.address import Addresses, BlockNumbers
 from mempool.engine import PublishRequest, ReceivedBlocks
 from mempool.errors import DeadlinePassed, MemPoolError, PeerDied, Refused, TransferError
+from mempool.flags import TransferFlags
 from mempool.local import LocalPool
-from mempool.matched import MatchResult
 from mempool.peers import PeerDirectory
 from mempool.remote import messages
 from mempool.remote.messages import Call, ControlReply, Done, FetchEnded, FetchReply, FetchRequest
 from mempool.remote.requests import RequestQueue, settle
-from mempool.remote.sending import Sending, TransferFlags, TransferResult
+from mempool.remote.sending import Sending
+from mempool.results import MatchResult, TransferResult
 
 
 class _PendingFetch(NamedTuple):
@@ -56,7 +57,7 @@ class Fetching:
         return len(self._pending)
 
     def fetch(
-        self, instance: str, tokens: BlockNumbers, namespace: str, seconds: float, from_engine: bool = False
+        self, instance: str, tokens: BlockNumbers, namespace: str, timeout_s: float, from_engine: bool = False
     ) -> Future[int]:
         """As `MemPool.fetch`. Raises PeerDied, ValueError."""
         cookie = secrets.token_bytes(16)
@@ -66,12 +67,12 @@ class Fetching:
         result: Future[int] = Future()
         with self._lock:
             self._pending[cookie] = _PendingFetch(
-                instance, peer.incarnation, time.monotonic() + seconds, result
+                instance, peer.incarnation, time.monotonic() + timeout_s, result
             )
         if self._closed_by is not None:
             self._end(cookie, self._closed_by)
             return result
-        reply = self._requests.send(peer.control, request, seconds)
+        reply = self._requests.send(peer.control, request, timeout_s)
         reply.add_done_callback(lambda reply: self._answered(instance, cookie, reply))
         return result
 
@@ -94,21 +95,21 @@ class Fetching:
         """Sends what is published here to the caller, at once or when the engine has published more."""
         tokens = messages.unpack(fetch.tokens)
         if self._on_publish_request is not None and fetch.from_engine:
-            found = self._local.match(tokens, fetch.namespace, lease_seconds=None)
+            found = self._local.match(tokens, fetch.namespace, lease_s=None)
             page = self._local.layout.page_size
             if found.tokens < len(tokens) // page * page:
-                until = time.monotonic() + call.seconds
+                until = time.monotonic() + call.timeout_s
                 done = partial(self._serve_later, call, fetch, tokens, until)
                 self._on_publish_request(PublishRequest(tokens, fetch.namespace, found.tokens, done))
                 return FetchReply(found.blocks, later=True)
-        return FetchReply(self._send(call, fetch, tokens, call.seconds))
+        return FetchReply(self._send(call, fetch, tokens, call.timeout_s))
 
     def _serve_later(self, call: Call, fetch: FetchRequest, tokens: BlockNumbers, until: float) -> None:
-        seconds = until - time.monotonic()
-        if seconds <= 0:
+        timeout_s = until - time.monotonic()
+        if timeout_s <= 0:
             return
         try:
-            blocks = self._send(call, fetch, tokens, seconds)
+            blocks = self._send(call, fetch, tokens, timeout_s)
         except (MemPoolError, ValueError):
             blocks = 0
         if not blocks:
@@ -116,14 +117,14 @@ class Fetching:
                 peer = self._peers.get(call.caller.instance)
             except PeerDied:
                 return
-            self._requests.send(peer.control, FetchEnded(fetch.cookie), seconds)
+            self._requests.send(peer.control, FetchEnded(fetch.cookie), timeout_s)
 
-    def _send(self, call: Call, fetch: FetchRequest, tokens: BlockNumbers, seconds: float) -> int:
+    def _send(self, call: Call, fetch: FetchRequest, tokens: BlockNumbers, timeout_s: float) -> int:
         """How many blocks it begins to send."""
         peer = self._peers.get(call.caller.instance)
         if peer.incarnation != call.caller.incarnation:
             raise Refused(call.caller.instance, "known here under another incarnation")
-        found = self._local.match(tokens, fetch.namespace, lease_seconds=seconds)
+        found = self._local.match(tokens, fetch.namespace, lease_s=timeout_s)
         source = self._of_this_instance(found)
         blocks = sum(map(len, source))
         if not blocks:
@@ -132,7 +133,7 @@ class Fetching:
         whole = tokens[: blocks * self._local.layout.page_size]
         try:
             sent = self._sending.transfer(
-                peer, source, None, TransferFlags(), fetch.cookie, whole, fetch.namespace, seconds
+                peer, source, None, TransferFlags(), fetch.cookie, whole, fetch.namespace, timeout_s
             )
         except (MemPoolError, ValueError):
             found.release()

@@ -24,7 +24,7 @@ from mempool.wire import Reason, Unsigned, decode_bounded
 # Tokens are four bytes each: room for a prompt of a million, and its blocks.
 MAX_BYTES = 8 << 20
 MAX_COOKIE_BYTES = 64 << 10
-MAX_SECONDS = 3600.0
+MAX_TIMEOUT_S = 3600.0
 # An answer names them all in one header frame.
 MAX_BLOCKS = 65_000
 
@@ -49,7 +49,7 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
     """`blocks`: the destination, blocks that `AllocMem` gave; None: the owner allocates.
 
     `tokens`: int32; with them the owner publishes the blocks, which are the last ones of these tokens, and
-    keeps them for `pin_seconds` at least.
+    keeps them for `pin_s` at least.
     """
 
     layout: BlockLayout
@@ -58,7 +58,7 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
     incarnation: Unsigned | None = None
     blocks: PackedBlocks | None = None
     namespace: Name = ""
-    pin_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)] = 0.0
+    pin_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_TIMEOUT_S)] = 0.0
     tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)] | None = None
 
 
@@ -133,11 +133,11 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """`seconds`: what is left of the caller's deadline."""
+    """`timeout_s`: what is left of the caller's deadline."""
 
     id: Unsigned
     caller: Caller
-    seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_SECONDS)]
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_S)]
     request: ControlRequest
 
 
@@ -164,11 +164,11 @@ def decode_reply(frame: bytes | memoryview) -> CallReply:
     return answer
 
 
-def require_pin(seconds: float, published: bool) -> None:
+def require_pin(pin_s: float, published: bool) -> None:
     """Raises ValueError for a pin that no receiver grants."""
-    if not 0 <= seconds <= MAX_SECONDS:
-        raise ValueError(f"a pin lasts 0 to {MAX_SECONDS:g} s, not {seconds} s")
-    if seconds and not published:
+    if not 0 <= pin_s <= MAX_TIMEOUT_S:
+        raise ValueError(f"a pin lasts 0 to {MAX_TIMEOUT_S:g} s, not {pin_s} s")
+    if pin_s and not published:
         raise ValueError(
             "only what is published is pinned: blocks sent without tokens are held for the sender"
         )

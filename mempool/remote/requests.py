@@ -29,10 +29,10 @@ class RequestQueue:
         self._queue: deque[OutgoingRequest] = deque()
         self._closed = False
 
-    def send(self, endpoint: str, request: ControlRequest, seconds: float) -> Future[ControlReply]:
-        """The reply, PeerDied, or DeadlinePassed after `seconds`. From any thread; never blocks."""
+    def send(self, endpoint: str, request: ControlRequest, timeout_s: float) -> Future[ControlReply]:
+        """The reply, PeerDied, or DeadlinePassed after `timeout_s`. From any thread; never blocks."""
         reply: Future[ControlReply] = Future()
-        self._queue.append(OutgoingRequest(endpoint, request, time.monotonic() + seconds, reply))
+        self._queue.append(OutgoingRequest(endpoint, request, time.monotonic() + timeout_s, reply))
         self.wakeup.set()
         if self._closed:
             self._end_queued()

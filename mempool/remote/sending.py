@@ -2,45 +2,19 @@
 
 import time
 from concurrent.futures import Future
-from typing import NamedTuple
 
-import msgspec
-
-from mempool.address import Addresses, BlockNumbers, Medium, Owner
+from mempool.address import Addresses, BlockNumbers, Owner
 from mempool.errors import DeadlinePassed, MemPoolError, PeerDied, TransferError
+from mempool.flags import TransferFlags
 from mempool.local import LocalPool
 from mempool.membership.messages import InstanceInfo
 from mempool.remote import messages
 from mempool.remote.messages import Admitted, ControlReply, Offer
 from mempool.remote.requests import RequestQueue, settle
+from mempool.results import TransferResult
 from mempool.tiers.joined import JoinedStores
-from mempool.transfer.cut import TransferMode
 from mempool.transfer.outgoing import OutgoingTransfer
 from mempool.transfer.sender import BlockSender
-
-
-class TransferFlags(msgspec.Struct, frozen=True, kw_only=True):
-    """How a transfer goes. `medium`: where to; `move`: the source is given up once all has arrived.
-
-    `pin`: for so many seconds, an hour at most, the receiver keeps what it publishes.
-    """
-
-    medium: Medium = Medium.DRAM
-    mode: TransferMode = TransferMode.AGGREGATED
-    move: bool = False
-    pin: float = 0.0
-
-
-class TransferResult(NamedTuple):
-    """A transfer that the receiver has confirmed.
-
-    `addresses`: of the blocks that were sent, there; the `present` blocks before them had been published
-    there already. Empty where the receiver's engine places them itself. `private`: the caller's cookie.
-    """
-
-    addresses: Addresses
-    present: int
-    private: bytes
 
 
 class _Outgoing:
@@ -90,12 +64,12 @@ class Sending:
         private: bytes,
         tokens: BlockNumbers | None,
         namespace: str,
-        seconds: float,
+        timeout_s: float,
     ) -> Future[TransferResult]:
         """As `MemPool.transfer`. Raises BadAddress, StaleAddress for blocks that are not this instance's,
         and ValueError for what no message carries.
         """
-        messages.require_pin(flags.pin, tokens is not None)
+        messages.require_pin(flags.pin_s, tokens is not None)
         outgoing = _Outgoing(peer, source, target, flags, private)
         offer = Offer(
             layout=self._local.layout,
@@ -104,17 +78,17 @@ class Sending:
             incarnation=None if target is None else target.owner.incarnation,
             blocks=None if target is None else messages.pack(target.blocks),
             namespace=namespace,
-            pin_seconds=flags.pin,
+            pin_s=flags.pin_s,
             tokens=None if tokens is None else messages.pack(tokens),
         )
         messages.require_fit(offer, private)
         with self._local.lock:
             self._local.pin(source)
-        self._running[outgoing] = time.monotonic() + seconds
+        self._running[outgoing] = time.monotonic() + timeout_s
         if self._closed_by is not None:
             self._give_up(outgoing, self._closed_by)
             return outgoing.result
-        asked = self._requests.send(peer.control, offer, seconds)
+        asked = self._requests.send(peer.control, offer, timeout_s)
         asked.add_done_callback(lambda reply: self._answered(outgoing, reply))
         return outgoing.result
 

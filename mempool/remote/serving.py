@@ -8,7 +8,6 @@ from mempool.address import Addresses, Medium
 from mempool.engine import EngineHbm, ReceivedBlocks
 from mempool.errors import BadAddress, MemPoolError, Refused
 from mempool.local import LocalPool
-from mempool.matched import MatchResult
 from mempool.remote import messages
 from mempool.remote.fetching import Fetching
 from mempool.remote.messages import (
@@ -24,6 +23,7 @@ from mempool.remote.messages import (
     FreeMem,
     Offer,
 )
+from mempool.results import MatchResult
 from mempool.tiers.tier import Tier, pages_of
 from mempool.transfer.receiver import BlockReceiver
 from mempool.wire import short
@@ -165,7 +165,7 @@ class Serving:
             lambda private: self._landed(ticket, private),
             lambda error: self._failed(ticket),
         )
-        deadline = time.monotonic() + call.seconds
+        deadline = time.monotonic() + call.timeout_s
         self._incoming[ticket] = _Incoming(call.caller, offer, tier, addresses, head, deadline)
         return ticket
 
@@ -175,7 +175,7 @@ class Serving:
             return None, 0
         tokens = messages.unpack(offer.tokens)
         before = len(tokens) // self._local.layout.page_size - offer.count
-        head = self._local.match(tokens, offer.namespace, lease_seconds=call.seconds)
+        head = self._local.match(tokens, offer.namespace, lease_s=call.timeout_s)
         if before < 0 or head.blocks < before:
             head.release()
             raise ValueError(
@@ -245,9 +245,9 @@ class Serving:
         if offer.tokens is not None:
             tokens = messages.unpack(offer.tokens)
             self._local.free_mem(self._local.insert(tokens, addresses, offer.namespace))
-            if offer.pin_seconds:
+            if offer.pin_s:
                 # Its deadline ends this lease: the sender may die, or never come back.
-                self._local.match(tokens, offer.namespace, lease_seconds=offer.pin_seconds)
+                self._local.match(tokens, offer.namespace, lease_s=offer.pin_s)
         elif self._on_received is None:
             self._hold(incoming.caller, addresses)
 

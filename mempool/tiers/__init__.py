@@ -1,0 +1,1 @@
+"""The media of one instance: where the blocks' bytes are, and which blocks are free."""

@@ -1,22 +1,12 @@
 """How blocks are cut into messages."""
 
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import NamedTuple
 
 import torch
 
+from mempool.flags import TransferMode
 from mempool.layout import BlockLayout
-
-
-class TransferMode(StrEnum):
-    """AGGREGATED: whole blocks. BY_LAYER: one plane of many blocks a message, layer by layer. BY_REQUEST:
-    one plane of one block a message, which is the paper's baseline, to be measured and not to be used.
-    """
-
-    AGGREGATED = "aggregated"
-    BY_LAYER = "by-layer"
-    BY_REQUEST = "by-request"
 
 
 class Piece(NamedTuple):

@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol
 import torch
 
 from mempool.errors import MemPoolError, TransferError
+from mempool.flags import TransferMode
 from mempool.store import BlockSource
-from mempool.transfer.cut import Piece, TransferMode
+from mempool.transfer.cut import Piece
 from mempool.wire import short
 
 logger = logging.getLogger(__name__)

@@ -109,7 +109,7 @@ class Peer:
     def _require_signs(self) -> None:
         """Raises PeerDied where the receiver has been silent for too long."""
         limits = self._settings.limits
-        limit = limits.silence_seconds if self._greeted else limits.connect_seconds
+        limit = limits.silence_s if self._greeted else limits.connect_s
         if self.waiting and time.monotonic() - self._heard > limit:
             raise PeerDied(self.endpoint, f"silent for {limit:g} s")
 

@@ -12,7 +12,7 @@ import zmq
 
 from mempool import wire
 from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
-from mempool.sockets import SocketLimits, Wakeup, milliseconds
+from mempool.sockets import SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockStore, require_sendable
 from mempool.transfer.checksum import ChecksumMismatch
 from mempool.transfer.incoming import IncomingTransfer
@@ -114,7 +114,7 @@ class BlockReceiver:
         while not self._stopping:
             poller.poll(timeout)
             self._wakeup.clear()
-            timeout = milliseconds(self._listener.tend())
+            timeout = poll_ms(self._listener.tend())
             while not self._stopping and (received := self._listener.receive()) is not None:
                 try:
                     self._take(received)

@@ -10,9 +10,9 @@ from typing import TypeVar
 import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied, TransferError
-from mempool.sockets import SocketLimits, Wakeup, milliseconds
+from mempool.flags import TransferMode
+from mempool.sockets import SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockSource, require_sendable
-from mempool.transfer.cut import TransferMode
 from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendTask
 from mempool.transfer.peer import Peer, PeerSettings, SentCounters
 from mempool.transports.base import Pollable
@@ -129,8 +129,8 @@ class BlockSender:
         if any(peer.waits_for_pages for peer in peers):
             due.append(_READY_SECONDS)
         if any(peer.waiting for peer in peers):
-            due.append(min(_WATCH_SECONDS, self._limits.silence_seconds / 4))
-        return milliseconds(*due)
+            due.append(min(_WATCH_SECONDS, self._limits.silence_s / 4))
+        return poll_ms(*due)
 
     def _guarded(self, peer: Peer, act: Callable[[], Result]) -> Result | None:
         """None where the peer was dropped instead."""

@@ -8,7 +8,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from mempool.errors import MemPoolError, PeerDied
-from mempool.sockets import SocketLimits, bound, new_context
+from mempool.sockets import SocketLimits, new_context, set_bounds
 from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage
 from mempool.wire import MAX_HEADER_BYTES
 
@@ -39,7 +39,7 @@ class ZeroMQ:
             raise MemPoolError(f"cannot listen at {url!r}: ipc:// needs an absolute path")
         ends = _MonitoredSocket(self, zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         try:
-            bound(ends.socket, url, limits)
+            set_bounds(ends.socket, url, limits)
             ends.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
             ends.socket.bind(url)
         except zmq.ZMQError as error:
@@ -51,7 +51,7 @@ class ZeroMQ:
         """It never reconnects: a peer that comes back is a new peer with a new endpoint."""
         ends = _MonitoredSocket(self, zmq.DEALER, zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
         try:
-            bound(ends.socket, endpoint, limits)
+            set_bounds(ends.socket, endpoint, limits)
             ends.socket.setsockopt(zmq.IMMEDIATE, 1)
             ends.socket.setsockopt(zmq.RECONNECT_IVL, -1)
             ends.socket.setsockopt(zmq.MAXMSGSIZE, MAX_HEADER_BYTES)

@@ -49,12 +49,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     settings = parser.add_argument_group("settings")
     for setting in _settings():
-        if isinstance(setting.default, bool):
-            kind: dict[str, Any] = {"action": "store_const", "const": True}
+        if setting.default is True:
+            kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": None}
+        elif setting.default is False:
+            kind = {"action": "store_const", "const": True}
         else:
             kind = {"type": setting.metadata["kind"], "choices": setting.metadata["choices"]}
             kind["metavar"] = "KEY" if _is_secret(setting) else None
-        default = "off" if setting.default is False else setting.default or "none"
+        default = setting.default or "none"
+        if isinstance(default, bool) or setting.default is False:
+            default = "on" if setting.default else "off"
         settings.add_argument(
             _flag(setting.name), help=f"{setting.metadata['help']} (default: {default})", **kind
         )

@@ -91,6 +91,7 @@ class RouterConfig:
     )
     prometheus_host: str = _setting("", "address of that port; without it: that of --host")
     log_level: str = _setting("info", "how much to log", choices=LOG_LEVELS)
+    access_log: bool = _setting(True, "one line for each request, at level info, on the logger router.access")
     api_key: str = _secret("key that clients must present; better set in the environment, which `ps` hides")
     worker_api_key: str = _secret("key that the router presents to instances; likewise")
     max_payload_size: int = _setting(

@@ -1,114 +1,58 @@
-"""What each way to serve a prompt costs now, on each instance: queue + fetch + exec, and what comes after."""
+"""What serving a prompt costs now, on each instance: queue, fetch, computing, and what comes after."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
 
+from router.cost.estimate import CostEstimate, Fetch, PrefillPlan
 from router.cost.residuals import Residuals
 from router.cost.speed import Speed
 from router.cost.speeds import Speeds
 from router.instances.instance import Instance, Role, prefill_queues
 from router.prefix_tree.base import NOTHING, Cached
 
-# Of those that have more than an instance, as many amounts are looked at, the largest first.
-_MOST_SOURCES = 3
-_LEAST_MS, _MOST_MS = 1.0, 60_000.0
+# Of the instances that have more of the prompt, the sources considered: the holders of the largest amounts.
+_MAX_AMOUNTS = 3
+_MIN_DEADLINE_MS, _MAX_DEADLINE_MS = 1.0, 60_000.0
 
-
-class Fetch(NamedTuple):
-    """`source` has the prompt's first `tokens`. To wait for them longer than to compute them is in vain."""
-
-    source: Instance
-    tokens: int
-    deadline_ms: float
-
-
-class PrefillPlan(NamedTuple):
-    """How an instance comes by a prompt's KV, in seconds: to fetch into DRAM, to copy from there to HBM, and
-    to compute the rest. `marginal_compute_s`: what computing adds to a forward that others are in. `model`:
-    computing again, not corrected for the instance. `sending`: of fetching, what the source is busy with.
-    """
-
-    fetch_s: float
-    swap_in_s: float
-    compute_s: float
-    marginal_compute_s: float
-    model: float
-    fetch: Fetch | None = None
-    sending: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        return self.fetch_s + self.swap_in_s + self.compute_s
-
-
-class CostEstimate(NamedTuple):
-    """Of one instance, in seconds. `sending`: from P to D, what D lacks of the prompt; `decoding`: the steps
-    of the answer. Of a decode instance these two are all, and `way` is None.
-    """
-
-    way: PrefillPlan | None
-    queue: float
-    sending: float
-    decoding: float
-    total: float
-
-    @property
-    def work(self) -> float:
-        """So long the instance is busy with it: what waits together is prefilled in one forward."""
-        way = self.way
-        return (
-            0.0 if way is None else way.swap_in_s + (way.marginal_compute_s if self.queue else way.compute_s)
-        )
-
-    @property
-    def prefilled(self) -> float:
-        """From now until prefill is over, and D has the KV."""
-        return self.total - self.decoding
-
-
-class _Columns:
-    """Prices by their fields. Those of decode instances have no ways and queues."""
-
-    __slots__ = ("decoding", "instances", "queues", "sending", "totals", "ways")
-
-    def __init__(self, instances: Sequence[Instance]) -> None:
-        self.instances = instances
-        self.ways: list[PrefillPlan] = []
-        self.queues: list[float] = []
-        self.sending: list[float] = []
-        self.decoding: list[float] = []
-        self.totals: list[float] = []
-
-    def price(self, at: int) -> CostEstimate:
-        way, queue = (self.ways[at], self.queues[at]) if self.ways else (None, 0.0)
-        return CostEstimate(way, queue, self.sending[at], self.decoding[at], self.totals[at])
-
-
-_SECONDS = attrgetter("seconds")
+_TOTAL_S = attrgetter("total_s")
 _PREFILL = Role.PREFILL
 
 
 class CostEstimator:
-    """The operators' prices, corrected by what was observed of each instance."""
+    """Estimates by the operators' times, corrected by what was observed of each instance.
 
-    def __init__(self, speeds: Speeds, residuals: Residuals | None = None) -> None:
+    `clock`: seconds, monotonic, the same as the instances'. `rng` draws among equal sources of a fetch.
+    """
+
+    def __init__(
+        self,
+        speeds: Speeds,
+        residuals: Residuals | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
         self.speeds = speeds
         self.residuals = residuals or Residuals()
+        self.clock = clock
+        self.rng = rng or random.Random()
 
-    def quote(self, prompt: int, new: int, cached: Mapping[Instance, Cached]) -> CostEstimates:
-        """For `prompt` tokens and an answer of `new`. `cached`: what each instance has of the prompt."""
-        return CostEstimates(self, prompt, new, cached)
+    def estimates(
+        self, prompt_tokens: int, new_tokens: int, cached: Mapping[Instance, Cached]
+    ) -> CostEstimates:
+        """For one request. `new_tokens`: of the answer. `cached`: what each instance has of the prompt."""
+        return CostEstimates(self, prompt_tokens, new_tokens, cached)
 
-    def observe(self, instance: Instance, price: CostEstimate, seconds: float) -> None:
-        """A prefill at this price, with no other beside it, took so long. With a fetch that says nothing."""
-        way = price.way
-        if way is not None and way.fetch is None:
-            self.residuals.observe(instance.url, way.model, seconds - way.swap_in_s - price.sending)
+    def observe(self, instance: Instance, estimate: CostEstimate, seconds: float) -> None:
+        """A prefill with this estimate, alone on its instance, took `seconds`. A fetch is not counted."""
+        plan = estimate.plan
+        if plan is not None and plan.fetch is None:
+            computed_s = seconds - plan.swap_in_s - estimate.send_s
+            self.residuals.observe(instance.url, plan.uncorrected_s, computed_s)
 
     def forget(self, instance: Instance) -> None:
         """It has left for good."""
@@ -116,136 +60,167 @@ class CostEstimator:
         self.speeds.forget(instance)
 
 
-class CostEstimates:
-    """One decision's prices. Instances of one speed that have as much of the prompt share their way.
+class _Columns:
+    """The estimates of some instances, field by field. Those of decode instances have no plans and queues."""
 
-    There are microseconds for many instances: until a price is asked for, columns of figures are all there
-    is.
+    __slots__ = ("decode_s", "instances", "plans", "queue_s", "send_s", "total_s")
+
+    def __init__(self, instances: Sequence[Instance]) -> None:
+        self.instances = instances
+        self.plans: list[PrefillPlan] = []
+        self.queue_s: list[float] = []
+        self.send_s: list[float] = []
+        self.decode_s: list[float] = []
+        self.total_s: list[float] = []
+
+    def estimate(self, at: int) -> CostEstimate:
+        plan, queue_s = (self.plans[at], self.queue_s[at]) if self.plans else (None, 0.0)
+        return CostEstimate(plan, queue_s, self.send_s[at], self.decode_s[at], self.total_s[at])
+
+
+class CostEstimates:
+    """One decision's estimates. Instances of one speed that have as much of the prompt share their plan.
+
+    A decision has microseconds for many instances: columns of figures are kept, and an estimate is made of
+    them when it is asked for.
     """
 
     def __init__(
-        self, prices: CostEstimator, prompt: int, new: int, cached: Mapping[Instance, Cached]
+        self,
+        estimator: CostEstimator,
+        prompt_tokens: int,
+        new_tokens: int,
+        cached: Mapping[Instance, Cached],
     ) -> None:
-        self._speed_of = prices.speeds.of
-        self._speeds = prices.speeds.by_instance
-        self._factors = prices.residuals.factors
-        self._prompt = prompt
-        self._new = new
+        self._speed_of = estimator.speeds.of
+        self._speeds = estimator.speeds.by_instance
+        self._factors = estimator.residuals.factors
+        self._draw = estimator.rng.random
+        self._prompt_tokens = prompt_tokens
+        self._new_tokens = new_tokens
         self._cached = cached
-        self._now = time.monotonic()
+        self._now = estimator.clock()
         self._columns: list[_Columns] = []
         self._amounts: list[int] | None = None
         self._sources: dict[tuple[int, int], tuple[Instance, float] | None] = {}
 
-    def price(self, one: Instance) -> CostEstimate | None:
+    def of(self, instance: Instance) -> CostEstimate | None:
         """None: it was no candidate."""
         for columns in self._columns:
-            if one in columns.instances:
-                return columns.price(columns.instances.index(one))
+            if instance in columns.instances:
+                return columns.estimate(columns.instances.index(instance))
         return None
 
-    def decoders(self, instances: Sequence[Instance]) -> list[float]:
-        """Prices decode instances: what P has to send there, and the steps. Returns the totals."""
-        cached, prompt, new = self._cached, self._prompt, self._new
+    def decode_totals(self, instances: Sequence[Instance]) -> list[float]:
+        """Estimates decode instances: what P sends there, and the steps. Returns the totals, seconds."""
+        cached, prompt_tokens, new_tokens = self._cached, self._prompt_tokens, self._new_tokens
         speeds, speed_of = self._speeds, self._speed_of
-        sends: dict[tuple[Speed, int], float] = {}
+        send_s_of: dict[tuple[Speed, int], float] = {}
         columns = _Columns(instances)
-        for one in instances:
-            speed, has = speeds.get(one) or speed_of(one), cached.get(one, NOTHING).tokens
-            send = sends.get((speed, has))
-            if send is None:
-                send = sends[speed, has] = speed.send(prompt - has)
-            steps = new * speed.step(one.in_flight + 1, one.charged + prompt)
-            columns.sending.append(send)
-            columns.decoding.append(steps)
-            columns.totals.append(send + steps)
+        for instance in instances:
+            speed = speeds.get(instance) or speed_of(instance)
+            has = cached.get(instance, NOTHING).tokens
+            send_s = send_s_of.get((speed, has))
+            if send_s is None:
+                send_s = send_s_of[speed, has] = speed.send(prompt_tokens - has)
+            decode_s = new_tokens * speed.step(instance.in_flight + 1, instance.charged + prompt_tokens)
+            columns.send_s.append(send_s)
+            columns.decode_s.append(decode_s)
+            columns.total_s.append(send_s + decode_s)
         self._columns.append(columns)
-        return columns.totals
+        return columns.total_s
 
-    def prefills(self, instances: Sequence[Instance], partner: Instance | None) -> list[float]:
-        """Prices the cheapest way of colocated instances, and of prefill ones, for which `partner` decodes.
+    def prefill_totals(self, instances: Sequence[Instance], partner: Instance | None) -> list[float]:
+        """Estimates the cheapest plan of colocated instances, and of prefill ones whose `partner` decodes.
 
-        Returns the totals.
+        Returns the totals, seconds.
         """
-        cached, prompt, new = self._cached, self._prompt, self._new
-        speeds, speed_of = self._speeds, self._speed_of
-        handover = self.price(partner) if partner else None
-        send, steps = (handover.sending, handover.decoding) if handover else (0.0, 0.0)
-        factors, best = self._factors, dict[tuple[Speed, Cached, float], tuple[float, PrefillPlan]]()
+        cached, prompt_tokens, new_tokens = self._cached, self._prompt_tokens, self._new_tokens
+        speeds, speed_of, factors = self._speeds, self._speed_of, self._factors
+        handover = self.of(partner) if partner else None
+        partner_send_s, partner_decode_s = (handover.send_s, handover.decode_s) if handover else (0.0, 0.0)
+        cheapest_of: dict[tuple[Speed, Cached, float], tuple[float, PrefillPlan]] = {}
         columns = _Columns(instances)
-        columns.queues = prefill_queues(instances, self._now)
-        ways, sends, decodes, totals = columns.ways, columns.sending, columns.decoding, columns.totals
-        for one, queue in zip(instances, columns.queues, strict=True):
+        columns.queue_s = prefill_queues(instances, self._now)
+        plans, sends, decodes, totals = columns.plans, columns.send_s, columns.decode_s, columns.total_s
+        for instance, queue_s in zip(instances, columns.queue_s, strict=True):
             # Quicker than `get`: nearly all of them are known.
             try:
-                speed = speeds[one]
+                speed = speeds[instance]
             except KeyError:
-                speed = speed_of(one)
-            has = cached.get(one, NOTHING)
-            key = speed, has, factors.get(one.url, 1.0)
-            cheapest = best.get(key)
+                speed = speed_of(instance)
+            key = speed, cached.get(instance, NOTHING), factors.get(instance.url, 1.0)
+            cheapest = cheapest_of.get(key)
             if cheapest is None:
-                way = min(self._ways_of(*key), key=_SECONDS)
-                cheapest = best[key] = way.seconds, way
-            seconds, way = cheapest
-            if one.role is _PREFILL:
-                sending, decoding = send, steps
+                plan = min(self._plans(*key), key=_TOTAL_S)
+                cheapest = cheapest_of[key] = plan.total_s, plan
+            plan_s, plan = cheapest
+            if instance.role is _PREFILL:
+                send_s, decode_s = partner_send_s, partner_decode_s
             else:
-                sending, decoding = 0.0, new * speed.step(one.in_flight + 1, one.charged + prompt)
-            ways.append(way)
-            sends.append(sending)
-            decodes.append(decoding)
-            totals.append(queue + seconds + sending + decoding)
+                send_s = 0.0
+                decode_s = new_tokens * speed.step(instance.in_flight + 1, instance.charged + prompt_tokens)
+            plans.append(plan)
+            sends.append(send_s)
+            decodes.append(decode_s)
+            totals.append(queue_s + plan_s + send_s + decode_s)
         self._columns.append(columns)
-        return columns.totals
+        return totals
 
-    def _ways_of(self, speed: Speed, has: Cached, factor: float) -> Iterator[PrefillPlan]:
-        alone, least = speed.prefill(has.tokens, max(1, self._prompt - has.tokens)), speed.least_s
+    def _plans(self, speed: Speed, has: Cached, factor: float) -> Iterator[PrefillPlan]:
+        """To compute what the instance lacks; and to fetch some of it first, from each source with more."""
+        shared_s = speed.min_forward_s
+        alone_s = speed.prefill(has.tokens, max(1, self._prompt_tokens - has.tokens))
         swap_in_s = speed.swap_in(has.tokens - has.hbm)
-        yield PrefillPlan(0.0, swap_in_s, factor * alone, factor * (alone - least), alone)
-        for source, tokens, waiting in self._sources_above(has.tokens, speed.fetched_page):
-            rest = speed.prefill(tokens, max(1, self._prompt - tokens))
-            sending = speed.fetch(tokens - has.tokens)
+        yield PrefillPlan(0.0, swap_in_s, factor * alone_s, factor * (alone_s - shared_s), alone_s)
+        for source, tokens, waiting_s in self._sources_above(has.tokens, speed.fetched_page):
+            rest_s = speed.prefill(tokens, max(1, self._prompt_tokens - tokens))
+            fetch_s = speed.fetch(tokens - has.tokens)
             swap_in_s = speed.swap_in(tokens - has.hbm)
-            fetch = Fetch(source, tokens, min(max(_LEAST_MS, 1e3 * factor * (alone - rest)), _MOST_MS))
-            marginal_compute_s = factor * (rest - least)
+            saved_ms = 1e3 * factor * (alone_s - rest_s)
+            fetch = Fetch(source, tokens, min(max(_MIN_DEADLINE_MS, saved_ms), _MAX_DEADLINE_MS))
+            marginal_s = factor * (rest_s - shared_s)
             yield PrefillPlan(
-                waiting + sending, swap_in_s, factor * rest, marginal_compute_s, rest, fetch, sending
+                waiting_s + fetch_s, swap_in_s, factor * rest_s, marginal_s, rest_s, fetch, fetch_s
             )
 
-    def _sources_above(self, least: int, page: int) -> Iterator[tuple[Instance, int, float]]:
-        """Who has more than `least` tokens, how many, and seconds until it begins to send."""
+    def _sources_above(self, tokens: int, page: int) -> Iterator[tuple[Instance, int, float]]:
+        """A source for each larger amount of the prompt: how many tokens, and seconds until it can send."""
         if not page:
             return
         if self._amounts is None:
             amounts = {has.tokens for has in self._cached.values()}
-            self._amounts = sorted(amounts, reverse=True)[:_MOST_SOURCES]
-        for tokens in self._amounts:
-            if tokens <= least:
+            self._amounts = sorted(amounts, reverse=True)[:_MAX_AMOUNTS]
+        for amount in self._amounts:
+            if amount <= tokens:
                 return
-            if (tokens, page) not in self._sources:
-                self._sources[tokens, page] = self._idlest(tokens, page)
-            if (found := self._sources[tokens, page]) is not None:
-                yield found[0], tokens, found[1]
+            if (amount, page) not in self._sources:
+                self._sources[amount, page] = self._idlest_source(amount, page)
+            if (found := self._sources[amount, page]) is not None:
+                yield found[0], amount, found[1]
 
-    def _idlest(self, tokens: int, page: int) -> tuple[Instance, float] | None:
-        holders = [(one, self._speed_of(one)) for one, has in self._cached.items() if has.tokens == tokens]
-        ready = [
-            (_waiting(one, speed), random.random(), one)
-            for one, speed in holders
+    def _idlest_source(self, tokens: int, page: int) -> tuple[Instance, float] | None:
+        holders = [
+            (instance, self._speed_of(instance))
+            for instance, has in self._cached.items()
+            if has.tokens == tokens
+        ]
+        sources = [
+            (_source_waiting_s(instance, speed), self._draw(), instance)
+            for instance, speed in holders
             if speed.fetched_page == page
         ]
-        if not ready:
+        if not sources:
             return None
-        waiting, _, source = min(ready)
-        return source, waiting
+        waiting_s, _, source = min(sources)
+        return source, waiting_s
 
 
-def _waiting(source: Instance, speed: Speed) -> float:
-    """Seconds for what it sends to others already, and for its scheduler's next step: that sees what HBM has.
+def _source_waiting_s(source: Instance, speed: Speed) -> float:
+    """Until it has sent what others fetch already, and its scheduler's next step looks into HBM.
 
     The forward that it is in takes as long as its requests do on average.
     """
-    forward = min(source.charged_seconds / max(1, source.in_flight), speed.forward_s)
-    step = speed.step(source.in_flight, source.charged) if source.in_flight else 0.0
-    return source.sending_seconds + max(forward, step)
+    forward_s = min(source.charged_seconds / max(1, source.in_flight), speed.max_forward_s)
+    step_s = speed.step(source.in_flight, source.charged) if source.in_flight else 0.0
+    return source.sending_seconds + max(forward_s, step_s)

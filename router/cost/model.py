@@ -10,7 +10,6 @@ from router.cost.attention import Request
 from router.cost.fitting import Array
 from router.cost.profile import Profile, ProfileError
 from router.cost.shape import ModelShape, ShapeError
-from router.cost.streams import MemoryBound
 
 
 class CostModel:
@@ -41,10 +40,6 @@ class CostModel:
         """`batch`: (cached, new) tokens of each request. Requests with nothing new cost nothing."""
         return sum(self._forward_seconds(part) for part in self._forwards(batch))
 
-    def decode_seconds(self, contexts: Sequence[int]) -> float:
-        """One step of a batch: `contexts` are the tokens that each request has, the new one counted."""
-        return self.step_seconds(len(contexts), sum(contexts))
-
     def step_seconds(self, requests: int, tokens: int) -> float:
         """One decode step of so many requests, which have `tokens` together: it is linear in these."""
         if not requests:
@@ -53,14 +48,6 @@ class CostModel:
         moved = 2 * heads.kv * heads.dim * self._shape.element_bytes * tokens
         attention = layers * self._profile.decode_attention.seconds(moved, requests)
         return self._whole(requests, requests, float(attention))
-
-    def transfer_seconds(self, amount: int) -> float:
-        """Moving `amount` bytes of KV to another instance, once it is begun. ProfileError if not measured."""
-        return float(self._measured("transfer", self._profile.transfer).seconds(amount))
-
-    def swap_in_seconds(self, amount: int) -> float:
-        """Moving `amount` bytes of KV from DRAM to HBM. ProfileError if not measured."""
-        return float(self._measured("swap_in", self._profile.swap_in).seconds(amount))
 
     def operator_seconds(self, batch: Sequence[Request]) -> dict[str, float]:
         """One prefill forward's operators by name, in all layers, as measured one by one: no overhead."""
@@ -113,8 +100,3 @@ class CostModel:
         if embedding := profile.streams.get("embedding"):
             parts["embedding"] = np.asarray(embedding.seconds(tokens * 2 * row), float)
         return parts
-
-    def _measured(self, name: str, operator: MemoryBound | None) -> MemoryBound:
-        if operator is None:
-            raise ProfileError(f"the profile of {self._profile.device} has no {name}: it was not measured")
-        return operator

@@ -11,9 +11,9 @@ from router.cost.streams import MemoryBound
 
 _REMEMBERED = 4096
 # A guess at a prompt's length may be of any size: each 8,192 tokens of it cost microseconds to price.
-_MOST_TOKENS = 1 << 20
+_MAX_TOKENS = 1 << 20
 # That decode at a time: what is more costs no more.
-_MOST_REQUESTS = 512
+_MAX_REQUESTS = 512
 # Where the profile has none: 10 Gbit/s between instances, and PCIe.
 _TRANSFER = MemoryBound(byte_s=1 / 1.25e9)
 _SWAP_IN = MemoryBound(byte_s=1 / 25e9)
@@ -22,11 +22,11 @@ _ASKING_S = 2e-3
 
 
 class Speed:
-    """A model on a device at its TP. Seconds, not corrected; prices of a prefill are remembered.
+    """A model on a device at its TP. Times are in seconds, not corrected; those of prefills are cached.
 
-    `least_s` and `forward_s`: the shortest and the longest prefill forward. `fetched_page`: tokens of a block
-    in the MemPool that instances of this speed fetch from; 0: they do not. Raises ShapeError or ProfileError
-    as CostModel does.
+    `min_forward_s` and `max_forward_s`: the shortest and the longest prefill forward. `fetched_page`: tokens
+    of a block in the MemPool that instances of this speed fetch from; 0: they do not. Raises ShapeError or
+    ProfileError as CostModel does.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Speed:
         self._send = _by_token(profile.transfer or _TRANSFER, shape, tp)
         self._swap_in = _by_token(profile.swap_in or _SWAP_IN, shape, tp)
         self.prefill = lru_cache(_REMEMBERED)(self._prefill)
-        most = min(forward_tokens, _MOST_REQUESTS)
-        self._steps = [self._model.step_seconds(requests, 0) for requests in range(most + 1)]
-        self._step_token_s = (self._model.step_seconds(1, _MOST_TOKENS) - self._steps[1]) / _MOST_TOKENS
-        self.least_s = self.prefill(0, 1)
-        self.forward_s = self.prefill(0, forward_tokens)
+        max_requests = min(forward_tokens, _MAX_REQUESTS)
+        self._steps = [self._model.step_seconds(requests, 0) for requests in range(max_requests + 1)]
+        self._step_token_s = (self._model.step_seconds(1, _MAX_TOKENS) - self._steps[1]) / _MAX_TOKENS
+        self.min_forward_s = self.prefill(0, 1)
+        self.max_forward_s = self.prefill(0, forward_tokens)
 
     def send(self, tokens: int) -> float:
         """KV of so many tokens to another instance."""
@@ -68,7 +68,7 @@ class Speed:
         return steps[requests if requests < len(steps) else -1] + tokens * self._step_token_s
 
     def _prefill(self, cached: int, new: int) -> float:
-        return self._model.prefill_seconds([(cached, min(new, _MOST_TOKENS))])
+        return self._model.prefill_seconds([(cached, min(new, _MAX_TOKENS))])
 
 
 def _by_token(moving: MemoryBound, shape: ModelShape, tp: int) -> tuple[float, float]:

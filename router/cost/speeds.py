@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _BUILT_IN = Path(__file__).parent / "profiles"
 _UNKNOWN = ServerInfo()
-_FORWARD = attrgetter("forward_s")
+_FORWARD = attrgetter("max_forward_s")
 # A dense model of 8B, as Llama-3.1-8B is.
 _DEFAULT = ModelShape(
     layers=32,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 
 from router.config.settings import RouterConfig
 from router.instances.breaker import Breaker
@@ -10,23 +12,31 @@ from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 
 
-def new_breaker(config: RouterConfig) -> Breaker:
-    most = math.inf if config.disable_circuit_breaker else config.cb_failure_threshold
+def new_breaker(config: RouterConfig, clock: Callable[[], float] = time.monotonic) -> Breaker:
     return Breaker(
-        most, config.cb_success_threshold, config.cb_timeout_duration_secs, config.cb_window_duration_secs
+        failure_threshold=math.inf if config.disable_circuit_breaker else config.cb_failure_threshold,
+        success_threshold=config.cb_success_threshold,
+        rest_s=config.cb_timeout_duration_secs,
+        window_s=config.cb_window_duration_secs,
+        clock=clock,
     )
 
 
-def new_instance(config: RouterConfig, url: str, role: Role, bootstrap_port: int | None = None) -> Instance:
-    return Instance(url, role, bootstrap_port, new_breaker(config))
+def new_instance(
+    config: RouterConfig,
+    url: str,
+    role: Role,
+    bootstrap_port: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Instance:
+    return Instance(url, role, bootstrap_port, new_breaker(config, clock), clock)
 
 
-def new_registry(config: RouterConfig) -> Registry:
+def new_registry(config: RouterConfig, clock: Callable[[], float] = time.monotonic) -> Registry:
     """The instances that the configuration names: prefill, decode, then colocated ones."""
-    return Registry(
-        [
-            *(new_instance(config, spec.url, Role.PREFILL, spec.bootstrap_port) for spec in config.prefill),
-            *(new_instance(config, url, Role.DECODE) for url in config.decode),
-            *(new_instance(config, url, Role.COLOCATED) for url in config.colocated),
-        ]
-    )
+    named = [
+        *((spec.url, Role.PREFILL, spec.bootstrap_port) for spec in config.prefill),
+        *((url, Role.DECODE, None) for url in config.decode),
+        *((url, Role.COLOCATED, None) for url in config.colocated),
+    ]
+    return Registry(new_instance(config, *spec, clock=clock) for spec in named)

@@ -1,4 +1,4 @@
-"""What nobody waits for any more is stopped by name.
+"""Aborts by name: those that clients send, and those that the router sends for clients that have left.
 
 Closing the connection alone is not enough: SGLang looks for that every 4 s, unless it is streaming already.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
 
 import aiohttp
 import orjson
@@ -25,14 +26,42 @@ _EARLY_SECS = 0.5
 # At the end an instance that hangs must not keep the router from ending.
 _LAST_SECS = 1.0
 _AT_ONCE = 64
+_KEPT = 4096
 
 
-class Aborts:
+class ClientAborts:
+    """The latest aborts that came through the router: such requests must not be tried again.
+
+    `count` grows with each.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._latest: deque[tuple[int, str]] = deque(maxlen=_KEPT)
+
+    def record(self, raw: bytes) -> None:
+        """The body of an `/abort_request`."""
+        try:
+            fields = orjson.loads(raw)
+        except ValueError:
+            return
+        if isinstance(fields, dict):
+            rid = fields.get("rid")
+            self.count += 1
+            self._latest.append((self.count, "" if fields.get("abort_all") or rid is None else str(rid)))
+
+    def any_since(self, count: int, rids: Iterable[str]) -> bool:
+        """Whether one of `rids` was aborted since `count`. SGLang takes a name for all that begin with it."""
+        named = [name for number, name in self._latest if number > count]
+        return "" in named or any(rid.startswith(name) for rid in rids for name in named)
+
+
+class AbortSender:
     """Posts `/abort_request` in the background. A failed one is forgotten: the connection is closed too."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
         self._running: dict[asyncio.Task[None], str] = {}
 
     def send(self, instance: Instance, rid: str, headers: Mapping[str, str], begun: float) -> None:
@@ -43,8 +72,8 @@ class Aborts:
         self._running[task] = rid
         task.add_done_callback(self._running.pop)
 
-    async def sent(self, rids: Collection[str]) -> None:
-        """Returns when no abort of these is on its way: what comes later under the name is not meant."""
+    async def wait(self, rids: Collection[str]) -> None:
+        """Returns when no abort of these is under way: it would hit the next request of that name."""
         if under_way := [task for task, rid in self._running.items() if rid in rids]:
             await asyncio.wait(under_way)
 
@@ -62,9 +91,9 @@ class Aborts:
         sent.update(JSON_HEADERS)
         sent["Content-Length"] = str(len(body))
         try:
-            async with asyncio.timeout(_DEADLINE_SECS), self._turns:
+            async with asyncio.timeout(_DEADLINE_SECS), self._slots:
                 url = instance.url + "/abort_request"
                 async with self._session.post(url, data=body, headers=sent) as response:
                     await response.release()
         except (aiohttp.ClientError, OSError) as error:
-            logger.debug("%s was not told to abort %s: %r", instance, rid, error)
+            logger.debug("%s did not take the abort of %s: %r", instance, rid, error)

@@ -1,4 +1,4 @@
-"""Log-probabilities of the prompt: prefill alone computes them, and decode's answer is where they belong.
+"""Log-probabilities of the prompt: prefill alone computes them, and they belong into decode's answer.
 
 Requests that do not ask for them never come here.
 """
@@ -20,16 +20,17 @@ Item = dict[str, Any]
 
 
 class Style(NamedTuple):
-    """How an endpoint writes them: the parts of an answer by index, and prefill's part put into decode's."""
+    """How an endpoint writes them. `parts` gives those of an answer by their index; `merge` puts prefill's
+    part into decode's. `once`: a stream has them in its first event alone, not in each.
+    """
 
     parts: Callable[[Any], list[tuple[int, Item]]]
     merge: Callable[[Item, Item], None]
-    # Whether a stream has them in its first event only, not in each.
     once: bool
 
 
 def style_of(fields: dict[str, Any], path: str) -> Style | None:
-    """None if the request asks for nothing that decode would not know."""
+    """None if the request asks for nothing that decode does not know itself."""
     if path == "/v1/completions":
         return _COMPLETIONS if fields.get("echo") and fields.get("logprobs") else None
     if path != "/generate" or not _any(fields.get("return_logprob"), bool):
@@ -38,13 +39,13 @@ def style_of(fields: dict[str, Any], path: str) -> Style | None:
     asked = (
         _any(fields.get("logprob_start_len"), lambda start: isinstance(start, int) and start >= 0)
         or fields.get("token_ids_logprob")
-        or _any(params, lambda one: isinstance(one, dict) and one.get("max_new_tokens") == 0)
+        or _any(params, lambda sampling: isinstance(sampling, dict) and sampling.get("max_new_tokens") == 0)
     )
     return _GENERATE if asked else None
 
 
-class Prompts:
-    """What prefill tells about the prompts of one request, awaited by one reader, decode's answer.
+class PromptLogprobs:
+    """Prefill's log-probabilities of one request's prompts; one reader waits for them, decode's answer.
 
     An event of decode's may have `limit` bytes.
     """
@@ -52,22 +53,22 @@ class Prompts:
     def __init__(self, style: Style, limit: int) -> None:
         self._style = style
         self._limit = limit
-        self._told: dict[int, Item] = {}
+        self._parts: dict[int, Item] = {}
         self._merged: set[int] = set()
         self._news = asyncio.Event()
         self._prefill: asyncio.Task[None] | None = None
 
-    def tell(self, raw: bytes) -> None:
-        """An answer of prefill's, or an event of it."""
+    def add(self, raw: bytes) -> None:
+        """Prefill's whole answer, or an event of its stream."""
         for index, part in self._style.parts(_load(raw)):
-            self._told.setdefault(index, part)
+            self._parts.setdefault(index, part)
         self._news.set()
 
     async def merged(self, answer: Answer, prefill: asyncio.Task[None]) -> Answer:
-        """Decode's answer with the prompts' part. `prefill` is the task that tells; its failure is raised.
+        """Decode's answer with prefill's part. `prefill` is the task that calls `add`; its failure is raised.
 
-        Raises InstanceFailed if prefill ends without telling, for what does not fit together, and for too
-        large an event.
+        Raises InstanceFailed if prefill ends without a prompt's part, if the two do not fit together, and for
+        too large an event.
         """
         self._prefill = prefill
         prefill.add_done_callback(lambda _: self._news.set())
@@ -96,23 +97,23 @@ class Prompts:
         for index, part in self._style.parts(value):
             if self._style.once and index in self._merged:
                 continue
-            told = await self._about(index)
+            prompt = await self._part(index)
             try:
-                self._style.merge(told, part)
+                self._style.merge(prompt, part)
             except (TypeError, KeyError, AttributeError) as error:
                 raise InstanceFailed(f"prefill's log-probabilities do not fit decode's: {error!r}") from error
             self._merged.add(index)
         return orjson.dumps(value)
 
-    async def _about(self, index: int) -> Item:
+    async def _part(self, index: int) -> Item:
         assert self._prefill is not None
-        while index not in self._told:
+        while index not in self._parts:
             if self._prefill.done():
                 self._prefill.result()
                 raise InstanceFailed(f"prefill ended without the log-probabilities of prompt {index}")
             self._news.clear()
             await self._news.wait()
-        return self._told[index]
+        return self._parts[index]
 
 
 async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -132,13 +133,13 @@ def _finished_well(part: Item) -> bool:
     return not (isinstance(finish, dict) and finish.get("type") == "abort")
 
 
-def _merge_generated(told: Item, mine: Item) -> None:
-    prompt, meta = told["meta_info"], mine["meta_info"]
+def _merge_generated(prefill: Item, decode: Item) -> None:
+    prompt, meta = prefill["meta_info"], decode["meta_info"]
     meta.update((name, value) for name, value in prompt.items() if name.startswith("input_"))
     # The first token was sampled on prefill, which hands over all of its log-probabilities but these.
-    chosen, theirs = meta.get("output_token_ids_logprobs"), prompt.get("output_token_ids_logprobs")
-    if chosen and chosen[0] is None and theirs:
-        chosen[0] = theirs[0]
+    name = "output_token_ids_logprobs"
+    if (chosen := meta.get(name)) and chosen[0] is None and (first := prompt.get(name)):
+        chosen[0] = first[0]
     # It is handed over even to a request that wants none.
     if meta.get("completion_tokens") == 0 and "output_token_logprobs" in meta:
         meta["output_token_logprobs"], meta["output_token_logprobs_length"] = [], 0
@@ -146,12 +147,16 @@ def _merge_generated(told: Item, mine: Item) -> None:
 
 def _choices(value: Any) -> list[tuple[int, Item]]:
     choices = value.get("choices") if isinstance(value, dict) else None
-    return [(_index(one), one) for one in choices or () if isinstance(one, dict) and one.get("logprobs")]
+    return [
+        (_index(choice), choice)
+        for choice in choices or ()
+        if isinstance(choice, dict) and choice.get("logprobs")
+    ]
 
 
-def _merge_completed(told: Item, mine: Item) -> None:
-    logprobs = mine["logprobs"]
-    for name, values in told["logprobs"].items():
+def _merge_completed(prefill: Item, decode: Item) -> None:
+    logprobs = decode["logprobs"]
+    for name, values in prefill["logprobs"].items():
         # The last is the token that prefill sampled; decode has it too.
         logprobs[name] = values[:-1] + logprobs[name]
 

@@ -4,59 +4,78 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-from router.forwarding.logprobs import Prompts
+from router.forwarding.logprobs import PromptLogprobs
 from router.forwarding.upstream import UpstreamRequest
 from router.protocol.answer import Answer
 
 logger = logging.getLogger(__name__)
 
 
-class Pairs:
-    """Runs pairs of legs. Prefill legs that outlive their answer by a moment are kept here until they end."""
+class Lingering:
+    """Prefill tasks that outlive the answer by a moment, until they end."""
 
     def __init__(self) -> None:
-        self._lingering: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    @asynccontextmanager
-    async def run(
-        self, prefill: UpstreamRequest, decode: UpstreamRequest, prompts: Prompts | None = None
-    ) -> AsyncIterator[Answer]:
-        """The decode leg's answer, with what `prompts` has to add from prefill's.
-
-        The first leg to fail before it begins breaks off the other and raises.
-        Leaving the block before the answer's end (the client left, decode broke off) breaks off both.
-        """
-        told = None if prompts is None else prompts.tell
-        first, second = asyncio.create_task(prefill.drain(told)), asyncio.create_task(decode.answer())
-        try:
-            answer = await _winner(first, second)
-            yield answer if prompts is None else await prompts.merged(answer, first)
-        finally:
-            decode.close()
-            if decode.finished and second.done() and not second.exception():
-                self._linger(first)
-            else:
-                await _cancel(first, second)
-                prefill.close()
-
-    async def close(self) -> None:
-        await _cancel(*self._lingering)
-
-    def _linger(self, task: asyncio.Task[None]) -> None:
-        self._lingering.add(task)
+    def add(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
         task.add_done_callback(self._forget)
 
+    async def close(self) -> None:
+        await _cancel(*self._tasks)
+
     def _forget(self, task: asyncio.Task[None]) -> None:
-        self._lingering.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.info("prefill failed after decode had answered: %s", error)
 
 
-async def _winner(prefill: asyncio.Task[None], decode: asyncio.Task[Answer]) -> Answer:
+class Pair:
+    """The same request to a prefill and a decode instance. Call `answer` once, then `close`."""
+
+    def __init__(
+        self,
+        prefill: UpstreamRequest,
+        decode: UpstreamRequest,
+        lingering: Lingering,
+        prompts: PromptLogprobs | None = None,
+    ) -> None:
+        self._prefill = prefill
+        self._decode = decode
+        self._lingering = lingering
+        self._prompts = prompts
+        self._tasks: tuple[asyncio.Task[None], asyncio.Task[Answer]] | None = None
+
+    async def answer(self) -> Answer:
+        """Decode's answer, with what `prompts` has to add from prefill's.
+
+        Raises the Failure of the first half that fails before decode's answer begins.
+        """
+        on_event = None if self._prompts is None else self._prompts.add
+        prefill = asyncio.create_task(self._prefill.drain(on_event))
+        decode = asyncio.create_task(self._decode.answer())
+        self._tasks = prefill, decode
+        answer = await _first_answer(prefill, decode)
+        return answer if self._prompts is None else await self._prompts.merged(answer, prefill)
+
+    async def close(self) -> None:
+        """Before the answer's end (the client left, decode broke off) this breaks off both halves."""
+        await self._decode.close()
+        if self._tasks is None:
+            await self._prefill.close()
+            return
+        prefill, decode = self._tasks
+        if self._decode.finished and decode.done() and not decode.exception():
+            self._lingering.add(prefill)
+        else:
+            await _cancel(prefill, decode)
+            await self._prefill.close()
+
+
+async def _first_answer(prefill: asyncio.Task[None], decode: asyncio.Task[Answer]) -> Answer:
+    """Decode's. Prefill's failure counts if it comes before that, or together with decode's own failure."""
     running: set[asyncio.Task[Any]] = {prefill, decode}
     while not decode.done():
         done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""One request to one instance: opening it, reading its answer, breaking it off."""
+"""One request to one instance: sent, its answer read, broken off."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from router.errors import InstanceFailed, InstanceRefused, InstanceSilent, Route
 from router.instances.instance import Instance
 from router.protocol import headers, sse, upload
 from router.protocol.answer import Answer, AnswerTooLarge, describe_error, read_body
-from router.scheduling.reservation import PrefillReservation
+from router.scheduling.reservation import Reservation
 
 logger = logging.getLogger(__name__)
 
 _STREAMS = (sse.CONTENT_TYPE, "application/x-ndjson")
-# Answers of an instance that something is wrong with. One that is full (429, 503) is well.
+# By these an instance is broken. One that is full (429, 503) is well.
 _BROKEN = frozenset({500, 502, 504})
 # SGLang's words, with a 500, for a request that somebody has aborted, perhaps past this router.
 ABORTED = b"Aborted by AbortReq"
@@ -27,38 +27,35 @@ ABORTED = b"Aborted by AbortReq"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an instance gets. `target` is path and query; `headers` give the body's length.
-
-    `charge`: the tokens that it is charged with while it lasts; `work`: its prefill, until that is done.
-    """
+    """What an instance gets. `target` is path and query; `headers` give the body's length."""
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes
-    charge: int = 0
-    work: PrefillReservation | None = None
 
 
 class UpstreamRequest:
     """One instance's part in a request. Call `answer` or `drain`, once; then `close`.
 
-    Closing before the answer's end drops the connection and calls `abandoned`. A refused or broken
-    connection makes the instance suspect. Both calls raise InstanceRefused (an answer of 400 or more),
-    InstanceFailed (no connection, a broken one, too large an answer) and InstanceSilent.
+    Its instance is charged already, by `reservation`; `close` releases that. Closing before the answer's end
+    drops the connection and calls `on_abandoned`. A refused or broken connection marks the instance
+    unreachable. Both calls raise InstanceRefused (an answer of 400 or more), InstanceFailed (no connection,
+    a broken one, too large an answer) and InstanceSilent.
     """
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        instance: Instance,
         request: Request,
+        reservation: Reservation,
         config: RouterConfig,
-        abandoned: Callable[[], None] | None = None,
+        on_abandoned: Callable[[], None] | None = None,
     ) -> None:
-        self.instance = instance
+        self.instance = reservation.instance
         self.finished = False
-        self._abandoned = abandoned
+        self._reservation = reservation
+        self._on_abandoned = on_abandoned
         self._session = session
         self._request = request
         self._limit = config.max_payload_size
@@ -68,8 +65,6 @@ class UpstreamRequest:
         )
         self._response: aiohttp.ClientResponse | None = None
         self._closed = self._refused = False
-        instance.charge(request.charge)
-        instance.breaker.takes(self)
 
     async def answer(self) -> Answer:
         """The whole answer, or a stream from its first bytes on."""
@@ -84,47 +79,38 @@ class UpstreamRequest:
             rest = self._rest(response)
             if (code := sse.failure_in(first.partition(sse.END)[0])) is not None:
                 return Answer(response.status, reply, first, rest, self._refusal(response, first, code))
-            self.instance.breaker.began(self)
-            self._prefilled()
+            self._reservation.began()
             return Answer(response.status, reply, first, rest)
 
-    async def drain(self, told: Callable[[bytes], None] | None = None) -> None:
-        """Read the answer to its end. `told` gets it, or each event of a stream; else nothing is kept.
+    async def drain(self, on_event: Callable[[bytes], None] | None = None) -> None:
+        """Read the answer to its end, as prefill's. `on_event` gets it, or each event of a stream.
 
-        A failure told inside a stream is an InstanceRefused.
+        Without it nothing is kept. A failure inside a stream is an InstanceRefused.
         """
         try:
             with translated(self.instance):
                 response = await self._open()
                 if response.content_type == sse.CONTENT_TYPE:
-                    await self._watch(response, told)
-                elif told is not None:
-                    told(await self._whole(response))
+                    await self._read_events(response, on_event)
+                elif on_event is not None:
+                    on_event(await self._whole(response))
                 else:
                     async for _ in response.content.iter_any():
                         pass
                 self._end()
-                self._prefilled()
+                self._reservation.prefilled()
         finally:
-            self.close()
+            await self.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self.instance.release(self._request.charge)
-        self.instance.breaker.leaves(self)
-        if self._request.work is not None:
-            self._request.work.drop()
+        self._reservation.release()
         if self._response is not None:
             self._response.close()
-        if self._abandoned is not None and not self.finished:
-            self._abandoned()
-
-    def _prefilled(self) -> None:
-        """A stream has begun, or a leg that does no more has ended."""
-        if self._request.work is not None:
-            self._request.work.done()
+        if self._on_abandoned is not None and not self.finished:
+            self._on_abandoned()
 
     async def _open(self) -> aiohttp.ClientResponse:
         request = self._request
@@ -146,18 +132,20 @@ class UpstreamRequest:
         self.finished = True
         return body
 
-    async def _watch(self, response: aiohttp.ClientResponse, told: Callable[[bytes], None] | None) -> None:
-        events = sse.EventBuffer() if told is None else sse.EventBuffer(self._limit)
+    async def _read_events(
+        self, response: aiohttp.ClientResponse, on_event: Callable[[bytes], None] | None
+    ) -> None:
+        events = sse.EventBuffer() if on_event is None else sse.EventBuffer(self._limit)
         size = 0
         async for chunk in response.content.iter_any():
             size += len(chunk)
-            if told is not None and size > self._limit:
+            if on_event is not None and size > self._limit:
                 raise AnswerTooLarge(f"the answer is larger than {self._limit} bytes")
             for event in events.feed(chunk):
                 if (code := sse.failure_in(event)) is not None:
                     raise self._refusal(response, event + sse.END + sse.DONE, code)
-                if told is not None:
-                    told(event)
+                if on_event is not None:
+                    on_event(event)
 
     async def _rest(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         with translated(self.instance):
@@ -168,8 +156,7 @@ class UpstreamRequest:
     def _end(self) -> None:
         self.finished = True
         if not self._refused:
-            self.instance.breaker.began(self)
-            self.instance.breaker.ended()
+            self._reservation.completed()
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes, code: int) -> InstanceRefused:
         message = f"{self.instance} answered {code or response.status}"

@@ -12,29 +12,25 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router.config.names import POLICY_ALIASES
-from router.config.settings import ConfigError, RouterConfig
-from router.cost.estimator import CostEstimator
-from router.cost.profile import ProfileError
-from router.cost.speeds import Speeds
+from router.config.settings import RouterConfig
 from router.fleet.factory import new_registry
 from router.fleet.fanout import Fanout
 from router.fleet.health import HealthWatch
 from router.fleet.workers import Workers
-from router.forwarding.forwarder import Front
+from router.forwarding.forwarder import Forwarder
+from router.http.access import AccessLog
 from router.http.auth import bearer, demanding
-from router.http.endpoints import ENDPOINTS
+from router.http.endpoints import ENDPOINTS, routes
 from router.http.generate_probe import GenerateProbe
-from router.http.handlers import Handlers
 from router.http.response import failures_as_json
-from router.http.shutdown import Gate
+from router.http.services import SERVICES, Services
+from router.http.shutdown import GracefulShutdown
 from router.instances.registry import Registry
 from router.kv_events import Feeds
-from router.metrics import METRICS, Metrics
-from router.policies import POLICIES, PerRolePolicy, Policy
-from router.prefix_tree import EventTree, PromptTree, ResponseTree
+from router.metrics import Metrics
+from router.prefix_tree import EventTree
 from router.prompt.tokens import Tokens
-from router.scheduling.scheduler import Scheduler
+from router.scheduling.core import RouterCore, router_core
 
 logger = logging.getLogger(__name__)
 
@@ -44,96 +40,67 @@ KEEPALIVE_SECS = 2.0
 
 @asynccontextmanager
 async def running_app(
-    config: RouterConfig, gate: Gate
+    config: RouterConfig, shutdown: GracefulShutdown
 ) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
-    """The application behind `gate`, and the task of its health checks, which leaving the block ends.
+    """The application behind `shutdown`, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash. Raises ConfigError
     for a --profile that cannot be read.
     """
-    estimator = _estimator(config)
     registry = new_registry(config)
+    tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
+    core = router_core(config, registry, tokens, timer=asyncio.get_running_loop())
+    scheduler = core.scheduler
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(tokens.close)
         session = await stack.enter_async_context(_session(config))
         watch = HealthWatch(registry, session, config)
         await watch.probe_all()
-        tree = _tree(config)
-        routing = await stack.enter_async_context(_routing(config, registry, tree, estimator))
-        feeds = await stack.enter_async_context(_feeds(registry, routing, tree))
-        front = Front(config, registry, routing, session)
-        stack.push_async_callback(front.close)
+        if scheduler.needs_tokens:
+            tokens.prepare()
+        feeds = await stack.enter_async_context(_feeds(registry, core))
+        forwarder = Forwarder(config, registry, scheduler, session)
+        stack.push_async_callback(forwarder.close)
         checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
-        canary = GenerateProbe(front, config)
-        stack.push_async_callback(canary.close)
-        workers = Workers(registry, watch, config, routing.forget)
+        generate_probe = GenerateProbe(forwarder, config)
+        stack.push_async_callback(generate_probe.close)
+        workers = Workers(registry, watch, config, scheduler.forget)
         stack.push_async_callback(workers.close)
-        middlewares = _middlewares(config, gate)
+        middlewares = _middlewares(config, shutdown)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
-        fanout = Fanout(registry, session, config)
-        metrics = app[METRICS] = Metrics(registry, routing)
-        metrics.watch(app)
-        handlers = Handlers(config, registry, routing, front, fanout, canary, workers, feeds, metrics)
-        app.add_routes(handlers.routes())
+        metrics = Metrics(registry, scheduler, forwarder.retries)
+        AccessLog(metrics.requests, enabled=config.access_log).watch(app)
+        app[SERVICES] = Services(
+            config=config,
+            registry=registry,
+            scheduler=scheduler,
+            forwarder=forwarder,
+            fanout=Fanout(registry, session, config),
+            generate_probe=generate_probe,
+            workers=workers,
+            feeds=feeds,
+            metrics=metrics,
+        )
+        app.add_routes(routes())
         yield app, checks
 
 
-def _estimator(config: RouterConfig) -> CostEstimator:
-    try:
-        return CostEstimator(Speeds(config.profile))
-    except ProfileError as error:
-        raise ConfigError(f"--profile {error}") from error
-
-
-def _tree(config: RouterConfig) -> PromptTree:
-    if config.tree_update == "response":
-        return ResponseTree(config.tree_ttl, config.max_tree_size)
-    return EventTree(config.tree_ttl, config.prediction_ttl, config.max_tree_size)
-
-
 @asynccontextmanager
-async def _routing(
-    config: RouterConfig, registry: Registry, tree: PromptTree, estimator: CostEstimator
-) -> AsyncIterator[Scheduler]:
-    policy = _policy(config, tree, estimator)
-    tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
-    try:
-        if policy.needs_tokens:
-            tokens.prepare()
-        yield Scheduler(config, registry, policy, tree, tokens, estimator)
-    finally:
-        await tokens.close()
-
-
-@asynccontextmanager
-async def _feeds(registry: Registry, routing: Scheduler, tree: PromptTree) -> AsyncIterator[Feeds | None]:
-    """None where nobody would look at what they tell."""
-    if not (isinstance(tree, EventTree) and routing.needs_tokens):
+async def _feeds(registry: Registry, core: RouterCore) -> AsyncIterator[Feeds | None]:
+    """None where no policy would look at what they report."""
+    if not (isinstance(core.tree, EventTree) and core.scheduler.needs_tokens):
         yield None
         return
-    feeds = Feeds(registry.instances, tree.mirrors)
+    feeds = Feeds(registry.instances, core.tree.mirrors)
     async with _background(feeds.run(), "feeds of events"):
         yield feeds
 
 
-def _policy(config: RouterConfig, tree: PromptTree, prices: CostEstimator) -> Policy:
-    prefill, decode = (
-        _named(name or config.policy) for name in (config.prefill_policy, config.decode_policy)
-    )
-    policy = POLICIES[prefill](tree, prices)
-    return policy if prefill == decode else PerRolePolicy(policy, POLICIES[decode](tree, prices))
-
-
-def _named(name: str) -> str:
-    if name in POLICY_ALIASES:
-        logger.info("policy %s of sglang_router is %s here", name, POLICY_ALIASES[name])
-    return POLICY_ALIASES.get(name, name)
-
-
-def _middlewares(config: RouterConfig, gate: Gate) -> list[Middleware]:
+def _middlewares(config: RouterConfig, shutdown: GracefulShutdown) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
     public = frozenset(one.path for one in ENDPOINTS if one.public)
     keys = [demanding(config.api_key, public)] if config.api_key else []
-    return [failures, gate.watch, *keys]
+    return [failures, shutdown.middleware, *keys]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:

@@ -1,32 +1,45 @@
-"""Every endpoint of the router, and who answers it. What is not listed here gets 404."""
+"""Every endpoint of the router, with its handler. What is not listed here gets 404."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import NamedTuple
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from router.http.endpoint import AnsweredBy, Endpoint
+from router.http.handlers import everywhere, forwarded, health, inspection, workers
+from router.http.messages import json_response
+from router.http.openapi import document
+from router.http.services import SERVICES
 
 
-class Who(StrEnum):
-    PAIR = "a prefill/decode pair or a colocated instance"
-    ANYONE = "any healthy instance"
-    EVERYONE = "all instances at once"
-    COLOCATED = "a colocated instance"
-    HOLDER = "the colocated instance that holds it"
-    ROUTER = "the router"
+async def _openapi(request: web.Request) -> web.Response:
+    return json_response(document(ENDPOINTS, keyed=bool(request.app[SERVICES].config.api_key)))
 
 
-class Endpoint(NamedTuple):
-    """`path` is aiohttp's pattern. `pd_unsupported_reason`: why a pair cannot answer, where only others can.
+def _pair(methods: tuple[str, ...], path: str, summary: str) -> Endpoint:
+    return Endpoint(methods, path, AnsweredBy.PAIR, summary, forwarded.generate)
 
-    `public` ones are answered without an API key, as by SGLang, so that probes need none.
-    """
 
-    methods: tuple[str, ...]
-    path: str
-    who: Who
-    summary: str
-    pd_unsupported_reason: str = ""
-    public: bool = False
+def _any(methods: tuple[str, ...], path: str, summary: str) -> Endpoint:
+    return Endpoint(methods, path, AnsweredBy.ANY_INSTANCE, summary, forwarded.any_instance)
+
+
+def _all(methods: tuple[str, ...], path: str, summary: str, handler: Handler) -> Endpoint:
+    return Endpoint(methods, path, AnsweredBy.ALL_INSTANCES, summary, handler)
+
+
+def _colocated(methods: tuple[str, ...], path: str, summary: str, reason: str) -> Endpoint:
+    return Endpoint(methods, path, AnsweredBy.COLOCATED, summary, forwarded.colocated(reason), reason)
+
+
+def _holder(methods: tuple[str, ...], path: str, summary: str) -> Endpoint:
+    return Endpoint(methods, path, AnsweredBy.HOLDER, summary, forwarded.holder(_STORED), _STORED)
+
+
+def _router(
+    methods: tuple[str, ...], path: str, summary: str, handler: Handler, *, public: bool = False
+) -> Endpoint:
+    return Endpoint(methods, path, AnsweredBy.ROUTER, summary, handler, public=public)
 
 
 _GET, _POST, _POST_PUT, _GET_POST = ("GET",), ("POST",), ("POST", "PUT"), ("GET", "POST")
@@ -36,60 +49,82 @@ _ROOMLESS = "this API of SGLang's has no fields that tie the halves of a prefill
 _STORED = "a prefill/decode pair stores no answers"
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint(_POST_PUT, "/generate", Who.PAIR, "Generate text, in SGLang's own form"),
-    Endpoint(_POST, "/v1/completions", Who.PAIR, "Complete a prompt, in OpenAI's form"),
-    Endpoint(_POST, "/v1/chat/completions", Who.PAIR, "Answer a chat, in OpenAI's form"),
-    Endpoint(_POST, "/v1/responses", Who.PAIR, "Answer, in OpenAI's Responses form"),
-    Endpoint(_POST, "/v1/messages", Who.PAIR, "Answer a chat, in Anthropic's form"),
-    Endpoint(_POST, "/invocations", Who.PAIR, "Answer a chat, at SageMaker's path"),
-    Endpoint(_GET, "/", Who.ANYONE, "A word of greeting"),
-    Endpoint(_GET, "/v1/models", Who.ANYONE, "The models served"),
-    Endpoint(_GET, "/v1/models/{model:.+}", Who.ANYONE, "One model"),
-    Endpoint(_GET, "/model_info", Who.ANYONE, "What the model is"),
-    Endpoint(_GET, "/get_model_info", Who.ANYONE, "/model_info under its old name"),
-    Endpoint(_POST, "/tokenize", Who.ANYONE, "Tokens of a text"),
-    Endpoint(_POST, "/v1/tokenize", Who.ANYONE, "Tokens of a text"),
-    Endpoint(_POST, "/detokenize", Who.ANYONE, "Text of tokens"),
-    Endpoint(_POST, "/v1/detokenize", Who.ANYONE, "Text of tokens"),
-    Endpoint(_POST, "/parse_function_call", Who.ANYONE, "Tool calls in a text"),
-    Endpoint(_POST, "/separate_reasoning", Who.ANYONE, "Reasoning and answer of a text, apart"),
-    Endpoint(_POST, "/v1/messages/count_tokens", Who.ANYONE, "Tokens of messages, in Anthropic's form"),
-    Endpoint(_GET, "/api/tags", Who.ANYONE, "The models served, in Ollama's form"),
-    Endpoint(_POST, "/api/show", Who.ANYONE, "What the model is, in Ollama's form"),
-    Endpoint(_POST, "/abort_request", Who.EVERYONE, "Abort a request by its rid, or all of them"),
-    Endpoint(_GET_POST, "/flush_cache", Who.EVERYONE, "Empty the prefix caches"),
-    Endpoint(_GET, "/server_info", Who.EVERYONE, "Every instance's settings and state, by role"),
-    Endpoint(_GET, "/get_server_info", Who.EVERYONE, "/server_info under its old name"),
-    Endpoint(_GET, "/v1/loads", Who.EVERYONE, "How busy they are: summed up, and each"),
-    Endpoint(_GET, "/v1/responses/{response_id}", Who.HOLDER, "A stored answer", _STORED),
-    Endpoint(_POST, "/v1/responses/{response_id}/cancel", Who.HOLDER, "Cancel a stored answer", _STORED),
-    Endpoint(_POST, "/api/chat", Who.COLOCATED, "Answer a chat, in Ollama's form", _ROOMLESS),
-    Endpoint(_POST, "/api/generate", Who.COLOCATED, "Complete a prompt, in Ollama's form", _ROOMLESS),
-    Endpoint(_POST, "/vertex_generate", Who.COLOCATED, "Generate text, in Vertex AI's form", _ROOMLESS),
-    Endpoint(_POST, "/v1/audio/transcriptions", Who.COLOCATED, "Text of speech", _ROOMLESS),
-    Endpoint(_POST, "/v1/embeddings", Who.COLOCATED, "Embeddings, in OpenAI's form", _EMBEDS),
-    Endpoint(_POST_PUT, "/encode", Who.COLOCATED, "Embeddings, in SGLang's own form", _EMBEDS),
-    Endpoint(_POST_PUT, "/classify", Who.COLOCATED, "Rewards or classes, in SGLang's own form", _EMBEDS),
-    Endpoint(_POST, "/v1/classify", Who.COLOCATED, "Classes of a text", _EMBEDS),
-    Endpoint(_POST_PUT, "/v1/rerank", Who.COLOCATED, "Rank documents by a query", _EMBEDS),
-    Endpoint(_POST, "/v1/score", Who.COLOCATED, "Score items by a query", _SCORES),
-    Endpoint(_POST, "/v1/decisions", Who.COLOCATED, "Decide by scoring", _SCORES),
-    Endpoint(_POST, "/v1/systemone", Who.COLOCATED, "Decide by scoring, in System One's form", _SCORES),
-    Endpoint(_GET, "/health", Who.ROUTER, "Whether a request could be served", public=True),
-    Endpoint(_GET, "/ready", Who.ROUTER, "/health under SGLang's other name", public=True),
-    Endpoint(_GET, "/readiness", Who.ROUTER, "/health under sglang_router's name", public=True),
-    Endpoint(_GET, "/ping", Who.ROUTER, "/health at SageMaker's path"),
-    Endpoint(_GET, "/liveness", Who.ROUTER, "Whether the router itself runs", public=True),
-    Endpoint(_GET, "/health_generate", Who.ROUTER, "Whether a request is served: generates", public=True),
-    Endpoint(_GET, "/workers", Who.ROUTER, "The instances and their condition"),
-    Endpoint(_POST, "/workers", Who.ROUTER, "Add an instance"),
-    Endpoint(_GET, "/workers/{worker:.+}", Who.ROUTER, "One instance, by its id or URL"),
-    Endpoint(("DELETE",), "/workers/{worker:.+}", Who.ROUTER, "Remove an instance once it is idle"),
-    Endpoint(_POST, "/add_worker", Who.ROUTER, "Add the instance ?url="),
-    Endpoint(_POST, "/remove_worker", Who.ROUTER, "Remove the instance ?url= once it is idle"),
-    Endpoint(_GET, "/decisions", Who.ROUTER, "The latest routing decisions, the newest first"),
-    Endpoint(_POST, "/explain", Who.ROUTER, "How a request would be routed now, and why; it is not sent"),
-    Endpoint(_GET, "/list_workers", Who.ROUTER, "The instances' URLs"),
-    Endpoint(_GET, "/metrics", Who.ROUTER, "What the router measures, for Prometheus", public=True),
-    Endpoint(_GET, "/openapi.json", Who.ROUTER, "This list, as an OpenAPI document"),
+    _pair(_POST_PUT, "/generate", "Generate text, in SGLang's own form"),
+    _pair(_POST, "/v1/completions", "Complete a prompt, in OpenAI's form"),
+    _pair(_POST, "/v1/chat/completions", "Answer a chat, in OpenAI's form"),
+    _pair(_POST, "/v1/responses", "Answer, in OpenAI's Responses form"),
+    _pair(_POST, "/v1/messages", "Answer a chat, in Anthropic's form"),
+    _pair(_POST, "/invocations", "Answer a chat, at SageMaker's path"),
+    _any(_GET, "/", "A word of greeting"),
+    _any(_GET, "/v1/models", "The models served"),
+    _any(_GET, "/v1/models/{model:.+}", "One model"),
+    _any(_GET, "/model_info", "What the model is"),
+    _any(_GET, "/get_model_info", "/model_info under its old name"),
+    _any(_POST, "/tokenize", "Tokens of a text"),
+    _any(_POST, "/v1/tokenize", "Tokens of a text"),
+    _any(_POST, "/detokenize", "Text of tokens"),
+    _any(_POST, "/v1/detokenize", "Text of tokens"),
+    _any(_POST, "/parse_function_call", "Tool calls in a text"),
+    _any(_POST, "/separate_reasoning", "Reasoning and answer of a text, apart"),
+    _any(_POST, "/v1/messages/count_tokens", "Tokens of messages, in Anthropic's form"),
+    _any(_GET, "/api/tags", "The models served, in Ollama's form"),
+    _any(_POST, "/api/show", "What the model is, in Ollama's form"),
+    _all(_POST, "/abort_request", "Abort a request by its rid, or all of them", everywhere.abort_request),
+    _all(_GET_POST, "/flush_cache", "Empty the prefix caches", everywhere.flush_cache),
+    _all(_GET, "/server_info", "Every instance's settings and state, by role", everywhere.server_info),
+    _all(_GET, "/get_server_info", "/server_info under its old name", everywhere.server_info),
+    _all(_GET, "/v1/loads", "How busy they are: summed up, and each", everywhere.loads),
+    _holder(_GET, "/v1/responses/{response_id}", "A stored answer"),
+    _holder(_POST, "/v1/responses/{response_id}/cancel", "Cancel a stored answer"),
+    _colocated(_POST, "/api/chat", "Answer a chat, in Ollama's form", _ROOMLESS),
+    _colocated(_POST, "/api/generate", "Complete a prompt, in Ollama's form", _ROOMLESS),
+    _colocated(_POST, "/vertex_generate", "Generate text, in Vertex AI's form", _ROOMLESS),
+    _colocated(_POST, "/v1/audio/transcriptions", "Text of speech", _ROOMLESS),
+    _colocated(_POST, "/v1/embeddings", "Embeddings, in OpenAI's form", _EMBEDS),
+    _colocated(_POST_PUT, "/encode", "Embeddings, in SGLang's own form", _EMBEDS),
+    _colocated(_POST_PUT, "/classify", "Rewards or classes, in SGLang's own form", _EMBEDS),
+    _colocated(_POST, "/v1/classify", "Classes of a text", _EMBEDS),
+    _colocated(_POST_PUT, "/v1/rerank", "Rank documents by a query", _EMBEDS),
+    _colocated(_POST, "/v1/score", "Score items by a query", _SCORES),
+    _colocated(_POST, "/v1/decisions", "Decide by scoring", _SCORES),
+    _colocated(_POST, "/v1/systemone", "Decide by scoring, in System One's form", _SCORES),
+    _router(_GET, "/health", "Whether a request could be served", health.health, public=True),
+    _router(_GET, "/ready", "/health under SGLang's other name", health.health, public=True),
+    _router(_GET, "/readiness", "/health under sglang_router's name", health.health, public=True),
+    _router(_GET, "/ping", "/health at SageMaker's path", health.health),
+    _router(_GET, "/liveness", "Whether the router itself runs", health.liveness, public=True),
+    _router(
+        _GET,
+        "/health_generate",
+        "Whether a request is served: generates",
+        health.health_generate,
+        public=True,
+    ),
+    _router(_GET, "/workers", "The instances and their condition", workers.list_workers),
+    _router(_POST, "/workers", "Add an instance", workers.add),
+    _router(_GET, "/workers/{worker:.+}", "One instance, by its id or URL", workers.worker),
+    _router(("DELETE",), "/workers/{worker:.+}", "Remove an instance once it is idle", workers.remove),
+    _router(_POST, "/add_worker", "Add the instance ?url=", workers.add_by_query),
+    _router(_POST, "/remove_worker", "Remove the instance ?url= once it is idle", workers.remove_by_query),
+    _router(_GET, "/decisions", "The latest routing decisions, the newest first", inspection.decisions),
+    _router(
+        _POST, "/explain", "How a request would be routed now, and why; it is not sent", inspection.explain
+    ),
+    _router(_GET, "/list_workers", "The instances' URLs", workers.list_urls),
+    _router(_GET, "/metrics", "What the router measures, for Prometheus", inspection.metrics, public=True),
+    _router(_GET, "/openapi.json", "This list, as an OpenAPI document", _openapi),
 )
+
+
+def routes() -> list[web.RouteDef]:
+    served = [_route(method, endpoint) for endpoint in ENDPOINTS for method in endpoint.methods]
+    # Browsers ask first whether they may; what SGLang allows is SGLang's to say.
+    paths = dict.fromkeys(endpoint.path for endpoint in ENDPOINTS)
+    return [*served, *(web.options(path, forwarded.any_instance) for path in paths)]
+
+
+def _route(method: str, endpoint: Endpoint) -> web.RouteDef:
+    if method != "GET":
+        return web.route(method, endpoint.path, endpoint.handler)
+    # A HEAD must change nothing: none for what a POST does as well.
+    return web.get(endpoint.path, endpoint.handler, allow_head=endpoint.methods == ("GET",))

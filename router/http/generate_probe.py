@@ -9,7 +9,8 @@ from aiohttp import web
 
 from router.config.settings import RouterConfig
 from router.errors import Failure, NoInstance
-from router.forwarding.forwarder import Front
+from router.forwarding.forwarder import Forwarder
+from router.forwarding.record import RECORD, RequestRecord
 
 # The second token is decode's own: the first one comes from prefill.
 _BODY = orjson.dumps(
@@ -23,29 +24,32 @@ _BODY = orjson.dumps(
 class GenerateProbe:
     """One request at a time, however many ask: this path is open to everybody."""
 
-    def __init__(self, front: Front, config: RouterConfig) -> None:
-        self._front = front
+    def __init__(self, forwarder: Forwarder, config: RouterConfig) -> None:
+        self._forwarder = forwarder
         self._timeout_s = config.health_generate_timeout_secs
-        self._flying: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     async def run(self, request: web.Request) -> None:
         """Returns once a generated answer has come. Raises NoInstance, with the reason, if none does."""
-        if self._flying is None or self._flying.done():
-            self._flying = asyncio.create_task(self._fly(request))
-            self._flying.add_done_callback(_seen)
-        await asyncio.shield(self._flying)
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._generate(request))
+            self._running.add_done_callback(_seen)
+        await asyncio.shield(self._running)
 
     async def close(self) -> None:
-        if self._flying is not None:
-            self._flying.cancel()
-            await asyncio.gather(self._flying, return_exceptions=True)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
 
-    async def _fly(self, asked: web.Request) -> None:
-        headers = {"Content-Type": "application/json", **_authorization(asked)}
-        request = asked.clone(method="POST", rel_url="/generate", headers=headers)
+    async def _generate(self, asking: web.Request) -> None:
+        headers = {"Content-Type": "application/json", **_authorization(asking)}
+        request = asking.clone(method="POST", rel_url="/generate", headers=headers)
+        request[RECORD] = RequestRecord(asking[RECORD].request_id)
         try:
-            async with asyncio.timeout(self._timeout_s), self._front.generate(request, _BODY) as answer:
-                body = answer.body
+            async with asyncio.timeout(self._timeout_s):
+                attempt = await self._forwarder.generate(request, _BODY)
+                body = attempt.answer.body
+                await attempt.close()
         except TimeoutError:
             raise NoInstance(f"a small request got no answer within {self._timeout_s:g} s") from None
         except Failure as failure:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from collections.abc import Iterable
 from typing import Any
 
-from router.http.endpoints import ENDPOINTS, Endpoint, Who
+from router.http.endpoint import AnsweredBy, Endpoint
 
 _VARIABLE = re.compile(r"{(\w+)(:[^}]*)?}")
 _JSON = "application/json"
@@ -30,12 +31,12 @@ _ERROR = {
 }
 
 
-def document(*, keyed: bool) -> dict[str, Any]:
+def document(endpoints: Iterable[Endpoint], *, keyed: bool) -> dict[str, Any]:
     """An OpenAPI 3.1 document; `keyed` if clients must present an API key."""
     paths: dict[str, dict[str, Any]] = {}
-    for one in ENDPOINTS:
-        operations = {method.lower(): _operation(one, method, keyed) for method in one.methods}
-        paths.setdefault(_VARIABLE.sub(r"{\1}", one.path), {}).update(operations)
+    for endpoint in endpoints:
+        operations = {method.lower(): _operation(endpoint, method, keyed) for method in endpoint.methods}
+        paths.setdefault(_VARIABLE.sub(r"{\1}", endpoint.path), {}).update(operations)
     components: dict[str, Any] = {"schemas": {"Error": _ERROR}}
     if keyed:
         components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
@@ -52,43 +53,43 @@ def document(*, keyed: bool) -> dict[str, Any]:
     }
 
 
-def _operation(one: Endpoint, method: str, keyed: bool) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, method: str, keyed: bool) -> dict[str, Any]:
     reads = method not in ("GET", "DELETE")
     operation: dict[str, Any] = {
-        "operationId": "_".join([method.lower(), *re.findall(r"\w+", _VARIABLE.sub(r"\1", one.path))]),
-        "summary": one.summary,
-        "description": f"Answered by {one.who}."
-        + (f" {_sentence(one.pd_unsupported_reason)}" if one.pd_unsupported_reason else ""),
-        "tags": [one.who.name.lower()],
+        "operationId": "_".join([method.lower(), *re.findall(r"\w+", _VARIABLE.sub(r"\1", endpoint.path))]),
+        "summary": endpoint.summary,
+        "description": f"Answered by {endpoint.answered_by}."
+        + (f" {_sentence(endpoint.pd_unsupported_reason)}" if endpoint.pd_unsupported_reason else ""),
+        "tags": [endpoint.answered_by.name.lower()],
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name, _ in _VARIABLE.findall(one.path)
+            for name, _ in _VARIABLE.findall(endpoint.path)
         ],
-        "responses": _responses(one),
+        "responses": _responses(endpoint),
     }
     if reads:
-        kind = "multipart/form-data" if "audio" in one.path else _JSON
+        kind = "multipart/form-data" if "audio" in endpoint.path else _JSON
         operation["requestBody"] = {"required": True, "content": {kind: {"schema": {"type": "object"}}}}
-    if keyed and one.public:
+    if keyed and endpoint.public:
         operation["security"] = []
     return operation
 
 
-def _responses(one: Endpoint) -> dict[str, Any]:
+def _responses(endpoint: Endpoint) -> dict[str, Any]:
     error = {"schema": {"$ref": "#/components/schemas/Error"}}
     return {
-        "200": {"description": one.summary, "content": {kind: {} for kind in _answers(one)}},
+        "200": {"description": endpoint.summary, "content": {kind: {} for kind in _answers(endpoint)}},
         "default": {"description": "What went wrong", "content": {_JSON: error}},
     }
 
 
-def _answers(one: Endpoint) -> tuple[str, ...]:
-    match one.who:
-        case Who.PAIR:
+def _answers(endpoint: Endpoint) -> tuple[str, ...]:
+    match endpoint.answered_by:
+        case AnsweredBy.PAIR:
             return (_JSON, "text/event-stream")
-        case Who.COLOCATED:
+        case AnsweredBy.COLOCATED:
             return ("*/*",)
-    return ("text/plain",) if one.path == "/metrics" else (_JSON,)
+    return ("text/plain",) if endpoint.path == "/metrics" else (_JSON,)
 
 
 def _sentence(text: str) -> str:

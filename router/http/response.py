@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from router.errors import JSON_HEADERS, Failure, error_body
+from router.forwarding.record import RECORD
 from router.protocol import sse
 from router.protocol.answer import Answer
 
@@ -31,12 +32,15 @@ async def deliver(request: web.Request, answer: Answer, timeout_s: float) -> web
         return await _whole(request, answer.status, answer.headers, answer.body, timeout_s)
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     await response.prepare(request)
+    record = request[RECORD]
+    record.stream_began()
     await _write(request, response, answer.body, timeout_s)
-    last = answer.body
+    last, events = answer.body, answer.body.count(sse.END)
     try:
         async for chunk in answer.rest:
             await _write(request, response, chunk, timeout_s)
-            last = chunk
+            last, events = chunk, events + chunk.count(sse.END)
+        record.stream_ended(events)
     except Failure as failure:
         logger.warning("a stream broke off: %s", failure)
         if response.content_type != sse.CONTENT_TYPE:

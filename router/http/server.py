@@ -10,8 +10,9 @@ from aiohttp import web
 
 from router.config.settings import RouterConfig
 from router.http.app import running_app
-from router.http.shutdown import Gate
-from router.metrics import METRICS, scraped_app
+from router.http.services import SERVICES
+from router.http.shutdown import GracefulShutdown
+from router.metrics import scraped_app
 
 # For answers that are complete, and still on their way to the client.
 _LAST_BYTES_SECS = 0.5
@@ -28,17 +29,17 @@ async def serving(config: RouterConfig) -> AsyncIterator[asyncio.Task[None]]:
     Raises CannotListen, and ConfigError for a --profile that cannot be read.
     Gives the task of the health checks: once that is done, they have crashed and the router must end.
     """
-    gate = Gate()
-    async with running_app(config, gate) as (app, checks), AsyncExitStack() as stack:
+    shutdown = GracefulShutdown()
+    async with running_app(config, shutdown) as (app, checks), AsyncExitStack() as stack:
         runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_SECS
         )
         if config.prometheus_port is not None:
-            page = web.AppRunner(scraped_app(app[METRICS]), access_log=None, shutdown_timeout=0)
+            page = web.AppRunner(scraped_app(app[SERVICES].metrics), access_log=None, shutdown_timeout=0)
             stack.push_async_callback(page.cleanup)
             await _listen(page, config.prometheus_host or config.host, config.prometheus_port)
         stack.push_async_callback(runner.cleanup)
-        stack.push_async_callback(gate.close, config.shutdown_grace_period_secs)
+        stack.push_async_callback(shutdown.drain, config.shutdown_grace_period_secs)
         await _listen(runner, config.host, config.port)
         yield checks
 

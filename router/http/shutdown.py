@@ -1,4 +1,4 @@
-"""The end of a router: nothing new comes in, what runs may end."""
+"""The router's end: it takes no new requests, and those that run may finish."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from aiohttp.typedefs import Handler
 
 from router.errors import Stopping
 
+# Clients that abort, and whoever watches the end, are answered to the last.
 _ALWAYS = frozenset({"/liveness", "/abort_request", "/workers", "/list_workers", "/decisions"})
 
 
-class Gate:
-    """Counts the requests inside. Once it is closed, it lets in only what serves those."""
+class GracefulShutdown:
+    """Counts the requests that run. Once it has begun, it refuses new ones with Stopping."""
 
     def __init__(self) -> None:
-        self.closed = False
-        self._inside = 0
-        self._empty = asyncio.Event()
+        self.begun = False
+        self._running = 0
+        self._idle = asyncio.Event()
 
     @web.middleware
-    async def watch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.closed and request.path not in _ALWAYS:
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self.begun and request.path not in _ALWAYS:
             raise Stopping("the router is stopping: it takes no more requests")
-        self._inside += 1
+        self._running += 1
         try:
             return await handler(request)
         finally:
-            self._inside -= 1
-            if self.closed and not self._inside:
-                self._empty.set()
+            self._running -= 1
+            if self.begun and not self._running:
+                self._idle.set()
 
-    async def close(self, timeout_s: float) -> None:
-        """Returns when nothing is inside any more, or after `timeout_s` seconds."""
-        self.closed = True
-        if self._inside:
+    async def drain(self, timeout_s: float) -> None:
+        """Begin it. Returns when no request runs any more, or after `timeout_s` seconds."""
+        self.begun = True
+        if self._running:
             try:
                 async with asyncio.timeout(timeout_s):
-                    await self._empty.wait()
+                    await self._idle.wait()
             except TimeoutError:
                 pass

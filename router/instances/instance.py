@@ -30,17 +30,23 @@ class Instance:
 
     `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
     `charged_seconds` of prefill and `sending_seconds` of what others fetch from it; the first of these
-    prefills, of `first_seconds`, is under way since `first_since` (monotonic). `cache_epoch` grows
-    whenever what it had cached is gone. `recheck_requested`: its `server_info` may have changed. One that is
-    `leaving` gets no new requests, and is `idle` when the last of its own has ended.
+    prefills, of `first_seconds`, is under way since `first_since`. `clock`: seconds, monotonic. `cache_epoch`
+    grows whenever what it had cached is gone. `recheck_requested`: its `server_info` may have changed. One
+    that is `leaving` gets no new requests, and is `idle` when the last of its own has ended.
     """
 
     def __init__(
-        self, url: str, role: Role, bootstrap_port: int | None = None, breaker: Breaker | None = None
+        self,
+        url: str,
+        role: Role,
+        bootstrap_port: int | None = None,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
         self.role = role
         self.bootstrap_port = bootstrap_port
+        self.clock = clock
         self.healthy = False
         self.trouble = _UNPROBED
         self.in_flight = 0
@@ -54,7 +60,7 @@ class Instance:
         self._on_change: list[Callable[[Instance], None]] = []
         self.recheck_requested = False
         self.probe_requested = asyncio.Event()
-        self.breaker = Breaker() if breaker is None else breaker
+        self.breaker = Breaker(clock=clock) if breaker is None else breaker
         self.leaving = False
         self.idle = asyncio.Event()
 
@@ -102,29 +108,24 @@ class Instance:
         if self.leaving and not self.in_flight:
             self.idle.set()
 
-    def prefills(self, work: object, seconds: float) -> None:
-        """It has this to prefill too, predicted to take so long. Call `prefilled` with it in any case."""
+    def begin_prefill(self, reservation: object, seconds: float) -> None:
+        """Charges a prefill, predicted to take `seconds`. Call `end_prefill` with it in any case."""
         if not self._prefills:
-            self.first_seconds, self.first_since = seconds, time.monotonic()
-        self._prefills[work] = seconds
+            self.first_seconds, self.first_since = seconds, self.clock()
+        self._prefills[reservation] = seconds
         self.charged_seconds += seconds
 
-    def prefilled(self, work: object) -> None:
-        first = next(iter(self._prefills)) is work
-        self.charged_seconds -= self._prefills.pop(work)
+    def end_prefill(self, reservation: object) -> None:
+        first = next(iter(self._prefills)) is reservation
+        self.charged_seconds -= self._prefills.pop(reservation)
         if first:
             self.first_seconds = next(iter(self._prefills.values()), 0.0)
-            self.first_since = time.monotonic()
+            self.first_since = self.clock()
 
     @property
     def id(self) -> str:
         """The same for a URL, always."""
         return str(uuid.uuid5(uuid.NAMESPACE_URL, self.url))
-
-    @property
-    def takes_requests(self) -> bool:
-        # Each decision asks this of every instance.
-        return self.healthy and (self.breaker.closed or self.breaker.lets_through())
 
     @property
     def unavailable_reason(self) -> str:
@@ -143,7 +144,7 @@ class Instance:
     def failed(self) -> None:
         """A request has failed there."""
         if self.breaker.failed():
-            logger.warning("%s keeps failing: it gets no requests for %g s", self, self.breaker.rest)
+            logger.warning("%s keeps failing: it gets no requests for %g s", self, self.breaker.rest_s)
 
     def bump_cache_epoch(self) -> None:
         """What it had cached is gone."""

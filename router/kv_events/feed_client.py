@@ -17,7 +17,7 @@ from mempool.address import Medium
 from mempool.errors import FrameError, MemPoolError
 from mempool.feed.messages import MAX_REPLY_BYTES, FeedRequest, Unknown, encode
 from mempool.index.mirror import EventGap
-from mempool.sockets import SocketLimits, bound
+from mempool.sockets import SocketLimits, set_bounds
 from router.instances.instance import Instance
 from router.instances.server_info import FeedAt
 from router.kv_events.answers import (
@@ -133,7 +133,7 @@ class FeedClient:
     def _connected(self, context: zmq.asyncio.Context) -> zmq.asyncio.Socket:
         socket = context.socket(zmq.DEALER)
         try:
-            bound(socket, self._at.endpoint, SocketLimits())
+            set_bounds(socket, self._at.endpoint, SocketLimits())
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
             # What waited for a connection would be asked of another server.
             socket.setsockopt(zmq.IMMEDIATE, 1)

@@ -1,5 +1,5 @@
 """What a router measures of itself, for Prometheus."""
 
-from router.metrics.page import METRICS, Metrics, scraped_app
+from router.metrics.page import Metrics, scraped_app
 
-__all__ = ["METRICS", "Metrics", "scraped_app"]
+__all__ = ["Metrics", "scraped_app"]

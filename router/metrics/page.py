@@ -4,6 +4,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from router.forwarding.retries import Retries
 from router.instances.registry import Registry
 from router.metrics.predictions import Predictions
 from router.metrics.requests import Requests
@@ -12,19 +13,18 @@ from router.scheduling.scheduler import Scheduler
 
 
 class Metrics:
-    """All that one running router tells Prometheus; it shares nothing with another one's."""
+    """What one running router measures, for Prometheus. Routers of one process share nothing.
 
-    def __init__(self, registry: Registry, routing: Scheduler) -> None:
+    `requests` is to be called for each request; all else is read, or watched, where it is.
+    """
+
+    def __init__(self, registry: Registry, scheduler: Scheduler, retries: Retries) -> None:
+        self.requests = Requests()
         self._all = CollectorRegistry(auto_describe=False)
-        self._requests = Requests()
         predictions = Predictions()
-        routing.decisions.watchers.append(predictions)
-        for collector in (self._requests, predictions, State(registry, routing)):
+        scheduler.decisions.watch(predictions)
+        for collector in (self.requests, predictions, State(registry, scheduler, retries)):
             self._all.register(collector)
-
-    def watch(self, app: web.Application) -> None:
-        """Count the requests of `app`."""
-        self._requests.watch(app)
 
     async def answer(self, request: web.Request) -> web.Response:
         """The page, in the form that the client prefers."""
@@ -32,11 +32,8 @@ class Metrics:
         return web.Response(body=encode(self._all), headers={"Content-Type": kind})
 
 
-METRICS = web.AppKey("METRICS", Metrics)
-
-
 def scraped_app(metrics: Metrics) -> web.Application:
-    """An application of that page alone, for a port of its own."""
+    """An application of the metrics page alone, for a port of its own."""
     app = web.Application()
     app.router.add_get("/metrics", metrics.answer)
     return app

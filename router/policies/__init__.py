@@ -1,6 +1,11 @@
 """How an instance is chosen, by the name that `--policy` takes."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
 
 from router.cost.estimator import CostEstimator
 from router.policies.at_random import AtRandom
@@ -11,18 +16,29 @@ from router.policies.per_role import PerRolePolicy
 from router.policies.power_of_two import PowerOfTwo
 from router.policies.prompt_tree import LongestPrefix
 from router.policies.round_robin import RoundRobin
-from router.policies.session import Session
+from router.policies.session import SessionAffinity
 from router.prefix_tree import PromptTree
 
-POLICIES: dict[str, Callable[[PromptTree, CostEstimator], Policy]] = {
-    "cost_model": CostModelPolicy,
-    "prompt_tree": lambda tree, _: LongestPrefix(tree),
-    "session": lambda *_: Session(),
-    "least_load": lambda *_: LeastLoad(),
-    "power_of_two": lambda *_: PowerOfTwo(),
-    "random": lambda *_: AtRandom(),
-    "round_robin": lambda *_: RoundRobin(),
-}
+
+class PolicyFactory(Protocol):
+    """Without `rng`, the policy draws from a generator of its own."""
+
+    def __call__(
+        self, tree: PromptTree, estimator: CostEstimator, rng: random.Random | None = None, /
+    ) -> Policy: ...
+
+
+POLICIES: Mapping[str, PolicyFactory] = MappingProxyType(
+    {
+        "cost_model": CostModelPolicy,
+        "prompt_tree": lambda tree, _, rng=None: LongestPrefix(tree, rng),
+        "session": lambda _, __, rng=None: SessionAffinity(rng),
+        "least_load": lambda _, __, rng=None: LeastLoad(rng),
+        "power_of_two": lambda _, __, rng=None: PowerOfTwo(rng),
+        "random": lambda _, __, rng=None: AtRandom(rng),
+        "round_robin": lambda *_: RoundRobin(),
+    }
+)
 
 __all__ = [
     "POLICIES",
@@ -32,8 +48,9 @@ __all__ = [
     "LongestPrefix",
     "PerRolePolicy",
     "Policy",
+    "PolicyFactory",
     "PowerOfTwo",
     "RoundRobin",
     "Route",
-    "Session",
+    "SessionAffinity",
 ]

@@ -10,14 +10,16 @@ from router.prompt.request import RoutingRequest
 
 
 class AtRandom:
-    """Anybody who is healthy, each as likely as the next."""
+    """Any healthy instance, each as likely as the next."""
 
     needs_tokens = False
-    needs_prices = False
+    needs_estimates = False
 
-    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
-        return route_by(candidates, ask, _anybody)
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
 
+    def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
+        return route_by(candidates, request, self._drawn)
 
-def _anybody(instances: Sequence[Instance], _: Instance | None) -> Instance:
-    return random.choice(instances)
+    def _drawn(self, instances: Sequence[Instance], _: Instance | None) -> Instance:
+        return self._rng.choice(instances)

@@ -1,3 +1,5 @@
+"""The protocol of policies, and what they share."""
+
 from __future__ import annotations
 
 import random
@@ -5,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from router.cost.estimator import CostEstimate, CostEstimates, Fetch
+from router.cost.estimate import CostEstimate, Fetch
+from router.cost.estimator import CostEstimates
 from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.prefix_tree.base import Cached
@@ -16,40 +19,40 @@ Weight = tuple[float, ...]
 
 
 class Route(NamedTuple):
-    """Who serves a request: a prefill and a decode instance, or a colocated one alone (as `decode`).
+    """The instances that serve a request: a prefill and a decode instance, or a colocated one as `decode`.
 
-    `cached`: what each instance is taken to have of the prompt, where that was asked. `quote`: all
-    candidates' prices, of a policy that has some.
+    `cached`: what each instance is taken to have of the prompt, where the policy has asked. `estimates`: of
+    all candidates, from a policy that needs them.
     """
 
     prefill: Instance | None
     decode: Instance
     cached: Mapping[Instance, Cached] = _NOWHERE
-    quote: CostEstimates | None = None
+    estimates: CostEstimates | None = None
 
-    def price(self, one: Instance) -> CostEstimate | None:
-        return self.quote.price(one) if self.quote is not None else None
+    def estimate(self, instance: Instance) -> CostEstimate | None:
+        return self.estimates.of(instance) if self.estimates is not None else None
 
     @property
     def first(self) -> Instance:
-        """Who prefills."""
+        """The instance that prefills."""
         return self.prefill or self.decode
 
     @property
     def fetch(self) -> Fetch | None:
-        """What that one is to fetch before."""
-        price = self.price(self.first)
-        return price.way.fetch if price is not None and price.way is not None else None
+        """What that instance is to fetch before it prefills."""
+        estimate = self.estimate(self.first)
+        return estimate.plan.fetch if estimate is not None and estimate.plan is not None else None
 
 
 class Policy(Protocol):
-    """`needs_tokens`: whether it is worth tokenising for. `needs_prices`: whether it looks at prices."""
+    """`needs_tokens`: whether prompts are tokenised for it. `needs_estimates`: whether it looks at costs."""
 
     needs_tokens: bool
-    needs_prices: bool
+    needs_estimates: bool
 
-    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
-        """Choose among the healthy ones. None: nobody can serve this.
+    def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
+        """Chooses among the healthy candidates. None: they cannot serve this.
 
         The caller charges the choice before anything else may be routed.
         """
@@ -57,14 +60,17 @@ class Policy(Protocol):
 
 
 Choose = Callable[[Sequence[Instance], Instance | None], Instance]
-"""One of the instances. The other argument decodes for those among them that prefill only."""
+"""Chooses one of the instances. The other argument decodes for those among them that prefill only."""
 
 
 def route_by(
-    candidates: Candidates, ask: RoutingRequest, choose: Choose, cached: Mapping[Instance, Cached] = _NOWHERE
+    candidates: Candidates,
+    request: RoutingRequest,
+    choose: Choose,
+    cached: Mapping[Instance, Cached] = _NOWHERE,
 ) -> Route | None:
-    """Who decodes is chosen first; then who begins, from prefill and colocated instances together."""
-    decode = [] if ask.colocated_only else candidates.healthy(Role.DECODE)
+    """Chooses who decodes first; then who prefills, from prefill and colocated instances together."""
+    decode = [] if request.colocated_only else candidates.healthy(Role.DECODE)
     prefill = candidates.healthy(Role.PREFILL) if decode else []
     first = [*candidates.healthy(Role.COLOCATED), *prefill]
     if not first:
@@ -82,8 +88,8 @@ def load_of(instance: Instance, partner: Instance | None) -> tuple[int, int]:
     return (max(own, partner.charged) if partner and instance.role is Role.PREFILL else own), own
 
 
-def least(instances: Sequence[Instance], weigh: Callable[[Instance], Weight]) -> Instance:
-    """The one that weighs least, by chance among equals."""
-    weights = [weigh(one) for one in instances]
-    lowest = min(weights)
-    return random.choice([one for one, weight in zip(instances, weights, strict=True) if weight == lowest])
+def least_loaded(instances: Sequence[Instance], partner: Instance | None, rng: random.Random) -> Instance:
+    """The one with the lowest load; drawn among equals."""
+    loads = [load_of(instance, partner) for instance in instances]
+    lowest = min(loads)
+    return rng.choice([one for one, load in zip(instances, loads, strict=True) if load == lowest])

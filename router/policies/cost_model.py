@@ -1,50 +1,53 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from router.cost.estimator import CostEstimator
 from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
-from router.policies.base import Route, least, load_of, route_by
+from router.policies.base import Route, least_loaded, route_by
 from router.prefix_tree import PromptTree
 from router.prompt.request import RoutingRequest
 
-# Predictions are no better: within this share of the time until the answer begins, load decides.
-_CLOSE = 0.02
-# Where length is guessed by bytes: they may be those of a picture.
-_MOST_GUESSED = 32_768
+# Predictions within this share of the time until the answer begins tie, and load decides among them.
+_TIE_SHARE = 0.02
+# A length guessed from bytes may be that of a picture.
+_MAX_GUESSED_TOKENS = 32_768
 
 
 class CostModelPolicy:
-    """The least of queue + fetch + exec over route to the KV, fetch it, recompute it: paper.md A9.
+    """The minimum of queue + fetch + exec over routing to the KV, fetching it, and recomputing it.
 
-    Without tokens, a prompt counts for a new one of the length that it seems to have.
+    As in arXiv 2406.17565, section 6. A prompt without tokens counts as a new one of its guessed length.
     """
 
     needs_tokens = True
-    needs_prices = True
+    needs_estimates = True
 
-    def __init__(self, tree: PromptTree, prices: CostEstimator) -> None:
+    def __init__(self, tree: PromptTree, estimator: CostEstimator, rng: random.Random | None = None) -> None:
         self._tree = tree
-        self._prices = prices
+        self._estimator = estimator
+        self._rng = rng or random.Random()
 
-    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
-        cached = {} if ask.tokens is None else self._tree.match(ask.tokens, ask.namespace)
-        prompt = min(ask.prompt_tokens, _MOST_GUESSED) if ask.tokens is None else ask.prompt_tokens
-        quote = self._prices.quote(prompt, ask.new_tokens, cached)
+    def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
+        cached, prompt_tokens = {}, request.prompt_tokens
+        if request.tokens is None:
+            prompt_tokens = min(prompt_tokens, _MAX_GUESSED_TOKENS)
+        else:
+            cached = self._tree.match(request.tokens, request.namespace)
+        estimates = self._estimator.estimates(prompt_tokens, request.new_tokens, cached)
 
         def cheapest(instances: Sequence[Instance], partner: Instance | None) -> Instance:
             if instances[0].role is Role.DECODE:
-                totals = quote.decoders(instances)
+                totals = estimates.decode_totals(instances)
             else:
-                totals = quote.prefills(instances, partner)
-            best = quote.price(instances[totals.index(min(totals))])
+                totals = estimates.prefill_totals(instances, partner)
+            best = estimates.of(instances[totals.index(min(totals))])
             assert best is not None
-            bound = best.total + _CLOSE * best.prefilled
-            close = [one for one, total in zip(instances, totals, strict=True) if total <= bound]
-            return least(close, lambda one: load_of(one, partner))
+            bound = best.total_s + _TIE_SHARE * best.until_prefilled_s
+            ties = [one for one, total_s in zip(instances, totals, strict=True) if total_s <= bound]
+            return least_loaded(ties, partner, self._rng)
 
-        route = route_by(candidates, ask, cheapest, cached)
-        if route is None:
-            return None
-        return route._replace(quote=quote)
+        route = route_by(candidates, request, cheapest, cached)
+        return None if route is None else route._replace(estimates=estimates)

@@ -1,22 +1,25 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from router.instances.candidates import Candidates
 from router.instances.instance import Instance
-from router.policies.base import Route, least, load_of, route_by
+from router.policies.base import Route, least_loaded, route_by
 from router.prompt.request import RoutingRequest
 
 
 class LeastLoad:
-    """Whoever has the fewest tokens charged."""
+    """The instance with the fewest tokens charged."""
 
     needs_tokens = False
-    needs_prices = False
+    needs_estimates = False
 
-    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
-        return route_by(candidates, ask, lightest)
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
 
+    def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
+        return route_by(candidates, request, self._least_loaded)
 
-def lightest(instances: Sequence[Instance], partner: Instance | None) -> Instance:
-    return least(instances, lambda one: load_of(one, partner))
+    def _least_loaded(self, instances: Sequence[Instance], partner: Instance | None) -> Instance:
+        return least_loaded(instances, partner, self._rng)

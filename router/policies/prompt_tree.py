@@ -1,33 +1,36 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from router.instances.candidates import Candidates
 from router.instances.instance import Instance
-from router.policies.base import Route, least, load_of, route_by
+from router.policies.base import Route, least_loaded, route_by
 from router.policies.least_load import LeastLoad
 from router.prefix_tree import NOTHING, PromptTree
 from router.prompt.request import RoutingRequest
 
 
 class LongestPrefix:
-    """Whoever has most of the prompt, as in the paper; by load among equals, and without tokens."""
+    """The instance that has most of the prompt, as in the paper; by load among equals, and without tokens."""
 
     needs_tokens = True
-    needs_prices = False
+    needs_estimates = False
 
-    def __init__(self, tree: PromptTree) -> None:
+    def __init__(self, tree: PromptTree, rng: random.Random | None = None) -> None:
         self._tree = tree
-        self._without = LeastLoad()
+        self._rng = rng or random.Random()
+        self._without_tokens = LeastLoad(self._rng)
 
-    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
-        if ask.tokens is None:
-            return self._without.route(candidates, ask)
-        cached = self._tree.match(ask.tokens, ask.namespace)
+    def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
+        if request.tokens is None:
+            return self._without_tokens.route(candidates, request)
+        cached = self._tree.match(request.tokens, request.namespace)
 
         def longest(instances: Sequence[Instance], partner: Instance | None) -> Instance:
-            most = max(cached.get(one, NOTHING).tokens for one in instances)
-            best = [one for one in instances if cached.get(one, NOTHING).tokens == most]
-            return least(best, lambda one: load_of(one, partner))
+            lengths = [cached.get(instance, NOTHING).tokens for instance in instances]
+            best = max(lengths)
+            ties = [one for one, length in zip(instances, lengths, strict=True) if length == best]
+            return least_loaded(ties, partner, self._rng)
 
-        return route_by(candidates, ask, longest, cached)
+        return route_by(candidates, request, longest, cached)

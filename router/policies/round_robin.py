@@ -10,21 +10,21 @@ from router.prompt.request import RoutingRequest
 
 
 class RoundRobin:
-    """Turns for everybody who is healthy.
+    """Each healthy instance in turn.
 
-    Prefill and decode instances rotate apart from each other. As many pairs as can work side by
-    side (the smaller of the two numbers) take turns with the colocated instances.
+    Prefill and decode instances rotate apart from each other. As many pairs as can work side by side (the
+    smaller of the two numbers) take turns with the colocated instances.
     """
 
     needs_tokens = False
-    needs_prices = False
+    needs_estimates = False
 
     def __init__(self) -> None:
         self._turns: Counter[str] = Counter()
 
-    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
+    def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
         prefill, decode = candidates.healthy(Role.PREFILL), candidates.healthy(Role.DECODE)
-        pairs = 0 if ask.colocated_only else min(len(prefill), len(decode))
+        pairs = 0 if request.colocated_only else min(len(prefill), len(decode))
         seats: list[Instance | None] = [*candidates.healthy(Role.COLOCATED), *[None] * pairs]
         if not seats:
             return None

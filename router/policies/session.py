@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import xxhash
@@ -11,25 +12,28 @@ from router.policies.least_load import LeastLoad
 from router.prompt.request import RoutingRequest
 
 
-class Session:
-    """A session stays where it is. What has none goes by load.
+class SessionAffinity:
+    """A session stays where it is. A request without one goes by load.
 
     Rendezvous hashing: each session ranks all instances in an order of its own and takes the first healthy
     one. So an instance that goes moves its own sessions only, to many others, and gets them back.
     """
 
     needs_tokens = False
-    needs_prices = False
+    needs_estimates = False
 
-    def __init__(self) -> None:
-        self._without = LeastLoad()
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._without_session = LeastLoad(rng)
 
-    def route(self, candidates: Candidates, ask: RoutingRequest) -> Route | None:
-        if ask.session is None:
-            return self._without.route(candidates, ask)
-        session = ask.session.encode("utf-8", "surrogatepass")
+    def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
+        if request.session is None:
+            return self._without_session.route(candidates, request)
+        session = request.session.encode("utf-8", "surrogatepass")
 
         def first(instances: Sequence[Instance], _: Instance | None) -> Instance:
-            return max(instances, key=lambda one: xxhash.xxh3_64_intdigest(one.url.encode() + b" " + session))
+            return max(
+                instances,
+                key=lambda instance: xxhash.xxh3_64_intdigest(instance.url.encode() + b" " + session),
+            )
 
-        return route_by(candidates, ask, first)
+        return route_by(candidates, request, first)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 BOOTSTRAP_PREFIX = "bootstrap_"
@@ -14,12 +15,19 @@ BOOTSTRAP_PREFIX = "bootstrap_"
 _HALF = ("return_hidden_states", "return_routed_experts", "return_indexer_topk")
 
 
-def new_rooms(count: int) -> list[int]:
-    drawn = memoryview(secrets.token_bytes(8 * count)).cast("Q")
+def new_rooms(count: int, draw: Callable[[int], bytes] = secrets.token_bytes) -> list[int]:
+    """`count` names that no other request has. `draw` makes so many random bytes."""
+    drawn = memoryview(draw(8 * count)).cast("Q")
     return [(number >> 1) or 1 for number in drawn]
 
 
-def bootstrap_fields(fields: dict[str, Any], path: str, host: str, port: int | None) -> dict[str, Any]:
+def bootstrap_fields(
+    fields: dict[str, Any],
+    path: str,
+    host: str,
+    port: int | None,
+    draw: Callable[[int], bytes] = secrets.token_bytes,
+) -> dict[str, Any]:
     """The fields that join both halves of a request: `host` and `port` are those of the prefill instance's
     bootstrap server. A batch gets lists, one entry a prompt.
     """
@@ -28,7 +36,7 @@ def bootstrap_fields(fields: dict[str, Any], path: str, host: str, port: int | N
     batch: dict[str, list[Any]] = {
         "bootstrap_host": [host] * count,
         "bootstrap_port": [port] * count,
-        "bootstrap_room": new_rooms(count),
+        "bootstrap_room": new_rooms(count, draw),
     }
     return {name: values[0] for name, values in batch.items()} if size is None else batch
 

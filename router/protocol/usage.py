@@ -23,6 +23,7 @@ class Outcome:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_ids: tuple[int, ...] = ()
+    completion_tokens: int | None = None
 
 
 def watched(answer: Answer, told: Callable[[Outcome], None]) -> Answer:
@@ -60,12 +61,16 @@ def outcome_of(raw: bytes) -> Outcome:
     meta, usage = value.get("meta_info"), value.get("usage")
     if isinstance(meta, dict):
         return Outcome(
-            _count(meta.get("prompt_tokens")), _count(meta.get("cached_tokens")), _ids(value, meta)
+            _count(meta.get("prompt_tokens")),
+            _count(meta.get("cached_tokens")),
+            _ids(value, meta),
+            _count(meta.get("completion_tokens")),
         )
     if isinstance(usage, dict):
         details = usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        return Outcome(_count(usage.get("prompt_tokens")), _count(cached))
+        completion = _count(usage.get("completion_tokens"))
+        return Outcome(_count(usage.get("prompt_tokens")), _count(cached), completion_tokens=completion)
     return Outcome()
 
 

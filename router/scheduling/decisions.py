@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from router.cost.estimator import CostEstimate
+from router.cost.estimate import CostEstimate, PrefillPlan
 from router.instances.instance import Instance
 from router.policies import Route
 from router.prefix_tree import NOTHING, Cached
 from router.protocol.usage import Outcome
 
-# Whether the router's idea of a prompt is the engine's.
-_EQUAL, _DIFFERENT, _UNTOLD = "prompt_tokens_equal", "prompt_tokens_different", "prompt_tokens_untold"
+# Whether the engine counted as many prompt tokens as the router.
+_EQUAL, _DIFFERENT = "prompt_tokens_equal", "prompt_tokens_different"
+_UNREPORTED = "prompt_tokens_unreported"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Decision:
-    """`loads`: tokens charged to each of `healthy` instances before this. `took`: seconds.
+    """`made_at`: seconds since 1970. `charged`: the tokens charged to each of the `healthy` instances before.
 
-    `prompt_tokens` is a guess unless `tokenised`. `outcome`, and `prefilled`, the seconds until prefill was
-    over: None until that is known, and where nobody watches. `alone`: nothing else was prefilled there.
+    `prompt_tokens` is a guess unless `tokenised`. `outcome`, and `prefill_s`, the seconds until prefill was
+    over, are None until they are known, and where nobody watches. `alone`: no other prefill ran beside it.
     """
 
     policy: str
@@ -32,32 +32,48 @@ class Decision:
     tokenised: bool
     route: Route
     healthy: list[Instance]
-    loads: list[int]
-    took: float
-    at: float = field(default_factory=time.time)
+    charged: list[int]
+    decision_s: float
+    made_at: float
     outcome: Outcome | None = None
-    prefilled: float | None = None
+    prefill_s: float | None = None
     alone: bool = False
+
+    def prefilled(self, seconds: float, alone: bool) -> None:
+        self.prefill_s, self.alone = seconds, alone
+
+    def answered(self, outcome: Outcome) -> None:
+        # Thousands of decisions are kept.
+        self.outcome = replace(outcome, output_ids=())
 
     @property
     def predicted(self) -> int:
-        """How many of the prompt's tokens need no prefill."""
+        """How many of the prompt's tokens are taken to need no prefill."""
         return self.route.cached.get(self.route.first, NOTHING).tokens
+
+    @property
+    def plan(self) -> str | None:
+        """How the prompt's KV is come by: "route" to it, "fetch" it, or "recompute" it. None: not priced."""
+        first = self.route.first
+        estimate = self.route.estimate(first)
+        if estimate is None or estimate.plan is None:
+            return None
+        return _plan(estimate.plan, self.route.cached.get(first, NOTHING))
 
     def describe(self) -> dict[str, Any]:
         route = self.route
         cached, fetch = route.cached, route.fetch
-        outcome, price = self.outcome or Outcome(), route.price(route.first)
+        outcome, estimate = self.outcome or Outcome(), route.estimate(route.first)
         return {
-            "time": self.at,
+            "time": self.made_at,
             "policy": self.policy,
             "path": self.path,
-            "decision_us": round(self.took * 1e6, 1),
+            "decision_us": round(self.decision_s * 1e6, 1),
             "prompt_tokens": self.prompt_tokens,
             "tokenised": self.tokenised,
             "candidates": [
-                _candidate(one, cached.get(one, NOTHING), load, self.route.price(one))
-                for one, load in zip(self.healthy, self.loads, strict=True)
+                _candidate(instance, cached.get(instance, NOTHING), charged, route.estimate(instance))
+                for instance, charged in zip(self.healthy, self.charged, strict=True)
             ],
             "prefill": route.prefill and route.prefill.url,
             "decode": route.decode.url,
@@ -65,35 +81,42 @@ class Decision:
             "predicted_cached_tokens": self.predicted if self.tokenised else None,
             "actual_prompt_tokens": outcome.prompt_tokens,
             "actual_cached_tokens": outcome.cached_tokens,
-            "predicted_prefill_ms": price and _ms(price.prefilled),
-            "actual_prefill_ms": _ms(self.prefilled),
+            "predicted_prefill_ms": estimate and _ms(estimate.until_prefilled_s),
+            "actual_prefill_ms": _ms(self.prefill_s),
         }
 
 
-def _candidate(one: Instance, has: Cached, load: int, price: CostEstimate | None) -> dict[str, Any]:
+def _candidate(
+    instance: Instance, cached: Cached, charged: int, estimate: CostEstimate | None
+) -> dict[str, Any]:
     return {
-        "url": one.url,
-        "role": one.role.value,
-        "cached_tokens": has.tokens,
-        "cached_tokens_in_hbm": has.hbm,
-        "charged_tokens": load,
-        "price": price and _price(price, has),
+        "url": instance.url,
+        "role": instance.role.value,
+        "cached_tokens": cached.tokens,
+        "cached_tokens_in_hbm": cached.hbm,
+        "charged_tokens": charged,
+        "cost": estimate and _cost(estimate, cached),
     }
 
 
-def _price(price: CostEstimate, has: Cached) -> dict[str, Any]:
+def _cost(estimate: CostEstimate, cached: Cached) -> dict[str, Any]:
     """In ms; what the candidate has no part in is null."""
-    way = price.way
+    plan = estimate.plan
     return {
-        "how": way and ("fetch" if way.fetch else "route" if has.tokens else "recompute"),
-        "source": way and way.fetch and way.fetch.source.url,
-        "queue_ms": way and _ms(price.queue),
-        "fetch_ms": way and _ms(way.fetch_s + way.swap_in_s),
-        "exec_ms": way and _ms(way.compute_s),
-        "sending_ms": _ms(price.sending),
-        "decoding_ms": _ms(price.decoding),
-        "total_ms": _ms(price.total),
+        "plan": plan and _plan(plan, cached),
+        "source": plan and plan.fetch and plan.fetch.source.url,
+        "queue_ms": plan and _ms(estimate.queue_s),
+        "fetch_ms": plan and _ms(plan.fetch_s + plan.swap_in_s),
+        "exec_ms": plan and _ms(plan.compute_s),
+        "sending_ms": _ms(estimate.send_s),
+        "decoding_ms": _ms(estimate.decode_s),
+        "total_ms": _ms(estimate.total_s),
     }
+
+
+def _plan(plan: PrefillPlan, cached: Cached) -> str:
+    """How the instance that prefills comes by the prompt's KV."""
+    return "fetch" if plan.fetch else "route" if cached.tokens else "recompute"
 
 
 def _ms(seconds: float | None) -> float | None:
@@ -109,50 +132,56 @@ class Watcher(Protocol):
 
 
 class Decisions:
-    """The latest `most`.
+    """The latest `kept` decisions.
 
     `counts`: tokens and predictions compared with what engines reported. `prediction_outcomes`: how many
     predictions of cached tokens came true, and why others did not.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, kept: int) -> None:
         self.counts: Counter[str] = Counter()
         self.prediction_outcomes: Counter[str] = Counter()
-        self.watchers: list[Watcher] = []
-        self._latest: deque[Decision] = deque(maxlen=most)
+        self._watchers: list[Watcher] = []
+        self._latest: deque[Decision] = deque(maxlen=kept)
+
+    def watch(self, watcher: Watcher) -> None:
+        """`watcher` is called for each decision from now on."""
+        self._watchers.append(watcher)
 
     def add(self, decision: Decision) -> None:
         self._latest.append(decision)
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.decided(decision)
 
-    def ended(self, decision: Decision, outcome: Outcome, *, forgot: bool = False) -> None:
-        """`forgot`: whether what the chosen instance had when it was chosen is gone since."""
-        # Thousands of these are kept.
-        decision.outcome = replace(outcome, output_ids=())
-        told = outcome.prompt_tokens
-        equal = _EQUAL if told == decision.prompt_tokens else _DIFFERENT
-        self.counts[_UNTOLD if told is None else equal] += 1
+    def ended(self, decision: Decision, outcome: Outcome, *, cache_lost: bool = False) -> None:
+        """`cache_lost`: whether what the chosen instance had when it was chosen is gone since."""
+        decision.answered(outcome)
+        reported = outcome.prompt_tokens
+        equal = _EQUAL if reported == decision.prompt_tokens else _DIFFERENT
+        self.counts[_UNREPORTED if reported is None else equal] += 1
         if outcome.cached_tokens is not None:
             self.counts["cached_tokens_predicted"] += decision.predicted
             self.counts["cached_tokens_actual"] += outcome.cached_tokens
-            self.prediction_outcomes[_prediction_outcome(decision, told, outcome.cached_tokens, forgot)] += 1
-        for watcher in self.watchers:
+            result = _prediction_outcome(decision, reported, outcome.cached_tokens, cache_lost)
+            self.prediction_outcomes[result] += 1
+        for watcher in self._watchers:
             watcher.ended(decision)
 
     def last(self, count: int) -> Iterable[Decision]:
         """The latest `count`, the newest first."""
-        return [one for one, _ in zip(reversed(self._latest), range(count), strict=False)]
+        return [decision for decision, _ in zip(reversed(self._latest), range(count), strict=False)]
 
 
-def _prediction_outcome(decision: Decision, prompt: int | None, cached: int, forgot: bool) -> str:
-    """Of a prediction, in words by which it is counted."""
-    if cached == decision.predicted:
-        return "as predicted"
-    if cached > decision.predicted:
+def _prediction_outcome(
+    decision: Decision, prompt_tokens: int | None, cached_tokens: int, cache_lost: bool
+) -> str:
+    """By this name it is counted."""
+    if cached_tokens == decision.predicted:
+        return "as_predicted"
+    if cached_tokens > decision.predicted:
         return "more"
-    if prompt is not None and prompt != decision.prompt_tokens:
-        return "less: other tokens"
-    if forgot:
-        return "less: forgotten"
-    return "less: in part" if cached else "less: nothing there"
+    if prompt_tokens is not None and prompt_tokens != decision.prompt_tokens:
+        return "less_other_tokens"
+    if cache_lost:
+        return "less_cache_lost"
+    return "less_in_part" if cached_tokens else "less_nothing_there"

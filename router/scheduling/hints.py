@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.cost.estimator import Fetch
+from router.cost.estimate import Fetch
 from router.instances.instance import Instance
 
 _ACTION = "memserve.fetch"

@@ -1,10 +1,9 @@
-"""Who serves a request, what that is charged, and what is learned from the answer."""
+"""Which instances serve a request, and what is learned from its answer."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -16,16 +15,14 @@ from router.errors import BadRequest, NoInstance
 from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
-from router.policies import Policy, Route
-from router.prefix_tree import NOTHING, PromptTree
+from router.policies import Policy
+from router.prefix_tree import PromptTree
 from router.prompt.request import RoutingRequest, TokenArray, guessed_tokens, routing_request
 from router.prompt.tokens import Tokens
 from router.protocol import bootstrap
-from router.protocol.answer import Answer
-from router.protocol.usage import Outcome, watched
+from router.protocol.usage import Outcome
 from router.scheduling.decisions import Decision, Decisions
-from router.scheduling.hints import hint_fields
-from router.scheduling.reservation import PrefillReservation
+from router.scheduling.placement import Placement, Timer
 
 _ONE_SAMPLE = (
     "no prefill/decode pair here is known to keep the samples of a prompt apart (stock SGLang does not); "
@@ -34,7 +31,10 @@ _ONE_SAMPLE = (
 
 
 class Scheduler:
-    """Asks the policy, and keeps what it decides by up to date."""
+    """Asks the policy where a request goes, and keeps up to date what the policy decides by.
+
+    `timer` is the server's event loop, or a simulator's. `wall_clock` (seconds since 1970) stamps decisions.
+    """
 
     def __init__(
         self,
@@ -43,7 +43,10 @@ class Scheduler:
         policy: Policy,
         tree: PromptTree,
         tokens: Tokens,
-        prices: CostEstimator,
+        estimator: CostEstimator,
+        *,
+        timer: Timer,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.decisions = Decisions(config.decisions_kept)
         self._config = config
@@ -51,7 +54,9 @@ class Scheduler:
         self._policy = policy
         self._tree = tree
         self._tokens = tokens
-        self._prices = prices
+        self._estimator = estimator
+        self._timer = timer
+        self._wall_clock = wall_clock
 
     @property
     def needs_tokens(self) -> bool:
@@ -60,35 +65,37 @@ class Scheduler:
     async def choose(self, fields: dict[str, Any], path: str, size: int) -> Placement:
         """For a generation request with this body, of `size` bytes. Raises NoInstance and BadRequest.
 
-        Charge the choice before anything else is awaited.
+        Reserve the choice before anything else is awaited.
         """
         placement = await self.explain(fields, path, size)
         self.decisions.add(placement.decision)
         return placement
 
     async def explain(self, fields: dict[str, Any], path: str, size: int) -> Placement:
-        """What `choose` would choose now, and why; not on record, and not to be charged."""
-        if self._policy.needs_prices:
-            await self._prices.speeds.prepare(self._registry.instances)
+        """What `choose` would choose now, and why; not on record, and not to be reserved."""
+        if self._policy.needs_estimates:
+            await self._estimator.speeds.prepare(self._registry.instances)
         tokens = await self._tokens.of(fields, path, size) if self.needs_tokens else None
         refusal = None
         if several := bootstrap.several_samples(fields, path):
             refusal = f"n={several}: {_ONE_SAMPLE}"
-        if too_many := bootstrap.pd_unsupported_reason(fields, path, self._config.max_batch_prompts):
-            refusal = too_many
-        ask = routing_request(
+        if pd_reason := bootstrap.pd_unsupported_reason(fields, path, self._config.max_batch_prompts):
+            refusal = pd_reason
+        request = routing_request(
             fields,
             size,
             tokens=tokens,
-            colocated_only=too_many is not None,
+            colocated_only=pd_reason is not None,
             several_samples=several is not None,
         )
-        if (placement := self._decided(self._candidates(ask), ask, path)) is not None:
+        if (placement := self._decided(self._candidates(request), request, path)) is not None:
             return placement
         if reason := self._registry.unservable():
             raise NoInstance(reason)
-        if several and any(one.healthy and one.server_info is None for one in self._registry.instances):
-            raise NoInstance("no instance has told yet whether it takes n > 1")
+        if several and any(
+            instance.healthy and instance.server_info is None for instance in self._registry.instances
+        ):
+            raise NoInstance("no instance has reported yet whether it takes n > 1")
         raise BadRequest(refusal or "no instance takes this request")
 
     def again(self, before: Placement, failed: Collection[str]) -> Placement:
@@ -96,144 +103,102 @@ class Scheduler:
 
         Raises NoInstance.
         """
-        ask, path = before.ask, before.decision.path
-        candidates = self._candidates(ask)
-        placement = self.decide(candidates.without(failed), ask, path) or self.decide(candidates, ask, path)
+        request, path = before.request, before.decision.path
+        candidates = self._candidates(request)
+        placement = self.decide(candidates.without(failed), request, path)
+        placement = placement or self.decide(candidates, request, path)
         if placement is None:
             raise NoInstance(self._registry.unservable() or "no instance takes this request just now")
         return placement
 
     def colocated(self, path: str, size: int) -> Placement | None:
-        """For what a colocated instance alone can answer, whatever it is."""
-        ask = RoutingRequest(prompt_tokens=guessed_tokens(size), colocated_only=True)
-        return self.decide(self._candidates(ask), ask, path)
+        """For a request that colocated instances alone can answer, whatever it is."""
+        request = RoutingRequest(prompt_tokens=guessed_tokens(size), colocated_only=True)
+        return self.decide(self._candidates(request), request, path)
 
-    def _candidates(self, ask: RoutingRequest) -> Candidates:
+    def _candidates(self, request: RoutingRequest) -> Candidates:
         candidates = self._registry.candidates
-        return candidates.only(lambda one: one.takes_samples) if ask.several_samples else candidates
+        if not request.several_samples:
+            return candidates
+        return candidates.only(lambda instance: instance.takes_samples)
 
-    def decide(self, candidates: Candidates, ask: RoutingRequest, path: str) -> Placement | None:
-        """The policy's choice among `candidates`, on record. None: nobody can serve this."""
-        if (placement := self._decided(candidates, ask, path)) is not None:
+    def decide(self, candidates: Candidates, request: RoutingRequest, path: str) -> Placement | None:
+        """The policy's choice among `candidates`, on record. None: no instance can serve this."""
+        if (placement := self._decided(candidates, request, path)) is not None:
             self.decisions.add(placement.decision)
         return placement
 
-    def _decided(self, candidates: Candidates, ask: RoutingRequest, path: str) -> Placement | None:
+    def _decided(self, candidates: Candidates, request: RoutingRequest, path: str) -> Placement | None:
+        # Wall time, in a simulation too: it measures the policy itself.
         began = time.perf_counter()
-        route = self._policy.route(candidates, ask)
+        route = self._policy.route(candidates, request)
         if route is None:
             return None
-        took = time.perf_counter() - began
-        # No tuples: the garbage collector would go through all of them, decision by decision.
-        healthy = [one for one in candidates.instances if one.healthy]
-        loads = [one.charged for one in healthy]
-        known = ask.tokens is not None
-        decision = Decision(self._config.policy, path, ask.prompt_tokens, known, route, healthy, loads, took)
-        return Placement(self, ask, decision)
+        decision_s = time.perf_counter() - began
+        # Two lists, not pairs: decisions are kept, and thousands of pairs would lengthen each collection of
+        # garbage.
+        healthy = [instance for instance in candidates.instances if instance.healthy]
+        decision = Decision(
+            policy=self._config.policy,
+            path=path,
+            prompt_tokens=request.prompt_tokens,
+            tokenised=request.tokens is not None,
+            route=route,
+            healthy=healthy,
+            charged=[instance.charged for instance in healthy],
+            decision_s=decision_s,
+            made_at=self._wall_clock(),
+        )
+        return Placement(request, decision, self._timer)
 
     def began(self, placement: Placement) -> None:
-        """The first of a stream has come: whoever prefilled has the prompt now, whatever the rest will be."""
+        """A stream has begun: the instance that prefilled has the prompt now, whatever the rest will be."""
         self._store(placement, placement.route.first)
 
     def answered(self, placement: Placement, outcome: Outcome) -> None:
         """An answer has come to its end."""
         first = placement.route.first
-        forgot = first.cache_epoch != placement.cache_epochs[first]
-        self.decisions.ended(placement.decision, outcome, forgot=forgot)
+        cache_lost = first.cache_epoch != placement.cache_epochs[first]
+        self.decisions.ended(placement.decision, outcome, cache_lost=cache_lost)
         self._observe(placement.decision, outcome)
         for instance in placement.cache_epochs:
-            self._store(placement, instance, outcome.output_ids if _gets_answers(instance) else ())
+            self._store(placement, instance, outcome.output_ids if _keeps_answers(instance) else ())
 
     def _observe(self, decision: Decision, outcome: Outcome) -> None:
         first = decision.route.first
-        price = decision.route.price(first) if decision.alone else None
-        # One that had more or less of the prompt than was thought is not slow or fast for that.
-        told = outcome.prompt_tokens, outcome.cached_tokens
-        as_thought = told == (decision.prompt_tokens, decision.predicted)
-        if price is not None and decision.prefilled is not None and as_thought:
-            self._prices.observe(first, price, decision.prefilled)
+        estimate = decision.route.estimate(first) if decision.alone else None
+        # An instance that had more or less of the prompt than predicted is not slow or fast for that.
+        reported = outcome.prompt_tokens, outcome.cached_tokens
+        as_predicted = reported == (decision.prompt_tokens, decision.predicted)
+        if estimate is not None and decision.prefill_s is not None and as_predicted:
+            self._estimator.observe(first, estimate, decision.prefill_s)
 
     def _store(self, placement: Placement, instance: Instance, output_ids: tuple[int, ...] = ()) -> None:
-        ask = placement.ask
-        keeps = instance.server_info is None or instance.server_info.keeps_prefixes
-        # One that forgot in the meantime has nothing of this.
-        if ask.tokens is not None and keeps and instance.cache_epoch == placement.cache_epochs[instance]:
-            self._tree.stored(instance, _with_answer(ask.tokens, output_ids), ask.namespace)
+        request, info = placement.request, instance.server_info
+        keeps = info is None or info.keeps_prefixes
+        # An instance whose cache was lost in the meantime has nothing of this.
+        if request.tokens is not None and keeps and instance.cache_epoch == placement.cache_epochs[instance]:
+            self._tree.stored(instance, _with_answer(request.tokens, output_ids), request.namespace)
 
     def forget(self, instance: Instance) -> None:
         """It has left for good."""
-        self._prices.forget(instance)
+        self._estimator.forget(instance)
 
     def describe(self) -> dict[str, Any]:
+        residuals = self._estimator.residuals.exported()
         return {
             "policy": self._config.policy,
             "needs_tokens": self._policy.needs_tokens,
             "tokenizer": self._tokens.describe(),
             "tokenising": dict(self._tokens.counts),
             "answers": dict(self.decisions.counts),
-            "predictions": dict(self.decisions.prediction_outcomes),
+            "prediction_outcomes": dict(self.decisions.prediction_outcomes),
             "tree": self._tree.sizes(),
-            "residuals": {url: asdict(one) for url, one in self._prices.residuals.exported().items()},
+            "residuals": {url: asdict(residual) for url, residual in residuals.items()},
         }
 
 
-class Placement:
-    """A choice, for as long as its request lasts."""
-
-    def __init__(self, routing: Scheduler, ask: RoutingRequest, decision: Decision) -> None:
-        self.ask = ask
-        self.decision = decision
-        self.route: Route = decision.route
-        self.cache_epochs = {one: one.cache_epoch for one in self.route[:2] if one is not None}
-        self._routing = routing
-
-    def charge(self, instance: Instance) -> int:
-        """Tokens: what is left to prefill, and for one that decodes what the answer may have."""
-        ask, route = self.ask, self.route
-        if route.prefill is not None and instance is route.decode:
-            return ask.prompt_tokens + ask.new_tokens
-        left = max(1, ask.prompt_tokens - route.cached.get(instance, NOTHING).tokens)
-        return left if instance is route.prefill else left + ask.new_tokens
-
-    def work(self, instance: Instance) -> PrefillReservation | None:
-        """The prefill that it is charged with from now on. None: not one that was priced."""
-        price = self.route.price(instance)
-        if price is None or price.way is None:
-            return None
-        fetch = price.way.fetch
-        work = PrefillReservation(
-            instance, price.work, fetch and fetch.source, price.way.sending, self._prefilled
-        )
-        if fetch is not None:
-            asyncio.get_running_loop().call_later(price.queue + price.way.fetch_s, work.fetched)
-        if not self.ask.tells_first and instance.role is Role.COLOCATED:
-            asyncio.get_running_loop().call_later(price.prefilled, work.drop)
-        return work
-
-    def hint(self, fields: dict[str, Any], path: str) -> dict[str, Any]:
-        """What the body for whoever prefills has to say of a fetch; empty without one."""
-        fetch = self.route.fetch
-        return {} if fetch is None else hint_fields(fields, path, fetch, self.route.first)
-
-    def _prefilled(self, seconds: float, alone: bool) -> None:
-        self.decision.prefilled, self.decision.alone = seconds, alone
-
-    def watched(self, answer: Answer) -> Answer:
-        """The same answer; what it says at its end is learned from, if there are tokens to learn about."""
-        if self.ask.tokens is None or answer.status != 200 or answer.failure is not None:
-            return answer
-        # The client's bytes first.
-        soon = asyncio.get_running_loop().call_soon
-        if answer.rest is not None:
-            soon(self._routing.began, self)
-
-        def told(outcome: Outcome) -> None:
-            soon(self._routing.answered, self, outcome)
-
-        return watched(answer, told)
-
-
-def _gets_answers(instance: Instance) -> bool:
+def _keeps_answers(instance: Instance) -> bool:
     writes_back = instance.server_info is not None and instance.server_info.writes_back
     return writes_back or instance.role is not Role.PREFILL
 

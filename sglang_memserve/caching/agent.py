@@ -211,7 +211,7 @@ class CachingAgent:
             return
         page = self._tree.page_size
         tokens = tokens[: min(len(tokens) - 1, hint.tokens or len(tokens)) // page * page]
-        here = self._pool.match(tokens, namespace=name, lease_seconds=None)
+        here = self._pool.match(tokens, namespace=name, lease_s=None)
         if max(here.tokens, self._tree.known(tokens, namespace)) < len(tokens):
             self._fetches.begin(key_of(req), hint, tokens, name, here.tokens)
 
@@ -249,7 +249,7 @@ class CachingAgent:
         self._answers.arrived(tokens, name)
         if not self._publishes or len(tokens) // page * page <= present:
             return None
-        with self._pool.match(tokens, namespace=name, lease_seconds=_LEASE_SECONDS) as found:
+        with self._pool.match(tokens, namespace=name, lease_s=_LEASE_SECONDS) as found:
             if found.tokens <= present:
                 return None
             inserted = self._incoming.swap_in(found, tokens, namespace)
@@ -326,7 +326,7 @@ class CachingAgent:
     def _first_missing(self, tokens: Tokens, name: str, back: WriteBackTarget | None) -> int:
         """The first block that DRAM has to be given."""
         if self._publishes:
-            return self._pool.match(tokens, namespace=name, lease_seconds=None).blocks
+            return self._pool.match(tokens, namespace=name, lease_s=None).blocks
         return len(tokens) // self._tree.page_size if back is None else back.first
 
     def _forward_event(self) -> torch.cuda.Event | None:

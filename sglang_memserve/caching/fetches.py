@@ -98,7 +98,7 @@ class Fetches:
         with self._lock:
             self._open[key] = begun
         coming = self._pool.start.fetch(
-            hint.source, tokens, namespace=namespace, seconds=seconds, from_engine=hint.tokens is not None
+            hint.source, tokens, namespace=namespace, timeout_s=seconds, from_engine=hint.tokens is not None
         )
         coming.add_done_callback(lambda came: self._ended(key, begun, came))
 

@@ -14,9 +14,9 @@ from mempool.address import Addresses, BlockNumbers
 from mempool.arena import DramArena
 from mempool.engine import ReceivedBlocks
 from mempool.errors import MemPoolError, StaleAddress
-from mempool.matched import MatchResult
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
+from mempool.results import MatchResult
 from mempool.tiers.tier import copy_between, pages_of, staging_for
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.pending_write_backs import PendingWriteBacks

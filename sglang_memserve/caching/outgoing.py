@@ -16,9 +16,10 @@ import torch
 from mempool.address import Addresses, Medium
 from mempool.arena import DramArena
 from mempool.errors import MemPoolError, OutOfBlocks
+from mempool.flags import TransferFlags
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
-from mempool.remote.sending import TransferFlags, TransferResult
+from mempool.results import TransferResult
 from mempool.tiers.tier import copy_between, pages_of, staging_for
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.tree import Held
@@ -163,7 +164,7 @@ class Outgoing:
         """The answer's blocks in DRAM, None where they are gone; and what to call when they are sent."""
         if not self._publishes:
             return [blocks[back.first - ended.first :]], lambda: self._pool.free_mem(blocks)
-        found = self._pool.match(ended.tokens, namespace=ended.namespace, lease_seconds=2 * SECONDS)
+        found = self._pool.match(ended.tokens, namespace=ended.namespace, lease_s=2 * SECONDS)
         whole = found.tokens == len(ended.tokens)
         return (_after(found.addresses, back.first) if whole else None), found.release
 
@@ -178,7 +179,7 @@ class Outgoing:
                 flags=TransferFlags(medium=Medium.HBM),
                 private=back.private,
                 namespace=ended.namespace,
-                seconds=SECONDS,
+                timeout_s=SECONDS,
             )
         except (MemPoolError, ValueError) as error:
             failed: Future[TransferResult] = Future()

@@ -67,7 +67,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def _line(one: dict[str, Any], chosen: bool) -> list[str]:
-    price = one.get("price") or {}
+    price = one.get("cost") or {}
     counts = (one.get(name) for name in ("cached_tokens", "cached_tokens_in_hbm", "charged_tokens"))
     return [
         "*" if chosen else "",
@@ -90,7 +90,7 @@ def summary(record: dict[str, Any]) -> str:
     first: dict[str, Any] = next(
         (one for one in record["candidates"] if one.get("url") == (prefill or decode)), {}
     )
-    if how := _WAYS.get(str((first.get("price") or {}).get("how"))):
+    if how := _WAYS.get(str((first.get("cost") or {}).get("plan"))):
         fetch = record.get("fetch")
         lines.append(f"by: {how}{_fetched(fetch) if isinstance(fetch, dict) else ''}")
     return "\n".join(lines)

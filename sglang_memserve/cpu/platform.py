@@ -7,8 +7,9 @@ from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
-from sglang_memserve.cpu import attention as cpu_attention
 from sglang_memserve.cpu import dtype as cpu_dtype
+from sglang_memserve.cpu.attention import registration
+from sglang_memserve.cpu.detect import CpuPlatformMark
 
 
 def activate() -> str | None:
@@ -16,7 +17,7 @@ def activate() -> str | None:
     return None if torch.cuda.is_available() else f"{__name__}.MemServeCpuPlatform"
 
 
-class MemServeCpuPlatform(CpuDeviceMixin, SRTPlatform):
+class MemServeCpuPlatform(CpuDeviceMixin, SRTPlatform, CpuPlatformMark):
     # PlatformEnum.CPU would send SGLang down the paths that import sgl_kernel.
     _enum = PlatformEnum.OOT
 
@@ -28,7 +29,7 @@ class MemServeCpuPlatform(CpuDeviceMixin, SRTPlatform):
         return "torch_native"
 
     def init_backend(self) -> None:
-        cpu_attention.register()
+        registration.register()
 
     def is_pin_memory_available(self, device: object = None) -> bool:
         return False

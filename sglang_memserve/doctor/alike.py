@@ -62,7 +62,7 @@ def alike(evidence: Evidence) -> Iterator[Finding]:
         yield from _compared(one.check, {str(told): value for told, value in values.items()}, one.do)
     for told in evidence.instances:
         # Of stock SGLang the router has looked at the files themselves, where it could.
-        for misfit in [] if told.memserve else map(str, list_of(told.worker.get("misfits"))):
+        for misfit in [] if told.memserve else map(str, list_of(told.worker.get("incompatibilities"))):
             if misfit.startswith(("tokenizer", "chat template")):
                 yield wrong("tokenizer", f"{told}: {misfit}", "give all the same files of the model")
     versions = {str(told): told.memserve.get("version") for told in evidence.instances}

@@ -50,7 +50,7 @@ def fallbacks(evidence: Evidence) -> Iterator[Finding]:
 
 
 def predictions(evidence: Evidence) -> Iterator[Finding]:
-    counts = {name: count_of(n) for name, n in dict_of(evidence.routing.get("predictions")).items()}
+    counts = {name: count_of(n) for name, n in dict_of(evidence.routing.get("prediction_outcomes")).items()}
     total = sum(counts.values())
     less = {name: n for name, n in counts.items() if name.startswith("less")}
     if total >= _FEW and sum(less.values()) > _MOST_MISSED * total:

@@ -1,25 +1,29 @@
 """Where SGLang's scheduler meets the caching agent. Imported in all of its processes: nothing heavy here."""
 
+import contextlib
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from sglang_memserve.hooks.applied import require_applied
+from sglang_memserve.hooks.scheduler_state import scheduler_state
+
+if TYPE_CHECKING:
+    from sglang_memserve.caching.agent import CachingAgent
+    from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 
 logger = logging.getLogger(__name__)
 
-Hook = Callable[..., Any]
 
-
-def attach(scheduler: Any, pool: Any, host: str, news: Any) -> Any:
-    """The scheduler's agent, which is `scheduler.memserve_agent` from now on.
-
-    None where nothing is kept but in SGLang's own tree.
-    """
+def attach(scheduler: Any, pool: Any, host: str, wakeup: "SchedulerWakeup") -> "CachingAgent | None":
+    """The scheduler's agent from now on; None where KV is kept in SGLang's own tree alone."""
     from sglang_memserve.caching.agent import CachingAgent
     from sglang_memserve.kv_pool import paged_buffers
     from sglang_memserve.model.digest import model_digest
     from sglang_memserve.options import InstanceOptions
 
-    scheduler.memserve_agent, scheduler.memserve_news = None, news
+    state = scheduler_state(scheduler)
+    state.agent, state.wakeup = None, wakeup
     options, args, tree = InstanceOptions.from_environment(), scheduler.server_args, scheduler.tree_cache
     if not _is_ours(tree):
         return None
@@ -28,7 +32,7 @@ def attach(scheduler: Any, pool: Any, host: str, news: Any) -> Any:
         return None
     buffers = paged_buffers(pool), paged_buffers(pool)
     tokenizer = getattr(scheduler, "tokenizer", None)
-    scheduler.memserve_agent = CachingAgent(
+    state.agent = CachingAgent(
         f"{host}:{args.port}",
         role_of(args),
         host,
@@ -37,31 +41,32 @@ def attach(scheduler: Any, pool: Any, host: str, news: Any) -> Any:
         options.dram_beside(buffers[0].device.type),
         options.caching == "3",
         getattr(scheduler, "forward_stream", None),
-        news.wake,
+        wakeup.wake,
         options.all_registries,
         {"model": model_digest(args.model_path)},
         None if tokenizer is None else tokenizer.decode,
         options.max_bytes_per_second,
     )
-    return scheduler.memserve_agent
+    return state.agent
 
 
 def role_of(args: Any) -> str:
     return "colocated" if args.disaggregation_mode == "null" else str(args.disaggregation_mode)
 
 
-def attach_colocated(result: object, scheduler: Any) -> None:
-    """A server that is not split, once its pool and its tree are there: the queues of a split attach theirs
-    themselves. Whatever SGLang serves is served; what the MemPool cannot carry is kept by the tree alone.
+def attach_colocated(scheduler: Any) -> None:
+    """Attaches the agent of a colocated server, once its pool and its tree are there. The queues of a prefill
+    or decode server attach theirs themselves.
+
+    A colocated server serves whatever SGLang does: KV that the MemPool cannot carry stays in the tree.
     """
     if scheduler.server_args.disaggregation_mode != "null" or not _is_ours(scheduler.tree_cache):
         return
     from sglang.srt.utils.network import get_local_ip_auto
 
     from sglang_memserve import limits
-    from sglang_memserve.hooks.table import require_applied
     from sglang_memserve.launch_server import is_loopback
-    from sglang_memserve.news import News
+    from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 
     require_applied()
     pool = scheduler.token_to_kv_pool_allocator.get_kvcache()
@@ -72,7 +77,7 @@ def attach_colocated(result: object, scheduler: Any) -> None:
         logger.warning("KV is kept on the device only, by SGLang's own cache: %s", reason)
         return
     host = scheduler.server_args.host
-    attach(scheduler, pool, host if is_loopback(host) else get_local_ip_auto(), News())
+    attach(scheduler, pool, host if is_loopback(host) else get_local_ip_auto(), SchedulerWakeup())
 
 
 def _is_ours(tree: Any) -> bool:
@@ -81,21 +86,22 @@ def _is_ours(tree: Any) -> bool:
     return isinstance(tree, MemServeRadixCache) and not tree.disable
 
 
-def fetch_for_queue(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
-    """Of a prefill or decode instance's queue of those that arrived."""
+def fetch_for_queue(queue: Any, req: Any) -> None:
+    """After a prefill or decode instance has queued a request."""
     if req.bootstrap_room:
         _fetch(queue.scheduler, req)
 
 
 def fetch_for_colocated(result: object, scheduler: Any, req: Any, *args: Any, **kwargs: Any) -> None:
+    """After a colocated instance has queued a request, or rejected it."""
     waiting = scheduler.waiting_queue
     if scheduler.server_args.disaggregation_mode == "null" and waiting and waiting[-1] is req:
         _fetch(scheduler, req)
 
 
 def _fetch(scheduler: Any, req: Any) -> None:
-    """What may be found elsewhere must cost no request its answer, whatever is wrong with a hint."""
-    agent = getattr(scheduler, "memserve_agent", None)
+    """Starts to fetch what the request's hint names. A bad hint must not cost the request its answer."""
+    agent = scheduler_state(scheduler).agent
     if agent is not None:
         try:
             agent.arrived(req)
@@ -103,42 +109,45 @@ def _fetch(scheduler: Any, req: Any) -> None:
             logger.exception("what %s could find elsewhere", req.rid)
 
 
-def leave_out_held(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-    """A colocated instance's new batch, made up without the requests that wait for a fetch.
+@contextlib.contextmanager
+def without_held(scheduler: Any) -> Iterator[None]:
+    """In the block, a colocated instance's queue is without the requests that wait for a fetch.
 
-    Those of a split wait before they come to this queue.
+    Those of a prefill or decode instance wait before they come to this queue.
     """
     held = _held(scheduler)
     if not held:
-        return original(scheduler, *args, **kwargs)
+        yield
+        return
     waiting = scheduler.waiting_queue
     scheduler.waiting_queue = [req for req in waiting if req not in held]
     try:
-        return original(scheduler, *args, **kwargs)
+        yield
     finally:
         scheduler.waiting_queue = held + scheduler.waiting_queue
 
 
 def _held(scheduler: Any) -> list[Any]:
-    agent = getattr(scheduler, "memserve_agent", None)
+    agent = scheduler_state(scheduler).agent
     if agent is None or scheduler.server_args.disaggregation_mode != "null":
         return []
     held: list[Any] = agent.held(scheduler.waiting_queue)
     return held
 
 
-def tick(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-    """Once an iteration. While requests wait for a peer and nothing computes, SGLang's loop spins on a whole
-    core, at the cost of the threads that would end the wait.
+def tick(scheduler: Any) -> None:
+    """Once an iteration.
+
+    While requests wait for another instance and nothing computes, SGLang's loop would spin on a whole core,
+    at the cost of the threads that end the wait.
     """
-    agent, news = getattr(scheduler, "memserve_agent", None), getattr(scheduler, "memserve_news", None)
-    if news is not None:
-        news.attend(getattr(scheduler, "idle_sleeper", None))
-    if agent is not None:
-        agent.tick()
-    if news is not None and _only_waits(scheduler):
-        news.wait()
-    return original(scheduler, *args, **kwargs)
+    state = scheduler_state(scheduler)
+    if state.wakeup is not None:
+        state.wakeup.poll_with(getattr(scheduler, "idle_sleeper", None))
+    if state.agent is not None:
+        state.agent.tick()
+    if state.wakeup is not None and _only_waits(scheduler):
+        state.wakeup.wait()
 
 
 def _only_waits(scheduler: Any) -> bool:

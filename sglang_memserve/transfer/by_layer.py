@@ -23,13 +23,13 @@ class LayersWritten:
         self._written: dict[int, Callable[[], bool]] = {}
         self._whole: Callable[[], bool] | None = None
 
-    def wrote(self, layer: int) -> None:
-        """What the engine has launched by now writes it."""
+    def mark(self, layer: int) -> None:
+        """The layer is written once what the engine has launched by now is done."""
         self._written[layer] = self._launched(None)
 
-    def over(self, stream: Any) -> None:
-        """So are all, once what `stream` was given by now is done: kernels that are replayed, or that write
-        KV themselves, name no layer.
+    def mark_rest(self, stream: Any) -> None:
+        """All other layers are written once what `stream` was given by now is done: kernels that are
+        replayed, or that write KV themselves, name no layer.
         """
         self._whole = self._launched(stream)
 
@@ -45,51 +45,56 @@ class LayersWritten:
 
 
 class ByLayer:
-    """Hears from the pool which layer is written. It all happens on the scheduler's thread, but for what it
-    gives to transfers.
+    """Learns from SGLang's pool which layer is written. All calls are the scheduler thread's; transfers call
+    what they are given from theirs.
+
+    `announced`, in its methods: the pages that were announced of a room, by position.
     """
 
     def __init__(self, pool: Any, device: torch.device, layers: int) -> None:
         self._device = device
         self._layers = layers
         self._first_layer = int(getattr(pool, "start_layer", 0) or 0)
-        self._now: LayersWritten | None = None
-        # What was announced of each room: which page for which position.
-        self._announced: dict[int, dict[int, int]] = {}
+        self._batch: LayersWritten | None = None
         for name in _WRITERS:
             if hasattr(pool, name):
-                setattr(pool, name, self._heard(getattr(pool, name)))
+                setattr(pool, name, self._marking(getattr(pool, name)))
 
     @contextlib.contextmanager
     def batch(self, stream: Any) -> Iterator[None]:
         """Around a batch's launch. `stream` is the one that it is launched on."""
-        self._now = LayersWritten(self._device)
+        self._batch = LayersWritten(self._device)
         try:
             yield
         finally:
-            self._now.over(stream)
-            self._now = None
+            self._batch.mark_rest(stream)
+            self._batch = None
 
     def announce(
-        self, room: int, transfers: list["OutgoingTransfer"], pages: npt.NDArray[np.int64], first: int
+        self,
+        announced: dict[int, int],
+        transfers: list["OutgoingTransfer"],
+        pages: npt.NDArray[np.int64],
+        first: int,
     ) -> None:
-        """The batch writes these pages, for positions `first` and on: each layer is sent as it is there."""
-        if self._now is None or not transfers or not len(pages):
+        """The batch writes these pages, for positions `first` and on: each layer is sent once it is there."""
+        if self._batch is None or not transfers or not len(pages):
             return
-        self._announced.setdefault(room, {}).update(enumerate(pages.tolist(), first))
+        announced.update(enumerate(pages.tolist(), first))
         blocks = torch.from_numpy(pages)
         for transfer in transfers:
             for layer in range(self._layers):
                 for planes in transfer.store.layout.planes_of(layer):
-                    transfer.send(blocks, first, partial(self._now.ready, layer), planes=planes)
+                    transfer.send(blocks, first, partial(self._batch.ready, layer), planes=planes)
 
-    def left_over(self, room: int, pages: npt.NDArray[np.int64], first: int) -> list[tuple[slice, bool]]:
-        """Of a chunk that SGLang sends now, runs that are still to be sent, and whether for the second time.
+    def left_over(
+        self, announced: dict[int, int], pages: npt.NDArray[np.int64], first: int
+    ) -> list[tuple[slice, bool]]:
+        """The runs of a chunk that are still to be sent, and whether for the second time.
 
-        What another request put into the tree meanwhile takes the place of this one's pages, which are
-        given away: those may have been read too late.
+        KV that another request put into the tree meanwhile takes the place of this one's pages. Those are
+        given away, and may have been read too late.
         """
-        announced = self._announced.get(room, {})
         runs: list[tuple[slice, bool]] = []
         for index, page in enumerate(pages.tolist()):
             before = announced.pop(first + index, None)
@@ -102,16 +107,13 @@ class ByLayer:
                 runs.append((slice(index, index + 1), again))
         return runs
 
-    def forget(self, room: int) -> None:
-        self._announced.pop(room, None)
-
-    def _heard(self, write: Callable[..., Any]) -> Callable[..., Any]:
+    def _marking(self, write: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(write)
-        def heard(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        def marking(layer: Any, *args: Any, **kwargs: Any) -> Any:
             written = write(layer, *args, **kwargs)
-            if self._now is not None:
+            if self._batch is not None:
                 named = kwargs.get("layer_id_override")
-                self._now.wrote((layer.layer_id if named is None else named) - self._first_layer)
+                self._batch.mark((layer.layer_id if named is None else named) - self._first_layer)
             return written
 
-        return heard
+        return marking

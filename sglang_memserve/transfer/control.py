@@ -1,4 +1,4 @@
-"""What decode tells prefill on the common layer's control socket, and what comes with the last block."""
+"""Decode's messages on the common layer's control socket, and what prefill sends with the last block."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ Endpoint = Annotated[
 ]
 
 
-class Hello(msgspec.Struct, tag="hello", frozen=True):
+class Registration(msgspec.Struct, tag="registration", frozen=True):
     """Sent once to each prefill rank: a layout that does not fit is known before the first request."""
 
     endpoint: Endpoint
@@ -29,7 +29,7 @@ class Destination(msgspec.Struct, tag="destination", frozen=True):
     """Where the KV of one room goes.
 
     It repeats endpoint and layout, so that prefill keeps no registration that a restart of either side could
-    make stale. A dummy rank (MLA over unequal TP) is told about the room but sends nothing.
+    make stale. A dummy rank (MLA over unequal TP) knows of the room but sends nothing.
     """
 
     room: Unsigned
@@ -52,20 +52,20 @@ class Handoff(msgspec.Struct, frozen=True):
     prefilled: Prefilled | None = None
 
 
-_control = msgspec.msgpack.Decoder(Hello | Destination)
+_control = msgspec.msgpack.Decoder(Registration | Destination)
 _handoff = msgspec.msgpack.Decoder(Handoff)
 encode = msgspec.msgpack.Encoder().encode
 
 
-def frames(message: Hello | Destination) -> list[bytes]:
+def frames(message: Registration | Destination) -> list[bytes]:
     return [TAG, encode(message)]
 
 
-def decode_control(received: list[bytes]) -> Hello | Destination:
+def decode_control(received: list[bytes]) -> Registration | Destination:
     """Raises FrameError."""
     if len(received) != 2 or received[0] != TAG or len(received[1]) > MAX_BYTES:
         raise FrameError(f"{len(received)} frames beginning {received[0][:16]!r}: not a control message")
-    message: Hello | Destination = wire.decode(_control, received[1])
+    message: Registration | Destination = wire.decode(_control, received[1])
     return message
 
 

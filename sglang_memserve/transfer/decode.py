@@ -1,36 +1,35 @@
 """The decode side: names destinations, lands blocks, hands the request over to SGLang's queues."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sglang.srt.disaggregation.base.conn import KVPoll
-from sglang.srt.disaggregation.common.conn import CommonKVReceiver, KVTransferError
-from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
-from mempool.errors import FrameError, TransferError
+from mempool.errors import TransferError
 from mempool.paged import PagedBuffers
 from mempool.sockets import endpoint_of
 from mempool.transfer.receiver import BlockReceiver
 from sglang_memserve.transfer import control
+from sglang_memserve.transfer.common_layer import DecodeLayer
 from sglang_memserve.transfer.first_token import FirstTokens
-
-if TYPE_CHECKING:
-    from sglang_memserve.transfer.manager import MemServeKVManager
+from sglang_memserve.transfer.host import SideHost
 
 
 class DecodeSide:
-    def __init__(self, manager: "MemServeKVManager", buffers: PagedBuffers, forward_stream: Any) -> None:
-        self._manager = manager
+    """`buffers`: SGLang's KV pool. `forward_stream`: the scheduler's, on which the engine writes KV."""
+
+    def __init__(self, host: SideHost, buffers: PagedBuffers, forward_stream: Any) -> None:
+        self._host = host
+        self._common = DecodeLayer(host)
         self._forward_stream = forward_stream if buffers.device.type == "cuda" else None
         self._buffers = buffers
         self._layout = buffers.layout
-        self._blocks = BlockReceiver(endpoint_of("stream", manager.local_ip, 0))
-        # Scheduler thread only. Several where one decode rank hears from several prefill ranks.
+        self._blocks = BlockReceiver(endpoint_of("stream", host.local_ip, 0))
+        # Scheduler thread only. Several where one decode rank gets KV from several prefill ranks.
         self._tickets: dict[int, list[int]] = {}
-        self.first_tokens: FirstTokens | None = None
+        self._first_tokens: FirstTokens | None = None
 
     def counters(self) -> dict[str, int]:
         return {
@@ -38,11 +37,21 @@ class DecodeSide:
             "bad_frames": self._blocks.bad_frames,
             "open_transfers": self._blocks.expected,
             "open_rooms": len(self._tickets),
-            "first_tokens_told_early": 0 if self.first_tokens is None else self.first_tokens.told,
+            "first_tokens_streamed_early": 0 if self._first_tokens is None else self._first_tokens.streamed,
         }
 
-    def hello(self) -> list[bytes]:
-        return control.frames(control.Hello(self._blocks.endpoint, self._layout))
+    def expect_first_token(self, scheduler: Any, metadata: Any, req: Any) -> None:
+        """Lets the first token of a request that was queued be streamed as its KV lands.
+
+        `metadata`: SGLang's metadata buffers. The first call comes once the scheduler is set up.
+        """
+        if self._first_tokens is None:
+            self._first_tokens = FirstTokens(scheduler, metadata)
+        self._first_tokens.expect(req)
+
+    def registration(self) -> list[bytes]:
+        """The message that makes this instance known to a prefill rank."""
+        return control.frames(control.Registration(self._blocks.endpoint, self._layout))
 
     def destination(
         self,
@@ -69,8 +78,8 @@ class DecodeSide:
 
     def withdraw(self, room: int) -> None:
         """SGLang frees the room's pages after this: not a byte may land in them any more."""
-        if self.first_tokens is not None:
-            self.first_tokens.forget(room)
+        if self._first_tokens is not None:
+            self._first_tokens.forget(room)
         for ticket in self._tickets.pop(room, ()):
             self._blocks.withdraw(ticket)
 
@@ -89,72 +98,19 @@ class DecodeSide:
         return ticket
 
     def _landed(self, room: int, aux_index: int | None, private: bytes) -> None:
+        """On the block channel's thread. Raises FrameError."""
         handoff = control.decode_handoff(private)
-        args = self._manager.kv_args
-        if [len(row) for row in handoff.rows] != list(args.aux_item_lens):
-            raise FrameError(
-                f"metadata rows of {[len(row) for row in handoff.rows]} bytes, this instance has "
-                f"{list(args.aux_item_lens)}: start prefill and decode with the same flags"
-            )
+        self._common.check_rows(handoff.rows)
         if aux_index is not None:
-            for index, row in enumerate(handoff.rows):
-                AuxDataCodec.deserialize_data_to_buffer(args, index, aux_index, row)
-            # Where no other rank sends a part of it, all of it is here.
-            parts = self._manager.required_prefill_response_num_table.get(room)
-            if self.first_tokens is not None and parts == 1:
-                self.first_tokens.landed(room, aux_index)
+            self._common.write_rows(aux_index, handoff.rows)
+            # Where one rank sends all of it, all of it is here.
+            if self._first_tokens is not None and self._common.prefill_ranks(room) == 1:
+                self._first_tokens.landed(room, aux_index)
         if handoff.prefilled is not None:
-            self._manager.introduce(room, handoff.prefilled)
+            self._host.introduce(room, handoff.prefilled)
         # Last: the scheduler reads the rows once the status says that they are there.
-        self._manager.apply_prefill_status(
-            bootstrap_room=room, status=KVPoll.Success, prefill_rank=handoff.prefill_rank
-        )
+        self._common.landed(room, handoff.prefill_rank)
 
     def _failed(self, room: int, error: TransferError) -> None:
-        # Of a room that was aborted here, prefill would say no more than that.
-        if self._manager.request_status.get(room) == KVPoll.Failed:
-            return
-        self._manager.apply_prefill_status(
-            bootstrap_room=room, status=KVPoll.Failed, prefill_rank=0, failure_reason=error.cause
-        )
-
-
-class MemServeKVReceiver(CommonKVReceiver):
-    def __init__(self, mgr: Any, bootstrap_addr: str, bootstrap_room: int) -> None:
-        # Two requests in one room would end each other's transfers, and SGLang's scheduler with them.
-        self._owns_room = bootstrap_room not in mgr.request_status
-        super().__init__(mgr, bootstrap_addr, bootstrap_room)
-        if not self._owns_room:
-            self.conclude_state = KVPoll.Failed
-
-    def poll(self) -> Any:
-        status = super().poll()
-        # Before its destination is made: what is fetched meanwhile, prefill need not send.
-        asked = self.init_time is not None
-        held = (
-            not asked
-            and status == KVPoll.WaitingForInput
-            and self.kv_mgr.waits_for_fetch(self.bootstrap_room)
-        )
-        return KVPoll.Bootstrapping if held else status
-
-    def clear(self) -> None:
-        if self._owns_room:
-            self.kv_mgr.decode.withdraw(self.bootstrap_room)
-            super().clear()
-
-    def abort(self) -> None:
-        if self._owns_room:
-            super().abort()
-
-    def _register_kv_args(self) -> bool:
-        """Once for all ranks of an instance that were not known."""
-        for rank in self.bootstrap_infos or ():
-            line, _ = self._connect_to_bootstrap_server(rank)
-            self.kv_mgr.lines.watch(self.bootstrap_addr, line)
-        return bool(super()._register_kv_args())
-
-    def failure_exception(self) -> NoReturn:
-        if self._owns_room:
-            super().failure_exception()
-        raise KVTransferError(self.bootstrap_room, "another request is in this room")
+        """On the block channel's thread."""
+        self._common.failed(room, error.cause)

@@ -1,6 +1,6 @@
-"""Decode tells a request's first token as its KV lands.
+"""Decode streams a request's first token as its KV lands.
 
-SGLang's scheduler tells it before the step after that: for a client, half a step later on average.
+SGLang's scheduler streams it before the step after that: for a client, half a step later on average.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from sglang_memserve.request_state import request_state
 
 logger = logging.getLogger(__name__)
 
-# How far a request's output has been told, which SGLang keeps in the request itself.
+# How far a request's output has been streamed, which SGLang keeps in the request itself.
 _OFFSETS = (
     "send_token_offset",
     "send_decode_id_offset",
@@ -41,25 +41,26 @@ _WANTS_MORE = (
 
 
 class FirstTokens:
-    """`expect` and `forget` are the scheduler's, `landed` may be called from any thread.
+    """The requests whose first token is awaited. `landed` may be called from any thread, all else belongs to
+    the scheduler's.
 
-    Only what needs nothing but the token is told here: plain streams of plain text.
+    A request is left to the scheduler unless it streams plain text, which needs nothing but the token.
     """
 
     def __init__(self, scheduler: Any, metadata: Any) -> None:
         self._streamer = scheduler.output_streamer
         self._metadata = metadata
-        self._can_tell = _can_tell(scheduler)
+        self._can_stream = _can_stream(scheduler)
         self._lock = _guard(self._streamer.send_to_detokenizer)
         self._requests: dict[int, Any] = {}
-        self.told = 0
+        self.streamed = 0
 
     def expect(self, req: Any) -> None:
         """A request that waits for its KV."""
         from sglang.srt.disaggregation.utils import FAKE_BOOTSTRAP_HOST
 
-        if self._can_tell and is_plain(req) and req.bootstrap_host != FAKE_BOOTSTRAP_HOST:
-            # Another one in the same room will be refused.
+        if self._can_stream and is_plain(req) and req.bootstrap_host != FAKE_BOOTSTRAP_HOST:
+            # Another request in the same room will be refused.
             self._requests.setdefault(req.bootstrap_room, req)
 
     def forget(self, room: int) -> None:
@@ -71,33 +72,33 @@ class FirstTokens:
         if req is None:
             return
         try:
-            told = self._with_first_token(req, row)
+            ahead = self._with_first_token(req, row)
             with self._lock:
-                # The scheduler says that a request was aborted only after it has put that down.
-                if told is not None and req.finished_reason is None:
-                    self._streamer.stream_output([told], False)
-                    request_state(req).streamed = {name: getattr(told, name) for name in _OFFSETS}
-                    self.told += 1
+                # The scheduler streams an abort only after it has set the reason.
+                if ahead is not None and req.finished_reason is None:
+                    self._streamer.stream_output([ahead], False)
+                    request_state(req).streamed = {name: getattr(ahead, name) for name in _OFFSETS}
+                    self.streamed += 1
         except Exception:
             logger.exception("the first token of %s", req.rid)
 
     def _with_first_token(self, req: Any, row: int) -> Any | None:
-        """The request as the scheduler will have it; None where it ends with that token."""
+        """A copy of the request as the scheduler will have it; None where it ends with that token."""
         metadata = self._metadata
         if not is_plain(req) or int(metadata.bootstrap_room[row, 0]) != req.bootstrap_room:
             return None
-        told = copy.copy(req)
-        told.output_ids = type(req.output_ids)(req.output_ids.typecode, [int(metadata.output_ids[row, 0])])
+        ahead = copy.copy(req)
+        ahead.output_ids = type(req.output_ids)(req.output_ids.typecode, [int(metadata.output_ids[row, 0])])
         cached, *sources = metadata.cached_tokens[row, :4].tolist()
         more = max(0, req.prefix_len - cached)
-        told.cached_tokens = cached + more
-        told.cached_tokens_device, told.cached_tokens_host, told.cached_tokens_storage = sources
-        told.cached_tokens_device += more
-        told.update_finish_state()
-        return None if told.finished() else told
+        ahead.cached_tokens = cached + more
+        ahead.cached_tokens_device, ahead.cached_tokens_host, ahead.cached_tokens_storage = sources
+        ahead.cached_tokens_device += more
+        ahead.update_finish_state()
+        return None if ahead.finished() else ahead
 
 
-def _can_tell(scheduler: Any) -> bool:
+def _can_stream(scheduler: Any) -> bool:
     return (
         scheduler.server_args.tp_size == 1
         and scheduler.spec_algorithm.is_none()
@@ -109,7 +110,7 @@ def _can_tell(scheduler: Any) -> bool:
 
 
 def is_plain(req: Any) -> bool:
-    """Whether its first token is all that a client is told first."""
+    """Whether a client's first event is the first token and nothing else."""
     params = req.sampling_params
     return bool(
         req.stream
@@ -119,29 +120,30 @@ def is_plain(req: Any) -> bool:
     )
 
 
-def untold(reqs: list[Any]) -> list[Any]:
-    """What the scheduler has to tell: not those whose first token, all that they have, was told."""
-    return [req for req in reqs if not _was_told(req)]
+def not_yet_streamed(reqs: list[Any]) -> list[Any]:
+    """The requests that the scheduler has something to stream of."""
+    return [req for req in reqs if not _was_streamed(req)]
 
 
-def _was_told(req: Any) -> bool:
+def _was_streamed(req: Any) -> bool:
+    """Whether all that the request has was streamed ahead. What follows goes on from there."""
     state = request_state(req)
     offsets, state.streamed = state.streamed, None
     if offsets is None:
         return False
-    # Also where the request has ended since: what is streamed then goes on from here.
+    # Also where the request has ended since.
     for name, offset in offsets.items():
         setattr(req, name, offset)
     return not req.finished() and req.send_token_offset == len(req.output_ids)
 
 
 def lock_of(streamer: Any) -> contextlib.AbstractContextManager[Any]:
-    """What keeps this module out while the scheduler tells something."""
+    """Keeps `FirstTokens` from streaming while the scheduler does."""
     return getattr(streamer.send_to_detokenizer, "memserve_lock", None) or contextlib.nullcontext()
 
 
 def _guard(sender: Any) -> threading.RLock:
-    """The lock under which alone `sender` sends from now on: ZeroMQ's sockets are one thread's at a time."""
+    """The lock under which alone `sender` sends from now on: a ZeroMQ socket serves one thread at a time."""
     lock, send = threading.RLock(), sender.send_output
 
     def send_output(*args: Any, **kwargs: Any) -> None:

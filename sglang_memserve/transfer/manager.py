@@ -11,15 +11,15 @@ from sglang.srt.disaggregation.common.conn import CommonKVManager
 from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.errors import MemPoolError
-from mempool.transfer.cut import TransferMode
+from mempool.flags import TransferMode
 from sglang_memserve import limits
 from sglang_memserve.caching.agent import CachingAgent, Prefilled
 from sglang_memserve.kv_pool import paged_buffers
-from sglang_memserve.news import News
 from sglang_memserve.options import InstanceOptions
+from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 from sglang_memserve.transfer.by_layer import ByLayer
+from sglang_memserve.transfer.connection_watch import ConnectionWatch
 from sglang_memserve.transfer.decode import DecodeSide
-from sglang_memserve.transfer.lines import Lines
 from sglang_memserve.transfer.prefill import PrefillSide
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class MemServeKVManager(CommonKVManager):
     def __init__(self, args: Any, disaggregation_mode: Any, server_args: Any, *rest: Any) -> None:
         limits.refuse_unsupported_args(server_args)
         # Before super(): the common layer's constructor may already change a room's status.
-        self.news = News()
+        self.wakeup = SchedulerWakeup()
         self._status_lock = threading.Lock()
         super().__init__(args, disaggregation_mode, server_args, *rest)
         self.prefill: PrefillSide | None = None
@@ -41,16 +41,20 @@ class MemServeKVManager(CommonKVManager):
 
     @property
     def prefilled(self) -> Prefilled | None:
-        """What decode instances are told of this one, to send answers back to."""
+        """Where decode instances send answers back to: this instance."""
         return None if self.agent is None else self.agent.prefilled
 
     def introduce(self, room: int, prefilled: Prefilled) -> None:
-        """The prefill instance that served the room. Its request is none the worse where that fails."""
+        """Names the prefill instance that served the room. Its request is unaffected where that fails."""
         if self.agent is not None:
             try:
                 self.agent.introduce(room, prefilled)
             except MemPoolError as error:
                 logger.warning("answers are not sent back to %s: %s", prefilled.instance.instance, error)
+
+    def attach_agent(self, agent: CachingAgent | None) -> None:
+        """The scheduler's agent. It is made once the pool is attached."""
+        self.agent = agent
 
     def attach_pool(self, pool: Any, forward_stream: Any) -> None:
         """Starts to serve; SGLang makes the manager without the tensors of the KV pool.
@@ -65,10 +69,12 @@ class MemServeKVManager(CommonKVManager):
             mode = TransferMode(options.transfer)
             layers = buffers.layout.layers
             by_layer = ByLayer(pool, buffers.device, layers) if mode == TransferMode.BY_LAYER else None
-            self.prefill = PrefillSide(self, buffers, mode, by_layer, options.max_bytes_per_second)
+            self.prefill = PrefillSide(
+                self, buffers, mode=mode, by_layer=by_layer, max_bandwidth=options.max_bytes_per_second
+            )
         else:
             self.decode = DecodeSide(self, buffers, forward_stream)
-            self.lines = Lines(self._lost)
+            self.connections = ConnectionWatch(self._on_lost)
             self._start_heartbeat_checker_thread()
 
     def counters(self) -> dict[str, Any]:
@@ -78,7 +84,7 @@ class MemServeKVManager(CommonKVManager):
     def waits_for_fetch(self, room: int) -> bool:
         return self.agent is not None and self.agent.waits(room)
 
-    def kv_comes(self, req: Any) -> bool:
+    def expects_kv(self, req: Any) -> bool:
         """Whether KV that the prompt needs is on its way: fetched, or an answer that is sent back."""
         agent = self.agent
         return agent is not None and (agent.waits(req.bootstrap_room) or agent.awaits(req))
@@ -87,10 +93,10 @@ class MemServeKVManager(CommonKVManager):
         # SGLang reads, compares and writes: two threads at once would lose the later status.
         with self._status_lock:
             super().update_status(bootstrap_room, status)
-        self.news.tell()
+        self.wakeup.notify()
 
-    def _lost(self, bootstrap_addr: str) -> None:
-        """Its requests fail now. Of an instance with several ranks, the first that is lost tells for all."""
+    def _on_lost(self, bootstrap_addr: str) -> None:
+        """Fails the requests of a prefill instance. The first connection lost ends all of its ranks."""
         if bootstrap_addr in self.prefill_info_table:
             self._handle_node_failure(bootstrap_addr)
 
@@ -122,13 +128,13 @@ class MemServeKVManager(CommonKVManager):
     ) -> None:
         """Failures go over the block channel, which never blocks; success is the last block's landing."""
         if self.prefill is not None and status == KVPoll.Failed:
-            self.prefill.tell_failed(bootstrap_room, failure_reason or "KV transfer failed")
+            self.prefill.fail_room(bootstrap_room, failure_reason or "KV transfer failed")
 
     # Decode.
 
     def build_receiver_registration_message(self) -> list[bytes]:
         assert self.decode is not None
-        return self.decode.hello()
+        return self.decode.registration()
 
     def build_receiver_metadata_message(
         self,

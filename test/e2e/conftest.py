@@ -49,7 +49,7 @@ class Process:
             found = re.compile(pattern).search(self.log.read_text(errors="replace"), since)
             if found:
                 return found
-            assert self.popen.poll() is None, f"{self.popen.args} ended:\n{self.tail()}"
+            assert self.popen.poll() is None, f"{self.popen.args!r} ended:\n{self.tail()}"
             time.sleep(0.2)
         raise AssertionError(f"no {pattern!r} within {seconds} s:\n{self.tail()}")
 

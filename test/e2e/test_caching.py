@@ -89,7 +89,7 @@ def test_prefill_computes_what_is_new_and_decode_is_sent_what_it_lacks(one_p_one
 def test_a_stream_begins_as_its_kv_lands_and_tells_each_token_once(one_p_one_d, post):
     """Beside a longer one, so that decode is in the midst of a step."""
     url = one_p_one_d.url
-    early = counters(url, "decode")["first_tokens_told_early"]
+    early = counters(url, "decode")["first_tokens_streamed_early"]
     with ThreadPoolExecutor(1) as pool:
         longer = pool.submit(post, url, "/generate", request(range(40_000, 40_100), 200))
         for first in range(41_000, 41_500, 100):
@@ -102,7 +102,7 @@ def test_a_stream_begins_as_its_kv_lands_and_tells_each_token_once(one_p_one_d, 
             assert not any(ends[:-1])
             assert ends[-1]
         assert longer.result()[0] == 200
-    assert counters(url, "decode")["first_tokens_told_early"] == early + 5
+    assert counters(url, "decode")["first_tokens_streamed_early"] == early + 5
 
 
 def test_prefill_begins_before_decode_has_answered(one_p_one_d, post):

@@ -9,7 +9,8 @@ import urllib.request
 
 import pytest
 
-from router.http.endpoints import ENDPOINTS, Who
+from router.http.endpoint import AnsweredBy
+from router.http.endpoints import ENDPOINTS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -61,7 +62,7 @@ def test_a_model_is_a_stock_servers(from_stock, one_p_one_d, path):
     assert scenario(one_p_one_d.url) == from_stock(path, scenario)
 
 
-@pytest.mark.parametrize("path", [one.path for one in ENDPOINTS if one.who is Who.COLOCATED])
+@pytest.mark.parametrize("path", [one.path for one in ENDPOINTS if one.answered_by is AnsweredBy.COLOCATED])
 def test_what_a_pair_cannot_do_is_refused_at_once(one_p_one_d, post, path):
     status, answer = post(one_p_one_d.url, path, {"model": MODEL, "input": "a", "messages": []}, seconds=5)
     assert status == 400
@@ -155,7 +156,7 @@ def test_doctor_explain_and_metrics_tell_of_a_running_cluster(one_p_one_d, post)
     assert [one for one in findings if one["state"] == "wrong"] == []
     assert examined.returncode == 0
     decision = json.loads(memserve("explain", text, "--url", url, "--json").stdout)
-    prices = {one["role"]: one["price"] for one in decision["candidates"]}
+    prices = {one["role"]: one["cost"] for one in decision["candidates"]}
     assert decision["tokenised"]
     assert prices["prefill"]["total_ms"] > 0
     assert max(one["cached_tokens"] for one in decision["candidates"]) >= 32

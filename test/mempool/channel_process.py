@@ -15,7 +15,7 @@ from mempool.sockets import SocketLimits
 from mempool.transfer.receiver import BlockReceiver
 from mempool.transfer.sender import BlockSender
 
-LIMITS = SocketLimits(silence_seconds=1.0)
+LIMITS = SocketLimits(silence_s=1.0)
 LAYOUT = BlockLayout(
     kind="mha", dtype="bfloat16", page_size=16, layers=2, heads=4,
     k_plane_bytes=1 << 14, v_plane_bytes=1 << 14,

@@ -48,10 +48,10 @@ class Instance:
         self.mine = None
 
     def send(self, to, blocks, seconds):
-        self.future = self.pool.start.transfer(to, self.mine[:blocks], seconds=seconds)
+        self.future = self.pool.start.transfer(to, self.mine[:blocks], timeout_s=seconds)
 
     def ask(self, to, blocks, seconds):
-        self.future = self.pool.start.alloc_mem(blocks, Medium.DRAM, to, seconds=seconds)
+        self.future = self.pool.start.alloc_mem(blocks, Medium.DRAM, to, timeout_s=seconds)
 
     def result(self):
         """How it ended, and that the future itself says so; what was got is given back."""

@@ -5,8 +5,8 @@ import torch
 
 from mempool.arena import DramArena
 from mempool.errors import MemPoolError
+from mempool.flags import TransferMode
 from mempool.layout import BlockLayout
-from mempool.transfer.cut import TransferMode
 
 
 def random_arena(layout, blocks, seed=1):

@@ -17,7 +17,7 @@ from mempool.sockets import SocketLimits
 PROCESS = Path(__file__).with_name("channel_process.py")
 BLOCKS = 256
 # A kill is noticed long before this, without which the test would pass by silence alone.
-LONG, SHORT = SocketLimits(silence_seconds=60.0), SocketLimits(connect_seconds=1.0, silence_seconds=1.0)
+LONG, SHORT = SocketLimits(silence_s=60.0), SocketLimits(connect_s=1.0, silence_s=1.0)
 
 
 @pytest.fixture

@@ -239,7 +239,7 @@ def test_what_is_no_message_at_all_ends_its_connection(channel, stranger, noise)
 
 def test_whoever_is_idle_is_kept_and_whoever_stands_still_is_not(make_channel, channel, arena, tools):
     """Also where the other side would be patient for longer."""
-    short = {"limits": SocketLimits(silence_seconds=0.5)}
+    short = {"limits": SocketLimits(silence_s=0.5)}
     busy = make_channel(channel.source, arena, to_receiver=short)
     transfer, there, here = busy.begin([2])
     silent = Stranger(busy.receiver.endpoint)

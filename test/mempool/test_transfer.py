@@ -194,7 +194,7 @@ def test_a_sender_that_closes_fails_what_it_had_begun_and_nothing_else(small, ma
 @pytest.mark.parametrize("welcomes", [True, False])
 def test_a_silent_receiver_is_dead_after_the_limit(make_paged, make_channel, mute, tools, welcomes):
     silent, here = mute(), tools.Outcome()
-    limits = SocketLimits(silence_seconds=0.4)
+    limits = SocketLimits(silence_s=0.4)
     channel = make_channel(make_paged(8), make_paged(8), to_sender={"limits": limits})
     transfer = channel.sender.open(channel.source, silent.endpoint, 5, here.ended)
     transfer.send(torch.tensor([1]), 0)

@@ -6,8 +6,9 @@ import torch
 
 from mempool import wire
 from mempool.errors import MemPoolError
+from mempool.flags import TransferMode
 from mempool.transfer.cells import Cells
-from mempool.transfer.cut import Piece, TransferMode, cut
+from mempool.transfer.cut import Piece, cut
 from mempool.transfer.staging import StagingRing
 
 

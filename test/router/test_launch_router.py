@@ -127,12 +127,16 @@ async def test_a_crash_of_the_health_checks_ends_it_with_1(start, port):
     assert b"boom" in text
 
 
-async def test_it_is_quiet_when_all_is_well(start, port):
+@pytest.mark.parametrize(("flags", "lines"), [(("--no-access-log",), 0), ((), 5)])
+async def test_it_logs_requests_if_told_to_and_nothing_else_when_all_is_well(start, port, flags, lines):
     cluster = await start(colocated=1)
-    async with router_process("--worker-urls", cluster.colocated[0].url, "--port", port) as process:
+    argv = ("--worker-urls", cluster.colocated[0].url, "--port", port, *flags)
+    async with router_process(*argv) as process:
         await listening(process)
         for _ in range(5):
             async with cluster.session.post(f"http://127.0.0.1:{port}/generate", json={}) as response:
                 assert response.status == 200
         process.terminate()
-        assert len((await process.stderr.read()).splitlines()) == 1
+        *logged, stopping = (await process.stderr.read()).splitlines()
+        assert b"stopping" in stopping
+        assert [b"router.access: request_id=" in line for line in logged] == [True] * lines

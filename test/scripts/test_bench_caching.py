@@ -150,6 +150,10 @@ def test_a_part_has_its_own_load_but_for_what_was_asked_for():
     assert options_of("sharegpt", asked(), gpus=True).sessions is None
 
 
+class WatchedDuels(Duels):
+    raised: list[list[str]]
+
+
 @pytest.fixture
 def arena(monkeypatch):
     """Duels whose systems are names alone. `raised`: what was started, in order."""
@@ -171,7 +175,7 @@ def arena(monkeypatch):
         self.laps.append(Lap(number, label, target.name, Run([], 1, 1.0), figures))
 
     monkeypatch.setattr(Comparison, "_lap", lap)
-    duels = Duels(None, raise_, [], [])
+    duels = WatchedDuels(None, raise_, [], [])
     duels.raised = raised
     return duels
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from router.prompt.tokenizer import fingerprint
-from sglang_memserve.hooks.table import identify
+from sglang_memserve.hooks.scheduler_state import scheduler_state
+from sglang_memserve.hooks.server import identify
 from sglang_memserve.identity import identity, template_digest, tokenizer_digest
 from sglang_memserve.model import resolve_model
 
@@ -71,6 +72,6 @@ def test_it_is_told_beside_what_a_router_may_count_on_and_of_ours_alone(folder):
     assert (ours["memserve"]["caching"], ours["memserve"]["kv_dtype"]) == ("3", "bfloat16")
     assert stock == {"status": "ready"}
     colocated = scheduler(folder)
-    colocated.memserve_agent = object()
+    scheduler_state(colocated).agent = object()
     identify(stock, colocated)
     assert stock["memserve"]["model"] == ours["memserve"]["model"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mempool.transfer.cut import TransferMode
+from mempool.flags import TransferMode
 from sglang_memserve.options import TRANSFER, InstanceOptions, OptionError, take
 
 

@@ -73,7 +73,7 @@ class StreamConnection:
             return left
         if self.opened and self._lost is None:
             if self._clock.silent:
-                raise PeerDied(self._endpoint, f"silent for {self._limits.silence_seconds:g} s")
+                raise PeerDied(self._endpoint, f"silent for {self._limits.silence_s:g} s")
             self._writer.put_sign(ARE_YOU_THERE)
             self._flush()
         return self._clock.interval

@@ -64,8 +64,8 @@ class Clock:
     """When the other side was last heard, and when to look at that again."""
 
     def __init__(self, limits: SocketLimits) -> None:
-        self.interval = limits.heartbeat_seconds
-        self._silence = limits.silence_seconds
+        self.interval = limits.heartbeat_s
+        self._silence = limits.silence_s
         self._heard = time.monotonic()
         self._next = self._heard + self.interval
 
@@ -107,5 +107,5 @@ def prepare(stream: socket.socket, limits: SocketLimits) -> None:
     stream.setblocking(False)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        milliseconds = int(limits.silence_seconds * 1000)
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        timeout_ms = int(limits.silence_s * 1000)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)

@@ -1,5 +1,6 @@
 """`memserve bench` from its options to its report."""
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
@@ -7,16 +8,18 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import Engine, building
 from sglang_memserve.bench.peers import Peers
 from sglang_memserve.bench.serving import arms as known
-from sglang_memserve.bench.serving import inputs
+from sglang_memserve.bench.serving import inputs, pace
 from sglang_memserve.bench.serving.apis import Asking
 from sglang_memserve.bench.serving.arms import INSTANCE_BYTES, METRICS, Arm, Target
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.bench.serving.measure import Slo
-from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, Options
+from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, Load, Options
 from sglang_memserve.bench.serving.outcome import Outcome
 from sglang_memserve.bench.serving.rounds import Comparison, Plan
 from sglang_memserve.bench.workloads.form import Workload
@@ -32,19 +35,21 @@ _GPU_ATTENTION = "flashinfer"
 
 
 async def benchmark(options: Options) -> None:
-    """Measures and prints. Raises ClusterError."""
+    """Measures and prints, also what there is when it is interrupted. Raises ClusterError."""
     arms = [*map(known.named, options.arms), *map(known.running, options.urls)]
     if any(arm.needs_peers for arm in arms):
         Peers(options.peers).require()
     if options.plot:
         require_matplotlib()
-    gpus = bool(share.visible_gpus()) if options.arms else True
+    inputs.check(options)
+    gpus = bool(share.visible_gpus())
     model = await read_model(options.model, MODEL_S) if options.arms else None
-    made = inputs.make(options, GPU_LOAD if gpus else CPU_LOAD, Path(model.path) if model else None)
-    workloads = {label(workload, rate): workload for rate, workload in made.items()}
     engine = engine_of(options, model, gpus) if model else None
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(open_session(options.api_key))
+        load = await _load(options, arms, session, gpus)
+        made = inputs.make(options, load, Path(model.path) if model else None)
+        workloads = {label(workload, rate): workload for rate, workload in made.items()}
         started = building(engine, options.port, options.log_dir) if engine else nullcontext()
         builder = await stack.enter_async_context(started)
 
@@ -54,28 +59,40 @@ async def benchmark(options: Options) -> None:
         together = fit_together(options, arms, model)
         comparison = Comparison(plan_of(options, workloads, together), session, raise_)
         failure = await _measured(comparison, arms)
-    outcome = Outcome(
-        comparison.laps,
-        comparison.notes,
-        workloads,
-        {label(workload, rate): rate for rate, workload in made.items()},
-        comparison.plan.slo,
-        arms,
-        described(options, engine) | {"together": together},
-    )
-    outcome.publish(options)
+        # While the servers still run: stopping them takes time, and may be cut short.
+        Outcome(
+            comparison.laps,
+            comparison.notes,
+            workloads,
+            {label(workload, rate): rate for rate, workload in made.items()},
+            comparison.plan.slo,
+            arms,
+            described(options, engine) | {"together": together},
+        ).publish(options)
     if failure:
         raise failure
 
 
-async def _measured(comparison: Comparison, arms: Sequence[Arm]) -> ClusterError | None:
+async def _load(options: Options, arms: Sequence[Arm], session: aiohttp.ClientSession, gpus: bool) -> Load:
+    """What the weakest of the arms can bear, as far as the options leave it open."""
+    load, reason = (GPU_LOAD if gpus else CPU_LOAD), ""
+    running = [arm for arm in arms if arm.kind == "running"]
+    if running and not options.says_load and (gpus or not options.arms):
+        load, reason = await pace.load_for(options, running, session)
+    if reason:
+        flags = "--sessions, --rates and --scale say otherwise"
+        print(f"load: {load}, for {reason} ({flags})", file=sys.stderr)
+    return load
+
+
+async def _measured(comparison: Comparison, arms: Sequence[Arm]) -> BaseException | None:
     """What ended it early, if there are figures from before. Raises it where there are none."""
     try:
         await comparison.run(arms)
-    except ClusterError as error:
+    except (ClusterError, asyncio.CancelledError) as error:
         if not comparison.laps:
             raise
-        comparison.notes.append(f"ended early: {error}")
+        comparison.notes.append(f"ended early: {str(error) or 'interrupted'}")
         return error
     return None
 
@@ -126,10 +143,10 @@ def fit_together(options: Options, arms: Sequence[Arm], model: ModelInfo | None)
 
 def described(options: Options, engine: Engine | None) -> dict[str, Any]:
     """The machine, the versions, and what was held constant."""
-    said = {one.name: getattr(options, one.name) for one in fields(options) if one.repr}
+    values = {field.name: getattr(options, field.name) for field in fields(options) if field.repr}
     return {
         **machine_description("sglang", "torch", "sglang-memserve"),
         **Peers(options.peers).versions(),
         "engine": engine and asdict(engine),
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in said.items()},
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in values.items()},
     }

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from sglang_memserve.bench.serving.options import Load, Options
 from sglang_memserve.bench.workloads.errors import WorkloadError
 from sglang_memserve.bench.workloads.form import Session, Turn, Workload
-from sglang_memserve.bench.workloads.named import workload
+from sglang_memserve.bench.workloads.named import option_names, workload
 from sglang_memserve.cluster.errors import ClusterError
 
 
@@ -15,6 +15,16 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, ids: list[int]) -> str: ...
+
+
+def check(options: Options) -> None:
+    """Raises ClusterError for a workload that there is not, or an option that it does not take."""
+    try:
+        known = option_names(options.workload)
+    except WorkloadError as error:
+        raise ClusterError(str(error)) from error
+    if unknown := [name for name, _ in options.more if name not in known]:
+        raise ClusterError(f"--option {unknown[0]}: {options.workload} takes {', '.join(known)}")
 
 
 def make(options: Options, load: Load, model: Path | None) -> dict[float | None, Workload]:

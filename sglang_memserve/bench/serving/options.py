@@ -1,4 +1,4 @@
-"""What `memserve bench` can be told. Defaults are stated here and nowhere else."""
+"""The options of `memserve bench`. Defaults are stated here and nowhere else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ Up = Literal["auto", "together", "in-turn"]
 
 @dataclass(frozen=True)
 class Load:
-    """How much is asked: `sessions` in all, arriving at `rate` a second, all lengths times `scale`."""
+    """How much is sent: `sessions` in all, arriving at `rate` a second, all lengths times `scale`."""
 
     sessions: int
     rate: float
@@ -21,6 +21,9 @@ class Load:
     def of_single_turns(self) -> "Load":
         """About as many requests, where each session has one only."""
         return replace(self, sessions=5 * self.sessions, rate=5 * self.rate)
+
+    def __str__(self) -> str:
+        return f"{self.sessions} sessions, {self.rate:g} a second, lengths times {self.scale:g}"
 
 
 CPU_LOAD = Load(sessions=10, rate=0.25, scale=0.2)
@@ -81,6 +84,11 @@ class Options:
             raise ClusterError(
                 f"{self.extra[0]} after `--` is for instances that --arms starts: there are none"
             )
+
+    @property
+    def says_load(self) -> bool:
+        """Whether nothing of the load is left to be chosen."""
+        return self.sessions is not None and self.scale is not None and bool(self.rates)
 
     def settings(self, rate: float | None, load: Load) -> dict[str, Any]:
         """The workload's, at one rate; `load` where nothing was said."""

@@ -1,52 +1,61 @@
 """How far a run has come, on stderr."""
 
-import contextlib
 import sys
 import time
 from types import TracebackType
 from typing import Self, TextIO
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
 from sglang_memserve.bench.serving.answer import Record
 
-_EVERY_S = 0.2
-_WIDTH = 24
+_DRAWN_A_SECOND = 5
 
 
 class Progress:
-    """A bar that is drawn over itself on a terminal; elsewhere one line when the block ends."""
+    """A bar on a terminal. Elsewhere nothing until the block ends, and then one line."""
 
     def __init__(self, what: str, total: int, to: TextIO | None = None) -> None:
-        self._what = what
-        self._total = total
-        self._to = to or sys.stderr
+        console = Console(file=to or sys.stderr, highlight=False)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("requests{task.fields[failed]}"),
+            TimeElapsedColumn(),
+        )
+        self._console = console
+        self._bar = Bar(
+            *columns, console=console, refresh_per_second=_DRAWN_A_SECOND, disable=not console.is_terminal
+        )
+        self._task = self._bar.add_task(what, total=total, failed="")
+        self._what, self._total = what, total
         self._done = self._failed = 0
-        self._began = self._drawn = time.monotonic()
+        self._began = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._draw("\n")
+        self._bar.stop()
+        if not self._console.is_terminal:
+            self._console.print(str(self), markup=False, soft_wrap=True)
 
     def count(self, record: Record) -> None:
         """One more request has ended."""
         self._done += 1
         self._failed += record.error is not None
-        if self._to.isatty() and time.monotonic() - self._drawn > _EVERY_S:
-            self._drawn = time.monotonic()
-            self._draw("")
+        self._bar.update(self._task, completed=self._done, failed=self._failures)
 
     def __str__(self) -> str:
-        full = _WIDTH * self._done // max(1, self._total)
-        bar = "#" * full + "." * (_WIDTH - full)
-        failed = f", {self._failed} failed" if self._failed else ""
         seconds = time.monotonic() - self._began
-        return f"{self._what}: [{bar}] {self._done}/{self._total} requests{failed}, {seconds:.0f} s"
+        return f"{self._what}: {self._done}/{self._total} requests{self._failures}, {seconds:.0f} s"
 
-    def _draw(self, end: str) -> None:
-        over = "\r\x1b[K" if self._to.isatty() else ""
-        with contextlib.suppress(OSError):  # whoever read it is gone
-            self._to.write(f"{over}{self}{end}")
-            self._to.flush()
+    @property
+    def _failures(self) -> str:
+        return f", {self._failed} failed" if self._failed else ""

@@ -1,6 +1,7 @@
 """The open loop: sessions begin when they are due, whether or not the server keeps up."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.workloads.form import Session, Workload
 
 Watch = Callable[[Record], None]
-"""Told of each request as it ends."""
+"""Sees each request as it ends."""
 New = Callable[[str], Conversation]
 """Takes the session's name."""
 
@@ -33,7 +34,14 @@ class Run:
 
 
 @dataclass
-class _Replay:
+class Replay:
+    """A workload on its way to the client's server.
+
+    Each session's first turn is sent at its arrival, each further turn `after` seconds after the answer
+    before it. `records` grows as requests end; `watch` sees each of them.
+    """
+
+    workload: Workload
     client: Client
     new: New
     watch: Watch
@@ -41,10 +49,21 @@ class _Replay:
     start: float = 0.0
     records: list[Record] = field(default_factory=list)
 
-    async def all(self, workload: Workload) -> None:
+    async def run(self) -> None:
+        """Until all is answered. What is not answered after `limit_s` seconds counts as failed."""
         self.start = time.perf_counter()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limit_s):
+                await self._send()
+
+    def result(self) -> Run:
+        """What has come so far; a run that was cancelled has a result too."""
+        planned = sum(len(session.turns) for session in self.workload.sessions)
+        return Run(self.records, planned, self.now())
+
+    async def _send(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for session in workload.sessions:
+            for session in self.workload.sessions:
                 # Written out before it is due, so that it can leave at once.
                 talk = _Talk(self, session, self.new(session.name))
                 body = talk.body(0)
@@ -58,12 +77,19 @@ class _Replay:
         self.records.append(record)
         self.watch(record)
 
+    @property
+    def cut_off(self) -> str:
+        """Why a request that is cancelled now gets no answer."""
+        if self.now() < self.limit_s:
+            return "no answer when the benchmark was interrupted"
+        return f"no answer when the run ended after {self.limit_s:g} s"
+
 
 @dataclass
 class _Talk:
     """One session."""
 
-    replay: _Replay
+    replay: Replay
     session: Session
     conversation: Conversation
 
@@ -98,22 +124,13 @@ class _Talk:
         except RequestError as failure:
             return Record(*about, error=str(failure))
         except asyncio.CancelledError:
-            self.replay.keep(
-                Record(*about, error=f"no answer when the run ended after {self.replay.limit_s:g} s")
-            )
+            self.replay.keep(Record(*about, error=self.replay.cut_off))
             raise
         return Record(*about, answer=answer)
 
 
 async def replay(workload: Workload, client: Client, new: New, watch: Watch, limit_s: float) -> Run:
-    """Sends the workload to the client's server: each session's first turn at its arrival, each further turn
-    `after` seconds after the answer before it. What is not answered after `limit_s` seconds counts as failed.
-    """
-    going = _Replay(client, new, watch, limit_s)
-    try:
-        async with asyncio.timeout(limit_s):
-            await going.all(workload)
-    except TimeoutError:
-        pass
-    planned = sum(len(session.turns) for session in workload.sessions)
-    return Run(going.records, planned, going.now())
+    """Sends the whole workload, as Replay does."""
+    sending = Replay(workload, client, new, watch, limit_s)
+    await sending.run()
+    return sending.result()

@@ -110,7 +110,7 @@ def _table(arms: Mapping[str, Mapping[str, Any]], slo: str | None) -> str:
 
 def _cell(spread: Mapping[str, float] | None) -> str:
     if spread is None:
-        return "not told"
+        return "not reported"
     low, high = _number(spread["low"]), _number(spread["high"])
     return _number(spread["median"]) + (f" ({low} - {high})" if low != high else "")
 

@@ -16,7 +16,7 @@ from sglang_memserve.bench.serving.arms import Arm, Target
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.serving.measure import Slo, figures
 from sglang_memserve.bench.serving.progress import Progress
-from sglang_memserve.bench.serving.replay import Run, replay
+from sglang_memserve.bench.serving.replay import Replay, Run
 from sglang_memserve.bench.workloads.form import Turn, Workload
 from sglang_memserve.cluster.errors import ClusterError
 
@@ -92,9 +92,18 @@ class Comparison:
         before = await admin.counted(self.session, target)
         what = f"round {number} of {plan.rounds}, {label}, {target.name}"
         with Progress(what, sum(len(session.turns) for session in workload.sessions)) as progress:
-            run = await replay(workload, client, self._conversation, progress.count, plan.run_s)
+            replay = Replay(workload, client, self._conversation, progress.count, plan.run_s)
+            try:
+                await replay.run()
+            except asyncio.CancelledError:
+                if replay.records:
+                    self._keep(number, label, target, replay.result(), {})
+                raise
         grown = admin.grown(before, await admin.counted(self.session, target))
-        self.laps.append(Lap(number, label, target.name, run, figures(run, plan.slo) | grown))
+        self._keep(number, label, target, replay.result(), grown)
+
+    def _keep(self, number: int, label: str, target: Target, run: Run, grown: dict[str, float]) -> None:
+        self.laps.append(Lap(number, label, target.name, run, figures(run, self.plan.slo) | grown))
 
     async def _warm_up(self, client: Client, target: Target, workload: Workload) -> None:
         """A request like the workload's first, answered shortly: what is done once only is done now."""

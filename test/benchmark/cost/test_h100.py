@@ -55,5 +55,5 @@ def test_the_profile_prices_what_a_router_asks(profile):
     model = CostModel(profile, h100.LLAMA2_7B, 2)
     assert 0.01 < model.prefill_seconds([(0, 4096)]) < 0.2
     assert model.prefill_seconds([(3584, 512)]) < model.prefill_seconds([(0, 4096)]) / 3
-    assert 1e-3 < model.decode_seconds([1000] * 8) < 0.05
-    assert model.transfer_seconds(10**9) == pytest.approx(10**9 / 350e9, rel=0.5)
+    assert 1e-3 < model.step_seconds(8, 8000) < 0.05
+    assert profile.transfer.seconds(10**9) == pytest.approx(10**9 / 350e9, rel=0.5)

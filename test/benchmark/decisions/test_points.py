@@ -51,7 +51,7 @@ def ends():
 
 
 def run(ends, points, rounds=2):
-    asyncio.run(measure(Two(*ends, ()), points, rounds, seed=0))
+    asyncio.run(measure(Two(ends[0], ends[1], ()), points, rounds, seed=0))
 
 
 def point(tokens):

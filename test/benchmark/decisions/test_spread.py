@@ -12,10 +12,10 @@ HOT, OTHER = "http://hot:1", "http://other:1"
 def decision(chosen, hot_queue, other_queue=0.0, how="recompute", computing=2000.0):
     """`how` the other one would come by the KV, in `computing` ms."""
     prices = {
-        HOT: {"how": "route", "queue_ms": hot_queue, "exec_ms": 100.0},
-        OTHER: {"how": how, "queue_ms": other_queue, "exec_ms": computing},
+        HOT: {"plan": "route", "queue_ms": hot_queue, "exec_ms": 100.0},
+        OTHER: {"plan": how, "queue_ms": other_queue, "exec_ms": computing},
     }
-    return {"decode": chosen, "candidates": [{"url": url, "price": price} for url, price in prices.items()]}
+    return {"decode": chosen, "candidates": [{"url": url, "cost": price} for url, price in prices.items()]}
 
 
 def record(planned, ttft):
@@ -27,7 +27,7 @@ def spread(*decisions, policy="cost_model", records=()):
 
 
 def unpriced(chosen):
-    return {"decode": chosen, "candidates": [{"url": url, "price": None} for url in (HOT, OTHER)]}
+    return {"decode": chosen, "candidates": [{"url": url, "cost": None} for url in (HOT, OTHER)]}
 
 
 def met(one):

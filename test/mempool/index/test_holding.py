@@ -48,7 +48,7 @@ def test_a_stale_holding_changes_nothing(harness, meanwhile):
     harness.insert("abc", 1, 2, 3)
     (holding,) = harness.index.holdings(Addresses(harness.hbm, [1, 2, 3]))
     {
-        "lease": lambda: harness.match("a", lease_seconds=5),
+        "lease": lambda: harness.match("a", lease_s=5),
         "evict": lambda: harness.index.evict(harness.hbm, 1),
         "split": lambda: harness.insert("abX", 7),
         "delete": lambda: harness.index.delete("", harness.tokens("abc")),
@@ -61,7 +61,7 @@ def test_a_stale_holding_changes_nothing(harness, meanwhile):
 
 def test_victims_are_never_leased(harness):
     harness.insert("ab", 1, 2)
-    lease = harness.match("ab", lease_seconds=5).lease
+    lease = harness.match("ab", lease_s=5).lease
     assert harness.index.victims(harness.hbm, 2) == []
     lease.release()
     assert len(harness.index.victims(harness.hbm, 2)) == 1
@@ -88,7 +88,7 @@ def test_an_address_that_is_not_published_is_refused(harness):
 
 def test_a_copy_can_be_added_even_under_a_lease(harness):
     harness.insert("ab", 1, 2, owner=harness.dram)
-    lease = harness.match("ab", lease_seconds=5).lease
+    lease = harness.match("ab", lease_s=5).lease
     (holding,) = harness.index.holdings(Addresses(harness.dram, [1, 2]))
     assert harness.index.add_copy(holding, Addresses(harness.hbm, [8, 9]))
     assert not harness.index.add_copy(holding, Addresses(harness.hbm, [6, 7]))

@@ -5,7 +5,7 @@ from mempool.errors import LeaseExpired
 
 def test_what_is_leased_is_not_evicted_until_the_lease_ends(harness):
     harness.insert("ab", 1, 2)
-    lease = harness.match("ab", lease_seconds=5).lease
+    lease = harness.match("ab", lease_s=5).lease
     assert harness.index.evict(harness.hbm, 2) == 0
     lease.release()
     lease.release()
@@ -17,7 +17,7 @@ def test_an_ancestors_copy_that_a_lease_covers_stays_though_another_owner_has_it
     harness.insert("a", 1)
     harness.insert("ab", 2)
     harness.insert("a", 9, owner=harness.dram)
-    lease = harness.match("ab", lease_seconds=5).lease
+    lease = harness.match("ab", lease_s=5).lease
     assert harness.index.evict(harness.hbm, 2) == 0
     lease.release()
     assert harness.index.evict(harness.hbm, 2) == 2
@@ -25,7 +25,7 @@ def test_an_ancestors_copy_that_a_lease_covers_stays_though_another_owner_has_it
 
 def test_a_lease_survives_the_split_of_its_node(harness):
     harness.insert("abcd", 1, 2, 3, 4)
-    lease = harness.match("abcd", lease_seconds=5).lease
+    lease = harness.match("abcd", lease_s=5).lease
     harness.insert("abX", 9)
     harness.index.check_integrity()
     assert harness.index.evict(harness.hbm, 5) == 1
@@ -36,7 +36,7 @@ def test_a_lease_survives_the_split_of_its_node(harness):
 def test_deleted_blocks_under_a_lease_are_freed_when_the_last_lease_ends(harness):
     harness.insert("ab", 1, 2)
     harness.insert("abc", 3)
-    leases = [harness.match("ab", lease_seconds=5).lease for _ in range(2)]
+    leases = [harness.match("ab", lease_s=5).lease for _ in range(2)]
     assert harness.index.delete("", harness.tokens("ab")) == 3
     assert harness.match("abc").blocks == 0
     assert harness.freed_blocks() == [3]
@@ -49,7 +49,7 @@ def test_deleted_blocks_under_a_lease_are_freed_when_the_last_lease_ends(harness
 @pytest.mark.parametrize("leave", ["delete", "clear", "clear_all", "drop_owners"])
 def test_a_leased_copy_waits_whatever_takes_it_out(harness, leave):
     harness.insert("ab", 1, 2)
-    lease = harness.match("ab", lease_seconds=5).lease
+    lease = harness.match("ab", lease_s=5).lease
     {
         "delete": lambda: harness.index.delete("", harness.tokens("a")),
         "clear": lambda: harness.index.clear(""),
@@ -63,7 +63,7 @@ def test_a_leased_copy_waits_whatever_takes_it_out(harness, leave):
 
 def test_an_overdue_lease_is_reclaimed_and_its_reader_told(harness):
     harness.insert("ab", 1, 2)
-    lease, told = harness.match("ab", lease_seconds=5).lease, []
+    lease, told = harness.match("ab", lease_s=5).lease, []
     lease.on_expired = told.append
     lease.check()
     harness.clock.now += 5
@@ -78,7 +78,7 @@ def test_an_overdue_lease_is_reclaimed_and_its_reader_told(harness):
 
 def test_a_renewed_lease_lasts_from_now_and_an_overdue_one_cannot_be_renewed(harness):
     harness.insert("ab", 1, 2)
-    lease = harness.match("ab", lease_seconds=5).lease
+    lease = harness.match("ab", lease_s=5).lease
     harness.clock.now += 4
     lease.renew(5)
     harness.clock.now += 4
@@ -91,23 +91,23 @@ def test_a_renewed_lease_lasts_from_now_and_an_overdue_one_cannot_be_renewed(har
 
 def test_a_released_lease_protects_nothing_and_says_so(harness):
     harness.insert("a", 1)
-    lease = harness.match("a", lease_seconds=5).lease
+    lease = harness.match("a", lease_s=5).lease
     lease.release()
     assert not lease.expired
     with pytest.raises(LeaseExpired, match="released"):
         lease.check()
 
 
-@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan")])
-def test_a_lease_without_a_finite_time_is_refused(harness, seconds):
+@pytest.mark.parametrize("duration_s", [-1, float("inf"), float("nan")])
+def test_a_lease_without_a_finite_time_is_refused(harness, duration_s):
     harness.insert("a", 1)
     with pytest.raises(ValueError, match="finite"):
-        harness.match("a", lease_seconds=seconds)
+        harness.match("a", lease_s=duration_s)
     assert harness.index.leases == 0
 
 
 def test_short_leases_leave_nothing_behind_though_nobody_expires_them(harness):
     harness.insert("a", 1)
     for _ in range(1000):
-        harness.match("a", lease_seconds=3600).lease.release()
+        harness.match("a", lease_s=3600).lease.release()
     assert len(harness.index._leases._heap) < 200

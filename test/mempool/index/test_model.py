@@ -122,7 +122,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(namespace=namespaces, letters=sequences, lease=st.none() | st.integers(1, 20))
     def match(self, namespace, letters, lease):
-        match = self.index.match(namespace, [*tokens_of(letters), 1], lease_seconds=lease)
+        match = self.index.match(namespace, [*tokens_of(letters), 1], lease_s=lease)
         known = self._known(namespace, letters)
         assert (match.blocks, match.tokens) == (known, known * PAGE)
         found = blocks_in(match.addresses)
@@ -139,9 +139,9 @@ class IndexMachine(RuleBasedStateMachine):
         lease, _ = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
         lease.release()
 
-    @rule(seconds=st.integers(1, 15))
-    def wait(self, seconds):
-        self.now += seconds
+    @rule(duration_s=st.integers(1, 15))
+    def wait(self, duration_s):
+        self.now += duration_s
         overdue = [lease for lease, _ in self.leases if lease.deadline <= self.now]
         self.leases = [(lease, blocks) for lease, blocks in self.leases if lease not in overdue]
         assert self.index.expire_leases() == len(overdue)

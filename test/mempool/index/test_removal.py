@@ -123,7 +123,7 @@ def test_what_is_not_used_for_the_time_to_live_goes(make_harness):
     old.insert("abc", 1, 2, 3)
     old.insert("abX", 4)
     old.insert("xy", 5, 6)
-    lease = old.match("xy", lease_seconds=100).lease
+    lease = old.match("xy", lease_s=100).lease
     old.clock.now += 6
     old.match("abX")
     old.clock.now += 4

@@ -46,7 +46,7 @@ def test_a_lease_keeps_deleted_blocks_from_being_reused(pool):
 
 def test_a_lease_that_outlives_its_deadline_is_reclaimed_and_its_reader_told(pool):
     pool.published(tokens(8))
-    lease = pool.match(tokens(8), lease_seconds=0.0)
+    lease = pool.match(tokens(8), lease_s=0.0)
     pool.expire()
     assert len(pool.alloc_mem(8, HBM)) == 8
     with pytest.raises(LeaseExpired, match="outlived"):
@@ -58,11 +58,11 @@ def test_a_lease_that_outlives_its_deadline_is_reclaimed_and_its_reader_told(poo
 
 def test_a_lease_that_was_renewed_does_not_expire(pool):
     pool.published(tokens(8))
-    lease = pool.match(tokens(8), lease_seconds=60)
+    lease = pool.match(tokens(8), lease_s=60)
     lease.renew(0.0)
     with pytest.raises(LeaseExpired):
         lease.renew(60)
-    kept = pool.match(tokens(8), lease_seconds=60)
+    kept = pool.match(tokens(8), lease_s=60)
     kept.renew(120)
     pool.expire()
     kept.check()
@@ -70,7 +70,7 @@ def test_a_lease_that_was_renewed_does_not_expire(pool):
 
 def test_blocks_matched_without_a_lease_may_be_gone(pool):
     pool.published(tokens(2))
-    found = pool.match(tokens(2), lease_seconds=None)
+    found = pool.match(tokens(2), lease_s=None)
     with pytest.raises(LeaseExpired, match="without a lease"):
         found.check()
     assert pool.index.leases == 0

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mempool.remote.sending import TransferFlags
+from mempool.flags import TransferFlags
 from mempool.transports.registry import Transports
 
 # Tests lie in no package, and the machine is too much for one file.

@@ -9,8 +9,8 @@ from pool_model import keys_of, kv_of, tokens_of
 
 from mempool.address import Addresses, Medium
 from mempool.errors import BadAddress, LeaseExpired, OutOfBlocks, StaleAddress
+from mempool.flags import TransferFlags
 from mempool.membership.messages import Change, ChangeKind, MemberStatus
-from mempool.remote.sending import TransferFlags
 
 names = st.sampled_from("ab")
 media = st.sampled_from(Medium)
@@ -187,13 +187,13 @@ class LocalCalls(RuleBasedStateMachine):
                 del side.active[key]
         assert side.published().keys() == before.keys() | set(places.values())
 
-    @rule(name=names, letters=sequences, seconds=st.sampled_from([None, 60.0, 60.0]), chance=chances)
-    def match(self, name, letters, seconds, chance):
+    @rule(name=names, letters=sequences, timeout_s=st.sampled_from([None, 60.0, 60.0]), chance=chances)
+    def match(self, name, letters, timeout_s, chance):
         side = self.sides[name]
         namespace, head = self._published(side, chance)
         letters = (head + letters)[:6]
         known = side.known(namespace, letters)
-        matched = side.pool.match(tokens_of(letters), namespace=namespace, lease_seconds=seconds)
+        matched = side.pool.match(tokens_of(letters), namespace=namespace, lease_s=timeout_s)
         assert (matched.blocks, matched.tokens) == (known, 2 * known)
         places = [(a.instance, (a.medium, a.block)) for part in matched.addresses for a in part]
         assert len(places) == known
@@ -206,7 +206,7 @@ class LocalCalls(RuleBasedStateMachine):
         if known:
             assert side.pool.insert(tokens_of(letters[:known]), matched.addresses,
                                     namespace=namespace) == []  # fmt: skip
-        if seconds is not None and known:
+        if timeout_s is not None and known:
             matched.check()
             side.leases.append((matched, found))
 

@@ -8,8 +8,7 @@ from pool_model import keys_of, kv_of, tokens_of, until
 
 from mempool.address import Addresses, Medium
 from mempool.errors import BadAddress, DeadlinePassed, OutOfBlocks, Refused, StaleAddress
-from mempool.remote.sending import TransferFlags
-from mempool.transfer.cut import TransferMode
+from mempool.flags import TransferFlags, TransferMode
 
 flag_sets = st.builds(TransferFlags, medium=media, mode=st.sampled_from(TransferMode), move=st.booleans())
 
@@ -19,7 +18,7 @@ class RemoteCalls(LocalCalls):
     def remote_alloc(self, name, medium, size):
         side, other = self.sides[name], self._other(name)
         try:
-            addresses = side.pool.alloc_mem(size, medium, other.name, seconds=SECONDS)
+            addresses = side.pool.alloc_mem(size, medium, other.name, timeout_s=SECONDS)
         except OutOfBlocks:
             assert size > other.pool.counts(medium).free
             return
@@ -35,12 +34,12 @@ class RemoteCalls(LocalCalls):
         for key, address in zip(keys, other.addresses(keys), strict=True):
             if key in named:
                 with pytest.raises(BadAddress):
-                    side.pool.free_mem(address, seconds=SECONDS)
+                    side.pool.free_mem(address, timeout_s=SECONDS)
                 continue
-            side.pool.free_mem(address, seconds=SECONDS)
+            side.pool.free_mem(address, timeout_s=SECONDS)
             del other.held[key]
             with pytest.raises(BadAddress):
-                side.pool.free_mem(address, seconds=SECONDS)
+                side.pool.free_mem(address, timeout_s=SECONDS)
             with pytest.raises(StaleAddress):
                 side.pool.free_mem(Addresses(address.owner._replace(incarnation=1), address.blocks))
 
@@ -84,11 +83,11 @@ class RemoteCalls(LocalCalls):
         if not keys:
             return
         with pytest.raises((DeadlinePassed, OutOfBlocks)):
-            side.pool.transfer(other.name, side.addresses(keys), None, flags, seconds=0.004)
+            side.pool.transfer(other.name, side.addresses(keys), None, flags, timeout_s=0.004)
         for key in keys:
             side.write(key, self._content())
         # The offer has been answered once this is: one answers what it is asked in turn.
-        side.pool.free_mem(Addresses(other.owner(Medium.DRAM), []), seconds=SECONDS)
+        side.pool.free_mem(Addresses(other.owner(Medium.DRAM), []), timeout_s=SECONDS)
         until(lambda: other.pool.counters()["incoming"] == self._incoming(other), "its end there")
 
     def _send(self, side, other, blocks, flags, chance, tokens=None, lease=None):
@@ -110,7 +109,7 @@ class RemoteCalls(LocalCalls):
             flight.likely += (Refused,)
         source, how = side.addresses(blocks), (target, flags, b"cookie")
         if tokens is None:
-            flight.future = side.pool.start.transfer(other.name, source, *how, seconds=SECONDS)
+            flight.future = side.pool.start.transfer(other.name, source, *how, timeout_s=SECONDS)
         else:
             flight.future = side.pool.start.transfer_with_insert(
                 other.name,
@@ -118,7 +117,7 @@ class RemoteCalls(LocalCalls):
                 source,
                 *how,
                 namespace=tokens[0],
-                seconds=SECONDS,
+                timeout_s=SECONDS,
             )
         self.flights.append(flight)
         if other.gate.is_set():

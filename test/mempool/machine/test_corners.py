@@ -126,7 +126,7 @@ def test_a_move_unpublishes_all_of_a_sequence_that_lies_in_parts(pair, model):
     a.pool.insert(tokens[:4], a.pool.alloc_mem(2, HBM))
     a.pool.insert(tokens[:6], a.pool.alloc_mem(1, HBM))
     a.pool.insert(tokens, a.pool.alloc_mem(1, DRAM))
-    source = a.pool.match(tokens, lease_seconds=None).addresses
+    source = a.pool.match(tokens, lease_s=None).addresses
     assert len(a.pool.transfer_with_insert("b", tokens, source, None, model.move).addresses) == 4
     assert a.published() == {}
     assert b.known("", "xyxy") == 4

@@ -26,7 +26,7 @@ class PoolMachine(RemoteCalls):
         side.pool.close()
         if sees_it_first:
             with pytest.raises(PeerDied):
-                other.pool.alloc_mem(1, Medium.DRAM, name, seconds=SECONDS)
+                other.pool.alloc_mem(1, Medium.DRAM, name, timeout_s=SECONDS)
         self._hears_of_death(side, other)
         self._forget(side, other)
         self._start(name)

@@ -158,8 +158,8 @@ def _until():
     return until
 
 
-def until(holds, seconds=20):
-    deadline = time.monotonic() + seconds
+def until(holds, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.01)

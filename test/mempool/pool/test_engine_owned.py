@@ -9,8 +9,8 @@ import torch
 from mempool.address import Medium
 from mempool.engine import EngineHbm
 from mempool.errors import MemPoolError, OutOfBlocks
+from mempool.flags import TransferFlags
 from mempool.layout import BlockLayout
-from mempool.remote.sending import TransferFlags
 from mempool.tiers.tier import device_buffers, dram_arena
 
 PAGE = 4
@@ -55,7 +55,7 @@ def test_the_engine_is_given_the_last_blocks_of_the_tokens_and_their_bytes(pair,
     assert not received.published
     assert torch.equal(b.stored(received.addresses), data)
     assert len(landed.addresses) == landed.present == 0
-    assert b.match(tokens, namespace="salt", lease_seconds=None).blocks == 0
+    assert b.match(tokens, namespace="salt", lease_s=None).blocks == 0
     assert b.used(DRAM) == (14, 2, 0)
     b.free_mem(received.addresses)
     assert b.used(DRAM) == (16, 0, 0)

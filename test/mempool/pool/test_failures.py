@@ -32,11 +32,11 @@ def test_an_instance_that_never_answers_costs_no_more_than_the_deadline(world, d
     a.introduce(b)
     own, _ = a.filled(2)
     with pytest.raises(DeadlinePassed):
-        a.alloc_mem(1, DRAM, "b", seconds=0.2)
+        a.alloc_mem(1, DRAM, "b", timeout_s=0.2)
     with pytest.raises(DeadlinePassed):
-        a.free_mem(Addresses(own.owner._replace(instance="b"), [1]), seconds=0.2)
+        a.free_mem(Addresses(own.owner._replace(instance="b"), [1]), timeout_s=0.2)
     with pytest.raises(DeadlinePassed):
-        a.transfer("b", own, seconds=0.2)
+        a.transfer("b", own, timeout_s=0.2)
     a.free_mem(own)
     assert lacks_nothing(a, HBM)
     assert a.counters()["outgoing"] == 0
@@ -65,7 +65,7 @@ def test_blocks_that_never_arrive_are_given_up_by_both_sides_at_the_deadline(wor
     a.introduce(msgspec.structs.replace(b.info, data=deaf))
     own, _ = a.filled(2)
     with pytest.raises(DeadlinePassed):
-        a.transfer_with_insert("b", tokens(2), own, seconds=0.3)
+        a.transfer_with_insert("b", tokens(2), own, timeout_s=0.3)
     a.free_mem(own)
     assert lacks_nothing(a, HBM)
     until(lambda: b.counters()["incoming"] == 0)
@@ -80,9 +80,9 @@ def test_an_instance_that_has_gone_is_dead_at_once(world, scheme):
     a.transfer("b", own)
     b.close()
     with pytest.raises(PeerDied):
-        a.alloc_mem(1, DRAM, "b", seconds=20)
+        a.alloc_mem(1, DRAM, "b", timeout_s=20)
     with pytest.raises(PeerDied):
-        a.transfer("b", own, seconds=20)
+        a.transfer("b", own, timeout_s=20)
 
 
 def test_an_instance_that_is_not_known_is_dead(world):
@@ -151,9 +151,9 @@ def test_closing_ends_what_is_under_way_and_what_comes_after(world, deaf, until)
     a.introduce(msgspec.structs.replace(b.info, instance="half", data=deaf))
     own, _ = a.filled(2)
     under_way = [
-        a.start.alloc_mem(1, DRAM, "deaf", seconds=60),
-        a.start.transfer("deaf", own, seconds=60),
-        a.start.transfer("half", own, seconds=60),
+        a.start.alloc_mem(1, DRAM, "deaf", timeout_s=60),
+        a.start.transfer("deaf", own, timeout_s=60),
+        a.start.transfer("half", own, timeout_s=60),
     ]
     until(lambda: b.counters()["incoming"] == 1)
     a.close()
@@ -167,7 +167,7 @@ def test_closing_ends_what_is_under_way_and_what_comes_after(world, deaf, until)
 def test_a_receiver_that_closes_keeps_no_sender_waiting(slow_pair):
     a, b, slow = slow_pair
     own, _ = a.filled(2)
-    under_way = a.start.transfer("b", own, seconds=60)
+    under_way = a.start.transfer("b", own, timeout_s=60)
     assert slow.entered.wait(20)
     closing = threading.Thread(target=b.close)
     closing.start()

@@ -98,12 +98,12 @@ def test_what_only_an_engines_hbm_has_comes_once_the_engine_has_published_it(wor
 def test_an_engine_that_has_no_more_sends_what_there_is_or_says_that_there_is_none(world, until):
     wanted = []
     a, b = world.pool("a"), engine(world, "b", wanted)
-    nothing = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
+    nothing = a.start.fetch("b", tokens(3), from_engine=True, timeout_s=60)
     until(lambda: wanted)
     wanted.pop().done()
     assert nothing.result(10) == 0
     b.published(tokens(2), DRAM)
-    some = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
+    some = a.start.fetch("b", tokens(3), from_engine=True, timeout_s=60)
     until(lambda: wanted)
     wanted.pop().done()
     assert some.result(10) == 2
@@ -122,7 +122,7 @@ def test_an_engine_that_never_answers_costs_the_deadline(world):
     wanted = []
     a, _ = world.pool("a"), engine(world, "b", wanted)
     with pytest.raises(DeadlinePassed):
-        a.fetch("b", tokens(3), from_engine=True, seconds=0.3)
+        a.fetch("b", tokens(3), from_engine=True, timeout_s=0.3)
     wanted[0].done()
     assert a.counters()["fetching"] == 0
 
@@ -130,7 +130,7 @@ def test_an_engine_that_never_answers_costs_the_deadline(world):
 def test_an_end_that_another_instance_tells_ends_nothing(world, until):
     wanted = []
     a, _, c = world.pool("a"), engine(world, "b", wanted), world.pool("c")
-    coming = a.start.fetch("b", tokens(3), from_engine=True, seconds=60)
+    coming = a.start.fetch("b", tokens(3), from_engine=True, timeout_s=60)
     until(lambda: wanted)
     (cookie,) = a._exchange.fetching._pending
     c._exchange.requests.send(a.info.control, FetchEnded(cookie), 5.0).result(10)
@@ -158,7 +158,7 @@ def test_one_that_does_not_know_the_caller_says_so(world):
     b.published(tokens(3))
     a.introduce(b.info)
     with pytest.raises((Refused, PeerDied, TransferError)):
-        a.fetch("b", tokens(3), seconds=5)
+        a.fetch("b", tokens(3), timeout_s=5)
     b.close()
 
 
@@ -167,7 +167,7 @@ def test_a_fetch_that_finds_no_room_ends_by_its_deadline(world):
     b.published(tokens(5))
     held = a.alloc_mem(13, DRAM)
     with pytest.raises((OutOfBlocks, DeadlinePassed)):
-        a.fetch("b", tokens(5), seconds=0.5)
+        a.fetch("b", tokens(5), timeout_s=0.5)
     assert a.counters()["fetching"] == a.counters()["incoming"] == 0
     a.free_mem(held)
 
@@ -177,7 +177,7 @@ def test_a_source_that_dies_ends_it_at_once(world):
     b.published(tokens(5))
     asked = threading.Event()
     b._exchange.fetching.answer = lambda *given: asked.set() or FetchReply(5)
-    coming = a.start.fetch("b", tokens(5), seconds=60)
+    coming = a.start.fetch("b", tokens(5), timeout_s=60)
     assert asked.wait(10)
     a._forget("b", None)
     with pytest.raises(PeerDied):

@@ -6,7 +6,7 @@ import torch
 
 from mempool.address import Medium
 from mempool.errors import BadAddress, MemPoolError, OutOfBlocks, Refused
-from mempool.remote.sending import TransferFlags
+from mempool.flags import TransferFlags
 
 PAGE = 4
 HBM, DRAM = Medium.HBM, Medium.DRAM

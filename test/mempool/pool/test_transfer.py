@@ -8,9 +8,8 @@ import torch
 
 from mempool.address import Addresses, Medium
 from mempool.errors import BadAddress, OutOfBlocks, Refused
+from mempool.flags import TransferFlags, TransferMode
 from mempool.layout import BlockLayout
-from mempool.remote.sending import TransferFlags
-from mempool.transfer.cut import TransferMode
 
 PAGE = 4
 LAYOUT = BlockLayout(
@@ -146,7 +145,7 @@ def test_a_namespace_goes_with_what_is_inserted(world):
 def test_what_is_pinned_is_kept_for_so_long_and_no_longer(world):
     a, b = world.pair()
     own, data = a.filled(4)
-    a.transfer_with_insert("b", tokens(4), own, flags=TransferFlags(pin=1.0))
+    a.transfer_with_insert("b", tokens(4), own, flags=TransferFlags(pin_s=1.0))
     with pytest.raises(OutOfBlocks):
         b.alloc_mem(13, DRAM)
     assert torch.equal(b.found(tokens(4)), data)
@@ -157,12 +156,12 @@ def test_what_is_pinned_is_kept_for_so_long_and_no_longer(world):
     b.free_mem(b.alloc_mem(16, DRAM))
 
 
-@pytest.mark.parametrize(("pin", "match"), [(-1.0, "not -1"), (float("nan"), "nan"), (3601.0, "3601")])
-def test_a_pin_that_nobody_grants_is_refused_at_once(world, pin, match):
+@pytest.mark.parametrize(("pin_s", "match"), [(-1.0, "not -1"), (float("nan"), "nan"), (3601.0, "3601")])
+def test_a_pin_that_nobody_grants_is_refused_at_once(world, pin_s, match):
     a, _ = world.pair()
     own, _ = a.filled(1)
     with pytest.raises(ValueError, match=match):
-        a.transfer_with_insert("b", tokens(1), own, flags=TransferFlags(pin=pin))
+        a.transfer_with_insert("b", tokens(1), own, flags=TransferFlags(pin_s=pin_s))
     with pytest.raises(ValueError, match="published"):
-        a.transfer("b", own, flags=TransferFlags(pin=1.0))
+        a.transfer("b", own, flags=TransferFlags(pin_s=1.0))
     assert a.counters()["outgoing"] == 0

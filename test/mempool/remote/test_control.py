@@ -141,17 +141,17 @@ def test_a_question_to_nobody_ends_at_once_and_again(make_control):
             control.send(endpoint, AllocMem(Medium.HBM, 1), 20.0).result(20)
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
-def test_a_deadline_that_has_passed_is_said_so(make_control, seconds):
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, math.nan])
+def test_a_deadline_that_has_passed_is_said_so(make_control, timeout_s):
     control = make_control()
     with pytest.raises(DeadlinePassed):
-        control.send(make_control().endpoint, AllocMem(Medium.HBM, 1), seconds).result(20)
+        control.send(make_control().endpoint, AllocMem(Medium.HBM, 1), timeout_s).result(20)
 
 
 def test_a_deadline_may_be_far_away(make_control):
     asks = make_control(), make_control()
-    for seconds in (5_000.0, 1e12, math.inf):
-        assert asks[0].send(asks[1].endpoint, FreeMem(Medium.HBM, 1, b""), seconds).result(20) == Done()
+    for timeout_s in (5_000.0, 1e12, math.inf):
+        assert asks[0].send(asks[1].endpoint, FreeMem(Medium.HBM, 1, b""), timeout_s).result(20) == Done()
 
 
 def test_an_answer_to_one_who_has_cancelled_is_dropped(make_control, slow_owner, until):

@@ -58,17 +58,11 @@ def test_ranks_without_an_all_reduce_are_refused(profile, shape):
 
 
 def test_a_decode_step_grows_with_what_it_reads(model):
-    assert model.decode_seconds([]) == 0
-    short, long, many = (model.decode_seconds(c) for c in ([100], [5000], [2500, 2500]))
+    assert model.step_seconds(0, 0) == 0
+    short, long, many = (model.step_seconds(*batch) for batch in ((1, 100), (1, 5000), (2, 5000)))
     token_bytes = 2 * 2 * 64 * 2
     assert long - short == pytest.approx(4 * 4900 * token_bytes * 1e-10)
     assert long < many < 2 * long
-
-
-def test_moving_kv_is_priced_where_it_was_measured(model):
-    assert model.swap_in_seconds(10**6) == pytest.approx(1e-5 + 1e-4)
-    with pytest.raises(ProfileError, match="no transfer: it was not measured"):
-        model.transfer_seconds(10**6)
 
 
 def test_another_dtype_than_the_profile_is_refused(profile, shape):

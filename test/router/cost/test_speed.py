@@ -15,15 +15,14 @@ def test_prefill_and_steps_are_the_models(profile, shape):
     speed, model = Speed(profile, shape, 1, 1024), CostModel(profile, shape, 1, 1024)
     for cached, new in ((0, 1), (512, 64), (0, 3000)):
         assert speed.prefill(cached, new) == pytest.approx(model.prefill_seconds([(cached, new)]))
-    assert speed.step(2, 1000) == pytest.approx(model.decode_seconds([900, 100]))
+    assert speed.step(2, 1000) == pytest.approx(model.step_seconds(2, 1000))
     assert speed.step(10_000, 0) == speed.step(512, 0)
-    assert speed.forward_s == speed.prefill(0, 1024)
+    assert speed.max_forward_s == speed.prefill(0, 1024)
 
 
 def test_kv_is_moved_by_its_bytes(profile, shape):
     speed = Speed(profile, shape)
-    model = CostModel(profile, shape)
-    assert speed.swap_in(100) == pytest.approx(model.swap_in_seconds(100 * shape.kv_token_bytes))
+    assert speed.swap_in(100) == pytest.approx(profile.swap_in.seconds(100 * shape.kv_token_bytes))
     assert speed.swap_in(0) == speed.send(0) == speed.send(-5) == 0
     # This profile has no transfer: 10 Gbit/s.
     assert speed.send(1000) == pytest.approx(1000 * shape.kv_token_bytes / 1.25e9)

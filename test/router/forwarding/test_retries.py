@@ -7,7 +7,7 @@ import random
 import pytest
 
 from router.config.settings import RouterConfig
-from router.forwarding.aborted import Aborted
+from router.forwarding.aborts import ClientAborts
 from router.forwarding.retries import backoff
 
 BODY = {"text": "hi", "sampling_params": {"max_new_tokens": 4}}
@@ -269,21 +269,20 @@ async def test_nothing_stays_charged(start):
 
 def test_pauses_grow_and_are_bounded():
     even = RouterConfig(retry_jitter_factor=0.0, retry_max_retries=5)
-    assert list(backoff(even)) == pytest.approx([0.05, 0.075, 0.1125, 0.16875])
-    random.seed(1)
+    assert list(backoff(even, random.Random())) == pytest.approx([0.05, 0.075, 0.1125, 0.16875])
     wild = RouterConfig(retry_jitter_factor=1.0, retry_max_retries=200, retry_max_backoff_ms=300)
-    assert all(0 <= pause <= 0.3 for pause in backoff(wild))
-    assert len(list(backoff(wild))) == 199
-    assert list(backoff(RouterConfig(disable_retries=True))) == []
+    assert all(0 <= pause <= 0.3 for pause in backoff(wild, random.Random(1)))
+    assert len(list(backoff(wild, random.Random()))) == 199
+    assert list(backoff(RouterConfig(disable_retries=True), random.Random())) == []
 
 
 def test_aborts_are_remembered_in_bounds():
-    aborted = Aborted()
+    aborts = ClientAborts()
     for number in range(10_000):
-        aborted.hear(json.dumps({"rid": f"r{number}"}).encode())
+        aborts.record(json.dumps({"rid": f"r{number}"}).encode())
     for raw in (b"", b"[]", b"{", b"\xff"):
-        aborted.hear(raw)
-    assert aborted.since(9_000, ["r9999-1"])
-    assert not aborted.since(9_000, ["q"])
-    assert not aborted.since(10_000, ["r9999"])
-    assert not aborted.since(0, ["r9"])
+        aborts.record(raw)
+    assert aborts.any_since(9_000, ["r9999-1"])
+    assert not aborts.any_since(9_000, ["q"])
+    assert not aborts.any_since(10_000, ["r9999"])
+    assert not aborts.any_since(0, ["r9"])

@@ -100,7 +100,7 @@ async def test_workers_lists_every_instance(start):
         "charged_tokens": 0,
         "charged_seconds": 0,
         "sending_seconds": 0,
-        "misfits": [],
+        "incompatibilities": [],
         "leaving": False,
         "circuit": "closed",
         "worker_type": "prefill",

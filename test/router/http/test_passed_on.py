@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from router.http.endpoints import ENDPOINTS, Who
+from router.http.endpoint import AnsweredBy
+from router.http.endpoints import ENDPOINTS
 
 BODY = {"text": "hi"}
-ANYONE = sorted(one.path for one in ENDPOINTS if one.who is Who.ANYONE and one.methods == ("POST",))
-COLOCATED = sorted(one.path for one in ENDPOINTS if one.who is Who.COLOCATED)
+ANYONE = sorted(
+    one.path for one in ENDPOINTS if one.answered_by is AnsweredBy.ANY_INSTANCE and one.methods == ("POST",)
+)
+COLOCATED = sorted(one.path for one in ENDPOINTS if one.answered_by is AnsweredBy.COLOCATED)
 
 
 async def ask(cluster, method, path, **kwargs):
@@ -29,7 +32,8 @@ def test_the_manual_lists_every_endpoint():
 
 def test_what_a_pair_cannot_do_has_its_reason():
     assert all(
-        bool(one.pd_unsupported_reason) == (one.who in (Who.COLOCATED, Who.HOLDER)) for one in ENDPOINTS
+        bool(one.pd_unsupported_reason) == (one.answered_by in (AnsweredBy.COLOCATED, AnsweredBy.HOLDER))
+        for one in ENDPOINTS
     )
 
 

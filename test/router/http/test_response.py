@@ -7,8 +7,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from router.forwarding.upstream import Answer
+from router.http.access import AccessLog
 from router.http.response import deliver, failures_as_json
+from router.metrics.requests import Requests
+from router.protocol.answer import Answer
 
 
 @pytest.mark.parametrize("chunks", [[], [b"data: 1\n\n"]], ids=["end", "chunk"])
@@ -24,6 +26,7 @@ async def test_a_client_that_leaves_as_the_next_bytes_are_written_is_no_error(ca
         return await deliver(request, Answer(200, {}, b"data: 0\n\n", rest(request)), 5)
 
     app = web.Application(middlewares=[failures_as_json(5)])
+    AccessLog(Requests(), enabled=False).watch(app)
     app.router.add_get("/", handler)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:
         with pytest.raises(aiohttp.ClientError):

@@ -13,7 +13,7 @@ FAST = {"retry_initial_backoff_ms": 1, "disable_retries": True}
 
 @pytest.fixture
 def breaker(clock):
-    return Breaker(most=3, enough=2, rest=10, window=30, clock=clock)
+    return Breaker(failure_threshold=3, success_threshold=2, rest_s=10, window_s=30, clock=clock)
 
 
 def opened(breaker):

@@ -84,7 +84,7 @@ def warnings(caplog):
 
 async def test_one_warning_at_joining_and_a_word_in_workers(start, caplog):
     cluster = await start(prefill=1, decode=1, info={"page_size": 16}, health_check_interval_secs=0.02)
-    assert [one["misfits"] for one in (await workers(cluster))["workers"]] == [[], []]
+    assert [one["incompatibilities"] for one in (await workers(cluster))["workers"]] == [[], []]
     decode = cluster.decode[0]
     await decode.die()
     decode.info |= {"page_size": 64, "disaggregation_mode": "prefill"}
@@ -92,7 +92,7 @@ async def test_one_warning_at_joining_and_a_word_in_workers(start, caplog):
         await asyncio.sleep(0.01)
     caplog.clear()
     await decode.start()
-    while not (told := (await workers(cluster))["workers"][1]["misfits"]):
+    while not (told := (await workers(cluster))["workers"][1]["incompatibilities"]):
         await asyncio.sleep(0.01)
     page = f"page size 64, where prefill instance {cluster.prefill[0].url} has 16"
     role = "it runs as prefill (--disaggregation-mode), and is given as decode"
@@ -111,7 +111,7 @@ async def test_whoever_joins_second_is_warned_about(start, caplog):
         await asyncio.sleep(0.01)
     caplog.clear()
     await prefill.start()
-    while not (await workers(cluster))["workers"][1]["misfits"]:
+    while not (await workers(cluster))["workers"][1]["incompatibilities"]:
         await asyncio.sleep(0.01)
     (words,) = warnings(caplog)
     assert words.startswith(f"prefill instance {prefill.url} does not fit: page size 64")

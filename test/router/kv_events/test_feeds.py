@@ -335,7 +335,7 @@ async def test_a_gap_is_healed_by_a_snapshot_quietly(tree, make_feed, follow, ca
     feed, skipped = make_feed(), []
 
     def skip_one(_, frame):
-        answer = messages.decode_answer(frame)
+        answer = messages.decode_reply(frame)
         if isinstance(answer, EventBatch) and len(answer.events) > 1 and not skipped:
             skipped.append(answer.events[0])
             frame = messages.encode(msgspec.structs.replace(answer, events=answer.events[1:]))

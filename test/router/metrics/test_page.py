@@ -103,8 +103,8 @@ async def test_hit_rate_available_chosen_and_achieved(start):
     assert told["prompt_tokens_total",] == 400
     assert told["cached_tokens_available_total",] == told["cached_tokens_chosen_total",] == 199
     assert told["cached_tokens_achieved_total",] == 150
-    assert told["cached_predictions_total", ("fared", "as predicted")] == 1
-    assert told["cached_predictions_total", ("fared", "less: in part")] == 1
+    assert told["cached_predictions_total", ("outcome", "as_predicted")] == 1
+    assert told["cached_predictions_total", ("outcome", "less_in_part")] == 1
     # 49 tokens too many, and 0.
     assert told["cached_tokens_error_bucket", ("le", "15.0")] == 1
     assert told["cached_tokens_error_bucket", ("le", "127.0")] == 2
@@ -128,7 +128,7 @@ async def test_a_flush_in_between_explains_why_less_was_cached(start):
         assert response.status == 200
     mock.release.set()
     await task
-    assert (await scrape(cluster))["cached_predictions_total", ("fared", "less: forgotten")] == 1
+    assert (await scrape(cluster))["cached_predictions_total", ("outcome", "less_cache_lost")] == 1
 
 
 async def test_prompts_without_tokens_are_counted_by_reason(start):
@@ -140,7 +140,7 @@ async def test_prompts_without_tokens_are_counted_by_reason(start):
     assert told["fallbacks_total", ("reason", "no tokenizer")] == 1
     assert told["fallbacks_total", ("reason", "batch")] == 1
     assert told["prompts_tokenised_total",] == 1
-    assert told["answers_total", ("prompt_tokens", "untold")] == 1
+    assert told["answers_total", ("prompt_tokens", "unreported")] == 1
 
 
 async def test_instances_healthy_charged_and_in_flight(start):
@@ -160,6 +160,70 @@ async def test_instances_healthy_charged_and_in_flight(start):
     assert told["instance_in_flight", *labels(**alive)] == 1
     assert told["instance_charged_tokens", *labels(**alive)] > 100
     task.cancel()
+
+
+async def test_attempts_after_a_failure_are_counted(start):
+    cluster = await start(colocated=2, retry_initial_backoff_ms=1)
+    assert (await scrape(cluster))["retries_total",] == 0
+    for mock in cluster.colocated:
+        mock.refusal = (503, b"full")
+    await post(cluster, {"text": "hi"})
+    assert (await scrape(cluster))["retries_total",] == 4
+
+
+async def test_the_circuit_of_an_instance_is_a_number(start):
+    cluster = await start(colocated=1, disable_retries=True, cb_failure_threshold=2)
+    mock = cluster.colocated[0]
+    state = ("instance_circuit_state", *labels(instance=mock.url, role="colocated"))
+    mock.refusal = (500, b"broken")
+    states = []
+    for _ in range(3):
+        states.append((await scrape(cluster))[state])
+        await post(cluster, {"text": "hi"})
+    assert states == [0, 0, 1]
+
+
+async def test_plans_for_the_prompts_kv_are_counted(start):
+    cluster = await start(colocated=1, policy="cost_model", info={"page_size": 16})
+    cached(cluster.colocated, 0)
+    for _ in range(3):
+        await post(cluster, {"input_ids": IDS})
+    told = await scrape(cluster)
+    assert {key[1][1]: value for key, value in told.items() if key[0] == "prefill_plans_total"} == {
+        "route": 2,
+        "fetch": 0,
+        "recompute": 1,
+    }
+
+
+async def test_other_policies_have_no_plans(start):
+    cluster = await start(colocated=1, **TREE)
+    await post(cluster, {"input_ids": IDS})
+    assert (await scrape(cluster))["prefill_plans_total", ("plan", "recompute")] == 0
+
+
+@pytest.mark.parametrize("counted", [True, False])
+async def test_time_per_token_is_from_first_bytes_to_last(start, counted):
+    cluster = await start(colocated=1, **TREE)
+    mock = cluster.colocated[0]
+    usage = {"prompt_tokens": 200, "completion_tokens": 11} if counted else {}
+    last = json.dumps({"text": "x", "meta_info": usage}).encode()
+    mock.chunks = [b'data: {"text": "x"}\n\n', b"data: " + last + b"\n\n", b"data: [DONE]\n\n"]
+    mock.hold_after = 1
+    async with cluster.session.post(
+        cluster.url + "/generate", json={"input_ids": IDS, "stream": True}
+    ) as response:
+        await response.content.readany()
+        await asyncio.sleep(0.2)
+        mock.release.set()
+        await response.read()
+    await post(cluster, {"input_ids": IDS})
+    told = await scrape(cluster)
+    name, where = "time_per_output_token_seconds", {"path": "/generate", "role": "colocated"}
+    # Of 11 tokens as the answer says, or of 3 events.
+    assert told[f"{name}_count", *labels(**where)] == 1
+    seconds = told[f"{name}_sum", *labels(**where)] * (10 if counted else 2)
+    assert 0.2 <= seconds < 0.5
 
 
 async def test_routers_of_one_process_share_nothing(start):
@@ -208,30 +272,41 @@ def test_a_distribution_counts_a_value_at_a_bound_below_it():
 def decided(predicted, **more):
     home, away = Instance("http://a:1", Role.COLOCATED), Instance("http://b:1", Role.COLOCATED)
     route = Route(None, home, {home: Cached(predicted, predicted), away: Cached(96, 96)})
-    return Decision("p", "/generate", 100, True, route, [], [], 1e-5, **more)
+    return Decision(
+        policy="p",
+        path="/generate",
+        prompt_tokens=100,
+        tokenised=True,
+        route=route,
+        healthy=[],
+        charged=[],
+        decision_s=1e-5,
+        made_at=0.0,
+        **more,
+    )
 
 
 @pytest.mark.parametrize(
-    ("predicted", "prompt", "cached", "forgot", "prediction_outcomes"),
+    ("predicted", "prompt", "cached", "cache_lost", "outcome"),
     [
-        (64, 100, 64, False, "as predicted"),
-        (0, 100, 0, True, "as predicted"),
+        (64, 100, 64, False, "as_predicted"),
+        (0, 100, 0, True, "as_predicted"),
         (64, 100, 80, False, "more"),
-        (64, 101, 0, True, "less: other tokens"),
-        (64, 100, 0, True, "less: forgotten"),
-        (64, 100, 0, False, "less: nothing there"),
-        (64, None, 48, False, "less: in part"),
+        (64, 101, 0, True, "less_other_tokens"),
+        (64, 100, 0, True, "less_cache_lost"),
+        (64, 100, 0, False, "less_nothing_there"),
+        (64, None, 48, False, "less_in_part"),
     ],
 )
-def test_how_a_prediction_fared(predicted, prompt, cached, forgot, prediction_outcomes):
+def test_what_came_of_a_prediction(predicted, prompt, cached, cache_lost, outcome):
     decisions = Decisions(1)
-    decisions.ended(decided(predicted), Outcome(prompt, cached), forgot=forgot)
-    assert decisions.prediction_outcomes == {prediction_outcomes: 1}
+    decisions.ended(decided(predicted), Outcome(prompt, cached), cache_lost=cache_lost)
+    assert decisions.prediction_outcomes == {outcome: 1}
 
 
 def test_what_another_instance_had_was_available():
     decisions, predictions = Decisions(1), Predictions()
-    decisions.watchers.append(predictions)
+    decisions.watch(predictions)
     decision = decided(64)
     decisions.add(decision)
     decisions.ended(decision, Outcome(100, 48))
@@ -246,9 +321,9 @@ def test_what_another_instance_had_was_available():
 def test_seconds_predicted_and_measured_are_compared_where_a_decision_has_both():
     predictions = Predictions()
     for predicted, actual in ((0.5, 0.3), (0.5, None), (None, None)):
-        price = None if predicted is None else SimpleNamespace(prefilled=predicted)
-        route = SimpleNamespace(first=None, price=lambda _, price=price: price)
-        predictions.ended(SimpleNamespace(outcome=None, route=route, prefilled=actual))
+        estimate = None if predicted is None else SimpleNamespace(until_prefilled_s=predicted)
+        route = SimpleNamespace(first=None, estimate=lambda _, estimate=estimate: estimate)
+        predictions.ended(SimpleNamespace(outcome=None, route=route, prefill_s=actual))
     off = next(f for f in predictions.collect() if f.name.endswith("prefill_seconds_error"))
     assert {s.labels["le"]: s.value for s in off.samples if "le" in s.labels}["0.3"] == 1
     assert next(s.value for s in off.samples if s.labels.get("le") == "+Inf") == 1

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections import Counter
-from inspect import getsourcelines
 
 import numpy as np
 import pytest
@@ -12,14 +11,25 @@ from router.cost.speeds import Speeds
 from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.instances.server_info import ServerInfo
-from router.policies import CostModelPolicy, cost_model
+from router.policies import CostModelPolicy
 from router.prefix_tree import Cached
 from router.prompt.request import RoutingRequest
 from router.scheduling.reservation import PrefillReservation
 
 TOKENS = np.arange(4096, dtype=np.int32)
-ASK = RoutingRequest(tokens=TOKENS, prompt_tokens=4096, new_tokens=64)
+REQUEST = RoutingRequest(tokens=TOKENS, prompt_tokens=4096, new_tokens=64)
 PAGE = 16
+
+
+def standing_still():
+    """A clock by which a decision takes no time."""
+    return 100.0
+
+
+def reserved(instance, seconds, source=None, sending_s=0.0):
+    prefill = PrefillReservation(instance, seconds, source=source, sending_s=sending_s)
+    prefill.reserve()
+    return prefill
 
 
 class Tree:
@@ -38,7 +48,10 @@ class House:
     def __init__(self, prefill=0, decode=0, colocated=0, fetch_s=True):
         counts = {Role.PREFILL: prefill, Role.DECODE: decode, Role.COLOCATED: colocated}
         made = {
-            role: [Instance(f"http://{role.value}{number}:1", role) for number in range(count)]
+            role: [
+                Instance(f"http://{role.value}{number}:1", role, clock=standing_still)
+                for number in range(count)
+            ]
             for role, count in counts.items()
         }
         self.p, self.d, self.c = made.values()
@@ -47,33 +60,34 @@ class House:
             one.up()
             one.learn(ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda"))
         self.tree = Tree()
-        self.prices = CostEstimator(Speeds())
-        self.policy = CostModelPolicy(self.tree, self.prices)
-        self.speed = self.prices.speeds.of(self.candidates.instances[0])
+        self.estimator = CostEstimator(Speeds(), clock=standing_still)
+        self.policy = CostModelPolicy(self.tree, self.estimator)
+        self.speed = self.estimator.speeds.of(self.candidates.instances[0])
 
-    def route(self, ask=ASK):
-        return self.policy.route(self.candidates, ask)
+    def route(self, request=REQUEST):
+        return self.policy.route(self.candidates, request)
 
     def has(self, one, tokens, hbm=None):
         self.tree.has[one] = Cached(tokens, tokens if hbm is None else hbm)
 
-    def burst(self, count, ask=ASK):
+    def burst(self, count, request=REQUEST):
         """Requests that all come before any ends. Returns the routes, and lets go of what was charged."""
-        routes, works = [], []
+        routes, reservations = [], []
         for _ in range(count):
-            route = self.route(ask)
-            way = route.price(route.first).way
-            source = way.fetch and way.fetch.source
-            works.append(PrefillReservation(route.first, route.price(route.first).work, source, way.sending))
+            route = self.route(request)
+            estimate = route.estimate(route.first)
+            plan = estimate.plan
+            source = plan.fetch and plan.fetch.source
+            reservations.append(reserved(route.first, estimate.busy_s, source, plan.source_busy_s))
             routes.append(route)
-        for work in works:
-            work.drop()
+        for reservation in reservations:
+            reservation.release()
         return routes
 
 
 def how(house, route):
-    price = route.price(route.first)
-    if price.way.fetch:
+    estimate = route.estimate(route.first)
+    if estimate.plan.fetch:
         return "fetch"
     return "route" if house.tree.has.get(route.first) else "recompute"
 
@@ -95,14 +109,14 @@ def test_a_busy_holder_is_left_at_the_queue_that_the_model_computes(fetch_s):
     if fetch_s:
         # The holder sends once the forward that it is in is over.
         moved = speed.fetch(4080) + speed.swap_in(4080) + there
-        elsewhere = min(elsewhere, moved + min(elsewhere - there, speed.forward_s))
+        elsewhere = min(elsewhere, moved + min(elsewhere - there, speed.max_forward_s))
     crossover = elsewhere - there
     for queue, chosen in ((0.9 * crossover, holder), (1.1 * crossover, other)):
-        work = PrefillReservation(holder, queue)
+        reservation = reserved(holder, queue)
         route = house.route()
         assert route.decode is chosen
-        assert route.price(chosen).queue == pytest.approx(0 if chosen is other else queue, abs=1e-5)
-        work.drop()
+        assert route.estimate(chosen).queue_s == pytest.approx(0 if chosen is other else queue, abs=1e-5)
+        reservation.release()
     assert holder.charged_seconds == 0
 
 
@@ -120,14 +134,14 @@ def test_it_fetches_where_that_is_less_than_to_compute_and_says_how_long_to_wait
 
 def test_fetch_or_recompute_is_decided_where_the_models_times_cross():
     house = House(prefill=1, decode=1)
-    speed, ways = house.speed, set()
+    speed, plans = house.speed, set()
     for tokens in range(PAGE, 4096, PAGE):
         house.has(house.d[0], tokens)
         fetched = speed.fetch(tokens) + speed.swap_in(tokens) + speed.prefill(tokens, 4096 - tokens)
-        way = "fetch" if fetched < speed.prefill(0, 4096) else "recompute"
-        assert how(house, house.route()) == way
-        ways.add(way)
-    assert ways == {"fetch", "recompute"}
+        plan = "fetch" if fetched < speed.prefill(0, 4096) else "recompute"
+        assert how(house, house.route()) == plan
+        plans.add(plan)
+    assert plans == {"fetch", "recompute"}
 
 
 @pytest.mark.parametrize("who", ["source", "fetcher"])
@@ -145,7 +159,7 @@ def test_of_equal_sources_the_one_that_sends_less_is_asked():
     house = House(prefill=1, decode=3)
     for one in house.d:
         house.has(one, 4080)
-    PrefillReservation(house.p[0], 0, house.d[0], 0.01)
+    reserved(house.p[0], 0, house.d[0], 0.01)
     house.d[1].charge(100_000)
     assert {house.route().fetch.source for _ in range(10)} == {house.d[2]}
 
@@ -154,7 +168,7 @@ def test_a_source_that_is_too_busy_is_spared():
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     assert how(house, house.route()) == "fetch"
-    PrefillReservation(house.p[0], 0, house.d[0], 10.0)
+    reserved(house.p[0], 0, house.d[0], 10.0)
     assert how(house, house.route()) == "recompute"
 
 
@@ -162,11 +176,11 @@ def test_a_source_is_charged_with_what_it_sends_and_not_with_its_queue_again():
     house = House(colocated=2)
     holder, other = house.c
     house.has(holder, 4080)
-    PrefillReservation(holder, 0.008)
+    reserved(holder, 0.008)
     holder.charge(4096)
-    way = house.route().price(other).way
-    assert way.fetch.source is holder
-    assert way.sending == house.speed.fetch(4080) < way.fetch_s
+    plan = house.route().estimate(other).plan
+    assert plan.fetch.source is holder
+    assert plan.source_busy_s == house.speed.fetch(4080) < plan.fetch_s
 
 
 def test_one_that_has_not_told_what_it_is_looks_no_better_than_the_others():
@@ -176,8 +190,8 @@ def test_one_that_has_not_told_what_it_is_looks_no_better_than_the_others():
         one.learn(
             one.server_info and dataclasses.replace(one.server_info, model="/no/such/model", device="cpu")
         )
-    price = house.route().price
-    assert price(house.c[1]).way.compute_s == price(house.c[0]).way.compute_s
+    estimate = house.route().estimate
+    assert estimate(house.c[1]).plan.compute_s == estimate(house.c[0]).plan.compute_s
 
 
 def test_another_source_that_has_less_takes_over_from_a_busy_one():
@@ -185,7 +199,7 @@ def test_another_source_that_has_less_takes_over_from_a_busy_one():
     house.has(house.d[0], 4080)
     house.has(house.d[1], 3072)
     assert house.route().fetch.source is house.d[0]
-    PrefillReservation(house.p[0], 0, house.d[0], 10.0)
+    reserved(house.p[0], 0, house.d[0], 10.0)
     assert house.route().fetch[:2] == (house.d[1], 3072)
 
 
@@ -197,22 +211,22 @@ def test_a_hot_prefix_spreads_before_its_holders_queue_costs_more_than_to_do_wit
     share = Counter(route.decode for route in routes)
     assert set(share) == set(house.c)
     assert share[house.c[0]] == max(share.values())
-    longest = max(route.price(house.c[0]).queue for route in routes if route.decode is house.c[0])
+    longest = max(route.estimate(house.c[0]).queue_s for route in routes if route.decode is house.c[0])
     assert longest > 0
     for route in routes:
-        price = route.price(route.decode)
-        others = [route.price(one).total for one in house.c]
-        assert price.total <= min(others) + 0.021 * price.prefilled
+        estimate = route.estimate(route.decode)
+        others = [route.estimate(one).total_s for one in house.c]
+        assert estimate.total_s <= min(others) + 0.021 * estimate.until_prefilled_s
     assert [one.charged_seconds for one in house.c] == [one.sending_seconds for one in house.c] == [0] * 4
 
 
 def test_what_waits_together_shares_a_forward():
     house = House(colocated=1)
     house.has(house.c[0], 4080)
-    first, second = (route.price(house.c[0]) for route in house.burst(2))
-    assert first.work == house.speed.prefill(4080, 16)
-    assert second.queue == pytest.approx(first.work, abs=1e-5)
-    assert second.work == pytest.approx(first.work - house.speed.prefill(0, 1))
+    first, second = (route.estimate(house.c[0]) for route in house.burst(2))
+    assert first.busy_s == house.speed.prefill(4080, 16)
+    assert second.queue_s == pytest.approx(first.busy_s, abs=1e-5)
+    assert second.busy_s == pytest.approx(first.busy_s - house.speed.prefill(0, 1))
 
 
 def test_cold_instances_get_what_nobody_has():
@@ -244,10 +258,10 @@ def test_a_colocated_instance_sends_nothing_and_decodes_beside_its_own_streams()
     house = House(prefill=1, decode=1, colocated=1)
     house.d[0].charge(50_000)
     route = house.route()
-    pair, whole = route.price(house.p[0]), route.price(house.c[0])
-    assert (pair.sending, whole.sending) == (house.speed.send(4096), 0)
-    assert pair.decoding == pytest.approx(64 * house.speed.step(2, 54_096))
-    assert whole.decoding == pytest.approx(64 * house.speed.step(1, 4096))
+    pair, whole = route.estimate(house.p[0]), route.estimate(house.c[0])
+    assert (pair.send_s, whole.send_s) == (house.speed.send(4096), 0)
+    assert pair.decode_s == pytest.approx(64 * house.speed.step(2, 54_096))
+    assert whole.decode_s == pytest.approx(64 * house.speed.step(1, 4096))
 
 
 def test_what_is_in_dram_costs_its_swap_in():
@@ -256,9 +270,9 @@ def test_what_is_in_dram_costs_its_swap_in():
     house.has(house.c[1], 4080)
     route = house.route()
     assert route.decode is house.c[1]
-    swap_in_s = route.price(house.c[0]).way.swap_in_s
+    swap_in_s = route.estimate(house.c[0]).plan.swap_in_s
     assert swap_in_s == pytest.approx(house.speed.swap_in(4080))
-    assert route.price(house.c[0]).total - route.price(house.c[1]).total == pytest.approx(swap_in_s)
+    assert route.estimate(house.c[0]).total_s - route.estimate(house.c[1]).total_s == pytest.approx(swap_in_s)
 
 
 def test_decode_instances_are_chosen_by_what_is_to_be_sent_and_by_their_steps():
@@ -272,10 +286,10 @@ def test_decode_instances_are_chosen_by_what_is_to_be_sent_and_by_their_steps():
 
 def test_a_busy_pair_loses_to_a_colocated_instance_and_the_reverse():
     house = House(prefill=1, decode=1, colocated=1, fetch_s=False)
-    work = PrefillReservation(house.p[0], 5.0)
+    reservation = reserved(house.p[0], 5.0)
     assert house.route().decode is house.c[0]
-    work.drop()
-    PrefillReservation(house.c[0], 5.0)
+    reservation.release()
+    reserved(house.c[0], 5.0)
     assert house.route()[:2] == (house.p[0], house.d[0])
 
 
@@ -283,12 +297,12 @@ def test_without_tokens_a_guess_at_the_length_is_priced_with_nothing_cached():
     house = House(colocated=2)
     house.has(house.c[0], 4080)
     route = house.route(RoutingRequest(prompt_tokens=4096, new_tokens=64))
-    assert route.price(house.c[0]).way.compute_s == house.speed.prefill(0, 4096)
-    PrefillReservation(house.c[0], 0.01)
+    assert route.estimate(house.c[0]).plan.compute_s == house.speed.prefill(0, 4096)
+    reserved(house.c[0], 0.01)
     assert house.route(RoutingRequest(prompt_tokens=4096)).decode is house.c[1]
     # A picture is long in bytes.
     huge = house.route(RoutingRequest(prompt_tokens=1 << 30))
-    assert huge.price(house.c[1]).way.compute_s == house.speed.prefill(0, 32_768)
+    assert huge.estimate(house.c[1]).plan.compute_s == house.speed.prefill(0, 32_768)
 
 
 def test_what_was_observed_of_an_instance_corrects_its_price():
@@ -296,21 +310,19 @@ def test_what_was_observed_of_an_instance_corrects_its_price():
     slow, other = house.c
     for _ in range(200):
         route = house.route()
-        house.prices.observe(slow, route.price(slow), 1.5 * house.speed.prefill(0, 4096))
+        house.estimator.observe(slow, route.estimate(slow), 1.5 * house.speed.prefill(0, 4096))
     route = house.route()
     assert route.decode is other
-    assert route.price(slow).way.compute_s == pytest.approx(1.5 * route.price(other).way.compute_s, rel=0.01)
-    assert route.price(slow).way.model == route.price(other).way.model
+    assert route.estimate(slow).plan.compute_s == pytest.approx(
+        1.5 * route.estimate(other).plan.compute_s, rel=0.01
+    )
+    assert route.estimate(slow).plan.uncorrected_s == route.estimate(other).plan.uncorrected_s
 
 
 def test_a_prefill_that_had_to_fetch_says_nothing_of_its_instance():
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
-    price = house.route().price(house.p[0])
-    assert price.way.fetch
-    house.prices.observe(house.p[0], price, 9.0)
-    assert house.prices.residuals.exported() == {}
-
-
-def test_the_policy_stays_short():
-    assert len(getsourcelines(cost_model)[0]) < 70
+    estimate = house.route().estimate(house.p[0])
+    assert estimate.plan.fetch
+    house.estimator.observe(house.p[0], estimate, 9.0)
+    assert house.estimator.residuals.exported() == {}

@@ -1,6 +1,7 @@
 """Who is chosen, without sockets."""
 
 from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
@@ -19,8 +20,13 @@ SAYS_A, SAYS_B = ({"role": "user", "content": text} for text in "ab")
 TOKENS = np.arange(100, dtype=np.int32)
 
 
+def standing_still():
+    """A clock by which a decision takes no time: real time would empty the queues meanwhile."""
+    return 100.0
+
+
 def instances(role, count):
-    made = [Instance(f"http://{role}:{number}", role) for number in range(1, count + 1)]
+    made = [Instance(f"http://{role}:{number}", role, clock=standing_still) for number in range(1, count + 1)]
     for instance in made:
         instance.up()
     return made
@@ -39,16 +45,18 @@ def charge(route):
     for one in route[:2]:
         if one is not None:
             one.charge(10)
-    if (price := route.price(route.first)) is not None:
-        PrefillReservation(route.first, price.work)
+    if (estimate := route.estimate(route.first)) is not None:
+        PrefillReservation(route.first, estimate.busy_s).reserve()
 
 
 def policy_of(name, tree=None):
-    return POLICIES[name](tree or ResponseTree(600, 1 << 20), CostEstimator(Speeds()))
+    return POLICIES[name](
+        tree or ResponseTree(600, 1 << 20), CostEstimator(Speeds(), clock=standing_still), Random(1)
+    )
 
 
-def decoders(policy, candidates, asks):
-    return Counter(policy.route(candidates, ask).decode for ask in asks)
+def decoders(policy, candidates, requests):
+    return Counter(policy.route(candidates, request).decode for request in requests)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -77,8 +85,8 @@ def test_what_no_pair_can_do_stays_with_colocated_instances(name):
     candidates, _, _, cs = cluster(prefill=2, decode=2, colocated=1)
     policy = policy_of(name)
     for number in range(20):
-        ask = RoutingRequest(tokens=TOKENS, session=f"s{number}", colocated_only=True)
-        assert policy.route(candidates, ask)[:2] == (None, cs[0])
+        request = RoutingRequest(tokens=TOKENS, session=f"s{number}", colocated_only=True)
+        assert policy.route(candidates, request)[:2] == (None, cs[0])
     cs[0].down("gone")
     assert policy.route(candidates, RoutingRequest(tokens=TOKENS, colocated_only=True)) is None
 
@@ -130,20 +138,20 @@ def test_round_robin_pairs_everybody_with_everybody():
 def test_a_death_moves_its_own_sessions_only_and_they_come_back():
     candidates, ps, ds, _ = cluster(prefill=3, decode=3, colocated=2)
     policy = policy_of("session")
-    asks = [RoutingRequest(session=f"user={number}") for number in range(300)]
-    before = [policy.route(candidates, ask)[:2] for ask in asks]
+    requests = [RoutingRequest(session=f"user={number}") for number in range(300)]
+    before = [policy.route(candidates, request)[:2] for request in requests]
     ps[0].down("gone")
-    during = [policy.route(candidates, ask)[:2] for ask in asks]
+    during = [policy.route(candidates, request)[:2] for request in requests]
     moved = [new for old, new in zip(before, during, strict=True) if old != new]
     assert len(moved) == sum(old[0] is ps[0] for old in before) > 20
     assert len({new[0] for new in moved}) > 2
     ds[0].down("gone")
-    for old, new in zip(during, [policy.route(candidates, ask)[:2] for ask in asks], strict=True):
+    for old, new in zip(during, [policy.route(candidates, request)[:2] for request in requests], strict=True):
         assert new[0] is old[0]
         assert new[1] is old[1] or old[1] is ds[0]
     ps[0].up()
     ds[0].up()
-    assert [policy.route(candidates, ask)[:2] for ask in asks] == before
+    assert [policy.route(candidates, request)[:2] for request in requests] == before
 
 
 def test_sessions_are_spread_evenly_enough():
@@ -197,9 +205,9 @@ def test_a_session_is_known_by_its_id_or_by_how_it_begins(one, same, other):
 def test_without_any_sign_of_a_session_load_decides(fields):
     candidates, _, _, cs = cluster(colocated=2)
     cs[0].charge(100)
-    ask = routing_request(fields, 100)
-    assert ask.session is None
-    assert policy_of("session").route(candidates, ask).decode is cs[1]
+    request = routing_request(fields, 100)
+    assert request.session is None
+    assert policy_of("session").route(candidates, request).decode is cs[1]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,11 @@
-"""Bodies, rooms, events and turns, without sockets."""
+"""Bodies, rooms and events, without sockets."""
 
-import asyncio
 import json
 
 import pytest
 
-from router.errors import InstanceFailed
-from router.forwarding.pair import _winner
 from router.instances.instance import Instance, Role
 from router.protocol import body, sse
-from router.protocol.answer import Answer
 from router.protocol.bootstrap import bootstrap_fields, new_rooms
 
 
@@ -20,9 +16,8 @@ def test_rooms_are_63_bits_unique_and_never_0():
     assert max(rooms) > 2**60
 
 
-def test_no_room_is_0_even_if_chance_says_so(monkeypatch):
-    monkeypatch.setattr("secrets.token_bytes", bytes)
-    assert 0 not in new_rooms(3)
+def test_no_room_is_0_even_if_chance_says_so():
+    assert 0 not in new_rooms(3, bytes)
 
 
 def test_an_ipv6_host_loses_its_brackets():
@@ -86,20 +81,3 @@ def test_an_endless_event_is_not_kept():
 )
 def test_a_failure_told_in_a_stream_is_seen(event, failure):
     assert (sse.failure_in(event) is not None) is failure
-
-
-async def test_when_both_halves_end_at_once_an_answer_outweighs_prefills_failure():
-    gate = asyncio.Event()
-
-    async def fail():
-        await gate.wait()
-        raise InstanceFailed("prefill broke off")
-
-    async def answer():
-        await gate.wait()
-        return Answer(200, {}, b"")
-
-    winner = asyncio.create_task(_winner(asyncio.create_task(fail()), asyncio.create_task(answer())))
-    await asyncio.sleep(0.01)
-    gate.set()
-    assert (await winner).status == 200

@@ -31,12 +31,13 @@ async def told_by(chunks):
 @pytest.mark.parametrize(
     ("value", "outcome"),
     [
-        ({"output_ids": [5, 6], "meta_info": META}, Outcome(9, 4, (5, 6))),
-        ({"output_ids": [6], "meta_info": META}, Outcome(9, 4)),
-        ({"output_ids": [5, "x"], "meta_info": META}, Outcome(9, 4)),
-        ({"output_ids": [5, 1 << 40], "meta_info": META}, Outcome(9, 4)),
+        ({"output_ids": [5, 6], "meta_info": META}, Outcome(9, 4, (5, 6), 2)),
+        ({"output_ids": [6], "meta_info": META}, Outcome(9, 4, (), 2)),
+        ({"output_ids": [5, "x"], "meta_info": META}, Outcome(9, 4, (), 2)),
+        ({"output_ids": [5, 1 << 40], "meta_info": META}, Outcome(9, 4, (), 2)),
         ({"meta_info": {"prompt_tokens": "9"}}, Outcome()),
         ({"usage": DETAILS}, Outcome(9, 4)),
+        ({"usage": DETAILS | {"completion_tokens": 3}}, Outcome(9, 4, (), 3)),
         ({"usage": {"prompt_tokens": 9, "prompt_tokens_details": None}}, Outcome(9)),
         ([{"meta_info": META}], Outcome()),
         ({"usage": None, "text": '"prompt_tokens"'}, Outcome()),
@@ -57,7 +58,7 @@ async def test_a_stream_tells_at_its_end_wherever_its_chunks_are_cut(size):
     first = {"output_ids": [5], "meta_info": {**META, "completion_tokens": 1}}
     last = {"output_ids": [5, 6], "meta_info": META}
     raw = event(first) + event(last) + b"data: [DONE]\n\n"
-    assert await told_by([raw[at : at + size] for at in range(0, len(raw), size)]) == Outcome(9, 4, (5, 6))
+    assert await told_by([raw[at : at + size] for at in range(0, len(raw), size)]) == Outcome(9, 4, (5, 6), 2)
 
 
 async def test_a_chats_stream_tells_if_its_client_asked_for_usage():

@@ -80,8 +80,8 @@ async def test_the_one_that_prefills_is_told_what_to_fetch_and_decode_is_not(sta
         "tokens": 4080,
         "deadline_ms": pytest.approx(payload["deadline_ms"], abs=0.01),
     }
-    prices = {one["url"]: one["price"] for one in told["candidates"]}
-    assert (prices[other.url]["how"], prices[other.url]["source"]) == ("fetch", cluster.decode[0].url)
+    prices = {one["url"]: one["cost"] for one in told["candidates"]}
+    assert (prices[other.url]["plan"], prices[other.url]["source"]) == ("fetch", cluster.decode[0].url)
 
 
 async def test_a_colocated_instance_is_told_when_the_holder_is_too_busy(start):
@@ -237,12 +237,12 @@ async def test_what_was_predicted_and_what_it_took_are_on_record_and_learned_fro
     d.release.set()
     await request
     (told,) = await decisions(cluster)
-    mine, decodes = (one["price"] for one in told["candidates"])
+    mine, decodes = (one["cost"] for one in told["candidates"])
     assert told["actual_prefill_ms"] > 100
     parts = sum(mine[name] for name in ("queue_ms", "fetch_ms", "exec_ms", "sending_ms"))
     assert told["predicted_prefill_ms"] == pytest.approx(parts, abs=0.01)
     assert mine["total_ms"] == pytest.approx(parts + mine["decoding_ms"], abs=0.01)
-    assert (mine["how"], decodes["how"], decodes["exec_ms"]) == ("recompute", None, None)
+    assert (mine["plan"], decodes["plan"], decodes["exec_ms"]) == ("recompute", None, None)
     residuals = (await workers(cluster))["routing"]["residuals"]
     assert list(residuals) == [p.url]
     assert residuals[p.url]["observations"] == 1
@@ -280,7 +280,7 @@ async def test_explain_tells_what_would_be_done_and_does_nothing(start, policy):
     # Without tokens, a guess.
     assert (told["prompt_tokens"] == 4096) == told["tokenised"] == (policy == "cost_model")
     assert [one["role"] for one in told["candidates"]] == ["prefill", "decode", "colocated"]
-    assert all((one["price"] is None) == (policy == "least_load") for one in told["candidates"])
+    assert all((one["cost"] is None) == (policy == "least_load") for one in told["candidates"])
     assert told["decode"] in {mock.url for mock in cluster.decode + cluster.colocated}
     assert not any(mock.seen for mock in cluster.prefill + cluster.decode + cluster.colocated)
     assert await decisions(cluster) == []

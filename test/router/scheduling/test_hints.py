@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.cost.estimator import Fetch
+from router.cost.estimate import Fetch
 from router.instances.instance import Instance, Role
 from router.instances.server_info import ServerInfo
 from router.scheduling.hints import hint_fields

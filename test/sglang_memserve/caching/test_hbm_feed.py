@@ -14,7 +14,8 @@ from mempool.index.events import Cleared, Removed, Stored
 from mempool.index.keys import key_of as mempool_key
 from mempool.index.mirror import Mirror
 from sglang_memserve.caching.tree import Namespace, name_of
-from sglang_memserve.hooks.table import advertise
+from sglang_memserve.hooks.scheduler_state import SchedulerState
+from sglang_memserve.hooks.server import advertise
 
 PAGE = 4
 PLAIN, SALTED, LORA = Namespace(None, None), Namespace(None, "tenant"), Namespace("lora", None)
@@ -254,8 +255,8 @@ def test_the_feed_is_told_at_server_info(make_instance, monkeypatch, split):
     """Of an instance that is not split too; one without an agent has none."""
     monkeypatch.setattr("sglang_memserve.limits.serves_with_memserve", lambda args: split)
     instance, told, without = make_instance("p", "prefill"), {}, {}
-    advertise(told, SimpleNamespace(server_args=None, memserve_agent=instance.agent))
-    advertise(without, SimpleNamespace(server_args=None, memserve_agent=None))
+    advertise(told, SimpleNamespace(server_args=None, memserve=SchedulerState(agent=instance.agent)))
+    advertise(without, SimpleNamespace(server_args=None))
     assert told["memserve"].items() >= instance.agent.advertised.items()
     assert told["memserve"].get("room_per_sample", False) == split
     assert ("memserve" in without) == split

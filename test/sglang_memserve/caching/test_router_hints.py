@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from sglang.srt.managers.kv_hints import decode_kv_hints_envelope
 
-from router.cost.estimator import Fetch
+from router.cost.estimate import Fetch
 from router.instances.instance import Instance, Role
 from router.instances.server_info import ServerInfo
 from router.scheduling.hints import hint_fields

@@ -5,6 +5,7 @@ import pytest
 
 from router.cost import CostModel, load_profile
 from router.cost.profile import Prefill
+from router.cost.speed import Speed
 from sglang_memserve.calibrate import calibration
 from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
 from sglang_memserve.cli.main import main
@@ -16,16 +17,17 @@ def test_a_profile_prices_all_that_a_router_asks(folder, hasty, backend):
         model=str(folder), device="cpu", attention_backend=backend, transfer_gb_s=2.0
     )
     profile = calibration.measure(options)
-    model = CostModel(profile, model_shape(str(folder)))
-    assert model.prefill_seconds([(512, 64), (0, 700)]) > 0
-    assert model.decode_seconds([100, 200]) > 0
-    assert model.swap_in_seconds(10**6) > 0
-    assert model.transfer_seconds(10**9) == pytest.approx(0.5)
+    shape = model_shape(str(folder))
+    assert CostModel(profile, shape).prefill_seconds([(512, 64), (0, 700)]) > 0
+    speed = Speed(profile, shape)
+    assert speed.step(2, 300) > 0
+    assert speed.swap_in(1000) > 0
+    assert speed.send(1000) == pytest.approx(1000 * shape.kv_token_bytes / 2e9, rel=0.01)
     assert {"gemm", "prefill_attention", "norm", "embedding"} <= profile.errors.keys()
     assert profile.about["attention_backend"] == backend
 
 
-def test_what_the_engine_adds_is_told_from_whole_prefills(folder, hasty):
+def test_what_the_engine_adds_is_fitted_from_whole_prefills(folder, hasty):
     shape = model_shape(str(folder))
     profile = calibration.measure(CalibrationOptions(model=str(folder), device="cpu"))
     plain = CostModel(profile, shape)

@@ -13,10 +13,11 @@ from sglang_memserve.cluster.errors import ClusterError
 PAGE = 16
 
 
-class MockEngine:
+class CachingEngine:
     """Caches whole pages of all that it saw, unless `forgets`."""
 
     def __init__(self):
+        self.url = ""
         self.forgets = False
         self.info = {"chunked_prefill_size": 8192}
         self.batches = []
@@ -44,7 +45,7 @@ class MockEngine:
 
 @pytest.fixture
 async def engine(free_port):
-    mock, port = MockEngine(), free_port()
+    mock, port = CachingEngine(), free_port()
     app = web.Application()
     app.add_routes([web.post("/generate", mock.generate), web.get("/server_info", mock.server_info)])
     runner = web.AppRunner(app)

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from sglang_memserve.calibrate import timing
 from sglang_memserve.calibrate.timing import Timer
 
 
@@ -9,7 +8,7 @@ from sglang_memserve.calibrate.timing import Timer
 def clock(monkeypatch):
     """A clock that calls can put forward."""
     now = [0.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("sglang_memserve.calibrate.timing.time.perf_counter", lambda: now[0])
     return now
 
 

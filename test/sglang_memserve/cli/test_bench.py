@@ -10,6 +10,7 @@ import time
 import pytest
 
 from sglang_memserve.cli import main
+from sglang_memserve.cluster.errors import ClusterError
 
 MOCK = [sys.executable, "-P", "-m", "benchmark.mock_engine", "--port"]
 SMALL = ("--sessions", "4", "--rates", "20", "--scale", "0.01", "--rounds", "2")
@@ -111,6 +112,19 @@ def test_a_bad_value_is_named(flag, value, capsys):
     assert value.split(",")[-1] in told
 
 
+def test_a_running_system_on_a_cpu_gets_a_gentle_load_and_flags_win(mock, capsys, monkeypatch):
+    async def measured(*_):
+        raise ClusterError("not measured here")
+
+    monkeypatch.setattr("sglang_memserve.bench.serving.benchmark._measured", measured)
+    argv = ["bench", "--url", f"a={mock('--first-ms', '400')}"]
+    assert main.main(argv) == 1
+    said = capsys.readouterr().err
+    assert "load: 10 sessions, 0.25 a second, lengths times 0.2, for a took 0.4" in said
+    assert main.main([*argv, "--sessions", "3", "--rates", "9", "--scale", "0.1"]) == 1
+    assert "load:" not in capsys.readouterr().err
+
+
 def test_a_system_that_is_not_there_is_named(free_port, capsys):
     url = f"http://127.0.0.1:{free_port()}"
     assert main.main(["bench", "--url", f"mine={url}", *SMALL]) == 1
@@ -122,6 +136,23 @@ def test_arms_and_workloads_are_listed(capsys):
     listed = capsys.readouterr().out
     assert "stock-pd-radix" in listed
     assert "no-sharing" in listed
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_shows_what_was_answered(mock, number, code):
+    url = mock("--first-ms", "100", "--gap-ms", "1")
+    command = [sys.executable, "-m", "sglang_memserve.cli.main", "bench", "--url", f"a={url}", *SMALL]
+    # One session after the other, for minutes.
+    command += ["--sessions", "200", "--rates", "2", "--workload", "no-sharing"]
+    bench = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    assert bench.poll() is None
+    bench.send_signal(number)
+    table, said = bench.communicate(timeout=10)
+    assert bench.returncode == code
+    assert "TTFT P50, ms" in table
+    assert "ended early: interrupted" in table
+    assert "Traceback" not in said
 
 
 def test_ctrl_c_ends_it_at_once(mock):

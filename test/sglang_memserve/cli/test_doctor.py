@@ -32,7 +32,7 @@ def told(role, url):
     knows = [name for other, name in NAMES.items() if other != url]
     counters = {"instance": NAMES[url], "knows": knows}
     return Told(
-        {"url": url, "role": role, "healthy": True, "trouble": None, "misfits": []},
+        {"url": url, "role": role, "healthy": True, "trouble": None, "incompatibilities": []},
         {
             **ALIKE,
             **backend,
@@ -53,7 +53,7 @@ def cluster():
         "tokenizer": {"loaded": "/m", "unlike": []},
         "tokenising": {"tokenised": 100, "batch": 50},
         "answers": {"prompt_tokens_equal": 100},
-        "predictions": {"as predicted": 90, "less: in part": 10},
+        "prediction_outcomes": {"as_predicted": 90, "less_in_part": 10},
     }
     return Evidence(instances, routing, "0.1.0")
 
@@ -151,7 +151,7 @@ def test_one_thing_wrong_is_named_with_what_to_do(cluster, change, check, words)
     ("change", "check"),
     [
         (on(DECODE, memserve={"caching": "2"}), "caching"),
-        (counted(predictions={"as predicted": 50, "less: in part": 50}), "predictions"),
+        (counted(prediction_outcomes={"as_predicted": 50, "less_in_part": 50}), "predictions"),
         (counted(needs_tokens=False, tokenizer={"loaded": None}), None),
         (counted(answers={"prompt_tokens_equal": 999, "prompt_tokens_different": 1}), None),
         (counted(tokenising={"tokenised": 1, "no tokenizer": 3}), None),
@@ -175,7 +175,7 @@ def test_stock_instances_are_judged_by_what_they_tell(cluster):
     assert found(cluster) == []
     on_decode = next(one for one in cluster.instances if one.url == DECODE)
     on_decode.info.update(kv_cache_dtype="fp8_e4m3", **NO_RADIX)
-    on_decode.worker["misfits"] = ["tokenizer x, where prefill instance http://p:1 has t"]
+    on_decode.worker["incompatibilities"] = ["tokenizer x, where prefill instance http://p:1 has t"]
     assert [(one.check, one.state) for one in found(cluster)] == [
         ("--kv-cache-dtype", State.WRONG),
         ("tokenizer", State.WRONG),

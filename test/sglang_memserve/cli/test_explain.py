@@ -10,12 +10,12 @@ from sglang_memserve.cluster.errors import ClusterError
 
 def price(how, total, **more):
     parts = dict.fromkeys(("queue_ms", "fetch_ms", "exec_ms", "sending_ms", "decoding_ms"), 1.5)
-    return {"how": how, "source": None, **parts, "total_ms": total, **more}
+    return {"plan": how, "source": None, **parts, "total_ms": total, **more}
 
 
 def candidate(url, role, priced=None, cached=0):
     counts = {"cached_tokens": cached, "cached_tokens_in_hbm": cached, "charged_tokens": 1234}
-    return {"url": url, "role": role, **counts, "price": priced}
+    return {"url": url, "role": role, **counts, "cost": priced}
 
 
 P, D, C = "http://p:1", "http://d:1", "http://c:1"

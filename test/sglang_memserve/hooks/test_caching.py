@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_memserve.hooks import caching as hooks
-from sglang_memserve.news import News
+from sglang_memserve.hooks.scheduler_state import SchedulerState
+from sglang_memserve.hooks.table import new_prefill_batch
+from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 
 
 class Agent:
@@ -30,8 +32,8 @@ class Scheduler:
     def __init__(self, *names, held=(), mode="null", running=False):
         self.server_args = SimpleNamespace(disaggregation_mode=mode)
         self.waiting_queue = [SimpleNamespace(rid=name, bootstrap_room=None) for name in names]
-        self.memserve_agent, self.memserve_news = Agent(*held), News()
-        self.memserve_news.wait = lambda: self.waits.append(1)
+        self.memserve = SchedulerState(agent=Agent(*held), wakeup=SchedulerWakeup())
+        self.memserve.wakeup.wait = lambda: self.waits.append(1)
         self.waits, self.running = [], running
 
     def is_fully_idle(self, for_health_check=False, ignore_waiting=False):
@@ -44,12 +46,12 @@ class Scheduler:
 def test_a_batch_is_made_of_those_that_do_not_wait():
     scheduler = Scheduler("a", "b", "c", held=["b"])
 
-    def first_one(scheduler):
+    def take_first(scheduler):
         assert scheduler.names() == ["a", "c"]
         scheduler.waiting_queue = scheduler.waiting_queue[1:]
         return "batch"
 
-    assert hooks.leave_out_held(first_one, scheduler) == "batch"
+    assert new_prefill_batch(take_first, scheduler) == "batch"
     assert scheduler.names() == ["b", "c"]
 
 
@@ -60,14 +62,14 @@ def test_no_request_is_lost_where_a_batch_cannot_be_made():
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        hooks.leave_out_held(broken, scheduler)
+        new_prefill_batch(broken, scheduler)
     assert sorted(scheduler.names()) == ["a", "b"]
 
 
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
 def test_the_queue_of_a_split_is_left_alone(mode):
     scheduler = Scheduler("a", "b", held=["b"], mode=mode)
-    assert hooks.leave_out_held(lambda scheduler: scheduler.names(), scheduler) == ["a", "b"]
+    assert new_prefill_batch(lambda scheduler: scheduler.names(), scheduler) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +83,9 @@ def test_the_queue_of_a_split_is_left_alone(mode):
     ],
 )
 def test_the_loop_sleeps_while_all_that_is_there_waits(scheduler, sleeps):
-    hooks.tick(lambda scheduler: None, scheduler)
+    hooks.tick(scheduler)
     assert bool(scheduler.waits) == sleeps
-    assert scheduler.memserve_agent.ticks == 1
+    assert scheduler.memserve.agent.ticks == 1
 
 
 def test_a_hint_that_cannot_be_read_costs_no_request(caplog):
@@ -92,11 +94,11 @@ def test_a_hint_that_cannot_be_read_costs_no_request(caplog):
         queue, scheduler.waiting_queue = scheduler.waiting_queue, [req]
         hooks.fetch_for_colocated(None, scheduler, req)
         scheduler.waiting_queue = queue
-    assert scheduler.memserve_agent.asked == ["good", "bad"]
+    assert scheduler.memserve.agent.asked == ["good", "bad"]
     assert "what bad could find elsewhere" in caplog.text
 
 
 def test_what_sglang_did_not_queue_is_not_fetched_for():
     scheduler = Scheduler("a")
     hooks.fetch_for_colocated(None, scheduler, SimpleNamespace(rid="rejected", bootstrap_room=None))
-    assert scheduler.memserve_agent.asked == []
+    assert scheduler.memserve.agent.asked == []

@@ -19,8 +19,8 @@ LOADED = "from sglang.srt.plugins import load_plugins\nload_plugins()\n"
 def test_sglang_loads_the_backend_and_every_hook_takes_hold():
     done = python(
         LOADED + "from sglang.srt.disaggregation.utils import TransferBackend, KVClassType, get_kv_class\n"
-        "from sglang_memserve.hooks import table as hooks\n"
-        "hooks.require_applied()\n"
+        "from sglang_memserve.hooks.applied import require_applied\n"
+        "require_applied()\n"
         "ours, fake = TransferBackend('memserve'), TransferBackend.FAKE\n"
         "assert ours is TransferBackend.MEMSERVE and ours in list(TransferBackend)\n"
         "print(*(get_kv_class(ours, kind).__name__ for kind in KVClassType))\n"

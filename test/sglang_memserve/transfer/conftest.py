@@ -15,11 +15,12 @@ from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
-from sglang_memserve.news import News
-from sglang_memserve.transfer.decode import DecodeSide, MemServeKVReceiver
-from sglang_memserve.transfer.kv_sender import MemServeKVSender
+from sglang_memserve.scheduler_wakeup import SchedulerWakeup
+from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.manager import MemServeKVManager
 from sglang_memserve.transfer.prefill import PrefillSide
+from sglang_memserve.transfer.receiver import MemServeKVReceiver
+from sglang_memserve.transfer.sender import MemServeKVSender
 
 PAGE, HEADS, DIM, LAYERS, PAGES = 4, 2, 8, 3, 32
 
@@ -86,21 +87,21 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVMa
     manager.enable_deferred_decode_kv_release = False
     manager.waiting_timeout = 300
     manager.kv_item_lens_sum = manager.state_item_lens_sum = 0
-    manager.news = News()
+    manager.wakeup = SchedulerWakeup()
     manager._status_lock = threading.Lock()
     manager.prefill = manager.decode = manager.agent = None
     return manager
 
 
 class Split:
-    """`how`: what `PrefillSide` is told of modes, made for the source's buffers."""
+    """`how`: keyword arguments of `PrefillSide`, made for the source's buffers."""
 
-    def __init__(self, decode_heads: int = HEADS, how=lambda source: ()):
+    def __init__(self, decode_heads: int = HEADS, how=lambda source: {}):
         self.context = zmq.Context()
         self.source, self.target = make_buffers(1), make_buffers(None, decode_heads)
         self.p = make_manager(DisaggregationMode.PREFILL, self.context)
         self.d = make_manager(DisaggregationMode.DECODE, self.context)
-        self.p.prefill = PrefillSide(self.p, self.source, *how(self.source))
+        self.p.prefill = PrefillSide(self.p, self.source, **how(self.source))
         self.d.decode = DecodeSide(self.d, self.target, None)
         self.to_prefill = self.context.socket(zmq.PUSH)
         self.to_prefill.connect(f"tcp://127.0.0.1:{self.p.rank_port}")
@@ -141,11 +142,11 @@ class Split:
     def leftovers(self):
         """What either side still keeps of any room."""
         p, d = self.p, self.d
-        tables = (p.request_status, p.transfer_infos, p.req_to_decode_prefix_len, p.failure_records)
+        tables = (p.request_status, p.req_to_decode_prefix_len, p.failure_records)
         tables += (d.request_status, d.prefill_response_tracker, d.required_prefill_response_num_table)
         counters = {"p": p.counters()["open_rooms"], "d": d.counters()["open_rooms"]}
         counters["transfers"] = d.counters()["open_transfers"]
-        counters["unclaimed"] = len(p.prefill._unclaimed)
+        counters["unclaimed"] = p.prefill.rooms.unclaimed
         counters["watched"] = sum(len(peer._open) for peer in p.prefill._blocks._peers.values())
         return [table for table in tables if table] + [k for k, v in counters.items() if v]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sglang.srt.disaggregation.base.conn import KVPoll
 
-from mempool.transfer.cut import TransferMode
+from mempool.flags import TransferMode
 from sglang_memserve.transfer.by_layer import ByLayer
 
 ROOM = 77
@@ -30,7 +30,8 @@ def by_layer(make_split):
 
     def how(source):
         pools.append(Pool(source))
-        return TransferMode.BY_LAYER, ByLayer(pools[0], torch.device("cpu"), source.layout.layers)
+        by_layer = ByLayer(pools[0], torch.device("cpu"), source.layout.layers)
+        return {"mode": TransferMode.BY_LAYER, "by_layer": by_layer}
 
     pools = []
     split = make_split(how=how)
@@ -114,4 +115,3 @@ def test_a_request_that_ends_in_its_batch_leaves_nothing(by_layer, tools):
     tools.until(lambda: receiver.poll() == KVPoll.Failed)
     receiver.clear()
     tools.until(lambda: not split.leftovers())
-    assert not split.p.prefill._by_layer._announced

@@ -4,14 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_memserve.hooks import table as hooks
+from sglang_memserve.hooks import prefill as hooks
+from sglang_memserve.hooks.scheduler_state import SchedulerState
 
 
 class Manager:
     def __init__(self, comes=()):
         self.comes, self.prefill = comes, object()
 
-    def kv_comes(self, req):
+    def expects_kv(self, req):
         return req.rid in self.comes
 
 
@@ -23,7 +24,7 @@ def req(name, pending, **how):
 class Scheduler:
     def __init__(self, sent=(), waiting=(), manager=None):
         self.disagg_prefill_inflight_queue, self.waiting_queue = list(sent), list(waiting)
-        self.memserve_manager, self.back = manager or Manager(), []
+        self.memserve, self.back = SchedulerState(manager=manager or Manager()), []
 
     def optimistic_release_and_requeue(self, req):
         self.back.append(req.rid)
@@ -39,7 +40,7 @@ def queue_of(comes=(), free=6, size=8):
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_prompt_is_begun_where_sglang_would(allowed):
     asked = req("a", True)
-    assert hooks.may_begin_early(lambda queue, req: allowed, queue_of(), asked) == allowed
+    assert hooks.may_start_early(lambda queue, req: allowed, queue_of(), asked) == allowed
 
 
 @pytest.mark.parametrize(
@@ -54,12 +55,12 @@ def test_a_prompt_is_begun_where_sglang_would(allowed):
     ids=["its KV comes", "few rows are left", "grammar", "logprobs", "mask"],
 )
 def test_a_prompt_is_not_begun_early_in_vain(queue, how):
-    assert not hooks.may_begin_early(lambda queue, req: True, queue, req("a", True, **how))
+    assert not hooks.may_start_early(lambda queue, req: True, queue, req("a", True, **how))
 
 
 def test_another_transfer_backend_is_left_alone():
     queue = SimpleNamespace(scheduler=SimpleNamespace())
-    assert hooks.may_begin_early(lambda queue, req: True, queue, req("a", True))
+    assert hooks.may_start_early(lambda queue, req: True, queue, req("a", True))
     hooks.yield_optimistic_prefill(SimpleNamespace(batch_to_run=None), SimpleNamespace())
 
 

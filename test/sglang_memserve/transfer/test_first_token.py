@@ -71,7 +71,7 @@ class Scheduler:
     def commit(self, req, token=TOKEN):
         """The scheduler's own turn: the token, and what it tells before its next step."""
         req.output_ids.append(token)
-        self.output_streamer.stream_output(first_token.untold([req]), False)
+        self.output_streamer.stream_output(first_token.not_yet_streamed([req]), False)
 
 
 @pytest.fixture
@@ -96,14 +96,14 @@ def test_a_token_that_landed_is_told_once_and_the_next_ones_follow(scheduler, me
     tokens.landed(ROOM, ROW)
     # 32 tokens were cached on prefill, 48 are here.
     assert scheduler.sent == [("r", ["prompt", TOKEN], 48)]
-    assert tokens.told == 1
+    assert tokens.streamed == 1
     # Until the scheduler has the token, the request is as it was.
     assert not req.output_ids
     assert req.send_token_offset == 0
     scheduler.commit(req)
     assert len(scheduler.sent) == 1
     req.output_ids.append(43)
-    scheduler.output_streamer.stream_output(first_token.untold([req]), False)
+    scheduler.output_streamer.stream_output(first_token.not_yet_streamed([req]), False)
     assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN], [43]]
 
 
@@ -127,7 +127,7 @@ def test_what_needs_more_than_a_token_is_left_to_the_scheduler(scheduler, metada
     tokens, req = FirstTokens(scheduler, metadata), Req(**how)
     tokens.expect(req)
     tokens.landed(req.bootstrap_room, ROW)
-    assert (scheduler.sent, tokens.told) == ([], 0)
+    assert (scheduler.sent, tokens.streamed) == ([], 0)
     scheduler.commit(req)
     assert len(scheduler.sent) == 1
 
@@ -165,7 +165,7 @@ def test_an_abort_before_the_scheduler_has_the_token_goes_on_from_it(scheduler, 
     tokens.expect(req)
     tokens.landed(ROOM, ROW)
     req.finished_reason = "abort"
-    scheduler.output_streamer.stream_output(first_token.untold([req]), False)
+    scheduler.output_streamer.stream_output(first_token.not_yet_streamed([req]), False)
     assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN], []]
 
 

@@ -69,7 +69,7 @@ def test_a_prompt_that_decode_has_whole_sends_its_metadata_and_no_block(split, t
 
 def test_the_destination_may_come_before_the_request(split, tools):
     receiver = split.ask(ROOM, [9])
-    tools.until(lambda: ROOM in split.p.transfer_infos)
+    tools.until(lambda: split.p.prefill.rooms.get(ROOM))
     sender = split.sender(ROOM)
     assert sender.poll() == KVPoll.WaitingForInput
     split.send(sender, [1], aux_index=0, total=1)
@@ -141,7 +141,7 @@ def test_a_sender_that_is_cleared_sends_nothing_from_pages_that_are_free_now(spl
     """SGLang clears it where another rank has failed, and frees the pages next."""
     sender, receiver = paired([9, 10])
     held = threading.Event()
-    split.p.transfer_infos[ROOM][split.d.decode._blocks.endpoint].transfer.send(
+    split.p.prefill.rooms.get(ROOM).destinations[split.d.decode._blocks.endpoint].transfer.send(
         torch.tensor([1]), 0, held.is_set
     )
     split.send(sender, [1, 2], aux_index=0, total=2)
@@ -160,7 +160,7 @@ def test_a_destination_for_a_request_that_ended_is_refused(split, tools):
 
 def test_a_destination_for_a_request_that_prefill_did_not_admit_is_refused(split, tools):
     early = split.ask(ROOM, [9])
-    tools.until(lambda: ROOM in split.p.transfer_infos)
+    tools.until(lambda: split.p.prefill.rooms.get(ROOM))
     for room in (ROOM, ROOM + 1):
         split.p.prefill.refuse_room(room, "too long")
     late = split.ask(ROOM + 1, [10])
@@ -170,10 +170,10 @@ def test_a_destination_for_a_request_that_prefill_did_not_admit_is_refused(split
 
 def test_a_request_that_decode_gave_up_before_it_came_fails_at_once(split, tools):
     receiver = split.ask(ROOM, [9])
-    tools.until(lambda: ROOM in split.p.transfer_infos)
+    tools.until(lambda: split.p.prefill.rooms.get(ROOM))
     receiver.abort()
     receiver.clear()
-    tools.until(lambda: ROOM not in split.p.transfer_infos)
+    tools.until(lambda: split.p.prefill.rooms.get(ROOM) is None)
     sender = split.sender(ROOM)
     split.d.failure_records.clear()
     assert "before the request came" in fail(split, tools, sender)[0]
@@ -268,9 +268,9 @@ def test_a_page_outside_the_pool_fails_its_own_room_only(split, tools, paired):
 
 def test_a_destination_whose_request_never_comes_is_swept(split, tools):
     receiver = split.ask(ROOM, [9])
-    tools.until(lambda: ROOM in split.p.transfer_infos)
+    tools.until(lambda: split.p.prefill.rooms.get(ROOM))
     split.p.bootstrap_timeout = 0
-    split.p.prefill._sweep()
+    split.p.prefill._rendezvous.sweep()
     assert "did not reach" in fail(split, tools, receiver)[0]
 
 
@@ -330,9 +330,10 @@ def test_a_room_with_two_destinations_succeeds_when_both_have_everything(split, 
     for side in (split.d.decode, other):
         split.to_prefill.send_multipart(side.destination(ROOM, [9], 3, 0, 2, False))
     tools.until(lambda: sender.poll() == KVPoll.WaitingForInput)
-    split.p.transfer_infos[ROOM][other._blocks.endpoint].transfer._submit = lambda transfer, work: None
+    destinations = split.p.prefill.rooms.get(ROOM).destinations
+    destinations[other._blocks.endpoint].transfer._submit = lambda transfer, work: None
     split.send(sender, [1], aux_index=0, total=1)
-    first = split.p.transfer_infos[ROOM][split.d.decode._blocks.endpoint]
+    first = destinations[split.d.decode._blocks.endpoint]
     tools.until(lambda: first.done)
     assert sender.poll() == KVPoll.WaitingForInput
     sender.abort()

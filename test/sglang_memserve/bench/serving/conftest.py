@@ -52,9 +52,12 @@ def turn(tokens=10, output=3, text=None, after=0.0):
 def dialogue():
     """A workload of sessions that arrive at `arrivals`, each with the turns given."""
 
-    def make(*arrivals, turns=None):
-        turns = turns or [turn()]
-        return Workload("test", tuple(Session(f"s{n}", at, tuple(turns)) for n, at in enumerate(arrivals)))
+    class Dialogue:
+        turn = staticmethod(turn)
 
-    make.turn = turn
-    return make
+        def __call__(self, *arrivals, turns=None):
+            turns = turns or [turn()]
+            sessions = (Session(f"s{n}", at, tuple(turns)) for n, at in enumerate(arrivals))
+            return Workload("test", tuple(sessions))
+
+    return Dialogue()

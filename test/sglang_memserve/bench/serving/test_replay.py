@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sglang_memserve.bench.serving.replay import replay
+from sglang_memserve.bench.serving.replay import Replay, replay
 
 
 async def run(workload, client, new, limit_s=20.0):
@@ -106,3 +106,22 @@ async def test_a_run_can_be_cancelled(engine, client, conversing, dialogue):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert time.monotonic() - began < 2
+
+
+async def test_a_cancelled_run_keeps_what_was_answered_before(engine, client, conversing, dialogue):
+    engine.first_s = 0.05
+    sending = Replay(dialogue(0.0, 0.3, 30.0), client, conversing(), lambda _: None, limit_s=20.0)
+    task = asyncio.create_task(sending.run())
+    while len(sending.records) < 1:
+        await asyncio.sleep(0.01)
+    engine.first_s = 9.0
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    result = sending.result()
+    assert [record.error for record in result.records] == [
+        None,
+        "no answer when the benchmark was interrupted",
+    ]
+    assert (result.planned, result.unsent) == (3, 1)

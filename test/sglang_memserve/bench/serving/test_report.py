@@ -51,8 +51,8 @@ def test_errors_and_load_stand_beside_the_latencies():
 
 def test_what_was_not_told_is_said():
     text = table([lap("a", 1, 0.1), lap("b", 1, 0.1, prompt_tokens=100, cached_tokens=50)])
-    assert row(text, "from a cache, %") == ["not told", "50"]
-    assert row(text, "KV from prefill to decode, MB") == ["not told", "not told"]
+    assert row(text, "from a cache, %") == ["not reported", "50"]
+    assert row(text, "KV from prefill to decode, MB") == ["not reported", "not reported"]
 
 
 def test_goodput_is_shown_with_its_limits_and_only_with_them():

@@ -129,6 +129,27 @@ async def test_kv_that_moved_is_the_difference_of_a_run(systems, compare):
     assert comparison.laps[0].figures["kv_moved_mb"] == pytest.approx(2 * 1.048576)
 
 
+async def test_kv_that_moved_is_read_from_server_info_where_there_are_no_metrics(systems, compare):
+    class Counting(dict):
+        sent = 0
+
+        def get(self, path):
+            if path != "/server_info":
+                return super().get(path)
+            self.sent += 5_000_000
+            states = {"prefill": {"kv_bytes_sent": self.sent}, "decode": {"kv_bytes_received": self.sent}}
+            infos = {
+                mode: [{"disaggregation_mode": mode, "internal_states": [{"memserve": counters}]}]
+                for mode, counters in states.items()
+            }
+            return json.dumps(infos).encode()
+
+    await systems.add("a")
+    systems["a"].pages = Counting(systems["a"].pages)
+    comparison = await compare(rounds=1)
+    assert comparison.laps[0].figures["kv_moved_mb"] == pytest.approx(5)
+
+
 async def test_kv_that_went_back_to_prefill_is_what_our_instances_count(systems, compare):
     class Counting(dict):
         sent = 0

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mempool.address import Addresses
 from mempool.errors import LeaseExpired
 from mempool.index.index import IndexMatch
 
@@ -30,12 +31,12 @@ class MatchResult:
             elif self.blocks:
                 raise LeaseExpired("these blocks were matched without a lease, and may be gone")
 
-    def renew(self, seconds: float) -> None:
-        """Moves the deadline to `seconds` from now. Raises LeaseExpired."""
+    def renew(self, duration_s: float) -> None:
+        """Moves the deadline to `duration_s` from now. Raises LeaseExpired."""
         self.check()
         with self._lock:
             if self._lease is not None:
-                self._lease.renew(seconds)
+                self._lease.renew(duration_s)
 
     def release(self) -> None:
         """Idempotent."""
@@ -48,6 +49,20 @@ class MatchResult:
 
     def __exit__(self, *exception: object) -> None:
         self.release()
+
+
+class TransferResult(NamedTuple):
+    """A transfer that the receiver has confirmed.
+
+    Attributes:
+        addresses: Where the blocks are that were sent. Empty where the receiver's engine places them itself.
+        present: How many blocks, before those sent, the receiver had published already.
+        private: The caller's cookie.
+    """
+
+    addresses: Addresses
+    present: int
+    private: bytes
 
 
 class BlockCounts(NamedTuple):

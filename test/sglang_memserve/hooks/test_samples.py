@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_memserve.samples import count_uses, room_of, send_to_room
+from sglang_memserve.hooks.samples import count_uses, room_of, send_to_room
 
 ROOM = 4711
 

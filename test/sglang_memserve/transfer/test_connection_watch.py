@@ -7,7 +7,7 @@ import zmq
 from sglang.srt.disaggregation.base.conn import KVPoll
 from sglang.srt.disaggregation.common.conn import KVTransferError
 
-from sglang_memserve.transfer.lines import Lines
+from sglang_memserve.transfer.connection_watch import ConnectionWatch
 
 ROOM, ADDRESS = 7, "127.0.0.1:1"
 
@@ -25,10 +25,10 @@ def lost():
 
 
 @pytest.fixture
-def lines(lost):
-    lines = Lines(lost.put)
-    yield lines
-    lines.close()
+def watch(lost):
+    watch = ConnectionWatch(lost.put)
+    yield watch
+    watch.close()
 
 
 def pair(context):
@@ -40,26 +40,26 @@ def pair(context):
     return end, line
 
 
-def test_a_connection_that_ends_tells_whose_it_was(context, lines, lost):
+def test_a_connection_that_ends_tells_whose_it_was(context, watch, lost):
     (a, line_a), (b, line_b) = pair(context), pair(context)
-    lines.watch("a", line_a)
-    lines.watch("b", line_b)
+    watch.watch("a", line_a)
+    watch.watch("b", line_b)
     b.close()
     assert lost.get(timeout=5) == "b"
     a.close()
     assert lost.get(timeout=5) == "a"
 
 
-def test_a_port_that_nobody_listens_at_counts_as_an_end(context, lines, lost, free_port):
+def test_a_port_that_nobody_listens_at_counts_as_an_end(context, watch, lost, free_port):
     line = context.socket(zmq.PUSH)
     line.connect(f"tcp://127.0.0.1:{free_port()}")
-    lines.watch("gone", line)
+    watch.watch("gone", line)
     assert lost.get(timeout=5) == "gone"
 
 
-def test_a_line_that_its_owner_closes_is_no_end(context, lines, lost):
+def test_a_line_that_its_owner_closes_is_no_end(context, watch, lost):
     _end, line = pair(context)
-    lines.watch("a", line)
+    watch.watch("a", line)
     line.close()
     with pytest.raises(queue.Empty):
         lost.get(timeout=0.5)
@@ -70,20 +70,20 @@ def test_one_failure_to_forget_an_instance_is_not_the_last_word(context, lost):
         lost.put(name)
         raise RuntimeError("a test's own")
 
-    lines = Lines(forget)
+    watch = ConnectionWatch(forget)
     for name in ("a", "b"):
         end, line = pair(context)
-        lines.watch(name, line)
+        watch.watch(name, line)
         end.close()
         assert lost.get(timeout=5) == name
-    lines.close()
+    watch.close()
 
 
-def test_others_are_heard_after_one_has_ended(context, lines, lost):
+def test_others_are_heard_after_one_has_ended(context, watch, lost):
     """What one line goes on to tell, in vain attempts to connect, must not hold up its process."""
     kept = [pair(context) for _ in range(3)]
     for number, (end, line) in enumerate(kept):
-        lines.watch(str(number), line)
+        watch.watch(str(number), line)
         end.close()
         assert lost.get(timeout=5) == str(number)
     end, line = pair(context)
@@ -94,7 +94,7 @@ def test_others_are_heard_after_one_has_ended(context, lines, lost):
 def test_a_request_told_to_a_prefill_instance_that_dies_fails_at_once(split, tools):
     """And nothing that was known of the instance is used again: the next request asks anew."""
     manager, rank = split.d, split.context.socket(zmq.PULL)
-    manager.lines = Lines(manager._lost)
+    manager.connections = ConnectionWatch(manager._on_lost)
     receiver = split.receiver(ROOM)
     receiver.bootstrap_infos[0]["rank_port"] = rank.bind_to_random_port("tcp://127.0.0.1")
     manager.prefill_info_table, manager.heartbeat_failures = {ADDRESS: object()}, {}
@@ -108,4 +108,4 @@ def test_a_request_told_to_a_prefill_instance_that_dies_fails_at_once(split, too
         receiver.failure_exception()
     assert not manager.prefill_info_table
     assert not manager.connection_pool
-    manager.lines.close()
+    manager.connections.close()

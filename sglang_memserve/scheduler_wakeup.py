@@ -1,4 +1,4 @@
-"""What ends the scheduler's waits for other threads and instances."""
+"""What ends the waits of SGLang's scheduler for other threads and instances."""
 
 import threading
 from typing import Any
@@ -8,33 +8,35 @@ import zmq
 from mempool.sockets import Wakeup
 
 # Long enough to leave the core to the threads that end a wait, too short to be felt by a new request.
-_WAIT_SECONDS = 0.002
+_WAIT_S = 0.002
 
 
-class News:
+class SchedulerWakeup:
+    """`notify` and `wake` may be called from any thread, all else belongs to the scheduler's."""
+
     def __init__(self) -> None:
         self._event = threading.Event()
         self._wakeup = Wakeup()
         self._woken = False
 
     def wait(self) -> None:
-        """Until there is some, 2 ms at most."""
-        self._event.wait(_WAIT_SECONDS)
+        """Waits for the next `notify`, or 2 ms."""
+        self._event.wait(_WAIT_S)
         self._event.clear()
 
-    def tell(self) -> None:
-        """There is some for a scheduler that waits. From any thread."""
+    def notify(self) -> None:
+        """Ends a `wait`."""
         self._event.set()
 
     def wake(self) -> None:
-        """There is some for one that sleeps because nothing at all is to be done, too. From any thread."""
-        self.tell()
-        # The other way round an `attend` in between would leave it readable for good: no sleep would last.
+        """Ends a `wait`, and the sleep of a scheduler that has nothing to do."""
+        self.notify()
+        # In the other order a `poll_with` in between would leave it readable for good: no sleep would last.
         self._wakeup.set()
         self._woken = True
 
-    def attend(self, sleeper: Any) -> None:
-        """Once an iteration of the scheduler, whose `sleeper` is SGLang's IdleSleeper or None."""
+    def poll_with(self, sleeper: Any) -> None:
+        """Lets `wake` end the sleep of `sleeper`, SGLang's IdleSleeper or None. Called once an iteration."""
         poller = getattr(sleeper, "poller", None)
         if poller is not None and self._wakeup not in poller:
             poller.register(self._wakeup, zmq.POLLIN)

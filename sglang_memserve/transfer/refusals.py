@@ -1,11 +1,11 @@
-"""Rooms that ended before their destination came."""
+"""Why rooms were ended whose destination may still come."""
 
 import time
 from collections import OrderedDict
 
 
-class RefusedRooms:
-    """Remembers for `seconds`, and at most `capacity` rooms, why a room's late message must be refused."""
+class Refusals:
+    """Remembers a reason for `seconds`, and at most `capacity` of them."""
 
     def __init__(self, seconds: float = 300.0, capacity: int = 65536) -> None:
         self._seconds = seconds

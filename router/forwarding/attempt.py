@@ -1,0 +1,88 @@
+"""One attempt to have a request answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from router.errors import InstanceRefused
+from router.forwarding.record import RequestRecord
+from router.protocol import bootstrap
+from router.protocol.answer import Answer
+from router.protocol.usage import Outcome, watched
+from router.scheduling.placement import Placement
+from router.scheduling.scheduler import Scheduler
+
+
+class Exchange(Protocol):
+    """A request to one instance, or to a prefill/decode pair."""
+
+    async def answer(self) -> Answer:
+        """The whole answer, or a stream from its first bytes on. Raises Failure. Call it once."""
+        ...
+
+    async def close(self) -> None:
+        """Breaks off what has not ended, and releases what is charged."""
+        ...
+
+
+class Attempt:
+    """Call `run` once. If it returns, `answer` is there, and `close` must be called; if it raises, it has
+    closed the attempt.
+
+    `observe` may return the answer with something around its stream. `added_fields`: what the router put
+    into the client's body, one group after the other; a refusal that quotes the body does not quote these.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        observe: Callable[[Answer], Answer] = lambda answer: answer,
+        added_fields: Iterable[dict[str, Any]] = (),
+    ) -> None:
+        self._exchange = exchange
+        self._observe = observe
+        self._added_fields = added_fields
+        self._answer: Answer | None = None
+
+    @property
+    def answer(self) -> Answer:
+        assert self._answer is not None
+        return self._answer
+
+    async def run(self) -> Answer:
+        """The answer, or a stream from its first bytes on. Raises Failure."""
+        try:
+            self._answer = self._observe(await self._exchange.answer())
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, InstanceRefused):
+                for fields in self._added_fields:
+                    error.body = bootstrap.without_echo(error.body, fields)
+            raise
+        return self._answer
+
+    async def close(self) -> None:
+        """Breaks off what has not ended: the client has left, or an instance failed."""
+        await self._exchange.close()
+
+
+def observed(answer: Answer, placement: Placement, scheduler: Scheduler, record: RequestRecord) -> Answer:
+    """The same answer. What it reports at its end goes to `record`, and to `scheduler` to learn from.
+
+    Without the prompt's tokens there is nothing to learn, and nothing is read.
+    """
+    if placement.request.tokens is None or answer.status != 200 or answer.failure is not None:
+        return answer
+    # The client's bytes first.
+    soon = asyncio.get_running_loop().call_soon
+    if answer.rest is not None:
+        soon(scheduler.began, placement)
+
+    def on_end(outcome: Outcome) -> None:
+        record.reported(outcome)
+        soon(scheduler.answered, placement, outcome)
+
+    return watched(answer, on_end)

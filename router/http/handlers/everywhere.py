@@ -1,0 +1,35 @@
+"""Endpoints that every instance answers for itself; the router puts the answers together."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from router.errors import BadRequest
+from router.forwarding.record import client_headers
+from router.http.messages import json_response, read_request
+from router.http.response import deliver
+from router.http.services import SERVICES
+
+
+async def abort_request(request: web.Request) -> web.StreamResponse:
+    services, raw = request.app[SERVICES], await read_request(request)
+    services.forwarder.client_aborts.record(raw)
+    answer = await services.fanout.abort_request(request.path_qs, client_headers(request), raw)
+    return await deliver(request, answer, services.config.request_timeout_secs)
+
+
+async def flush_cache(request: web.Request) -> web.Response:
+    status, report = await request.app[SERVICES].fanout.flush_cache(request.path_qs, client_headers(request))
+    return json_response(report, status)
+
+
+async def server_info(request: web.Request) -> web.Response:
+    return json_response(await request.app[SERVICES].fanout.server_info(client_headers(request)))
+
+
+async def loads(request: web.Request) -> web.StreamResponse:
+    if (wanted := request.query.get("format", "json")) != "json":
+        raise BadRequest(f"format={wanted!r:.40}: loads are summed up as JSON only; ask an instance itself")
+    services = request.app[SERVICES]
+    answer = await services.fanout.loads(request.path_qs, client_headers(request))
+    return await deliver(request, answer, services.config.request_timeout_secs)

@@ -1,0 +1,35 @@
+"""What the handlers of one running router work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from router.config.settings import RouterConfig
+from router.fleet.fanout import Fanout
+from router.fleet.workers import Workers
+from router.forwarding.forwarder import Forwarder
+from router.http.generate_probe import GenerateProbe
+from router.instances.registry import Registry
+from router.kv_events import Feeds
+from router.metrics import Metrics
+from router.scheduling.scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """`feeds` is None where no policy looks at what instances have cached."""
+
+    config: RouterConfig
+    registry: Registry
+    scheduler: Scheduler
+    forwarder: Forwarder
+    fanout: Fanout
+    generate_probe: GenerateProbe
+    workers: Workers
+    feeds: Feeds | None
+    metrics: Metrics
+
+
+SERVICES = web.AppKey("SERVICES", Services)

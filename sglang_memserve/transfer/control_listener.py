@@ -1,0 +1,47 @@
+"""The thread that reads decode's messages from the common layer's control socket."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import zmq
+
+from mempool.errors import FrameError
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_S = 10
+
+
+class ControlListener:
+    """Calls `handle(frames)` for each message, and `sweep()` every 10 s, until the socket is closed."""
+
+    def __init__(
+        self,
+        socket: "zmq.Socket[bytes]",
+        handle: Callable[[list[bytes]], None],
+        sweep: Callable[[], None],
+    ) -> None:
+        self._socket = socket
+        self._handle = handle
+        self._sweep = sweep
+        self.bad_frames = 0
+        threading.Thread(target=self._listen, name="memserve-control", daemon=True).start()
+
+    def _listen(self) -> None:
+        socket = self._socket
+        next_sweep = time.monotonic() + _SWEEP_S
+        while not socket.closed:
+            try:
+                if socket.poll(_SWEEP_S * 1000):
+                    self._handle(socket.recv_multipart())
+                if time.monotonic() > next_sweep:
+                    next_sweep = time.monotonic() + _SWEEP_S
+                    self._sweep()
+            except FrameError as error:
+                self.bad_frames += 1
+                logger.debug("dropped a control message: %s", error)
+            except Exception:
+                if not socket.closed:
+                    logger.exception("control message")

@@ -1,0 +1,21 @@
+"""What the prefill and the decode side use of the manager that they belong to."""
+
+from typing import Any, Protocol
+
+import zmq
+
+from sglang_memserve.caching.agent import Prefilled
+
+
+class SideHost(Protocol):
+    """`local_ip` and `server_socket` are SGLang's names: where this rank listens for control messages."""
+
+    local_ip: Any
+    server_socket: "zmq.Socket[bytes]"
+
+    @property
+    def prefilled(self) -> Prefilled | None:
+        """This instance, where answers can be sent back to it."""
+
+    def introduce(self, room: int, prefilled: Prefilled) -> None:
+        """Names the prefill instance that served the room."""

@@ -1,0 +1,122 @@
+"""scripts/test.sh: its stages, with tools that do nothing but write down how they were called."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ("ruff", "lint-imports", "mypy", "mkdocs", "python")
+FAKE = """#!/bin/sh
+call="$(basename "$0") $*"
+echo "$call" >>calls
+echo "$call, in 1 s"
+env | grep ^MEMSERVE_ >>environment
+while read -r prefix; do
+    case "$call" in "$prefix"*) exit 1 ;; esac
+done <fails
+exit 0
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the scripts, and fakes of what they call: one fails that begins as a line of `fails`."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("mkdocs.yml", "calls", "environment"):
+        (tmp_path / name).touch()
+    for name in ("test.sh", "check.sh"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    for path in (tmp_path / "scripts" / "setup.sh", *(tmp_path / ".venv" / "bin" / tool for tool in TOOLS)):
+        path.write_text(FAKE)
+        path.chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def run(checkout):
+    """Runs test.sh: its exit status, what it printed, and the calls that it made."""
+
+    def call(*arguments, fails=()):
+        (checkout / "fails").write_text("".join(f"{prefix}\n" for prefix in fails))
+        env = os.environ | {"MEMSERVE_PORT": "1"}
+        command = ["bash", "scripts/test.sh", *arguments]
+        done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, timeout=30)
+        return done.returncode, done.stdout, (checkout / "calls").read_text().splitlines()
+
+    return call
+
+
+def pytests(calls):
+    return [call.removeprefix("python -m pytest ") for call in calls if call.startswith("python -m pytest")]
+
+
+def test_all_stages_run_and_the_last_line_is_of_the_last(run):
+    status, printed, calls = run()
+    assert status == 0
+    unit, e2e = pytests(calls)
+    assert "--ignore=test/e2e" in unit
+    assert "-n 2" in unit
+    assert e2e == "test/e2e"
+    assert [call.split()[0] for call in calls] == [
+        "setup.sh", "ruff", "ruff", "lint-imports", "mypy", "mkdocs", "python", "python",
+    ]  # fmt: skip
+    assert printed.splitlines()[-1] == "python -m pytest test/e2e, in 1 s"
+    stages = ["check", "docs", "unit tests", "real servers"]
+    assert [
+        line.removeprefix("== ").split(" (")[0] for line in printed.splitlines() if "==" in line
+    ] == stages
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "ruff check",
+        "ruff format",
+        "lint-imports",
+        "mypy",
+        "mkdocs",
+        "python -m pytest --ignore",
+        "python -m pytest test",
+    ],
+)
+def test_a_failure_of_any_stage_is_the_result_and_the_others_still_run(run, tool):
+    status, printed, calls = run(fails=[tool])
+    assert status == 1
+    assert len(pytests(calls)) == 2
+    assert printed.splitlines()[-1] == "python -m pytest test/e2e, in 1 s"
+
+
+def test_the_seconds_of_each_stage_are_printed_and_what_failed(run):
+    _, printed, _ = run(fails=["mypy"])
+    (line,) = (line for line in printed.splitlines() if line.startswith("== real servers"))
+    assert "set-up 0 s, check " in line
+    assert line.count("FAILED") == 1
+    assert "docs" in line
+    assert "unit tests" in line
+
+
+def test_without_a_set_up_nothing_runs(run):
+    status, _, calls = run(fails=["setup.sh"])
+    assert (status, len(calls)) == (1, 1)
+
+
+def test_full_goes_to_both_stages_of_tests(run):
+    unit, e2e = pytests(run("--full")[2])
+    assert unit.endswith("--full")
+    assert e2e == "test/e2e --full"
+
+
+def test_arguments_are_passed_on_to_one_stage(run):
+    status, _, calls = run("test/router", "-k", "pair or leg")
+    assert status == 0
+    assert pytests(calls) == ["test/router -k pair or leg"]
+
+
+def test_servers_do_not_read_what_a_users_shell_has_set(run, checkout):
+    run()
+    seen = (checkout / "environment").read_text().splitlines()
+    assert seen == ["MEMSERVE_PORT=1"]  # the set-up's alone

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from mempool.address import Addresses, Medium, Owner, merged
 from mempool.errors import BadAddress, MemPoolError, OutOfBlocks, StaleAddress
 from mempool.feed.feed import IndexFeed
-from mempool.index.eviction import EvictionPolicy
 from mempool.index.holding import Holding
 from mempool.index.index import Index
 from mempool.index.keys import Tokens
@@ -21,15 +20,11 @@ class LocalPool:
     incarnation.
     """
 
-    def __init__(
-        self, tiers: Sequence[Tier], *, policy: EvictionPolicy | None = None, ttl: float | None = None
-    ) -> None:
+    def __init__(self, tiers: Sequence[Tier]) -> None:
         for tier in tiers:
             tiers[0].store.layout.require_same(tier.store.layout)
         self.lock = threading.RLock()
         self.feed = IndexFeed(self.lock, lambda: (self.incarnation, self.index))
-        self._policy = policy
-        self._ttl = ttl
         self._begin({tier.medium: tier for tier in tiers})
 
     def _begin(self, tiers: dict[Medium, Tier]) -> None:
@@ -40,8 +35,6 @@ class LocalPool:
         self.index = Index(
             self.layout.page_size,
             on_freed=self._freed,
-            policy=self._policy,
-            ttl=self._ttl,
             prefer=[tiers[medium].owner for medium in Medium if medium in tiers],
             on_event=self.feed.news,
         )
@@ -200,10 +193,9 @@ class LocalPool:
                 self._free_active(part)
 
     def expire(self) -> None:
-        """Ends leases whose deadline has passed, and what outlived the index's TTL."""
+        """Ends the leases whose deadline has passed."""
         with self.lock:
             self.index.expire_leases()
-            self.index.expire_ttl()
 
     def forget(self, instance: str, keep_incarnation: int | None = None) -> int:
         """Unpublishes what points to a dead instance; returns how many blocks."""

@@ -21,7 +21,7 @@ import msgspec
 
 from mempool.errors import FrameError
 
-VERSION = 3
+VERSION = 4
 MAX_HEADER_BYTES = 256 * 1024
 # What the payload of one message may have. A plane of a block, which is never cut, has to fit.
 MAX_PIECE_BYTES = 16 * 1024 * 1024
@@ -49,8 +49,7 @@ class Blocks(msgspec.Struct, tag="blocks", frozen=True):
     """A rectangle of cells: planes `[plane, plane + planes)` of pages `[first, first + count)` of the ticket.
 
     The payload has the planes of one block after those of the other. It may come in several frames, each of
-    whole rows of the rectangle. `checksum`: xxh3 (64 bit) of the payload. `again`: some of the cells may
-    have landed before, and this is what they hold in the end.
+    whole rows of the rectangle. `again`: some of the cells may have landed before. They hold this in the end.
     """
 
     ticket: Unsigned
@@ -59,7 +58,6 @@ class Blocks(msgspec.Struct, tag="blocks", frozen=True):
     count: Positive
     plane: Unsigned
     planes: Positive
-    checksum: Unsigned | None = None
     again: bool = False
 
 
@@ -95,12 +93,11 @@ class Ack(msgspec.Struct, tag="ack", frozen=True):
 
 
 class Refuse(msgspec.Struct, tag="refuse", frozen=True):
-    """The receiver knows no such ticket, or the message does not fit it; `corrupt`: nor its checksum."""
+    """The receiver knows no such ticket, or the message does not fit it."""
 
     ticket: Unsigned
     seq: Unsigned
     reason: Reason
-    corrupt: bool = False
 
 
 class Bye(msgspec.Struct, tag="bye", frozen=True):

@@ -1,7 +1,7 @@
-"""What a client is told when its request fails.
+"""How requests fail, and what the client gets.
 
-Failure                 a request's end, as an HTTP answer
-├── InstanceRefused     an instance's own answer, passed on as it came
+Failure                 the end of a request, as an HTTP answer
+├── InstanceRefused     an instance's own answer, passed on
 └── RouterError         the router's own: {"error": {"message", "type", "code"}}
     ├── BadRequest      400
     ├── Unauthorized    401
@@ -10,9 +10,9 @@ Failure                 a request's end, as an HTTP answer
     ├── ClientSilent    408
     ├── Conflict        409
     ├── PayloadTooLarge 413
-    ├── InstanceFailed  502  refused, reset, broken off; names the instance
-    ├── NoInstance      503  nobody healthy to ask
-    ├── Stopping        503  the router itself ends
+    ├── InstanceFailed  502  connection refused, reset or broken off; names the instance
+    ├── NoInstance      503  no healthy instance
+    ├── Stopping        503  the router itself stops
     └── InstanceSilent  504  names the instance
 """
 
@@ -51,7 +51,7 @@ class Failure(Exception):
 
 
 class InstanceRefused(Failure):
-    pass
+    """An instance's own answer of 400 or more, or its error in a stream."""
 
 
 class RouterError(Failure):

@@ -63,7 +63,7 @@ async def serve(config: RouterConfig) -> int:
         logger.warning("no instances yet (--prefill and --decode, or --worker-urls): POST /workers adds some")
     async with serving(config) as checks:
         checks.add_done_callback(lambda _: stop.set())
-        _collect_seldom()
+        _tune_garbage_collection()
         logger.info("listening on http://%s:%d", config.host, config.port)
         await stop.wait()
         crashed = checks.done()
@@ -72,12 +72,12 @@ async def serve(config: RouterConfig) -> int:
     return int(crashed)
 
 
-def _collect_seldom() -> None:
-    """By default the collector holds up everybody for 2 to 6 ms, and for 100 ms when it goes through all."""
+def _tune_garbage_collection() -> None:
+    """By default the collector holds up all requests for 2 to 6 ms, and a full collection for 100 ms."""
     gc.collect()
-    # Modules and the like stay, and need not be gone through again.
+    # Modules and the like stay: no need to go through them again.
     gc.freeze()
-    # Cycles that requests leave die young: a larger first generation leaves little to the others.
+    # Cycles that requests leave die young. A larger first generation leaves little to the others.
     gc.set_threshold(5000, 20, 50)
 
 

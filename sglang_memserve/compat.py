@@ -51,7 +51,7 @@ def add_radix_cache() -> None:
 
 
 def _radix_cache(context: Any) -> Any:
-    from sglang_memserve.caching.tree import create
+    from sglang_memserve.caching.tree_factory import create
 
     return create(context)
 

@@ -1,4 +1,4 @@
-"""What an instance tells of itself so that others can see whether they fit together."""
+"""What an instance publishes at `/server_info`, so that others can see whether they are compatible."""
 
 import hashlib
 import importlib.metadata
@@ -12,11 +12,10 @@ _TOKENIZER = "tokenizer.json"
 
 
 def identity(scheduler: Any) -> dict[str, Any]:
-    """MemServe's version, digests of model, tokenizer and chat template, the dtype that KV is kept in, and
-    the registries by which it knows others. None for what cannot be told.
+    """MemServe's version, digests of model, tokenizer and chat template, the KV's dtype, and the registries.
 
-    Digests are 32 hex characters. That of the tokenizer is the SHA-256 of its tokenizer.json, that of the
-    template of its text: a router makes the same of its own.
+    None for what is not known. Digests are 32 hex characters: of the SHA-256 of tokenizer.json, and of the
+    template's text. A router computes the same for its own tokenizer.
     """
     args = scheduler.server_args
     allocator = getattr(scheduler, "token_to_kv_pool_allocator", None)
@@ -31,15 +30,15 @@ def identity(scheduler: Any) -> dict[str, Any]:
     }
 
 
-def tokenizer_digest(where: str) -> str | None:
-    """Of a local folder, or of a hub name whose files are on this machine."""
-    folder = Path(where)
-    file = folder / _TOKENIZER if folder.is_dir() else _cached(where)
+def tokenizer_digest(name: str) -> str | None:
+    """`name`: a local folder, or a hub name. None where its files are not on this machine."""
+    folder = Path(name)
+    file = folder / _TOKENIZER if folder.is_dir() else _cached(name)
     return None if file is None else _digest(file)
 
 
 def template_digest(given: str | None, tokenizer: Any) -> str | None:
-    """Of SGLang's --chat-template, a file or the name of one of its own; else the tokenizer's."""
+    """`given`: SGLang's --chat-template, a file or a name; None: the template of the tokenizer."""
     if given:
         return _digest(Path(given)) or _hexdigest(given.encode())
     template = getattr(tokenizer, "chat_template", None)
@@ -65,5 +64,5 @@ def _digest(file: Path) -> str | None:
         return None
 
 
-def _hexdigest(told: bytes) -> str:
-    return hashlib.sha256(told).hexdigest()[:32]
+def _hexdigest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]

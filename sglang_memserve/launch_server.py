@@ -6,8 +6,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mempool.caching_mode import CachingMode
 from sglang_memserve.compat import BACKEND
-from sglang_memserve.options import InstanceOptions, OptionError, help_text, take
+from sglang_memserve.options import InstanceOptions, OptionError, check_variables, help_text, take
 
 API_KEY_VARIABLE = "MEMSERVE_INSTANCE_API_KEY"
 CPU_PLATFORM = "memserve_cpu"
@@ -67,14 +68,13 @@ def default_flags(argv: list[str], *, cuda: bool, caching: str = InstanceOptions
 
 def _colocated_cache(argv: list[str], caching: str) -> list[str]:
     """Nothing where SGLang itself knows of another cache that is asked for."""
-    if caching == "basic":
+    if not CachingMode(caching).keeps_kv("colocated"):
         return ["--disable-radix-cache"]
     return [] if given(argv, *_OTHER_CACHES) else ["--radix-cache-backend", BACKEND]
 
 
 def _cache(argv: list[str], role: str, caching: str, cuda: bool) -> list[str]:
-    keepers = {"basic": (), "1": ("prefill",)}.get(caching, ("prefill", "decode"))
-    if role in keepers and not given(argv, "--disable-radix-cache"):
+    if CachingMode(caching).keeps_kv(role) and not given(argv, "--disable-radix-cache"):
         ours = ["--radix-cache-backend", BACKEND]
         return [*ours, "--disaggregation-decode-enable-radix-cache"] if role == "decode" else ours
     # SGLang's own choice without a decode radix cache is a host pool that needs CUDA's copy kernels.
@@ -98,12 +98,13 @@ def value_of(argv: list[str], *names: str) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until told to stop. Returns 1, with the reason on stderr, without a model or the plug-in."""
+    """Serves until a signal stops it. Returns 2, with the reason on stderr, for a wrong value or variable."""
     from sglang_memserve.model import ModelError
 
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         check_environment(os.environ)
+        check_variables(os.environ)
         if given(argv, "-h", "--help"):
             print(
                 f"{__doc__}\nWithout --model-path: the embedded model.\n\n{help_text()}\nSGLang's flags:\n",
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         options.publish(os.environ)
     except (ModelError, OptionError, OSError) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2
     _serve(argv)
     return 0
 

@@ -6,15 +6,23 @@ from typing import Any, NamedTuple
 _ATTRIBUTE = "memserve"
 
 
-class Brought(NamedTuple):
-    """KV that was put into the tree for one request's prompt, from token `start` on: `dram` tokens that were
-    in DRAM here, and `fetched` tokens that the instance `source` sent.
+class LoadedPrefix(NamedTuple):
+    """KV that was loaded into the tree for one request's prompt, from token `start` on.
+
+    `from_dram`, `fetched`: tokens that this instance's DRAM had, and tokens that the instance `source` sent.
     """
 
     start: int = 0
-    dram: int = 0
+    from_dram: int = 0
     fetched: int = 0
     source: str = ""
+
+
+class PromptKey(NamedTuple):
+    """A prompt by the key of its whole pages, and the bytes of the token ids after them."""
+
+    pages: bytes
+    rest: bytes
 
 
 @dataclass(slots=True)
@@ -25,14 +33,16 @@ class RequestState:
     of the scheduler; None where it was not.
 
     Caching: `looked_up`: DRAM has been searched for the prompt. `prefix_tokens`: how many tokens of the
-    prompt the tree had. `brought`: what was put into the tree for it.
+    prompt the tree had. `loaded`: what was loaded into the tree for it. `previous_turn`: the prompt that this
+    one goes on from, where its answer had yet to be written back when this one arrived.
     """
 
     began_early: bool = False
     streamed: dict[str, Any] | None = None
     looked_up: bool = False
     prefix_tokens: int = 0
-    brought: Brought | None = None
+    loaded: LoadedPrefix | None = None
+    previous_turn: PromptKey | None = None
 
 
 def request_state(req: Any) -> RequestState:

@@ -2,6 +2,6 @@
 
 A radix tree over whole blocks (`tree`), with one root a namespace. A node's key is one bytes object, so that
 a walk is one dict look-up and one memcmp a node. A node holds, for each owner that has it, the numbers of all
-its blocks. `state` does what follows from each change, `index` is the public face, and `mirror` keeps a tree
-equal to an index elsewhere by the index's events.
+its blocks. `state` does what follows from each change, `events` says what a reader needs to follow them, and
+`index` is the public face.
 """

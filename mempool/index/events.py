@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from mempool.address import Owner
+from mempool.errors import MemPoolError
 from mempool.wire import Unsigned
 
 Numbers = bytes
@@ -77,6 +78,21 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seq: int
     page_size: int
     stored: list[Stored]
+
+
+class EventGap(MemPoolError):
+    """An event is not the next one: the reader needs a snapshot.
+
+    Attributes:
+        expected: The sequence number that should have come; None before the first snapshot.
+        seen: The sequence number that came.
+    """
+
+    def __init__(self, expected: int | None, seen: int) -> None:
+        wanted = "a snapshot first" if expected is None else f"event {expected}"
+        super().__init__(f"{wanted} was expected, event {seen} came")
+        self.expected = expected
+        self.seen = seen
 
 
 class EventLog:

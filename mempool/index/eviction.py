@@ -1,7 +1,6 @@
-"""Which blocks go first."""
+"""Which blocks are evicted first: the least recently used."""
 
 import heapq
-from typing import Protocol
 
 from mempool.index.holder import Holder
 from mempool.index.tree import Node
@@ -9,36 +8,16 @@ from mempool.index.tree import Node
 _ROOM = 1024
 
 
-class Rankable(Protocol):
-    """What a policy sees of a node: `used` (the clock at its last use, s), `blocks`, and `end`, its depth."""
-
-    used: float
-    blocks: int
-    end: int
-
-
-class EvictionPolicy(Protocol):
-    def rank(self, node: Rankable) -> float:
-        """The lowest goes first, of equals the deepest. It must not fall while the node is published."""
-        ...
-
-
-class LeastRecentlyUsed:
-    def rank(self, node: Rankable) -> float:
-        return node.used
-
-
 class EvictionQueue:
-    """The nodes that hold a copy of one holder (of anyone: `holder=None`), in a policy's order.
+    """The nodes of which one holder has a copy, the least recently used first, of equals the deepest.
 
-    A heap whose ranks are put right as they come up, so a use costs nothing here. A node that may not go
+    A heap whose order is put right as nodes come up, so that a use costs nothing here. A node that may not go
     now is parked, and comes back when `wake` says that this may have changed.
     """
 
-    __slots__ = ("_heap", "_holder", "_limit", "_parked", "_policy")
+    __slots__ = ("_heap", "_holder", "_limit", "_parked")
 
-    def __init__(self, policy: EvictionPolicy, holder: Holder | None) -> None:
-        self._policy = policy
+    def __init__(self, holder: Holder) -> None:
         self._holder = holder
         self._heap: list[tuple[float, int, Node]] = []
         self._parked: set[Node] = set()
@@ -51,19 +30,18 @@ class EvictionQueue:
     def push(self, node: Node) -> None:
         if len(self._heap) >= self._limit:
             self._compact()
-        heapq.heappush(self._heap, (self._policy.rank(node), -node.end, node))
+        heapq.heappush(self._heap, (node.used, -node.end, node))
 
     def pop(self) -> Node | None:
         """The next in order: the caller pushes it again, parks it, or takes its copy away."""
         while self._heap:
-            rank, _, node = self._heap[0]
+            used, _, node = self._heap[0]
             if not self._holds(node):
                 heapq.heappop(self._heap)
-                continue
-            current = self._policy.rank(node)
-            if current <= rank:
+            elif node.used <= used:
                 return heapq.heappop(self._heap)[2]
-            heapq.heapreplace(self._heap, (current, -node.end, node))
+            else:
+                heapq.heapreplace(self._heap, (node.used, -node.end, node))
         return None
 
     def park(self, node: Node) -> None:
@@ -81,11 +59,11 @@ class EvictionQueue:
             self.wake(node)
 
     def _holds(self, node: Node) -> bool:
-        return bool(node.copies) if self._holder is None else self._holder in node.copies
+        return self._holder in node.copies
 
     def _compact(self) -> None:
         """Drops the entries of what is gone, so that they cannot pile up where nothing is ever evicted."""
         alive = {node for _, _, node in self._heap if self._holds(node)}
-        self._heap = [(self._policy.rank(node), -node.end, node) for node in alive]
+        self._heap = [(node.used, -node.end, node) for node in alive]
         heapq.heapify(self._heap)
         self._limit = 2 * len(alive) + _ROOM

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from mempool.address import Addresses, Owner
 from mempool.index.events import AnyEvent, EventLog, Snapshot
-from mempool.index.eviction import EvictionPolicy, LeastRecentlyUsed
 from mempool.index.holder import Holder
 from mempool.index.holding import Holding, add_copy, discard, holdings, replace, victims
 from mempool.index.insertion import InsertResult, insert
@@ -41,11 +40,10 @@ class Index:
     Not thread-safe: the pool holds one lock around it and around its leases. A call that raises has changed
     nothing.
 
-    `on_freed` is told of every published copy that left the index, whatever the cause: at once, or at the end
-    of the last lease on it. It must not raise, nor call the index. `policy` says what `evict` and `victims`
-    take first. `ttl`: seconds without use after which `expire_ttl` unpublishes. `prefer`: whose copy `match`
-    names where several owners have one, best first; the oldest copy otherwise. `on_event`: called after each
-    event, as `on_freed` is. `clock`: monotonic, seconds.
+    `on_freed` is called with every published copy that left the index: at once, or at the end of the last
+    lease on it. It must not raise, nor call the index. `prefer`: the owners whose copy `match` names where
+    several owners have one, best first; otherwise it names the oldest. `on_event`: called after each event,
+    with the same rules as `on_freed`. `clock`: monotonic, seconds.
     """
 
     def __init__(
@@ -53,25 +51,14 @@ class Index:
         page_size: int,
         *,
         on_freed: OnFreed,
-        policy: EvictionPolicy | None = None,
-        ttl: float | None = None,
         prefer: Sequence[Owner] = (),
         log_events: int = _LOG_EVENTS,
         on_event: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if ttl is not None and not ttl > 0:
-            raise ValueError(f"a time to live is above 0 s, not {ttl}")
         self.page_size = page_size
-        self._ttl = ttl
         self._clock = clock
-        self._state = IndexState(
-            page_size,
-            on_freed,
-            LeastRecentlyUsed() if policy is None else policy,
-            ages=ttl is not None,
-            log=EventLog(log_events, on_event),
-        )
+        self._state = IndexState(page_size, on_freed, EventLog(log_events, on_event))
         self._tree = self._state.tree
         self._leases = LeaseTable(clock, self._state.unpinned)
         self._preferred = [self._state.holder(owner) for owner in prefer]
@@ -146,9 +133,9 @@ class Index:
         return self._flushed(self._state.prune(top))
 
     def evict(self, owner: Owner, blocks: int) -> int:
-        """Drops `blocks` of this owner's copies by policy, fewer where no more may go; returns how many.
+        """Drops `blocks` of this owner's copies, the least recently used first; returns how many went.
 
-        It never drops what is leased, nor the only copy of what others hang on.
+        It drops no leased block, and no block on whose only copy others hang: then it drops fewer.
         """
         holder, gone = self._state.holders.get(owner), 0
         if holder is None:
@@ -222,29 +209,9 @@ class Index:
         self._state.tell_cleared(namespace)
         self._state.flush()
 
-    def expire_ttl(self) -> int:
-        """Unpublishes what was not used, and is not leased, for `ttl` seconds; returns how many blocks."""
-        ages, gone, now = self._state.ages, 0, self._clock()
-        if ages is None or self._ttl is None:
-            return 0
-        while (node := ages.pop()) is not None:
-            if node.used > now - self._ttl:
-                ages.push(node)
-                break
-            if node.pins:
-                self._state.touch_up(node, now)
-                ages.push(node)
-            else:
-                gone += self._state.prune(node)
-        return self._flushed(gone)
-
     def expire_leases(self) -> int:
-        """Reclaims the leases that outlived their deadlines and tells their holders; returns how many."""
-        overdue = self._leases.reclaim()
-        for lease in overdue:
-            if lease.on_expired is not None:
-                lease.on_expired(lease)
-        return len(overdue)
+        """Reclaims the leases that outlived their deadlines; returns how many."""
+        return self._leases.reclaim()
 
     def snapshot(self) -> Snapshot:
         """All there is. From the first one on, events are kept for `events_since`."""

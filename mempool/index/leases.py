@@ -13,18 +13,16 @@ _ROOM = 64
 class Lease:
     """While it lasts, the blocks that its match returned are neither evicted nor moved nor freed.
 
-    Used under the lock of its index. `deadline`: on the index's clock, in seconds. `on_expired` is called,
-    if set, when the deadline passed and the lease was reclaimed.
+    Used under the lock of its index. `deadline`: on the index's clock, in seconds.
     """
 
-    __slots__ = ("_table", "deadline", "node", "on_expired", "reclaimed")
+    __slots__ = ("_table", "deadline", "node", "reclaimed")
 
     def __init__(self, table: "LeaseTable", node: Node, deadline: float) -> None:
         self._table = table
         self.node: Node | None = node
         self.deadline = deadline
         self.reclaimed = False
-        self.on_expired: Callable[[Lease], None] | None = None
 
     def __lt__(self, other: "Lease") -> bool:
         return self.deadline < other.deadline
@@ -54,7 +52,7 @@ class Lease:
 class LeaseTable:
     """All leases of an index. A lease pins its node and all above, so that a copy on the way stays too.
 
-    `on_unpinned` hears of each node that no lease pins any more.
+    `on_unpinned` is called with each node that no lease pins any more.
     """
 
     def __init__(self, clock: Callable[[], float], on_unpinned: Callable[[Node], None]) -> None:
@@ -94,15 +92,15 @@ class LeaseTable:
                 self._on_unpinned(above)
             above = above.parent
 
-    def reclaim(self) -> list[Lease]:
-        """Ends the leases whose deadline has passed, and returns them."""
-        now, overdue = self.clock(), []
+    def reclaim(self) -> int:
+        """Ends the leases whose deadline has passed; returns how many."""
+        now, overdue = self.clock(), 0
         while self._heap and self._heap[0][0] <= now:
             deadline, lease = heapq.heappop(self._heap)
             if self._current(deadline, lease):
                 lease.reclaimed = True
                 self.end(lease)
-                overdue.append(lease)
+                overdue += 1
         return overdue
 
     def live(self) -> list[Lease]:

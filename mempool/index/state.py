@@ -7,7 +7,7 @@ import numpy as np
 from mempool.address import Addresses, BlockNumbers, Owner
 from mempool.errors import BadAddress
 from mempool.index.events import AnyEvent, Cleared, Copied, EventLog, Moved, Removed, Snapshot, Stored
-from mempool.index.eviction import EvictionPolicy, EvictionQueue, LeastRecentlyUsed
+from mempool.index.eviction import EvictionQueue
 from mempool.index.holder import Holder
 from mempool.index.tree import Node, Root, Tree
 
@@ -26,16 +26,12 @@ def addresses_of(holder: Holder, copies: list[bytes]) -> Addresses:
 class IndexState:
     """Every change to the tree of an index is one of these methods. Copies that left wait for `flush`."""
 
-    def __init__(
-        self, page_size: int, on_freed: OnFreed, policy: EvictionPolicy, *, ages: bool, log: EventLog
-    ) -> None:
+    def __init__(self, page_size: int, on_freed: OnFreed, log: EventLog) -> None:
         self.tree = Tree(page_size)
         self.page_size = page_size
         self.holders: dict[Owner, Holder] = {}
         self.queues: dict[Holder, EvictionQueue] = {}
-        self.ages = EvictionQueue(LeastRecentlyUsed(), None) if ages else None
         self.log = log
-        self._policy = policy
         self._on_freed = on_freed
         self._freed: dict[Holder, list[bytes]] = {}
         self._leaving: dict[Node, list[tuple[Holder, bytes]]] = {}
@@ -45,7 +41,7 @@ class IndexState:
         holder = self.holders.get(owner)
         if holder is None:
             holder = self.holders[owner] = Holder(owner)
-            self.queues[holder] = EvictionQueue(self._policy, holder)
+            self.queues[holder] = EvictionQueue(holder)
         return holder
 
     def forget_holder(self, holder: Holder) -> None:
@@ -57,8 +53,6 @@ class IndexState:
         node = self.tree.attach(parent, key, run, 0)
         node.used = now
         self._add(node, holder, blocks)
-        if self.ages is not None:
-            self.ages.push(node)
         if self.log.on:
             self.log.add(self._stored(node, self.log.next_seq()))
         return node
@@ -124,8 +118,6 @@ class IndexState:
         prefix = self.tree.split(node, blocks)
         for holder in prefix.copies:
             self.queues[holder].push(prefix)
-        if self.ages is not None:
-            self.ages.push(prefix)
         return prefix
 
     def cut(self, node: Node, first: int, stop: int) -> Node:
@@ -135,14 +127,6 @@ class IndexState:
         if first:
             self.split(node, first)
         return node
-
-    @staticmethod
-    def touch_up(node: Node, now: float) -> None:
-        """Nothing was ever used later than what it hangs on."""
-        above: Node | None = node
-        while above is not None:
-            above.used = now
-            above = above.parent
 
     def unpinned(self, node: Node) -> None:
         """No lease holds the node any more: what left it meanwhile is freed, and it may be evicted."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mempool.errors import MemPoolError
+from mempool.membership.messages import check_endpoint
 from mempool.membership.registry_server import (
     DEATH_SECONDS,
     MAX_MEMBERS,
@@ -14,12 +15,23 @@ from mempool.membership.registry_server import (
     MembershipRegistry,
 )
 
+DESCRIPTION = "Lets instances find each other, until SIGINT or SIGTERM. Prints its endpoint."
 _STOP = {signal.SIGINT, signal.SIGTERM}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 after a signal, 1 for an address that cannot be had, 2 for wrong settings."""
-    arguments = _parser().parse_args(argv)
+    """As `run`; exits with status 2 for flags that argparse refuses."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mempool.membership.registry",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+    )
+    add_flags(parser)
+    return run(parser.parse_args(argv))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serves until a signal. Exit code: 0 after one, 1 for a taken address, 2 for wrong settings."""
     logging.basicConfig(
         level=arguments.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -28,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before any thread is there, which would take the signal and do with it what Python does not expect.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     try:
+        _check_bind(arguments.bind)
         registry = MembershipRegistry(
             arguments.bind,
             suspicion=arguments.suspicion,
@@ -46,33 +59,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mempool.membership.registry",
-        description="Tells instances of each other, until SIGINT or SIGTERM. Prints its endpoint.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def _check_bind(url: str) -> None:
+    """Raises ValueError."""
+    try:
+        check_endpoint(url, lowest_port=0)
+    except ValueError as error:
+        raise ValueError(f"cannot listen on {url}: {error}") from None
+    if not url.startswith(("tcp://", "ipc://")):
+        raise ValueError(f"cannot listen on {url}: give tcp://host:port or ipc://path")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The registry's flags."""
     parser.add_argument(
-        "--bind", metavar="URL", default="tcp://127.0.0.1:0", help="where to listen; port 0 picks a free one"
+        "--bind",
+        metavar="URL",
+        default="tcp://127.0.0.1:0",
+        help="address to listen on; port 0 picks a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--suspicion",
         metavar="SECONDS",
         type=float,
         default=SUSPICION_SECONDS,
-        help="silence after which an instance gets no new work",
+        help="silence after which an instance gets no new work (default: %(default)s)",
     )
     parser.add_argument(
         "--death",
         metavar="SECONDS",
         type=float,
         default=DEATH_SECONDS,
-        help="silence after which an instance is dead",
+        help="silence after which an instance counts as dead (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-members", metavar="N", type=int, default=MAX_MEMBERS, help="instances that may be registered"
+        "--max-members",
+        metavar="N",
+        type=int,
+        default=MAX_MEMBERS,
+        help="maximum number of registered instances (default: %(default)s)",
     )
     parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="to stderr"
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="how much to log, to stderr (default: %(default)s)",
     )
-    return parser

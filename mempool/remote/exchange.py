@@ -81,7 +81,6 @@ class Exchange:
             "messages_sent": self._sender.messages_sent,
             "bytes_received": self._receiver.bytes_received,
             "bad_frames": self._receiver.bad_frames + self._sender.bad_frames + self._control.bad_frames,
-            "corrupt": self._receiver.corrupt,
         }
 
     def expire(self) -> None:

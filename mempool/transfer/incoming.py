@@ -9,7 +9,6 @@ from mempool import wire
 from mempool.errors import MemPoolError, TransferError
 from mempool.store import BlockStore
 from mempool.transfer.cells import Cells
-from mempool.transfer.checksum import ChecksumMismatch, digest
 
 
 class IncomingTransfer:
@@ -53,8 +52,6 @@ class IncomingTransfer:
         """Brings the payload to its pages, where it is not `placed` there; returns its bytes."""
         sizes = [frame.nbytes for frame in payload]
         planes = self._require_fits(part, sizes)
-        if part.checksum is not None and digest(payload) != part.checksum:
-            raise ChecksumMismatch("the sender")
         self._cells.land(part)
         if not (placed and self._in_place):
             self._scatter(part.first, planes, payload)

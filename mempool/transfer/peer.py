@@ -10,7 +10,6 @@ from mempool import wire
 from mempool.errors import FrameError, PeerDied, Refused, TransferError
 from mempool.sockets import SocketLimits
 from mempool.store import BlockSource
-from mempool.transfer.checksum import ChecksumMismatch, digest
 from mempool.transfer.cut import Piece
 from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendFinish, SendTask
 from mempool.transfer.send_queues import Lane, Message, SendQueues
@@ -27,7 +26,6 @@ _MAX_UNANSWERED = 256
 class PeerSettings:
     piece_bytes: int
     window_bytes: int
-    checksum: bool
     limits: SocketLimits
 
 
@@ -154,9 +152,7 @@ class Peer:
         if answered.ring is not None:
             answered.ring.give_back_first()
         if isinstance(message, wire.Refuse):
-            corrupt = message.corrupt
-            error = ChecksumMismatch(self.endpoint) if corrupt else Refused(self.endpoint, message.reason)
-            self._end(answered.transfer, error)
+            self._end(answered.transfer, Refused(self.endpoint, message.reason))
         elif answered.is_finish:
             self._end(answered.transfer, None)
 
@@ -217,10 +213,9 @@ class Peer:
                 ring.give_back_last()
             self._give_up(transfer, error)
             return True
-        checksum = digest(frames) if self._settings.checksum else None
         planes = piece.planes
         where = piece.first, len(piece.pages), planes.start, len(planes)
-        header = wire.Blocks(transfer.ticket, self._seq, *where, checksum, piece.again)
+        header = wire.Blocks(transfer.ticket, self._seq, *where, piece.again)
         # No copy: neither slot nor blocks are written to before the receiver has answered.
         self._send([wire.encode(header), *frames])
         self._sent_now(transfer, size, ring)

@@ -14,7 +14,6 @@ from mempool import wire
 from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
 from mempool.sockets import SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockStore, require_sendable
-from mempool.transfer.checksum import ChecksumMismatch
 from mempool.transfer.incoming import IncomingTransfer
 from mempool.transfer.landing import BlockSink, DiscardSink
 from mempool.transports.base import Buffer, Disconnected, IncomingMessage, PayloadSink
@@ -32,9 +31,8 @@ class BlockReceiver:
 
     `window_bytes`: how much each connection may have sent without an acknowledgement.
 
-    `bytes_received` counts what landed, `bad_frames` messages that were not of the protocol, each of which
-    ends its connection, `strays` those for transfers that are not expected, `corrupt` those whose checksum
-    was wrong.
+    `bytes_received` counts what landed, `bad_frames` messages that break the protocol, each of which ends its
+    connection, `strays` messages for transfers that are not expected.
     """
 
     def __init__(
@@ -52,7 +50,6 @@ class BlockReceiver:
         self.bytes_received = 0
         self.bad_frames = 0
         self.strays = 0
-        self.corrupt = 0
         self._window_bytes = window_bytes
         self._expected: dict[int, IncomingTransfer] = {}
         self._tickets_of: defaultdict[bytes, set[int]] = defaultdict(set)
@@ -241,12 +238,8 @@ class BlockReceiver:
     def _refuse(self, message: wire.Blocks | wire.Finish, error: Exception) -> wire.Refuse:
         if not isinstance(error, MemPoolError):
             logger.error("landing blocks", exc_info=error)
-        corrupt = isinstance(error, ChecksumMismatch)
-        self.corrupt += corrupt
-        self._fail(
-            message.ticket, error if isinstance(error, ChecksumMismatch) else Refused(_SENDER, str(error))
-        )
-        return wire.Refuse(message.ticket, message.seq, wire.short(str(error)), corrupt)
+        self._fail(message.ticket, Refused(_SENDER, str(error)))
+        return wire.Refuse(message.ticket, message.seq, wire.short(str(error)))
 
     def _fail(self, ticket: int, error: TransferError) -> None:
         expected = self._forget(ticket)

@@ -28,12 +28,10 @@ Result = TypeVar("Result")
 
 
 class BlockSender:
-    """
-    `piece_bytes`: how much one message carries, unless a plane of a block is more; `window_bytes`: how much
-    may be unacknowledged at each receiver where it grants more, which bounds the staging memory for it;
-    `checksum`: whether receivers are to check what arrives.
+    """Owns the sending thread. `bytes_sent` and `messages_sent` count blocks, `bad_frames` broken replies.
 
-    `bytes_sent` and `messages_sent` count blocks, `bad_frames` what was not of the protocol.
+    `piece_bytes`: how much one message carries, unless a plane of a block is more. `window_bytes`: how much
+    may be unacknowledged at each receiver, unless the receiver grants less. It bounds the staging memory.
     """
 
     def __init__(
@@ -41,12 +39,11 @@ class BlockSender:
         *,
         piece_bytes: int = 2 << 20,
         window_bytes: int = 8 << 20,
-        checksum: bool = False,
         limits: SocketLimits | None = None,
         transports: Transports | None = None,
     ) -> None:
         self._limits = limits or SocketLimits()
-        self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, checksum, self._limits)
+        self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, self._limits)
         self._transports = transports or Transports()
         self._inbox: deque[tuple[OutgoingTransfer, SendTask]] = deque()
         self._peers: dict[str, Peer] = {}

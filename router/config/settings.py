@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from router.config.explain import ConfigError, as_flag, did_you_mean, explained
 from router.config.names import AUTO_PROFILE, POLICY_ALIASES, POLICY_NAMES
 
-LOG_LEVELS = ("debug", "info", "warning", "warn", "error", "critical")
-TREE_UPDATES = ("events", "response")
-_SHARES = ("retry_jitter_factor",)
+__all__ = ["ConfigError", "OneOf", "PrefillUrl", "RouterConfig", "check_port", "check_url", "trimmed"]
+
 _POLICY_NAMES = (*POLICY_NAMES, *POLICY_ALIASES)
-
-
-class ConfigError(ValueError):
-    """A setting that the router cannot work with; the text says which, and what to give instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,118 +35,229 @@ class PrefillUrl:
     bootstrap_port: int | None = None
 
 
-def _setting(
-    default: Any, help: str, choices: tuple[str, ...] | None = None, kind: type | None = None
-) -> Any:
-    """`kind`: the value's type, where the default is None."""
-    metadata = {"help": help, "choices": choices, "kind": kind or type(default)}
-    return field(default=default, metadata=metadata)
+class OneOf:
+    """Validates that a text is one of `choices`."""
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+
+    def __call__(self, value: str, info: ValidationInfo) -> str:
+        if value not in self.choices:
+            known = ", ".join(filter(None, self.choices))
+            hint = did_you_mean(value, self.choices)
+            raise ValueError(f"{info.field_name} {value!r} is unknown; known: {known}{hint}")
+        return value
 
 
-def _secret(help: str) -> Any:
-    metadata = {"help": help, "choices": None, "kind": str, "secret": True}
-    return field(default="", repr=False, metadata=metadata)
+def _flag_of(info: ValidationInfo) -> str:
+    return as_flag((str(info.field_name),), None)
 
 
-@dataclass(frozen=True, slots=True)
-class RouterConfig:
-    """Everything that `python -m router.launch_router` can be told. Times are in seconds, sizes in bytes.
+def _key(value: str, info: ValidationInfo) -> str:
+    if not value:
+        raise ValueError(f"{_flag_of(info)} is empty: give a key, or leave flag and variable out")
+    if not all("!" <= character <= "~" for character in value):
+        raise ValueError(f"{_flag_of(info)}: a key is made of printable ASCII without spaces")
+    return value
+
+
+def _port(value: int) -> int:
+    if not 0 < value < 65536:
+        raise ValueError("a port is a number from 1 to 65535")
+    return value
+
+
+def _share(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError("must be a number from 0 to 1")
+    return value
+
+
+def _path(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError("must begin with /")
+    return value
+
+
+def _urls(value: Any) -> Any:
+    """URLs in a list, or in one text with commas between them."""
+    if isinstance(value, str):
+        value = [url.strip() for url in value.split(",") if url.strip()]
+    return [trimmed(url) if isinstance(url, str) else url for url in value] if _is_list(value) else value
+
+
+def _prefill_urls(value: Any) -> Any:
+    """Each is a PrefillUrl, a text "URL" or "URL PORT", or its two fields by name."""
+    if isinstance(value, str):
+        value = [url.strip() for url in value.split(",") if url.strip()]
+    return [prefill_url(url) if isinstance(url, str) else url for url in value] if _is_list(value) else value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def prefill_url(text: str) -> PrefillUrl:
+    """Reads "URL" or "URL BOOTSTRAP_PORT", where the port may be none. Raises ConfigError."""
+    url, *rest = text.split()
+    if len(rest) > 1:
+        raise ConfigError(
+            f"--prefill {text}: one URL and one bootstrap port at most; repeat the flag for more"
+        )
+    if not rest or rest[0].lower() == "none":
+        return PrefillUrl(trimmed(url))
+    try:
+        return PrefillUrl(trimmed(url), int(rest[0]))
+    except ValueError:
+        raise ConfigError(f"--prefill {url} {rest[0]}: the bootstrap port is a number, or none") from None
+
+
+Port = Annotated[int, AfterValidator(_port)]
+Key = Annotated[str, AfterValidator(_key)]
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PolicyName = Annotated[str, AfterValidator(OneOf(*_POLICY_NAMES))]
+RolePolicyName = Annotated[str, AfterValidator(OneOf("", *_POLICY_NAMES))]
+Urls = Annotated[tuple[str, ...], BeforeValidator(_urls)]
+
+
+class RouterConfig(BaseModel):
+    """All settings of `python -m router.launch_router`. Times are in seconds, sizes in bytes.
 
     Without instances it waits for some to be added. `without_effect`: flags of sglang_router's that were
     given and mean nothing here. Raises ConfigError for prefill without decode or the reverse, a malformed or
     repeated URL, and a number out of range. A profile is read when the router starts.
     """
 
-    prefill: tuple[PrefillUrl, ...] = ()
-    decode: tuple[str, ...] = ()
-    colocated: tuple[str, ...] = ()
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefill: Annotated[tuple[PrefillUrl, ...], BeforeValidator(_prefill_urls)] = ()
+    decode: Urls = ()
+    colocated: Urls = ()
     without_effect: tuple[str, ...] = ()
 
-    host: str = _setting("127.0.0.1", "address to listen on")
-    port: int = _setting(30000, "port to listen on")
-    policy: str = _setting("cost_model", "how an instance is chosen", choices=_POLICY_NAMES)
-    prefill_policy: str = _setting("", "how who prefills is chosen, if otherwise", choices=_POLICY_NAMES)
-    decode_policy: str = _setting("", "how who decodes is chosen, if otherwise", choices=_POLICY_NAMES)
-    profile: str = _setting(
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Port = Field(30000, description="port to listen on")
+    policy: PolicyName = Field("cost_model", description="how an instance is chosen")
+    prefill_policy: RolePolicyName = Field(
+        "", description="policy for prefill instances (without it: --policy)"
+    )
+    decode_policy: RolePolicyName = Field(
+        "", description="policy for decode instances (without it: --policy)"
+    )
+    profile: str = Field(
         AUTO_PROFILE,
-        "of memserve calibrate, to price by: a file; auto: a built-in one of the instances' device",
+        description="the cost model's profile: a file of memserve calibrate, or auto for a built-in one",
     )
-    tree_update: str = _setting(
+    tree_update: Annotated[str, AfterValidator(OneOf("events", "response"))] = Field(
         "events",
-        "how the router learns what is cached where: from instances' events where they tell them, or from "
-        "answers alone, as in the paper",
-        choices=TREE_UPDATES,
+        description="how the router learns what instances cache: from their events, or from answers alone",
     )
-    tree_ttl: float = _setting(
-        600.0, "how long what an instance answered counts as cached there, if it tells no events"
+    tree_ttl: Positive = Field(
+        600.0, description="how long a prefix counts as cached after an answer, at instances without events"
     )
-    # Longer than an answer of a feed that was lost on the way takes: it is asked for again after 3 s.
-    prediction_ttl: float = _setting(
-        5.0, "how long what an instance answered counts as cached there, if its events are yet to say so"
+    # Longer than a lost answer of a feed takes: the router requests it again after 3 s.
+    prediction_ttl: Positive = Field(
+        5.0, description="how long a predicted entry counts before events confirm it"
     )
-    max_tree_size: int = _setting(1 << 26, "most tokens that the tree of prompts keeps, 4 bytes each")
-    tokenizer: str = _setting(
+    max_tree_size: Count = Field(
+        1 << 26, description="maximum number of tokens in the prompt tree, 4 bytes each"
+    )
+    tokenizer: str = Field(
         "",
-        "folder, or name in the Hugging Face cache, of the model's tokenizer; without it: as instances tell",
+        description="the tokenizer's folder, or name in the Hugging Face cache (without it: the instances')",
     )
-    tokenize_timeout_secs: float = _setting(
-        0.5, "longest that a request waits for its tokens; then it goes by load"
+    tokenize_timeout_secs: Positive = Field(
+        0.5, description="how long a request waits for its tokens before it is routed by load"
     )
-    decisions_kept: int = _setting(1000, "how many of the latest decisions GET /decisions can tell")
-    prometheus_port: int | None = _setting(
-        None, "port to answer GET /metrics on too, without a key", kind=int
+    decisions_kept: Count = Field(1000, description="number of recent decisions that GET /decisions returns")
+    prometheus_port: Port | None = Field(
+        None, description="second port that answers GET /metrics, without a key"
     )
-    prometheus_host: str = _setting("", "address of that port; without it: that of --host")
-    log_level: str = _setting("info", "how much to log", choices=LOG_LEVELS)
-    access_log: bool = _setting(True, "one line for each request, at level info, on the logger router.access")
-    api_key: str = _secret("key that clients must present; better set in the environment, which `ps` hides")
-    worker_api_key: str = _secret("key that the router presents to instances; likewise")
-    max_payload_size: int = _setting(
-        256 << 20, "largest request body, and largest unstreamed answer, in bytes"
+    prometheus_host: str = Field("", description="address of that port (without it: --host)")
+    log_level: Annotated[
+        str, AfterValidator(OneOf("debug", "info", "warning", "warn", "error", "critical"))
+    ] = Field("info", description="how much to log")
+    access_log: bool = Field(
+        True, description="one line for each request, at level info, on the logger router.access"
     )
-    max_batch_prompts: int = _setting(
-        4096,
-        "most prompts of one request to a prefill/decode pair; colocated instances take any",
+    api_key: Key = Field(
+        "",
+        description="key that clients must present; set it in the environment, which `ps` does not show",
+        repr=False,
     )
-    request_timeout_secs: float = _setting(
-        1800.0, "longest silence of an instance, or of a client, during a request"
+    worker_api_key: Key = Field(
+        "", description="key that the router presents to instances; set it in the environment", repr=False
     )
-    connect_timeout_secs: float = _setting(5.0, "longest wait for a connection to an instance")
-    admin_timeout_secs: float = _setting(30.0, "deadline of an instance's part in what all are asked at once")
-    health_generate_timeout_secs: float = _setting(
-        20.0, "deadline of the request that /health_generate makes"
+    max_payload_size: Count = Field(
+        256 << 20, description="maximum size of a request body, and of an unstreamed answer, in bytes"
     )
-    health_check_interval_secs: float = _setting(2.0, "pause between two probes of an instance")
-    health_check_timeout_secs: float = _setting(5.0, "deadline of one probe")
-    health_failure_threshold: int = _setting(
-        3, "unanswered probes until an instance counts as down (refused: at once)"
+    max_batch_prompts: Count = Field(
+        4096, description="maximum number of prompts in one request to a prefill/decode pair"
     )
-    health_check_endpoint: str = _setting(
-        "/model_info", "path to probe; SGLang's /health makes the engine generate"
+    request_timeout_secs: Positive = Field(
+        1800.0, description="how long an instance or a client may be silent during a request"
     )
-    shutdown_grace_period_secs: float = _setting(
-        5.0, "time that running requests get when the router is stopped"
+    connect_timeout_secs: Positive = Field(
+        5.0, description="how long to wait for a connection to an instance"
     )
-    retry_max_retries: int = _setting(5, "most tries of a request that fails before its answer begins")
-    retry_initial_backoff_ms: float = _setting(50.0, "pause before the second try")
-    retry_max_backoff_ms: float = _setting(30_000.0, "longest pause between two tries")
-    retry_backoff_multiplier: float = _setting(1.5, "how much longer each pause is than the one before")
-    retry_jitter_factor: float = _setting(0.2, "share of a pause by which it varies at random")
-    disable_retries: bool = _setting(False, "try each request once")
-    cb_failure_threshold: int = _setting(10, "failed requests in a row until an instance rests")
-    cb_success_threshold: int = _setting(3, "requests one by one that must succeed after the rest")
-    cb_timeout_duration_secs: float = _setting(60.0, "how long it rests")
-    cb_window_duration_secs: float = _setting(120.0, "how long a failed request counts")
-    disable_circuit_breaker: bool = _setting(False, "let no instance rest")
+    admin_timeout_secs: Positive = Field(
+        30.0, description="deadline of each instance's answer to a request that goes to all of them"
+    )
+    health_generate_timeout_secs: Positive = Field(
+        20.0, description="deadline of the request that /health_generate makes"
+    )
+    health_check_interval_secs: Positive = Field(2.0, description="pause between two probes of an instance")
+    health_check_timeout_secs: Positive = Field(5.0, description="deadline of one probe")
+    health_failure_threshold: Count = Field(
+        3, description="failed probes until an instance counts as down (a refused connection counts at once)"
+    )
+    health_check_endpoint: Annotated[str, AfterValidator(_path)] = Field(
+        "/model_info", description="path to probe; SGLang's /health makes the engine generate"
+    )
+    shutdown_grace_period_secs: Positive = Field(
+        5.0, description="how long running requests may continue when the router stops"
+    )
+    retry_max_retries: Count = Field(
+        5, description="maximum number of tries of a request that fails before its answer begins"
+    )
+    retry_initial_backoff_ms: Positive = Field(50.0, description="pause before the second try")
+    retry_max_backoff_ms: Positive = Field(30_000.0, description="longest pause between two tries")
+    retry_backoff_multiplier: Positive = Field(
+        1.5, description="factor by which each pause is longer than the one before"
+    )
+    retry_jitter_factor: Annotated[float, AfterValidator(_share)] = Field(
+        0.2, description="share of a pause by which it varies at random"
+    )
+    disable_retries: bool = Field(False, description="try each request once")
+    cb_failure_threshold: Count = Field(
+        10, description="failed requests in a row until the circuit breaker opens"
+    )
+    cb_success_threshold: Count = Field(
+        3, description="successful requests in a row until the circuit breaker closes again"
+    )
+    cb_timeout_duration_secs: Positive = Field(60.0, description="how long the circuit breaker stays open")
+    cb_window_duration_secs: Positive = Field(120.0, description="how long a failed request counts")
+    disable_circuit_breaker: bool = Field(False, description="never take an instance out for failed requests")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            shown = (info.context or {}).get("shown", as_flag)
+            raise ConfigError(explained(cls, error, shown)) from None
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
         self._check_roles()
         for url in self.urls():
             check_url(url)
+        for spec in self.prefill:
+            check_port("bootstrap port", spec.bootstrap_port)
         self._check_unique()
-        self._check_numbers()
-        for name in ("api_key", "worker_api_key"):
-            _check_key(name, getattr(self, name))
+        return self
 
     @property
     def passes_credentials(self) -> bool:
@@ -167,38 +285,6 @@ class RouterConfig:
             if url in seen:
                 raise ConfigError(f"{url} is given twice: an instance has one role and one entry")
             seen.add(url)
-
-    def _check_numbers(self) -> None:
-        check_port("--port", self.port)
-        if self.prometheus_port is not None:
-            check_port("--prometheus-port", self.prometheus_port)
-        for spec in self.prefill:
-            check_port("bootstrap port", spec.bootstrap_port)
-        for name in type(self).__dataclass_fields__:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if name in _SHARES and not 0 <= value <= 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be a number from 0 to 1")
-            if name not in _SHARES and not 0 < value < math.inf:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be a number greater than 0")
-        by_role = [(name, ("", *_POLICY_NAMES)) for name in ("prefill_policy", "decode_policy")]
-        named = [
-            ("policy", _POLICY_NAMES),
-            *by_role,
-            ("tree_update", TREE_UPDATES),
-            ("log_level", LOG_LEVELS),
-        ]
-        for name, choices in named:
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(choices)}")
-        if not self.health_check_endpoint.startswith("/"):
-            raise ConfigError(f"--health-check-endpoint {self.health_check_endpoint!r}: must begin with /")
-
-
-def _check_key(name: str, key: str) -> None:
-    if not all("!" <= character <= "~" for character in key):
-        raise ConfigError(f"--{name.replace('_', '-')}: a key is made of printable ASCII without spaces")
 
 
 def check_port(name: str, port: int | None) -> None:

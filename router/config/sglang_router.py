@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NamedTuple
 
-from router.config.settings import ConfigError
+from router.config.explain import ConfigError
 
 _ONE, _ANY, _SOME, _SWITCH = None, "*", "+", 0
 

@@ -1,4 +1,4 @@
-"""Attention of a prefill: bound by computing, in waves of tiles of queries."""
+"""Attention of a prefill: compute-bound, in waves of tiles of queries."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import msgspec
 
 from router.cost.fitting import FitError, mean_error, nonnegative
 
-# A request of a batch: tokens whose KV is there, and tokens to compute.
 Request = tuple[int, int]
+"""A request of a batch: tokens whose KV is cached, and tokens to compute."""
 _TILES = (16, 32, 64, 128)
 
 
@@ -23,7 +23,7 @@ class Heads(NamedTuple):
 
 
 class AttentionRow(NamedTuple):
-    """One layer's attention of a batch took `seconds`."""
+    """A measurement: the attention of one layer took `seconds` for a batch."""
 
     batch: tuple[Request, ...]
     heads: Heads
@@ -31,19 +31,21 @@ class AttentionRow(NamedTuple):
 
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
-    """One way of an engine to compute it, for the requests that it `takes`.
+    """One attention kernel of an engine, for the requests that it `takes`. Coefficients are in seconds.
 
-    A tile is `tile` queries of one head; `units` of them run at a time, eta = ceil(tiles / units) waves
-    (paper.md A8 (a)). A tile's time is linear in the keys that it sees: the prefix and, on average, half of
-    the new tokens (`causal`), or all of them under a mask. Summed over the tiles that is the x^2(1 - y^2) of
-    paper.md A8, for a prompt x with cached ratio y. Reading K and V, each request and the launch are added.
+    A tile is `tile` queries of one head. `units` tiles run at a time, in eta = ceil(tiles / units) waves
+    (arXiv 2406.17565, section 6). The time of a tile is linear in the keys that it sees: the prefix and, on
+    average, half of the new tokens (`causal`), or all of them under a mask. Summed over the tiles that is the
+    paper's x^2(1 - y^2), for a prompt of x tokens with cached ratio y. Reading K and V, each request and the
+    launch are added.
     """
 
     tile: int
     units: int
     causal: bool = True
     with_prefix: bool | None = None
-    most_scores: int | None = None
+    # In profiles it has another name.
+    max_scores: int | None = msgspec.field(default=None, name="most_scores")
     request_s: float = 0.0
     call_s: float = 0.0
     key_s: float = 0.0
@@ -51,10 +53,10 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     wave_key_s: float = 0.0
 
     def takes(self, cached: int, new: int) -> bool:
-        """`with_prefix`: only requests with (without) one; `most_scores`: up to so many new x all tokens."""
+        """`with_prefix`: only requests with (without) one; `max_scores`: up to so many new x all tokens."""
         if self.with_prefix is not None and self.with_prefix != (cached > 0):
             return False
-        return self.most_scores is None or new * (cached + new) <= self.most_scores
+        return self.max_scores is None or new * (cached + new) <= self.max_scores
 
     def seconds(self, batch: Sequence[Request], heads: Heads) -> float:
         requests, call, keys, waves, seen = self.features(batch, heads)
@@ -78,7 +80,7 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
         return len(batch), 1.0, keys * heads.kv * heads.dim, waves, depth
 
     def fitted(self, rows: Sequence[AttentionRow], tiles: Sequence[int] = _TILES) -> Kernel:
-        """This kernel with the coefficients, and of `tiles` the one, that fit best. Raises FitError."""
+        """This kernel with the coefficients, and the tile of `tiles`, that fit best. Raises FitError."""
         fits = [msgspec.structs.replace(self, tile=tile)._with_coefficients(rows) for tile in tiles]
         return min(fits, key=lambda kernel: kernel.error(rows))
 
@@ -97,22 +99,22 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
 class PrefillAttention(msgspec.Struct, frozen=True, kw_only=True):
     """The kernels of an engine: a request goes to the first that takes it.
 
-    `pads_query`: the engine computes the prefix's queries again (SGLang's torch_native does).
+    `pads_query`: the engine computes the queries of the prefix again, as SGLang's torch_native does.
     """
 
     kernels: tuple[Kernel, ...]
     pads_query: bool = False
 
     def seconds(self, batch: Sequence[Request], heads: Heads) -> float:
-        """One layer's, for `batch` of (cached, new) tokens. Raises FitError if no kernel takes a request."""
+        """One layer, `batch` of (cached, new) tokens. Raises FitError for a request that no kernel takes."""
         by_kernel: dict[int, list[Request]] = {}
         for cached, new in batch:
             request = (0, cached + new) if self.pads_query else (cached, new)
             by_kernel.setdefault(self._kernel_of(request), []).append(request)
-        return sum(self.kernels[number].seconds(part, heads) for number, part in by_kernel.items())
+        return sum(self.kernels[number].seconds(requests, heads) for number, requests in by_kernel.items())
 
     def fit(self, rows: Sequence[AttentionRow]) -> PrefillAttention:
-        """The same kernels, each fitted on the rows of one request (or of one kernel) that it takes."""
+        """The same kernels, each fitted on the rows whose requests it takes all."""
         if self.pads_query:
             rows = [row._replace(batch=tuple((0, sum(request)) for request in row.batch)) for row in rows]
         by_kernel: dict[int, list[AttentionRow]] = {number: [] for number in range(len(self.kernels))}
@@ -120,7 +122,7 @@ class PrefillAttention(msgspec.Struct, frozen=True, kw_only=True):
             numbers = {self._kernel_of(request) for request in row.batch}
             if len(numbers) == 1:
                 by_kernel[numbers.pop()].append(row)
-        kernels = tuple(self.kernels[number].fitted(part) for number, part in by_kernel.items())
+        kernels = tuple(self.kernels[number].fitted(own_rows) for number, own_rows in by_kernel.items())
         return msgspec.structs.replace(self, kernels=kernels)
 
     def error(self, rows: Sequence[AttentionRow]) -> float:

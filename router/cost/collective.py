@@ -13,7 +13,7 @@ from router.cost.streams import MemoryBound, StreamRow
 
 
 class CollectiveRow(NamedTuple):
-    """An all-reduce of `bytes` on each of `ranks` took `seconds`."""
+    """A measurement: an all-reduce of `bytes` on each of `ranks` took `seconds`."""
 
     bytes: int
     ranks: int
@@ -21,16 +21,17 @@ class CollectiveRow(NamedTuple):
 
 
 class AllReduce(msgspec.Struct, frozen=True, kw_only=True):
-    """A ring: each rank sends 2(r - 1)/r of the bytes; what a call takes is fitted beside that.
+    """A ring: each of r ranks sends 2(r - 1)/r of the bytes. The time of a call is fitted beside that.
 
-    Fitted for each number of ranks, for more of them may be on another kind of link. For a number that was
-    not measured, the nearest one's bandwidth is taken, and a call's time grows with the steps of the ring.
+    Each number of ranks has a fit of its own, since more ranks may use another kind of link. For a number
+    that was not measured, the bandwidth of the nearest one counts, and the time of a call grows with the
+    steps of the ring.
     """
 
     links: dict[int, MemoryBound]
 
     def seconds(self, amount: Amount, ranks: int) -> Amount | float:
-        """`amount` in bytes; may be an array. 0 for one rank."""
+        """`amount`: bytes, or an array of them. 0 for one rank."""
         if ranks == 1:
             return amount * 0.0
         nearest = min(self.links, key=lambda known: (abs(known - ranks), known))
@@ -46,6 +47,6 @@ class AllReduce(msgspec.Struct, frozen=True, kw_only=True):
         links = {}
         for ranks in sorted({row.ranks for row in rows}):
             sent = 2 * (ranks - 1) / ranks
-            part = [StreamRow(int(sent * row.bytes), row.seconds) for row in rows if row.ranks == ranks]
-            links[ranks] = MemoryBound.fit(part)
+            sends = [StreamRow(int(sent * row.bytes), row.seconds) for row in rows if row.ranks == ranks]
+            links[ranks] = MemoryBound.fit(sends)
         return cls(links=links)

@@ -1,4 +1,4 @@
-"""Matrix multiplication: bound by computing, in waves of tiles."""
+"""Matrix multiplication: compute-bound, in waves of tiles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TILES = (64, 128, 256)
 
 
 class GemmRow(NamedTuple):
-    """`[m, k]` times `[k, n]` took `seconds`."""
+    """A measurement: `[m, k]` times `[k, n]` took `seconds`."""
 
     m: int
     n: int
@@ -25,12 +25,12 @@ class GemmRow(NamedTuple):
 
 
 class Gemm(msgspec.Struct, frozen=True, kw_only=True):
-    """`units` (SMs of a GPU, threads of a CPU) each compute one tile of the output at a time.
+    """`units` (SMs of a GPU, threads of a CPU) compute one tile of the output each at a time.
 
-    Time, after paper.md A8 (a): (eta - 1) full waves and the last one, where eta = ceil(tiles / units). The
-    last wave is taken for a full one: its tiles take as long, however few they are. A wave's time is linear
-    in k. Bytes read and written (memory-bound, as at m = 1) and the launch are added: on the H100 tables the
-    sum extrapolates over TP better than the greater of the two does.
+    After arXiv 2406.17565, section 6: eta = ceil(tiles / units) waves. The last wave counts as a full one,
+    since its tiles take as long, however few they are. The time of a wave is linear in k. Bytes read and
+    written (memory-bound, as at m = 1) and the launch are added: on the H100 tables the sum extrapolates over
+    TP better than the greater of the two. Times are in seconds.
     """
 
     tile_m: int
@@ -43,17 +43,17 @@ class Gemm(msgspec.Struct, frozen=True, kw_only=True):
     byte_s: float
 
     def seconds(self, m: Amount, n: int, k: int) -> Amount | float:
-        """`m` may be an array; so is the answer then."""
-        one, waves, depth, moved = _features(
+        """`[m, k]` times `[k, n]`. If `m` is an array, so is the result."""
+        calls, waves, depth, moved = _features(
             self.tile_m, self.tile_n, self.units, self.element_bytes, m, n, k
         )
-        return one * self.call_s + waves * self.wave_s + depth * self.wave_k_s + moved * self.byte_s
+        return calls * self.call_s + waves * self.wave_s + depth * self.wave_k_s + moved * self.byte_s
 
     @classmethod
     def fit(
         cls, rows: Sequence[GemmRow], units: int, element_bytes: int, tiles: Sequence[int] = _TILES
     ) -> Gemm:
-        """The sides of the tile are those of `tiles` that fit best. Raises FitError."""
+        """With the sides of a tile, out of `tiles`, that fit best. Raises FitError."""
         fits = [_fitted(cls, rows, units, element_bytes, sides) for sides in product(tiles, tiles)]
         return min(fits, key=lambda gemm: gemm.error(rows))
 

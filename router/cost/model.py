@@ -13,12 +13,12 @@ from router.cost.shape import ModelShape, ShapeError
 
 
 class CostModel:
-    """exec(x, y) of paper.md A8 for one model at one TP, in seconds.
+    """exec(x, y) of arXiv 2406.17565, section 6, for one model at one TP, in seconds.
 
-    A forward has at most `forward_tokens` new tokens (SGLang's --chunked-prefill-size): what is longer is
-    priced as the forwards that it takes. What follows from the count of new tokens alone is computed here,
-    once: a price is then an addition and an attention. Raises ShapeError or ProfileError if profile, model
-    and `tp` do not fit.
+    A forward has at most `forward_tokens` new tokens (SGLang's --chunked-prefill-size); a longer prefill
+    takes several forwards. What depends on the number of new tokens alone is computed once, here: an estimate
+    is then an addition and an attention. Raises ShapeError or ProfileError if profile, model and `tp` do not
+    fit.
     """
 
     def __init__(self, profile: Profile, shape: ModelShape, tp: int = 1, forward_tokens: int = 8192) -> None:
@@ -37,11 +37,11 @@ class CostModel:
         self._by_tokens: Array = sum(self._token_parts(tokens).values(), start=np.zeros(len(tokens)))
 
     def prefill_seconds(self, batch: Sequence[Request]) -> float:
-        """`batch`: (cached, new) tokens of each request. Requests with nothing new cost nothing."""
+        """`batch`: (cached, new) tokens of each request. Requests without new tokens cost nothing."""
         return sum(self._forward_seconds(part) for part in self._forwards(batch))
 
     def step_seconds(self, requests: int, tokens: int) -> float:
-        """One decode step of so many requests, which have `tokens` together: it is linear in these."""
+        """One decode step of so many requests, with `tokens` tokens together; it is linear in the tokens."""
         if not requests:
             return 0.0
         heads, layers = self._heads, self._shape.layers
@@ -50,7 +50,7 @@ class CostModel:
         return self._whole(requests, requests, float(attention))
 
     def operator_seconds(self, batch: Sequence[Request]) -> dict[str, float]:
-        """One prefill forward's operators by name, in all layers, as measured one by one: no overhead."""
+        """The operators of one prefill forward by name, in all layers, without the engine's overhead."""
         tokens = sum(new for _, new in batch)
         parts = {
             name: float(value[0]) for name, value in self._token_parts(np.array([float(tokens)])).items()
@@ -63,7 +63,7 @@ class CostModel:
         return self._whole(len(batch), sum(new for _, new in batch), self._shape.layers * attention)
 
     def _whole(self, requests: int, tokens: int, attention: float) -> float:
-        """A forward of either kind."""
+        """A forward of prefill or decode, with the engine's overhead."""
         operators = float(self._by_tokens[tokens]) + attention + self._lm_head(requests)
         return self._profile.overhead.seconds(requests, tokens, operators)
 
@@ -87,7 +87,7 @@ class CostModel:
         return float(self._profile.gemm.seconds(requests, self._shape.vocab // self._tp, self._shape.hidden))
 
     def _token_parts(self, tokens: Array) -> dict[str, Array]:
-        """By operator, seconds in all layers for each count in `tokens`."""
+        """By operator, the seconds in all layers for each number in `tokens`."""
         shape, profile, tp = self._shape, self._profile, self._tp
         layer = {name: profile.gemm.seconds(tokens, n, k) for name, (n, k) in shape.projections(tp).items()}
         for name, (times, token_bytes) in shape.streams(tp).items():

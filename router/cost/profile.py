@@ -1,4 +1,4 @@
-"""The operators as fitted on one kind of device: what `memserve calibrate` writes and the router reads."""
+"""The fitted operators of one kind of device: `memserve calibrate` writes them, the router reads them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ VERSION = 1
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be used: says which, and why."""
+    """A profile that cannot be used; the text says which, and why."""
 
 
 class Prefill(NamedTuple):
-    """A batch of (cached, new) tokens, and the seconds that it took."""
+    """A measured batch of (cached, new) tokens, and the seconds that it took."""
 
     batch: tuple[Request, ...]
     seconds: float
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`streams`: by the names that ModelShape.streams has, and "embedding"; one that is absent costs nothing.
+    """`streams`: by the names of ModelShape.streams, and "embedding"; an absent one costs nothing.
 
-    `errors` are mean relative errors of the fits, by operator, on the rows that they were fitted on. `about`
-    is for a reader: where, when, on what model. None was not measured: asking for it raises ProfileError.
-    `prefills`: whole ones of an instance, which `overhead` was fitted on.
+    `errors`: mean relative errors of the fits, by operator, on the rows that they were fitted on. `about`:
+    for a reader (where, when, on what model). None: not measured. `prefills`: the whole prefills of an
+    instance that `overhead` was fitted on.
     """
 
     device: str

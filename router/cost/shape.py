@@ -1,4 +1,4 @@
-"""What of a model's configuration its times follow from."""
+"""The sizes of a model that its times follow from."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import msgspec
 from router.cost.attention import Heads
 
 _ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-# Their layers are made of other operators than those that are priced here.
+# Models with these have layers of other operators than those that are estimated here.
 _UNPRICED = ("kv_lora_rank", "num_experts", "num_local_experts", "n_routed_experts", "sliding_window_pattern")
 
 
 class ShapeError(ValueError):
-    """A model that cannot be priced: says which field of its configuration is why."""
+    """A model without a cost model; the text names the field of its configuration that is why."""
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
-    """A dense transformer with gated MLP, as Llama and its kin: sizes of the whole model, in elements."""
+    """A dense transformer with a gated MLP, such as Llama: sizes of the whole model, in elements."""
 
     layers: int
     hidden: int
@@ -32,9 +32,9 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], dtype: str | None = None) -> ModelShape:
-        """Of Hugging Face's config.json. `dtype` is what the engine computes in, if not the model's own.
+        """From Hugging Face's config.json. `dtype`: what the engine computes in, if not the model's own.
 
-        Raises ShapeError for a configuration that lacks a field, or of a kind that is not priced.
+        Raises ShapeError for a configuration that lacks a field, or of a kind without a cost model.
         """
         config = config.get("text_config") or config
         for field in _UNPRICED:
@@ -63,18 +63,18 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kv_token_bytes(self) -> int:
-        """Of K and V of one token in all layers, over all ranks."""
+        """Bytes of K and V of one token in all layers, over all ranks."""
         return 2 * self.layers * self.kv_heads * self.head_dim * self.element_bytes
 
     def heads_of(self, tp: int) -> Heads:
-        """One rank's. KV heads that are fewer than ranks are on several. Raises ShapeError."""
+        """Those of one rank. Fewer KV heads than ranks are copied to several. Raises ShapeError."""
         if tp < 1 or self.heads % tp or self.intermediate % tp:
             sizes = f"{self.heads} heads and an MLP of {self.intermediate}"
             raise ShapeError(f"tp = {tp} does not divide {sizes}: choose another")
         return Heads(self.heads // tp, max(1, self.kv_heads // tp), self.head_dim)
 
     def projections(self, tp: int) -> dict[str, tuple[int, int]]:
-        """By name, (n, k) of one rank's share of a layer's matrices."""
+        """By name, (n, k) of one rank's share of the matrices of a layer."""
         heads = self.heads_of(tp)
         mlp = self.intermediate // tp
         return {
@@ -85,7 +85,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def streams(self, tp: int) -> dict[str, tuple[int, int]]:
-        """By name, how often in a layer, and bytes read and written for a token on one rank."""
+        """By name: how often in a layer, and bytes read and written for each token on one rank."""
         heads, element = self.heads_of(tp), self.element_bytes
         kv = heads.kv * heads.dim
         return {

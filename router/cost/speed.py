@@ -1,4 +1,4 @@
-"""How fast one kind of instance is, in tokens: what a router asks for many times a second."""
+"""How fast one kind of instance is, in tokens: the router asks for it many times a second."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from router.cost.shape import ModelShape
 from router.cost.streams import MemoryBound
 
 _REMEMBERED = 4096
-# A guess at a prompt's length may be of any size: each 8,192 tokens of it cost microseconds to price.
+# A guessed length may be of any size, and each 8,192 tokens take microseconds to estimate.
 _MAX_TOKENS = 1 << 20
-# That decode at a time: what is more costs no more.
+# Larger decode batches count as this one.
 _MAX_REQUESTS = 512
-# Where the profile has none: 10 Gbit/s between instances, and PCIe.
+# Where the profile has none: 10 Gbit/s between instances, and PCIe into HBM.
 _TRANSFER = MemoryBound(byte_s=1 / 1.25e9)
 _SWAP_IN = MemoryBound(byte_s=1 / 25e9)
-# What a fetch takes beside the bytes: asking, and being scheduled again.
-_ASKING_S = 2e-3
+# What a fetch takes beside the bytes: to ask, and to be scheduled again.
+_FETCH_CALL_S = 2e-3
 
 
 class Speed:
@@ -49,21 +49,21 @@ class Speed:
         self.max_forward_s = self.prefill(0, forward_tokens)
 
     def send(self, tokens: int) -> float:
-        """KV of so many tokens to another instance."""
+        """Seconds to send the KV of so many tokens to another instance."""
         call, token = self._send
         return call + tokens * token if tokens > 0 else 0.0
 
     def fetch(self, tokens: int) -> float:
-        """The same, asked for by the one that gets it."""
-        return _ASKING_S + self.send(tokens)
+        """The same, asked for by the receiver."""
+        return _FETCH_CALL_S + self.send(tokens)
 
     def swap_in(self, tokens: int) -> float:
-        """KV of so many from DRAM to HBM."""
+        """Seconds to copy the KV of so many tokens from DRAM to HBM."""
         call, token = self._swap_in
         return call + tokens * token if tokens > 0 else 0.0
 
     def step(self, requests: int, tokens: int) -> float:
-        """One decode step of so many, which have `tokens` together."""
+        """Seconds of a decode step of so many requests, with `tokens` tokens together."""
         steps = self._steps
         return steps[requests if requests < len(steps) else -1] + tokens * self._step_token_s
 
@@ -72,5 +72,5 @@ class Speed:
 
 
 def _by_token(moving: MemoryBound, shape: ModelShape, tp: int) -> tuple[float, float]:
-    """Seconds a call, and a token: each rank moves its own heads'."""
+    """Seconds for each call and for each token. Each rank moves the KV of its own heads."""
     return moving.call_s, moving.byte_s * shape.kv_token_bytes / tp

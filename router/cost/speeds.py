@@ -1,4 +1,4 @@
-"""Which speed each instance has: by its model, its device and its settings, as it tells them."""
+"""The speed of each instance, by the model, device and settings that it reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _DEFAULT = ModelShape(
 )
 
 
-class _Kind(NamedTuple):
+class _SpeedKey(NamedTuple):
     model: str
     device: str
     tp: int
@@ -47,26 +47,26 @@ class _Kind(NamedTuple):
 
 
 class Speeds:
-    """`profile`: a file of `memserve calibrate`, for all instances; "auto": a built-in one by device.
+    """`profile`: a file of `memserve calibrate` for all instances; "auto": a built-in one, by device.
 
-    A model whose config.json is not here, or that is not priced (MoE, MLA), is taken for a dense one of 8B,
-    with a warning. All are taken to compute in the profile's dtype. `by_instance`: those that `of` has found
-    already; an entry goes when the instance reports something else or leaves. Raises ProfileError.
+    A model without a config.json here, or without a cost model (MoE, MLA), counts as a dense one of 8B, with
+    a warning. All instances are taken to compute in the profile's dtype. `by_instance`: those that `of` has
+    found already; an entry goes when the instance reports something else or leaves. Raises ProfileError.
     """
 
     def __init__(self, profile: str = AUTO_PROFILE) -> None:
         self._profile = None if profile == AUTO_PROFILE else load_profile(Path(profile))
         self.by_instance: dict[Instance, Speed] = {}
-        self._kinds: dict[_Kind, Speed] = {}
+        self._by_key: dict[_SpeedKey, Speed] = {}
 
     def of(self, instance: Instance) -> Speed:
         """Of one that has not reported its model and device yet, the slowest that is known."""
         if (cached := self.by_instance.get(instance)) is not None:
             return cached
         if instance.server_info is None:
-            known = [speed for kind, speed in self._kinds.items() if kind.model]
-            return max(known, key=_FORWARD) if known else self._kind(_UNKNOWN)
-        speed = self._kind(instance.server_info)
+            known = [speed for key, speed in self._by_key.items() if key.model]
+            return max(known, key=_FORWARD) if known else self._of_info(_UNKNOWN)
+        speed = self._of_info(instance.server_info)
         if not instance.leaving:
             self.by_instance[instance] = speed
             instance.on_change(self.forget)
@@ -77,40 +77,46 @@ class Speeds:
         self.by_instance.pop(instance, None)
 
     async def prepare(self, instances: Iterable[Instance]) -> None:
-        """Read what `of` needs for these, unless that is done. Without it, `of` reads: that may block."""
+        """Reads in a thread what `of` needs for these instances. Without it, `of` reads, which may block."""
         known = self.by_instance
-        if new := [one for one in instances if one not in known and one.server_info and not one.leaving]:
-            infos = {one.server_info for one in new if one.server_info is not None}
-            await asyncio.to_thread(lambda: [self._kind(info) for info in infos])
+        if new := [
+            instance
+            for instance in instances
+            if instance not in known and instance.server_info and not instance.leaving
+        ]:
+            infos = {instance.server_info for instance in new if instance.server_info is not None}
+            await asyncio.to_thread(lambda: [self._of_info(info) for info in infos])
             for instance in new:
                 self.of(instance)
 
-    def _kind(self, server_info: ServerInfo) -> Speed:
+    def _of_info(self, server_info: ServerInfo) -> Speed:
         page = server_info.page_size if server_info.instance else 0
-        kind = _Kind(server_info.model, server_info.device, server_info.tp, server_info.forward_tokens, page)
-        if kind not in self._kinds:
-            self._kinds[kind] = self._made(kind)
-        return self._kinds[kind]
+        key = _SpeedKey(
+            server_info.model, server_info.device, server_info.tp, server_info.forward_tokens, page
+        )
+        if key not in self._by_key:
+            self._by_key[key] = self._new(key)
+        return self._by_key[key]
 
-    def _made(self, kind: _Kind) -> Speed:
-        profile = self._profile or built_in(kind.device)
-        if kind.model and self._profile is None:
+    def _new(self, key: _SpeedKey) -> Speed:
+        profile = self._profile or built_in(key.device)
+        if key.model and self._profile is None:
             logger.info(
                 "prices %s on %s by the built-in profile of %s; memserve calibrate makes your own --profile",
-                *(kind.model, kind.device or "an unknown device", profile.device),
+                *(key.model, key.device or "an unknown device", profile.device),
             )
         try:
-            return Speed(profile, shape_of(kind.model, profile.dtype), *kind[2:])
+            return Speed(profile, shape_of(key.model, profile.dtype), *key[2:])
         except (OSError, ValueError) as error:
-            if kind.model:
-                logger.warning("%s is priced as a dense model of 8B at TP 1: %s", kind.model, error)
-        return Speed(profile, msgspec.structs.replace(_DEFAULT, dtype=profile.dtype), 1, *kind[3:])
+            if key.model:
+                logger.warning("%s is priced as a dense model of 8B at TP 1: %s", key.model, error)
+        return Speed(profile, msgspec.structs.replace(_DEFAULT, dtype=profile.dtype), 1, *key[3:])
 
 
 def shape_of(model: str, dtype: str) -> ModelShape:
-    """Raises OSError for no config.json on this machine, ShapeError for one of a model that is not priced."""
+    """Raises OSError without a config.json on this machine, ShapeError for a model without a cost model."""
     if not model:
-        raise ShapeError("the instance does not tell its model")
+        raise ShapeError("the instance does not report its model")
     config = orjson.loads(model_file(model, "config.json").read_bytes())
     if not isinstance(config, dict):
         raise ShapeError("config.json holds no object")
@@ -118,5 +124,5 @@ def shape_of(model: str, dtype: str) -> ModelShape:
 
 
 def built_in(device: str) -> Profile:
-    """By SGLang's word for a device: there is one of a CPU, and one of an H100 for all else."""
+    """By SGLang's word for a device: a CPU's, and an H100's for all else."""
     return load_profile(_BUILT_IN / ("cpu.json" if device == "cpu" else "h100.json"))

@@ -1,4 +1,4 @@
-"""What is bound by bytes moved, and what is constant."""
+"""Memory-bound operators, and the overhead of an engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router.cost.gemm import Amount
 
 
 class StreamRow(NamedTuple):
-    """Moving `bytes` in `items` pieces (requests, tokens: whatever is counted) took `seconds`."""
+    """A measurement: moving `bytes` in `items` pieces (requests or tokens) took `seconds`."""
 
     bytes: int
     seconds: float
@@ -20,9 +20,9 @@ class StreamRow(NamedTuple):
 
 
 class MemoryBound(msgspec.Struct, frozen=True, kw_only=True):
-    """Decode attention, norms, embeddings, copies: linear in bytes read and written (paper.md A8 (b), (c)).
+    """Decode attention, norms, embeddings, copies: linear in bytes read and written. Seconds.
 
-    Over a link (paper.md A9), that is bytes over bandwidth, with what a call takes beside them.
+    As in arXiv 2406.17565, section 6. Over a link: bytes over bandwidth, and `call_s` for the call.
     """
 
     call_s: float = 0.0
@@ -30,7 +30,7 @@ class MemoryBound(msgspec.Struct, frozen=True, kw_only=True):
     byte_s: float = 0.0
 
     def seconds(self, moved: Amount, items: int = 0) -> Amount | float:
-        """`moved` in bytes; may be an array, and so is the answer then."""
+        """`moved`: bytes. If it is an array, so is the result."""
         return self.call_s + items * self.item_s + moved * self.byte_s
 
     @classmethod
@@ -47,9 +47,9 @@ class MemoryBound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OverheadRow(NamedTuple):
-    """A forward of `requests` requests with `tokens` new tokens in all took `seconds`.
+    """A measurement: a forward of `requests` requests with `tokens` new tokens in all took `seconds`.
 
-    `operators_s` of these are what the operators are predicted to take.
+    `operators_s`: how long its operators are predicted to take.
     """
 
     requests: int
@@ -59,10 +59,10 @@ class OverheadRow(NamedTuple):
 
 
 class Overhead(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine adds to its operators: scheduling, launches, Python (paper.md A8 (c), B).
+    """What an engine adds to its operators: scheduling, launches, Python. Seconds.
 
-    By forward, request and new token; `scale` is how much longer the operators take inside the engine, where
-    they find other things in the caches than when measured one by one.
+    For each forward, request and new token. `scale`: how much longer the operators take inside the engine
+    than when they are measured one by one, since they find other data in the processor's caches.
     """
 
     forward_s: float = 0.0
@@ -77,7 +77,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def fit(cls, rows: Sequence[OverheadRow]) -> Overhead:
-        """From whole forwards; no part is below 0. Raises FitError."""
+        """From whole forwards; no coefficient is below 0. Raises FitError."""
         features = [(1.0, float(row.requests), float(row.tokens), row.operators_s) for row in rows]
         forward, request, token, scale = nonnegative(features, [row.seconds for row in rows])
         return cls(forward_s=forward, request_s=request, token_s=token, scale=scale)

@@ -16,7 +16,7 @@ from router.errors import JSON_HEADERS, NoInstance, error_fields
 from router.fleet.loads import summed_up
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
-from router.protocol.answer import Answer, AnswerTooLarge, describe_error, read_body
+from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
 from router.protocol.headers import to_client, to_instance
 from router.protocol.redaction import without_secrets
 
@@ -90,7 +90,7 @@ class Fanout:
         worst = max(reply.status for reply in replies)
         return worst, {"success": worst < 400, "instances": [reply.describe() for reply in replies]}
 
-    async def abort_request(self, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def abort_request(self, target: str, headers: Mapping[str, str], body: bytes) -> UpstreamAnswer:
         """An instance's own answer where all agree; else the worst status, and what each answered.
 
         An instance that was down before and does not answer has nothing left to abort, and does not count.
@@ -107,9 +107,9 @@ class Fanout:
             "error": error_fields(worst.status, message, "instance_failed"),
             "instances": [reply.describe() for reply in replies],
         }
-        return Answer(worst.status, JSON_HEADERS, orjson.dumps(report))
+        return UpstreamAnswer(worst.status, JSON_HEADERS, orjson.dumps(report))
 
-    async def loads(self, target: str, headers: Mapping[str, str]) -> Answer:
+    async def loads(self, target: str, headers: Mapping[str, str]) -> UpstreamAnswer:
         """The instances' loads as one server's, and each one's own. Those that are down are not asked.
 
         Where no instance gives its load, the answer is one instance's refusal. Raises NoInstance if all are
@@ -128,7 +128,7 @@ class Fanout:
             own = loads.get(instance) or {"error": errors.get(instance, instance.trouble)}
             entries.append({**own, "url": instance.url, "role": instance.role.value})
         total = {**summed_up(list(loads.values())), "instances": entries}
-        return Answer(200, JSON_HEADERS, orjson.dumps(total))
+        return UpstreamAnswer(200, JSON_HEADERS, orjson.dumps(total))
 
     def _all_instances(self) -> list[Instance]:
         if not self._registry.instances:
@@ -175,5 +175,5 @@ def _in_common(infos: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _unchanged(reply: Reply) -> Answer:
-    return Answer(reply.status, to_client(reply.headers), reply.body)
+def _unchanged(reply: Reply) -> UpstreamAnswer:
+    return UpstreamAnswer(reply.status, to_client(reply.headers), reply.body)

@@ -1,4 +1,4 @@
-"""Keeps every instance's `healthy` true to life."""
+"""Probes instances, and keeps their `healthy` up to date."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _REFUSED_KEY = (401, 403)
 class HealthWatch:
     """Probes each instance at an interval, and at once when a request found it broken.
 
-    An answer below 500 is life, unless it refuses the router's own key. That and a refused or reset
-    connection count at once; timeouts and answers from 500 on must repeat `health_failure_threshold` times,
-    since a busy server may be slow to answer.
+    An answer below 500 counts as healthy, unless it refuses the router's own key. Such a refusal, and a
+    refused or reset connection, take the instance down at once. Timeouts and answers from 500 on must repeat
+    `health_failure_threshold` times, since a busy server may be slow to answer.
     """
 
     def __init__(self, registry: Registry, session: aiohttp.ClientSession, config: RouterConfig) -> None:
@@ -40,7 +40,7 @@ class HealthWatch:
             self.add(instance)
 
     def add(self, instance: Instance) -> None:
-        """Watch it too, as long as it is in the registry."""
+        """Probe it too, as long as it is in the registry."""
         self._added.put_nowait(instance)
 
     async def run(self) -> None:
@@ -68,15 +68,15 @@ class HealthWatch:
                 instance.down(f"{url} answers {response.status}: it asks for another --worker-api-key")
             else:
                 self._misses[instance] = 0
-                # One that is not known would be taken for what it is not.
+                # Without its server_info an instance would be taken for a stock server.
                 if instance.server_info is None or instance.recheck_requested:
                     await self._learn(instance)
-                # It may have failed a request meanwhile: then it is probed again at once.
+                # If it failed a request meanwhile, it is probed again at once.
                 if not instance.probe_requested.is_set():
                     instance.up()
 
     async def _learn(self, instance: Instance) -> None:
-        """What it tells of itself. One too busy to answer is asked again at the next probe."""
+        """Reads its /server_info. An instance too busy to answer is asked again at the next probe."""
         try:
             async with self._session.get(instance.url + "/server_info", timeout=self._timeout) as response:
                 info = orjson.loads(await read_body(response, _ANSWER_LIMIT))
@@ -95,7 +95,7 @@ class HealthWatch:
             compatibility.warn(instance, self._registry.instances)
 
     async def _with_fingerprint(self, server_info: ServerInfo) -> ServerInfo:
-        """Of who does not tell it, that of the tokenizer it names, if that is on this machine too."""
+        """With the digest of the tokenizer that it names, if it reports none and the files are here too."""
         known = server_info.compatibility
         if known.tokenizer is not None or not server_info.tokenizer:
             return server_info

@@ -1,4 +1,4 @@
-"""Many instances' /v1/loads as one, in the shape that SGLang gives one server's."""
+"""The /v1/loads of many instances as a single answer, in SGLang's shape for one server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-# Of these a sum says nothing.
+# A sum of these says nothing.
 _AVERAGED = frozenset({
     "token_usage", "cache_hit_rate", "utilization", "accept_length", "accept_rate",
     "kv_transfer_speed_gb_s", "kv_transfer_latency_ms",
@@ -17,8 +17,8 @@ _CAPACITY = "max_total_num_tokens"
 def summed_up(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One answer for all: counters added up, ratios averaged (by the size of the KV pool).
 
-    What is no number, and not the same everywhere, becomes null. A request of a prefill/decode pair counts on
-    both. `num_accelerators` is of all ranks together, where each instance gives it for one of its ranks.
+    A value that is no number becomes null where instances differ. A request of a prefill/decode pair counts
+    on both. `num_accelerators` is the sum over all ranks; each instance gives it for one of its ranks.
     """
     ranks = [load for answer in answers for load in _loads(answer)]
     accelerators = [_number(answer.get("num_accelerators")) * len(_loads(answer)) for answer in answers]
@@ -39,8 +39,8 @@ def _loads(answer: dict[str, Any]) -> list[dict[str, Any]]:
 def _merged(parts: Sequence[dict[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
-        told = [(part[name], weight) for part, weight in zip(parts, weights, strict=True) if name in part]
-        merged[name] = _value(name, [value for value, _ in told], [weight for _, weight in told])
+        pairs = [(part[name], weight) for part, weight in zip(parts, weights, strict=True) if name in part]
+        merged[name] = _value(name, [value for value, _ in pairs], [weight for _, weight in pairs])
     return merged
 
 

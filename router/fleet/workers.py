@@ -1,4 +1,4 @@
-"""Instances that come and go while the router runs."""
+"""Adds and removes instances while the router runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from router.instances.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-# By sglang_router's names and ours.
+# By sglang_router's names and this project's.
 _ROLES = {"regular": Role.COLOCATED, **{role.value: role for role in Role}}
 
 
@@ -36,10 +36,9 @@ class Workers:
         registry: Registry,
         watch: HealthWatch,
         config: RouterConfig,
-        gone: Callable[[Instance], None] = lambda _: None,
+        on_removed: Callable[[Instance], None] = lambda _: None,
     ) -> None:
-        """`gone` hears who has left."""
-        self._gone = gone
+        self._on_removed = on_removed
         self._registry = registry
         self._watch = watch
         self._config = config
@@ -51,11 +50,14 @@ class Workers:
         await asyncio.gather(*self._leaving, return_exceptions=True)
 
     async def add(self, worker: Worker) -> Instance:
-        """Probed once: it may be down, and is watched from now on. Raises Conflict and Forbidden."""
+        """Adds and probes it; it may be down. Its health is watched from then on.
+
+        Raises Conflict and Forbidden.
+        """
         if self._config.worker_api_key and not self._config.api_key:
             raise Forbidden(
-                "this router presents its --worker-api-key to whoever is added, so it adds nobody for "
-                "clients that need no key: give it an --api-key too"
+                "this router presents its --worker-api-key to each instance that is added, so it adds none "
+                "for clients without a key: give it an --api-key too"
             )
         if (known := self._named(worker.url)) is not None:
             state = f"is leaving, with {known.in_flight} requests" if known.leaving else "is here already"
@@ -68,7 +70,7 @@ class Workers:
         return instance
 
     def remove(self, name: str) -> Instance:
-        """It gets no new requests, and goes when its own have ended. Raises NoSuchWorker."""
+        """It gets no new requests, and is removed when its own have ended. Raises NoSuchWorker."""
         instance = self.named(name)
         if instance.leaving:
             return instance
@@ -90,7 +92,8 @@ class Workers:
         return instance
 
     def _named(self, name: str) -> Instance | None:
-        return next((one for one in self._registry.instances if name in (one.url, one.id)), None)
+        instances = self._registry.instances
+        return next((instance for instance in instances if name in (instance.url, instance.id)), None)
 
     async def _drain(self, instance: Instance) -> None:
         try:
@@ -102,12 +105,12 @@ class Workers:
 
     def _remove(self, instance: Instance) -> None:
         self._registry.remove(instance)
-        self._gone(instance)
+        self._on_removed(instance)
         logger.info("%s was removed", instance)
 
 
 def worker_of(fields: Any, worker_api_key: str) -> Worker:
-    """What a client asks to be added, as JSON or in the query. Raises BadRequest."""
+    """The instance to add, from the fields of a client's JSON or query. Raises BadRequest."""
     if not isinstance(fields, dict) or not isinstance(fields.get("url"), str):
         raise BadRequest('an instance is added as {"url": "http://HOST:PORT", "worker_type": "regular"}')
     kind = fields.get("worker_type") or "regular"

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from router.errors import InstanceRefused
 from router.forwarding.record import RequestRecord
 from router.protocol import bootstrap
-from router.protocol.answer import Answer
-from router.protocol.usage import Outcome, watched
+from router.protocol.answer import UpstreamAnswer
+from router.protocol.usage import ReportedUsage, watched
 from router.scheduling.placement import Placement
 from router.scheduling.scheduler import Scheduler
 
@@ -18,7 +18,7 @@ from router.scheduling.scheduler import Scheduler
 class Exchange(Protocol):
     """A request to one instance, or to a prefill/decode pair."""
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> UpstreamAnswer:
         """The whole answer, or a stream from its first bytes on. Raises Failure. Call it once."""
         ...
 
@@ -39,20 +39,20 @@ class Attempt:
         self,
         exchange: Exchange,
         *,
-        observe: Callable[[Answer], Answer] = lambda answer: answer,
+        observe: Callable[[UpstreamAnswer], UpstreamAnswer] = lambda answer: answer,
         added_fields: Iterable[dict[str, Any]] = (),
     ) -> None:
         self._exchange = exchange
         self._observe = observe
         self._added_fields = added_fields
-        self._answer: Answer | None = None
+        self._answer: UpstreamAnswer | None = None
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> UpstreamAnswer:
         assert self._answer is not None
         return self._answer
 
-    async def run(self) -> Answer:
+    async def run(self) -> UpstreamAnswer:
         """The answer, or a stream from its first bytes on. Raises Failure."""
         try:
             self._answer = self._observe(await self._exchange.answer())
@@ -69,7 +69,9 @@ class Attempt:
         await self._exchange.close()
 
 
-def observed(answer: Answer, placement: Placement, scheduler: Scheduler, record: RequestRecord) -> Answer:
+def observed(
+    answer: UpstreamAnswer, placement: Placement, scheduler: Scheduler, record: RequestRecord
+) -> UpstreamAnswer:
     """The same answer. What it reports at its end goes to `record`, and to `scheduler` to learn from.
 
     Without the prompt's tokens there is nothing to learn, and nothing is read.
@@ -81,7 +83,7 @@ def observed(answer: Answer, placement: Placement, scheduler: Scheduler, record:
     if answer.rest is not None:
         soon(scheduler.began, placement)
 
-    def on_end(outcome: Outcome) -> None:
+    def on_end(outcome: ReportedUsage) -> None:
         record.reported(outcome)
         soon(scheduler.answered, placement, outcome)
 

@@ -30,7 +30,7 @@ from router.scheduling.scheduler import Scheduler
 
 
 class Forwarder:
-    """Makes attempts at clients' requests. Each method returns one that has run; whoever calls closes it.
+    """Makes attempts at clients' requests. Each method returns one that has run; the caller closes it.
 
     `client_aborts` must have what clients abort by name.
     """

@@ -14,7 +14,7 @@ import orjson
 
 from router.errors import InstanceFailed
 from router.protocol import sse
-from router.protocol.answer import Answer
+from router.protocol.answer import UpstreamAnswer
 
 Item = dict[str, Any]
 
@@ -64,7 +64,7 @@ class PromptLogprobs:
             self._parts.setdefault(index, part)
         self._news.set()
 
-    async def merged(self, answer: Answer, prefill: asyncio.Task[None]) -> Answer:
+    async def merged(self, answer: UpstreamAnswer, prefill: asyncio.Task[None]) -> UpstreamAnswer:
         """Decode's answer with prefill's part. `prefill` is the task that calls `add`; its failure is raised.
 
         Raises InstanceFailed if prefill ends without a prompt's part, if the two do not fit together, and for

@@ -8,7 +8,7 @@ from typing import Any
 
 from router.forwarding.logprobs import PromptLogprobs
 from router.forwarding.upstream import UpstreamRequest
-from router.protocol.answer import Answer
+from router.protocol.answer import UpstreamAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ class Pair:
         self._decode = decode
         self._lingering = lingering
         self._prompts = prompts
-        self._tasks: tuple[asyncio.Task[None], asyncio.Task[Answer]] | None = None
+        self._tasks: tuple[asyncio.Task[None], asyncio.Task[UpstreamAnswer]] | None = None
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> UpstreamAnswer:
         """Decode's answer, with what `prompts` has to add from prefill's.
 
         Raises the Failure of the first half that fails before decode's answer begins.
@@ -74,7 +74,7 @@ class Pair:
             await self._prefill.close()
 
 
-async def _first_answer(prefill: asyncio.Task[None], decode: asyncio.Task[Answer]) -> Answer:
+async def _first_answer(prefill: asyncio.Task[None], decode: asyncio.Task[UpstreamAnswer]) -> UpstreamAnswer:
     """Decode's. Prefill's failure counts if it comes before that, or together with decode's own failure."""
     running: set[asyncio.Task[Any]] = {prefill, decode}
     while not decode.done():

@@ -8,7 +8,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from router.instances.instance import Instance
-from router.protocol.usage import Outcome
+from router.protocol.usage import ReportedUsage
 from router.scheduling.decisions import Decision
 
 REQUEST_ID = "X-Request-Id"
@@ -43,7 +43,7 @@ class RequestRecord:
         self.prefill: Instance | None = None
         self.decode: Instance | None = None
         self.decision: Decision | None = None
-        self.outcome: Outcome | None = None
+        self.outcome: ReportedUsage | None = None
         self.ttft_s: float | None = None
         self.stream_s: float | None = None
         self.stream_events = 0
@@ -68,7 +68,7 @@ class RequestRecord:
         """The answer's headers go out."""
         self.answered = True
 
-    def reported(self, outcome: Outcome) -> None:
+    def reported(self, outcome: ReportedUsage) -> None:
         self.outcome = outcome
 
     def stream_began(self) -> None:

@@ -75,7 +75,7 @@ class Retries:
 
 
 class _Failures:
-    """Those of one request. `urls`: the instances' that failed; `last`: what the client gets at the end."""
+    """The failures of one request. `urls`: of the instances that failed; `last`: what the client gets."""
 
     def __init__(self, pauses: Iterator[float], timeout_s: float, clock: Callable[[], float]) -> None:
         self.urls: set[str] = set()
@@ -102,7 +102,7 @@ class _Failures:
 
 
 async def _run(new_attempt: NewAttempt, failed: Collection[str]) -> tuple[Attempt | None, Failure | None]:
-    """The attempt if it has an answer, and its failure if that is one."""
+    """The attempt if it has an answer, and its failure; it has both if a stream begins with its failure."""
     try:
         attempt = new_attempt(failed)
         return attempt, (await attempt.run()).failure

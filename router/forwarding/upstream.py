@@ -13,7 +13,7 @@ from router.config.settings import RouterConfig
 from router.errors import InstanceFailed, InstanceRefused, InstanceSilent, RouterError
 from router.instances.instance import Instance
 from router.protocol import headers, sse, upload
-from router.protocol.answer import Answer, AnswerTooLarge, describe_error, read_body
+from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
 from router.scheduling.reservation import Reservation
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _STREAMS = (sse.CONTENT_TYPE, "application/x-ndjson")
 # By these an instance is broken. One that is full (429, 503) is well.
 _BROKEN = frozenset({500, 502, 504})
-# SGLang's words, with a 500, for a request that somebody has aborted, perhaps past this router.
+# SGLang's words, with a 500, for a request that was aborted by name, perhaps not through this router.
 ABORTED = b"Aborted by AbortReq"
 
 
@@ -66,21 +66,23 @@ class UpstreamRequest:
         self._response: aiohttp.ClientResponse | None = None
         self._closed = self._refused = False
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> UpstreamAnswer:
         """The whole answer, or a stream from its first bytes on."""
-        with translated(self.instance):
+        with network_errors(self.instance):
             response = await self._open()
             reply = headers.to_client(response.headers)
             if response.content_type not in _STREAMS:
-                answer = Answer(response.status, reply, await self._whole(response))
+                answer = UpstreamAnswer(response.status, reply, await self._whole(response))
                 self._end()
                 return answer
             first = await response.content.readany()
             rest = self._rest(response)
             if (code := sse.failure_in(first.partition(sse.END)[0])) is not None:
-                return Answer(response.status, reply, first, rest, self._refusal(response, first, code))
+                return UpstreamAnswer(
+                    response.status, reply, first, rest, self._refusal(response, first, code)
+                )
             self._reservation.began()
-            return Answer(response.status, reply, first, rest)
+            return UpstreamAnswer(response.status, reply, first, rest)
 
     async def drain(self, on_event: Callable[[bytes], None] | None = None) -> None:
         """Read the answer to its end, as prefill's. `on_event` gets it, or each event of a stream.
@@ -88,7 +90,7 @@ class UpstreamRequest:
         Without it nothing is kept. A failure inside a stream is an InstanceRefused.
         """
         try:
-            with translated(self.instance):
+            with network_errors(self.instance):
                 response = await self._open()
                 if response.content_type == sse.CONTENT_TYPE:
                     await self._read_events(response, on_event)
@@ -148,7 +150,7 @@ class UpstreamRequest:
                     on_event(event)
 
     async def _rest(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        with translated(self.instance):
+        with network_errors(self.instance):
             async for chunk in response.content.iter_any():
                 yield chunk
             self._end()
@@ -169,21 +171,24 @@ class UpstreamRequest:
 
 
 @contextmanager
-def translated(instance: Instance) -> Iterator[None]:
-    """Network trouble in the block becomes InstanceFailed or InstanceSilent, and the instance a suspect."""
+def network_errors(instance: Instance) -> Iterator[None]:
+    """Network errors in the block become InstanceSilent (a timeout) or InstanceFailed.
+
+    A broken or refused connection marks the instance unreachable.
+    """
     try:
         yield
     except aiohttp.SocketTimeoutError:
         instance.failed()
-        raise _of(instance, InstanceSilent(f"{instance} went silent during the request")) from None
+        raise _at(instance, InstanceSilent(f"{instance} went silent during the request")) from None
     except AnswerTooLarge as error:
         raise InstanceFailed(f"{instance}: {error} (--max-payload-size)") from None
     except (aiohttp.ClientError, OSError) as error:
         instance.mark_unreachable(describe_error(error))
         failed = InstanceFailed(f"{instance} cannot be reached or broke off: {describe_error(error)}")
-        raise _of(instance, failed) from error
+        raise _at(instance, failed) from error
 
 
-def _of(instance: Instance, failure: RouterError) -> RouterError:
+def _at(instance: Instance, failure: RouterError) -> RouterError:
     failure.instance_url = instance.url
     return failure

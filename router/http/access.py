@@ -13,11 +13,11 @@ from aiohttp.typedefs import Handler
 from router.forwarding.record import RECORD, REQUEST_ID, RequestRecord
 from router.instances.instance import Instance
 from router.metrics.requests import CLIENT_LEFT, Requests
-from router.protocol.usage import Outcome
+from router.protocol.usage import ReportedUsage
 
 logger = logging.getLogger("router.access")
 
-# Any other would be a way to write lines of one's own into the log.
+# A client must not write lines of its own into the log.
 _GOOD_ID = re.compile(r"[!-~]{1,128}")
 _PATH_CHARS = 200
 
@@ -62,7 +62,7 @@ def line(method: str, path: str, status: int, record: RequestRecord) -> str:
     """`name=value` with spaces between; `-` for what is not known. Token counts that no instance reported are
     the router's own, with a `~`.
     """
-    decision, outcome = record.decision, record.outcome or Outcome()
+    decision, outcome = record.decision, record.outcome or ReportedUsage()
     predicted = decision if decision is not None and decision.tokenised else None
     prompt = _count(outcome.prompt_tokens, None if predicted is None else predicted.prompt_tokens)
     cached = _count(outcome.cached_tokens, None if predicted is None else predicted.predicted)

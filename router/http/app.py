@@ -1,4 +1,4 @@
-"""The router put together."""
+"""The router's application: its parts put together, and their life cycle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from router.fleet.health import HealthWatch
 from router.fleet.workers import Workers
 from router.forwarding.forwarder import Forwarder
 from router.http.access import AccessLog
-from router.http.auth import bearer, demanding
+from router.http.auth import authorization, require_key
 from router.http.endpoints import ENDPOINTS, routes
 from router.http.generate_probe import GenerateProbe
 from router.http.response import failures_as_json
@@ -34,7 +34,7 @@ from router.scheduling.core import RouterCore, router_core
 
 logger = logging.getLogger(__name__)
 
-# SGLang closes idle connections after 5 s: let them go first, so that no request is sent into a closing one.
+# SGLang closes idle connections after 5 s. The router closes them earlier: no request meets a closing one.
 KEEPALIVE_SECS = 2.0
 
 
@@ -98,14 +98,14 @@ async def _feeds(registry: Registry, core: RouterCore) -> AsyncIterator[Feeds | 
 
 def _middlewares(config: RouterConfig, shutdown: GracefulShutdown) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
-    public = frozenset(one.path for one in ENDPOINTS if one.public)
-    keys = [demanding(config.api_key, public)] if config.api_key else []
+    public = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
+    keys = [require_key(config.api_key, public)] if config.api_key else []
     return [failures, shutdown.middleware, *keys]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        headers=bearer(config.worker_api_key),
+        headers=authorization(config.worker_api_key),
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECS),
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -114,8 +114,8 @@ def _session(config: RouterConfig) -> aiohttp.ClientSession:
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(work)
+async def _background(run: Coroutine[None, None, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(run)
     task.add_done_callback(partial(_report_crash, name))
     try:
         yield task

@@ -1,4 +1,4 @@
-"""API keys: the one that clients present here, the one that the router presents to instances."""
+"""API keys: what clients present to the router, and what the router presents to instances."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from aiohttp.typedefs import Handler, Middleware
 from router.errors import Unauthorized
 
 
-def bearer(key: str) -> dict[str, str]:
+def authorization(key: str) -> dict[str, str]:
     """The headers that present `key`; none without one."""
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def demanding(key: str, public: Collection[str]) -> Middleware:
-    """Lets through who presents `key`, and everybody to the `public` paths and to a browser's OPTIONS."""
+def require_key(key: str, public: Collection[str]) -> Middleware:
+    """Refuses requests without `key` (401), but for the `public` paths and a browser's OPTIONS."""
 
     @web.middleware
-    async def demand_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.method != "OPTIONS" and request.path not in public and not _presents(request, key):
             raise Unauthorized("this router asks for its API key, as `Authorization: Bearer KEY`")
         return await handler(request)
 
-    return demand_key
+    return check_key
 
 
 def _presents(request: web.Request, key: str) -> bool:

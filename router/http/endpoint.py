@@ -1,4 +1,4 @@
-"""One endpoint: its path, who answers it, and the handler."""
+"""An endpoint: its path, what answers it, and the handler."""
 
 from __future__ import annotations
 

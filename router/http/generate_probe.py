@@ -22,7 +22,7 @@ _BODY = orjson.dumps(
 
 
 class GenerateProbe:
-    """One request at a time, however many ask: this path is open to everybody."""
+    """One request at a time, for all clients that ask meanwhile: the path is open to everybody."""
 
     def __init__(self, forwarder: Forwarder, config: RouterConfig) -> None:
         self._forwarder = forwarder
@@ -59,7 +59,7 @@ class GenerateProbe:
 
 
 def _seen(task: asyncio.Task[None]) -> None:
-    # Whoever asked may have left; asyncio would log a failure that nobody has looked at.
+    # The client may have left. asyncio would log a failure that was never read.
     if not task.cancelled():
         task.exception()
 

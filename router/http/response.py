@@ -1,4 +1,4 @@
-"""From an answer, or a failure, to the client's connection."""
+"""Answers and failures written to the client's connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 from router.errors import JSON_HEADERS, Failure, error_body
 from router.forwarding.record import RECORD
 from router.protocol import sse
-from router.protocol.answer import Answer
+from router.protocol.answer import UpstreamAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ _SLICE = 1 << 20
 _NEVER_WAITS = 1 << 15
 
 
-async def deliver(request: web.Request, answer: Answer, timeout_s: float) -> web.StreamResponse:
-    """Send the answer. An event stream that breaks off ends with an error event, another one is cut short.
+async def deliver(request: web.Request, answer: UpstreamAnswer, timeout_s: float) -> web.StreamResponse:
+    """Send the answer. An event stream that breaks off ends with an error event; any other stream is cut.
 
     Raises ConnectionError after cutting, if the client is gone or reads nothing for `timeout_s` seconds.
     """
@@ -97,7 +97,7 @@ def _cut(request: web.Request) -> None:
 
 
 def failures_as_json(timeout_s: float) -> Middleware:
-    """What goes wrong before an answer has begun becomes JSON with an `error`, or an instance's own words."""
+    """A failure before the answer has begun becomes JSON with an `error`, or the instance's own answer."""
 
     @web.middleware
     async def answer_failures(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -106,7 +106,7 @@ def failures_as_json(timeout_s: float) -> Middleware:
         except ConnectionError:
             if not _gone(request):
                 raise
-            # As aiohttp ends a handler whose client has left: any other error is a traceback in the log.
+            # This is how aiohttp ends a handler whose client has left; any other error is logged.
             raise asyncio.CancelledError from None
 
     return answer_failures

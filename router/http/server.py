@@ -14,12 +14,12 @@ from router.http.services import SERVICES
 from router.http.shutdown import GracefulShutdown
 from router.metrics import scraped_app
 
-# For answers that are complete, and still on their way to the client.
+# For complete answers that the client has not read yet.
 _LAST_BYTES_SECS = 0.5
 
 
 class CannotListen(Exception):
-    """The address to serve on is taken, or not of this machine."""
+    """The address to serve on is taken, or is not this machine's."""
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler
 
 from router.errors import Stopping
 
-# Clients that abort, and whoever watches the end, are answered to the last.
+# Aborts and whatever watches the shutdown are answered to the last.
 _ALWAYS = frozenset({"/liveness", "/abort_request", "/workers", "/list_workers", "/decisions"})
 
 

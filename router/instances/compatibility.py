@@ -1,4 +1,4 @@
-"""Whether instances fit together: the same tokens and the same KV on all of them, each in its own place."""
+"""Whether instances fit together: the same tokens and the same KV on all of them, each in its own role."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class Incompatibility(NamedTuple):
-    """`other`: an instance that has the value that most of those have who tell it; None for a wrong place."""
+    """The `value` of a field differs from that of most instances that report it, of which `other` is one.
+
+    Where the role is wrong, `other` is None, and `other_value` is the role that the router was given.
+    """
 
     instance: Instance
     field: str
@@ -27,43 +30,58 @@ class Incompatibility(NamedTuple):
             return f"it runs as {self.value} (--disaggregation-mode), and is given as {self.other_value}"
         return f"{MUST_AGREE[self.field].name} {self.value}, where {self.other} has {self.other_value}"
 
+    def seen_from(self, instance: Instance) -> Incompatibility:
+        """The same, with `instance` (this one or the other) as the one that differs."""
+        if self.other is None or instance is self.instance:
+            return self
+        return Incompatibility(instance, self.field, self.other_value, self.instance, self.value)
+
 
 def incompatibilities(instances: Sequence[Instance]) -> list[Incompatibility]:
-    """All of them, those of the instances that are up."""
-    fits = {one: one.server_info.compatibility for one in instances if one.server_info is not None}
+    """All of them, among instances that have reported of themselves."""
+    reported = {
+        instance: instance.server_info.compatibility
+        for instance in instances
+        if instance.server_info is not None
+    }
     found = [
-        Incompatibility(one, "role", fit.role, None, one.role.value)
-        for one, fit in fits.items()
-        if fit.role is not None and fit.role != one.role.value
+        Incompatibility(instance, "role", fields.role, None, instance.role.value)
+        for instance, fields in reported.items()
+        if fields.role is not None and fields.role != instance.role.value
     ]
-    for field in MUST_AGREE:
-        told = {one: value for one, fit in fits.items() if (value := getattr(fit, field)) is not None}
-        if len(set(told.values())) > 1:
-            ((usual, _),) = Counter(told.values()).most_common(1)
-            other = next(one for one, value in told.items() if value == usual)
-            found += [Incompatibility(one, field, v, other, usual) for one, v in told.items() if v != usual]
+    for name in MUST_AGREE:
+        values = {
+            instance: value
+            for instance, fields in reported.items()
+            if (value := getattr(fields, name)) is not None
+        }
+        found += _disagreements(name, values)
     return found
 
 
 def warn(joined: Instance, instances: Sequence[Instance]) -> None:
-    """What does not fit since this one is there, in one line."""
-    found = [one for one in incompatibilities(instances) if joined in (one.instance, one.other)]
-    if not found:
-        return
-    logger.warning(
-        "%s does not fit: %s", joined, "; ".join(dict.fromkeys(_from(joined, one) for one in found))
-    )
+    """Logs in one line what does not fit since this instance is there."""
+    found = [each for each in incompatibilities(instances) if joined in (each.instance, each.other)]
+    if found:
+        words = dict.fromkeys(str(each.seen_from(joined)) for each in found)
+        logger.warning("%s does not fit: %s", joined, "; ".join(words))
 
 
 def by_instance(instances: Sequence[Instance]) -> dict[Instance, list[str]]:
-    """The same in words, for whoever has any."""
+    """The incompatibilities in words, for each instance that has any."""
     words: dict[Instance, list[str]] = {}
-    for one in incompatibilities(instances):
-        words.setdefault(one.instance, []).append(str(one))
+    for incompatibility in incompatibilities(instances):
+        words.setdefault(incompatibility.instance, []).append(str(incompatibility))
     return words
 
 
-def _from(joined: Instance, one: Incompatibility) -> str:
-    if one.instance is joined:
-        return str(one)
-    return str(Incompatibility(joined, one.field, one.other_value, one.instance, one.value))
+def _disagreements(field: str, values: dict[Instance, object]) -> list[Incompatibility]:
+    if len(set(values.values())) < 2:
+        return []
+    ((usual, _),) = Counter(values.values()).most_common(1)
+    other = next(instance for instance, value in values.items() if value == usual)
+    return [
+        Incompatibility(instance, field, value, other, usual)
+        for instance, value in values.items()
+        if value != usual
+    ]

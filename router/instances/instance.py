@@ -26,7 +26,7 @@ class Role(StrEnum):
 
 
 class Instance:
-    """A server's address, role and condition. It counts as down until a probe has succeeded.
+    """The address, role and condition of a server. It counts as down until a probe has succeeded.
 
     `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
     `charged_seconds` of prefill and `sending_seconds` of what others fetch from it; the first of these
@@ -69,15 +69,15 @@ class Instance:
 
     @property
     def server_info(self) -> ServerInfo | None:
-        """What it reported of itself; None: not known yet."""
+        """What it has reported of itself; None: not known yet."""
         return self._server_info
 
     def on_change(self, changed: Callable[[Instance], None]) -> None:
-        """Calls `changed` once, with this instance, when its `server_info` is another one."""
+        """Calls `changed` once, with this instance, when `server_info` is replaced next."""
         self._on_change.append(changed)
 
     def learn(self, server_info: ServerInfo | None) -> None:
-        """It has reported this of itself; None: what it had reported may not be true any more."""
+        """It has reported this of itself. None: what it had reported may be outdated."""
         self._server_info = server_info
         listeners, self._on_change = self._on_change, []
         for changed in listeners:
@@ -89,7 +89,7 @@ class Instance:
 
     @property
     def takes_samples(self) -> bool:
-        """Whether `n` may be more than one there."""
+        """Whether it serves requests with `n` above 1."""
         return self.role is Role.COLOCATED or (
             self.server_info is not None and self.server_info.room_per_sample
         )
@@ -124,12 +124,12 @@ class Instance:
 
     @property
     def id(self) -> str:
-        """The same for a URL, always."""
+        """A UUID that follows from the URL."""
         return str(uuid.uuid5(uuid.NAMESPACE_URL, self.url))
 
     @property
     def unavailable_reason(self) -> str:
-        """Why it takes no requests just now; "" if it does."""
+        """Why it takes no requests now; "" if it does."""
         if self.leaving:
             return "is being removed"
         if self.healthy and not self.breaker.lets_through():
@@ -147,7 +147,7 @@ class Instance:
             logger.warning("%s keeps failing: it gets no requests for %g s", self, self.breaker.rest_s)
 
     def bump_cache_epoch(self) -> None:
-        """What it had cached is gone."""
+        """What it had cached is lost."""
         self.cache_epoch += 1
 
     def up(self) -> None:
@@ -159,18 +159,18 @@ class Instance:
         if self.healthy or self.trouble is _UNPROBED:
             logger.warning("%s is down: %s", self, trouble)
         self.healthy, self.trouble = False, trouble
-        # What comes back at this address may be another server.
+        # The server that comes back at this address may be another one.
         self.learn(None)
         self.bump_cache_epoch()
 
     def request_recheck(self) -> None:
-        """Have it asked at once what it is: it may be another server at the same address."""
+        """Has its /server_info read again at once: another server may have its address by now."""
         self.recheck_requested = True
         self.probe_requested.set()
 
     def mark_unreachable(self, trouble: str) -> None:
-        """Take it out of the rotation, and have it probed at once rather than at the next interval."""
-        # A server that dies breaks many connections, and that is one failure.
+        """Takes it out of the rotation, and has it probed at once rather than at the next interval."""
+        # A server that dies breaks many connections: that counts as one failure.
         if self.healthy:
             self.failed()
         self.down(trouble)

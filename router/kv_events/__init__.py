@@ -1,6 +1,6 @@
-"""Follows what instances tell of their caches, over ZeroMQ, and keeps the tree of prompts equal to it."""
+"""Follows the cache events of instances over ZeroMQ, and keeps the prompt tree equal to their caches."""
 
-from router.kv_events.feed_client import Timing
+from router.kv_events.feed_client import FeedTiming
 from router.kv_events.feeds import Feeds
 
-__all__ = ["Feeds", "Timing"]
+__all__ = ["FeedTiming", "Feeds"]

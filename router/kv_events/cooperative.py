@@ -1,26 +1,28 @@
+"""Long work that lets everything else on the event loop go on."""
+
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterator
 
-_SLICE_SECONDS = 0.0005
-_MOST_SNAPSHOTS = 4
+_SLICE_S = 0.0005
+_MAX_SNAPSHOTS = 4
 
 
 class CooperativeRunner:
-    """Long work on the event loop, half a millisecond at a time: between two slices everything else has a go.
+    """Runs long work on the event loop in slices of half a millisecond.
 
-    However many want to work, there is one slice in each round of the loop, and they take turns. Who asks for
-    a snapshot holds one of `snapshots` until it is done with it: so a few are in memory, not everybody's.
+    Each round of the loop has one slice, and all work takes turns. `snapshots`: hold it while asking for and
+    applying a snapshot, so that only a few of them are in memory.
     """
 
     def __init__(self) -> None:
-        self.snapshots = asyncio.Semaphore(_MOST_SNAPSHOTS)
+        self.snapshots = asyncio.Semaphore(_MAX_SNAPSHOTS)
         self._turn = asyncio.Lock()
 
     async def work(self, steps: Iterator[None]) -> None:
-        """All of the steps, none of which should be long. Raises what they raise."""
+        """Runs all steps, each of which should be short. Raises what they raise."""
         more = True
         while more:
             async with self._turn:
@@ -29,6 +31,6 @@ class CooperativeRunner:
 
 
 def _slice_of(steps: Iterator[None]) -> bool:
-    """Whether there may be more."""
-    until = time.perf_counter() + _SLICE_SECONDS
+    """Runs steps for one slice. Returns whether there may be more."""
+    until = time.perf_counter() + _SLICE_S
     return any(time.perf_counter() >= until for _ in steps)

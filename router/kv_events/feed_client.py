@@ -1,4 +1,4 @@
-"""Follows one medium of one instance."""
+"""Follows the events of one medium of one instance."""
 
 from __future__ import annotations
 
@@ -16,44 +16,46 @@ import zmq.asyncio
 from mempool.address import Medium
 from mempool.errors import FrameError, MemPoolError
 from mempool.feed.messages import MAX_REPLY_BYTES, FeedRequest, Unknown, encode
-from mempool.index.mirror import EventGap
+from mempool.index.events import EventGap
 from mempool.sockets import SocketLimits, set_bounds
 from router.instances.instance import Instance
 from router.instances.server_info import FeedAt
-from router.kv_events.answers import (
-    Answer,
-    EventBatch,
-    SnapshotReply,
-    decode_answer,
+from router.kv_events.cooperative import CooperativeRunner
+from router.kv_events.replies import (
+    FeedReply,
+    RawEventBatch,
+    RawSnapshotReply,
     decode_event,
+    decode_reply,
     decode_stored,
 )
-from router.kv_events.cooperative import CooperativeRunner
 from router.prefix_tree import InstanceIndex, Mirrors
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds. A feed without news answers after `wait`; one that does not within `late` more is asked again,
-    and one that is not heard for `silence` is lost. After failures in a row the pause before the next attempt
-    doubles, from `pause` to `most_pause`; where there is no such feed, that is when it is asked for again.
+class FeedTiming:
+    """All in seconds. `wait_s`: a feed without news answers after that long. `late_s`: how much longer an
+    answer may take before the request is repeated. `silence_s`: a feed that is not heard for so long is lost.
+
+    After failures in a row the pause before the next attempt doubles, from `min_pause_s` to `max_pause_s`. An
+    instance without such a feed is asked again after `max_pause_s`.
     """
 
-    wait: float = 1.0
-    late: float = 2.0
-    silence: float = 10.0
-    pause: float = 0.05
-    most_pause: float = 30.0
+    wait_s: float = 1.0
+    late_s: float = 2.0
+    silence_s: float = 10.0
+    min_pause_s: float = 0.05
+    max_pause_s: float = 30.0
 
 
 class FeedLost(MemPoolError):
-    pass
+    """The feed was silent for too long."""
 
 
-class Followed:
-    """What became of one feed so far. `trouble`: why nothing is known of this medium; "": all is well."""
+class FeedProgress:
+    """How one feed is doing. `trouble`: why nothing is known of this medium; "" if all is well."""
 
     def __init__(self) -> None:
         self.state = "not asked yet"
@@ -77,10 +79,10 @@ class Followed:
 
 
 class FeedClient:
-    """Asks for what came after what it has, and keeps a part of the tree equal to it.
+    """Asks for the events after those that it has, and keeps an index of the tree equal to the instance's.
 
-    What cannot be right costs the connection; if it was an event, a snapshot makes the part anew. `changed`
-    is called whenever `followed.trouble` may have.
+    An answer that cannot be right costs the connection. After a wrong event, a snapshot replaces the index.
+    `changed` is called whenever `progress.trouble` may have changed.
     """
 
     def __init__(
@@ -89,32 +91,32 @@ class FeedClient:
         medium: Medium,
         at: FeedAt,
         mirrors: Mirrors,
-        turns: CooperativeRunner,
-        followed: Followed,
+        runner: CooperativeRunner,
+        progress: FeedProgress,
         changed: Callable[[], None],
-        timing: Timing,
+        timing: FeedTiming,
     ) -> None:
         self._instance = instance
         self._medium = medium
         self._at = at
         self._mirrors = mirrors
-        self._turns = turns
-        self._followed = followed
+        self._runner = runner
+        self._progress = progress
         self._changed = changed
         self._timing = timing
-        self._part: InstanceIndex | None = None
+        self._index: InstanceIndex | None = None
         self._incarnation = at.incarnation
         self._number = 0
         self._failures = 0
 
     @property
     def _seq(self) -> int:
-        """What to ask from: -1 for a snapshot."""
-        known = self._part if self._part is not None and self._part.lives else None
+        """The last event that is here; -1 to ask for a snapshot."""
+        known = self._index if self._index is not None and self._index.lives else None
         return -1 if known is None or known.seq is None else known.seq
 
     async def run(self, context: zmq.asyncio.Context) -> None:
-        """Until it is cancelled; then its part of the tree counts no more."""
+        """Runs until it is cancelled. Its index counts no more then."""
         try:
             while True:
                 try:
@@ -123,7 +125,7 @@ class FeedClient:
                 except (MemPoolError, zmq.ZMQError) as error:
                     self._failed(error)
                 except Exception as error:
-                    # The tree would be stale for good without it.
+                    # Without another attempt the tree would be stale for good.
                     logger.exception("following the %s of %s", self._medium, self._instance)
                     self._failed(error)
                 await asyncio.sleep(self._pause())
@@ -135,7 +137,7 @@ class FeedClient:
         try:
             set_bounds(socket, self._at.endpoint, SocketLimits())
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
-            # What waited for a connection would be asked of another server.
+            # A request that waits for a connection might reach another server.
             socket.setsockopt(zmq.IMMEDIATE, 1)
             socket.setsockopt(zmq.SNDTIMEO, -1)
             socket.connect(self._at.endpoint)
@@ -146,101 +148,101 @@ class FeedClient:
 
     async def _follow(self, socket: zmq.asyncio.Socket) -> None:
         silent = 0.0
-        while silent < self._timing.silence:
-            async with self._turns.snapshots if self._seq < 0 else nullcontext():
+        while silent < self._timing.silence_s:
+            async with self._runner.snapshots if self._seq < 0 else nullcontext():
                 answered = await self._ask(socket)
-            silent = 0.0 if answered else silent + self._timing.wait + self._timing.late
+            silent = 0.0 if answered else silent + self._timing.wait_s + self._timing.late_s
             if answered is Unknown:
-                await asyncio.sleep(self._timing.most_pause)
+                await asyncio.sleep(self._timing.max_pause_s)
         raise FeedLost(f"{self._at.endpoint} was silent for {silent:.3g} s")
 
-    async def _ask(self, socket: zmq.asyncio.Socket) -> type[Answer] | None:
-        """What came, and is taken in; None: nothing in time. It may have been large, so it is not kept."""
+    async def _ask(self, socket: zmq.asyncio.Socket) -> type[FeedReply] | None:
+        """Applies the answer, and returns its type; None if none came in time. A large answer is not kept."""
         try:
-            async with asyncio.timeout(self._timing.wait + self._timing.late):
-                answer = await self._answer(socket)
+            async with asyncio.timeout(self._timing.wait_s + self._timing.late_s):
+                answer = await self._reply(socket)
         except TimeoutError:
             return None
         self._number += 1
-        self._followed.heard_at = time.monotonic()
+        self._progress.heard_at = time.monotonic()
         await self._take(answer)
         return type(answer)
 
-    async def _answer(self, socket: zmq.asyncio.Socket) -> Answer:
-        """To an ask that may be another one's repetition; answers to those before are too late."""
-        ask = FeedRequest(self._number, self._medium, self._incarnation, self._seq, self._timing.wait)
-        await socket.send(encode(ask))
+    async def _reply(self, socket: zmq.asyncio.Socket) -> FeedReply:
+        """The answer to a request, which may repeat another one. Answers to earlier requests are dropped."""
+        request = FeedRequest(self._number, self._medium, self._incarnation, self._seq, self._timing.wait_s)
+        await socket.send(encode(request))
         while True:
             frame, *others = await socket.recv_multipart(copy=False)
             if others:
                 raise FrameError(f"an answer of {len(others) + 1} frames")
-            answer = decode_answer(frame.buffer)
+            answer = decode_reply(frame.buffer)
             if answer.number == self._number:
                 return answer
 
-    async def _take(self, answer: Answer) -> None:
+    async def _take(self, answer: FeedReply) -> None:
         match answer:
             case Unknown():
                 self._close(f"unknown: {answer.reason}")
-                self._is_well()
-            case SnapshotReply():
-                await self._take_whole(answer)
-            case EventBatch():
+                self._all_well()
+            case RawSnapshotReply():
+                await self._take_snapshot(answer)
+            case RawEventBatch():
                 await self._take_events(answer)
 
-    async def _take_whole(self, whole: SnapshotReply) -> None:
-        if self._followed.snapshots and whole.incarnation != self._incarnation:
-            # It may be another server by now, with other traits.
+    async def _take_snapshot(self, reply: RawSnapshotReply) -> None:
+        if self._progress.snapshots and reply.incarnation != self._incarnation:
+            # It may be another server by now.
             self._instance.request_recheck()
-        self._incarnation, snapshot = whole.incarnation, whole.snapshot
-        part = self._part = self._mirrors.open(self._instance, self._medium, snapshot.page_size)
+        self._incarnation, snapshot = reply.incarnation, reply.snapshot
+        index = self._index = self._mirrors.open(self._instance, self._medium, snapshot.page_size)
         stored = map(decode_stored, snapshot.stored)
-        self._followed.state = "taking a snapshot"
-        await self._turns.work(self._mirrors.load(part, stored, snapshot.seq))
-        self._followed.snapshots += 1
-        self._followed.state = "followed"
+        self._progress.state = "taking a snapshot"
+        await self._runner.work(self._mirrors.load(index, stored, snapshot.seq))
+        self._progress.snapshots += 1
+        self._progress.state = "followed"
 
-    async def _take_events(self, told: EventBatch) -> None:
-        part = self._part
-        if part is None or told.incarnation != self._incarnation:
-            raise FrameError(f"events of incarnation {told.incarnation}, where a snapshot was asked for")
-        if told.events:
-            await self._turns.work(self._applying(part, told))
-            self._followed.events += len(told.events)
-            self._followed.event_at = time.monotonic()
-        self._is_well()
+    async def _take_events(self, batch: RawEventBatch) -> None:
+        index = self._index
+        if index is None or batch.incarnation != self._incarnation:
+            raise FrameError(f"events of incarnation {batch.incarnation}, where a snapshot was asked for")
+        if batch.events:
+            await self._runner.work(self._applying(index, batch))
+            self._progress.events += len(batch.events)
+            self._progress.event_at = time.monotonic()
+        self._all_well()
 
-    def _applying(self, part: InstanceIndex, told: EventBatch) -> Iterator[None]:
-        for raw in told.events:
-            yield from self._mirrors.apply(part, decode_event(raw))
+    def _applying(self, index: InstanceIndex, batch: RawEventBatch) -> Iterator[None]:
+        for raw in batch.events:
+            yield from self._mirrors.apply(index, decode_event(raw))
 
-    def _is_well(self) -> None:
-        self._failures, self._followed.trouble = 0, ""
+    def _all_well(self) -> None:
+        self._failures, self._progress.trouble = 0, ""
         self._changed()
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, EventGap):
-            self._followed.gaps += 1
+            self._progress.gaps += 1
         else:
-            self._followed.errors += 1
+            self._progress.errors += 1
         self._failures += 1
         lost = isinstance(error, FeedLost)
         if lost:
             self._instance.request_recheck()
-        if lost or self._part is None or self._part.seq is None:
+        if lost or self._index is None or self._index.seq is None:
             self._close("lost")
-        # A single mishap is healed by the next snapshot.
+        # The next snapshot heals a single failure.
         if lost or self._failures > 1:
-            self._followed.trouble = str(error) or type(error).__name__
+            self._progress.trouble = str(error) or type(error).__name__
             self._changed()
 
     def _close(self, state: str) -> None:
-        self._part = None
+        self._index = None
         self._mirrors.close(self._instance, self._medium)
-        self._followed.state = state
+        self._progress.state = state
 
     def _pause(self) -> float:
-        return min(self._timing.pause * 2.0 ** min(self._failures - 1, 20), self._timing.most_pause)
+        return min(self._timing.min_pause_s * 2.0 ** min(self._failures - 1, 20), self._timing.max_pause_s)
 
 
 def _since(then: float | None, now: float) -> float | None:

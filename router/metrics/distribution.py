@@ -11,8 +11,8 @@ PREFIX = "memserve:router_"
 class Distribution:
     """A histogram, one for each combination of labels. `bounds`: the buckets' upper ends, ascending.
 
-    For one thread. The library's own would keep creation times too, and files where an environment variable
-    of SGLang's says so.
+    For one thread. The library's own histogram would keep creation times too, and write files where
+    `PROMETHEUS_MULTIPROC_DIR` is set, as SGLang does.
     """
 
     def __init__(self, name: str, about: str, bounds: Sequence[float], labels: Sequence[str] = ()) -> None:

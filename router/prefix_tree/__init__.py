@@ -1,8 +1,8 @@
 """The global prompt tree: which instance has which prefix of tokens.
 
-One tree for all roles: a prompt is walked once, and prefill and decode instances share its nodes. `base` is
-what policies see. `response` is the paper's way to know it; `events` knows it from instances' feeds, with
-`parts`, a radix tree, and `mirrors`, what events do to that.
+One tree serves all roles: a prompt is walked once, and prefill and decode instances share its nodes. `base`:
+what policies see. `response`: the paper's mode, from answers alone. `events`: from instances' feeds, with
+`instance_index` (the radix tree) and `mirrors` (what events change in it).
 """
 
 from router.prefix_tree.base import NOTHING, Cached, PromptTree

@@ -1,3 +1,5 @@
+"""What policies see of the prompt tree."""
+
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
@@ -19,20 +21,20 @@ NOTHING = Cached()
 class PromptTree(Protocol):
     """Tokens are int32 `[n]`, from the beginning of a prompt.
 
-    What an instance had before it `forgot` does not count.
+    What an instance had cached before its `cache_epoch` grew does not count.
     """
 
     def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, Cached]:
-        """What each instance has, in whole pages of its own; who has nothing is not there.
+        """What each instance has, in whole pages of its own. Instances that have nothing are not in it.
 
-        Never the last token of `tokens`: an engine computes at least that.
+        The last of `tokens` is never counted: an engine computes at least that one.
         """
         ...
 
     def stored(self, instance: Instance, tokens: TokenArray, namespace: str) -> None:
-        """By its answer, the instance has these, as far as they are whole pages."""
+        """By its answer, the instance has these tokens, as far as they fill whole pages."""
         ...
 
     def sizes(self) -> dict[str, int]:
-        """How large the tree is, for whoever watches it."""
+        """How large the tree is, for metrics: counts by name."""
         ...

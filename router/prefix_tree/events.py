@@ -1,4 +1,4 @@
-"""What instances tell of themselves, as it happens; and where they do not, or not yet, what they answered."""
+"""What instances report in their events; and what they answered, where there are no events (yet)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from router.instances.instance import Instance
 from router.prefix_tree.base import NOTHING, Cached
 from router.prefix_tree.mirrors import Mirrors
 from router.prefix_tree.response import ResponseTree
-from router.prompt.request import TokenArray, told_namespace
+from router.prompt.request import TokenArray, reported_namespace
 
 
 class EventTree:
-    """`mirrors` is what feeds told, over `max_tokens` tokens at most.
+    """`mirrors`: what feeds reported, `max_tokens` tokens at most.
 
-    An answer of an instance that is followed is a prediction, believed for `prediction_ttl` seconds: until
-    the events of it are here. Of an instance that is not, answers are all there is, and are believed for
-    `ttl` seconds. An instance names what it has of a LoRA adapter in a way of its own: of prompts with an
-    adapter predictions alone are known.
+    An answer of an instance that is followed is a prediction. It counts for `prediction_ttl` seconds, until
+    its events are here. Of an instance that is not followed, answers are all that is known; they count for
+    `ttl` seconds. Instances name LoRA adapters by ids of their own, so prompts with an adapter are known by
+    predictions alone. `clock`: seconds, monotonic.
     """
 
     def __init__(
@@ -33,21 +33,21 @@ class EventTree:
         self._inferred = ResponseTree(ttl, max_tokens, clock)
 
     def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, Cached]:
-        told = told_namespace(namespace)
+        reported = reported_namespace(namespace)
         cached: dict[Instance, Cached] = {}
-        if told is not None:
-            cached = self.mirrors.match(told, tokens.tobytes(), len(tokens) - 1)
-        for one, guess in self._predicted.match(tokens, namespace).items():
-            cached[one] = _better(cached.get(one, NOTHING), guess)
-        for one, guess in self._inferred.match(tokens, namespace).items():
-            if not self.mirrors.follows(one):
-                cached[one] = _better(cached.get(one, NOTHING), guess)
+        if reported is not None:
+            cached = self.mirrors.match(reported, tokens.tobytes(), len(tokens) - 1)
+        for instance, guess in self._predicted.match(tokens, namespace).items():
+            cached[instance] = _longer(cached.get(instance, NOTHING), guess)
+        for instance, guess in self._inferred.match(tokens, namespace).items():
+            if not self.mirrors.follows(instance):
+                cached[instance] = _longer(cached.get(instance, NOTHING), guess)
         return cached
 
     def stored(self, instance: Instance, tokens: TokenArray, namespace: str) -> None:
-        followed = self.mirrors.follows(instance)
-        (self._predicted if followed else self._inferred).stored(instance, tokens, namespace)
-        (self._inferred if followed else self._predicted).age()
+        state = self.mirrors.follows(instance)
+        (self._predicted if state else self._inferred).stored(instance, tokens, namespace)
+        (self._inferred if state else self._predicted).age()
 
     def sizes(self) -> dict[str, int]:
         predicted, inferred = self._predicted.sizes(), self._inferred.sizes()
@@ -58,5 +58,5 @@ class EventTree:
         }
 
 
-def _better(told: Cached, guess: Cached) -> Cached:
-    return Cached(max(told.tokens, guess.tokens), max(told.hbm, guess.hbm))
+def _longer(known: Cached, guess: Cached) -> Cached:
+    return Cached(max(known.tokens, guess.tokens), max(known.hbm, guess.hbm))

@@ -1,7 +1,6 @@
-"""One tree kept equal to many indexes elsewhere, by their snapshots and events.
+"""One radix tree kept equal to the indexes of all instances, by their snapshots and events.
 
-What `mempool.index.mirror` does for one index, without the numbers of blocks. What may take long is done in
-steps: the caller may let others go first wherever it yields.
+Block numbers are not kept. Long work is done in steps: wherever it yields, the caller may do something else.
 """
 
 from __future__ import annotations
@@ -15,33 +14,36 @@ from mempool.index.events import AnyEvent, Cleared, Copied, Moved, Removed, Stor
 from mempool.index.tree import NUMBER_BYTES
 from router.instances.instance import Instance
 from router.prefix_tree.base import Cached
-from router.prefix_tree.instance_index import InstanceIndex, PartsRadix, TreeNode, bare, owners_of
-from router.prefix_tree.node import TOKEN_BYTES, Root
+from router.prefix_tree.instance_index import IndexNode, IndexRadix, InstanceIndex, bare, owners_of
+from router.prefix_tree.node import TOKEN_BYTES, NamespaceRoot
 
-# What is left to the events of those who are here: a newcomer's snapshot must not push them out.
-_LOADED = 0.9
+# Snapshots fill the tree up to this share: the rest is left to the events of indexes that are here already.
+_SNAPSHOT_SHARE = 0.9
 
 
 class TreeFull(MemPoolError):
-    def __init__(self, most: int) -> None:
-        super().__init__(f"the tree has its {most} tokens: a higher --max-tree-size lets it have more")
+    """The tree has as many tokens as it may."""
+
+    def __init__(self, max_tokens: int) -> None:
+        super().__init__(f"the tree is full with {max_tokens} tokens: raise --max-tree-size")
 
 
 class Mirrors:
-    """Of each instance a part for each medium that is told of, over `max_tokens` tokens at most.
+    """An index for each instance and medium that reports events; all of them in one tree of `max_tokens`
+    tokens.
 
-    A part that raised is not what its index is any more: close it, and open it anew with a snapshot. No other
-    part is the worse for it.
+    An index that raised differs from the instance's: close it, and open it anew with a snapshot. All others
+    are unaffected.
     """
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
-        self._radix = PartsRadix()
-        self._parts: dict[tuple[Instance, Medium], InstanceIndex] = {}
+        self._radix = IndexRadix()
+        self._indexes: dict[tuple[Instance, Medium], InstanceIndex] = {}
         self._ended: deque[InstanceIndex] = deque()
 
-    def match(self, namespace: str, key: bytes, most: int) -> dict[Instance, Cached]:
-        """What each instance has of the tokens `key`, of the first `most`, in whole pages."""
+    def match(self, namespace: str, key: bytes, max_tokens: int) -> dict[Instance, Cached]:
+        """What each instance has of the first `max_tokens` tokens of `key` (int32 bytes), in whole pages."""
         root = self._radix.roots.get(namespace)
         if root is None:
             return {}
@@ -49,31 +51,31 @@ class Mirrors:
         found: dict[InstanceIndex, int] = {}
         end = matched // TOKEN_BYTES
         for node in reversed(path):
-            # Who holds a node holds those above: as many parts are the same ones.
+            # An index that holds a node holds those above it: equal counts mean the same indexes.
             if len(node.held) > len(found):
-                for part in node.held:
-                    found.setdefault(part, end)
+                for index in node.held:
+                    found.setdefault(index, end)
             end = node.end - len(node.key) // TOKEN_BYTES
-        return _by_instance(found, most)
+        return _by_instance(found, max_tokens)
 
     def follows(self, instance: Instance) -> bool:
         """Whether all that it has in HBM is known here."""
-        part = self._parts.get((instance, Medium.HBM))
-        return part is not None and part.seq is not None and part.lives
+        index = self._indexes.get((instance, Medium.HBM))
+        return index is not None and index.seq is not None and index.lives
 
     def open(self, instance: Instance, medium: Medium, page: int) -> InstanceIndex:
-        """An empty part, in place of the one before. Raises FrameError for pages that nobody has."""
-        part = InstanceIndex(instance, medium, page)
+        """An empty index, in place of the one before. Raises FrameError for an impossible page size."""
+        index = InstanceIndex(instance, medium, page)
         self.close(instance, medium)
-        self._parts[instance, medium] = part
-        return part
+        self._indexes[instance, medium] = index
+        return index
 
     def close(self, instance: Instance, medium: Medium) -> None:
-        """Nothing of it counts any more; `sweep` frees it."""
-        part = self._parts.pop((instance, medium), None)
-        if part is not None:
-            part.end()
-            self._ended.append(part)
+        """Nothing of that index counts any more; `sweep` frees it."""
+        index = self._indexes.pop((instance, medium), None)
+        if index is not None:
+            index.end()
+            self._ended.append(index)
 
     def sweep(self) -> Iterator[None]:
         """Frees what was closed."""
@@ -81,138 +83,140 @@ class Mirrors:
             yield from self._clear(self._ended[0], None)
             self._ended.popleft()
 
-    def load(self, part: InstanceIndex, stored: Iterable[Stored], seq: int) -> Iterator[None]:
-        """A snapshot as of event `seq`. Raises FrameError for one that cannot be true, and TreeFull."""
-        most = int(_LOADED * self._max_tokens)
-        for one in stored:
-            self._store(part, one, most)
+    def load(self, index: InstanceIndex, stored: Iterable[Stored], seq: int) -> Iterator[None]:
+        """Loads a snapshot as of event `seq`. Raises FrameError for an impossible one, and TreeFull."""
+        max_tokens = int(_SNAPSHOT_SHARE * self._max_tokens)
+        for run in stored:
+            self._store(index, run, max_tokens)
             yield
-        part.seq = seq
+        index.seq = seq
 
-    def apply(self, part: InstanceIndex, event: AnyEvent) -> Iterator[None]:
-        """Raises as `load`, and EventGap for an event that is not the next."""
-        part.expect(event.seq)
+    def apply(self, index: InstanceIndex, event: AnyEvent) -> Iterator[None]:
+        """Applies the next event. Raises as `load`, and EventGap for an event that is not the next."""
+        index.expect(event.seq)
         match event:
             case Stored():
-                self._store(part, event, self._max_tokens)
+                self._store(index, event, self._max_tokens)
             case Copied():
-                self._copy(part, event.run, event.first, event.owner, event.blocks)
+                self._copy(index, event.run, event.first, event.owner, event.blocks)
             case Moved():
-                # The new copy first: a block that nobody has would go.
-                count = self._copy(part, event.run, event.first, event.target, event.blocks)
-                self._remove(part, event.run, event.first, count, event.source)
+                # The new copy comes first: a block without an owner would be dropped.
+                count = self._copy(index, event.run, event.first, event.target, event.blocks)
+                self._remove(index, event.run, event.first, count, event.source)
             case Removed():
-                self._remove(part, event.run, event.first, event.count, event.owner)
+                self._remove(index, event.run, event.first, event.count, event.owner)
             case Cleared():
-                yield from self._clear(part, event.namespace)
-        part.seq = event.seq
+                yield from self._clear(index, event.namespace)
+        index.seq = event.seq
         yield
 
     def sizes(self) -> dict[str, int]:
-        runs = sum(len(part.runs) for part in self._parts.values())
+        runs = sum(len(index.runs) for index in self._indexes.values())
         return {"tokens": self._radix.tokens, "nodes": self._radix.nodes, "runs": runs}
 
-    def _store(self, part: InstanceIndex, stored: Stored, most: int) -> None:
-        tokens, page = stored.tokens, part.page * TOKEN_BYTES
+    def _store(self, index: InstanceIndex, stored: Stored, max_tokens: int) -> None:
+        tokens, page = stored.tokens, index.page * TOKEN_BYTES
         blocks, odd = divmod(len(tokens), page)
         if not blocks or odd or not stored.copies:
             raise FrameError(f"run {stored.run} has no whole blocks, or no owner")
-        parent = self._parent(part, stored)
-        start = self._start(part, stored, parent)
+        parent = self._parent(index, stored)
+        start = self._start(index, stored, parent)
         before, known = self._radix.walk(parent, tokens[:page])
-        if known == page and part in before[-1].held:
+        if known == page and index in before[-1].held:
             raise FrameError(f"block {stored.first} of run {stored.run} is here already")
-        if self._radix.tokens + len(tokens) // TOKEN_BYTES > most:
+        if self._radix.tokens + len(tokens) // TOKEN_BYTES > max_tokens:
             raise TreeFull(self._max_tokens)
         owners = 0
         for owner, numbers in stored.copies:
-            if len(numbers) != blocks * NUMBER_BYTES or part.bit(owner) & owners:
-                raise FrameError(f"{owner} cannot have {blocks} blocks of run {stored.run} as told")
-            owners |= part.bit(owner)
+            if len(numbers) != blocks * NUMBER_BYTES or index.bit(owner) & owners:
+                raise FrameError(f"{owner} cannot have {blocks} blocks of run {stored.run} as reported")
+            owners |= index.bit(owner)
         end = self._radix.reach(parent, tokens)
-        self._radix.hold(part, parent, end, owners)
-        part.runs[stored.run] = end, start
+        self._radix.hold(index, parent, end, owners)
+        index.runs[stored.run] = end, start
 
-    def _parent(self, part: InstanceIndex, stored: Stored) -> TreeNode:
+    def _parent(self, index: InstanceIndex, stored: Stored) -> IndexNode:
         if stored.parent_run < 0:
             return self._radix.root(stored.namespace)
-        return self._radix.ending(part, stored.parent_run, stored.parent_block + 1)
+        return self._radix.ending(index, stored.parent_run, stored.parent_block + 1)
 
     @staticmethod
-    def _start(part: InstanceIndex, stored: Stored, parent: TreeNode) -> int:
-        """Where the run begins: here, or it goes on where it ended."""
-        end, start = part.runs.get(stored.run, (None, parent.end))
+    def _start(index: InstanceIndex, stored: Stored, parent: IndexNode) -> int:
+        """The token at which the run begins: here, or where it began before if it goes on where it ended."""
+        end, start = index.runs.get(stored.run, (None, parent.end))
         goes_on = end is parent and stored.parent_run == stored.run
-        if not (end is None or goes_on) or parent.end != start + stored.first * part.page:
+        if not (end is None or goes_on) or parent.end != start + stored.first * index.page:
             raise FrameError(f"block {stored.first} of run {stored.run} has no place")
         return start
 
-    def _copy(self, part: InstanceIndex, run: int, first: int, owner: Owner, numbers: bytes) -> int:
+    def _copy(self, index: InstanceIndex, run: int, first: int, owner: Owner, numbers: bytes) -> int:
         count, odd = divmod(len(numbers), NUMBER_BYTES)
         if odd:
             raise FrameError(f"{len(numbers)} bytes are no block numbers")
-        bit = part.bit(owner)
-        ends = [node for node in self._radix.cut(part, run, first, count) if part.ends_in(node)]
-        if any(node.held[part] & bit for node in ends):
+        bit = index.bit(owner)
+        ends = [node for node in self._radix.cut(index, run, first, count) if index.ends_in(node)]
+        if any(node.held[index] & bit for node in ends):
             raise FrameError(f"{owner} has block {first} of run {run}, or one after it, already")
         for node in ends:
-            node.held[part] |= bit
+            node.held[index] |= bit
         return count
 
-    def _remove(self, part: InstanceIndex, run: int, first: int, count: int, owner: Owner) -> None:
-        bit, nodes = part.bit(owner), self._radix.cut(part, run, first, count)
-        ends = [node for node in nodes if part.ends_in(node)]
-        owners = owners_of(ends[0], part)
-        # An event is about a node of the index, and all blocks of a node have the same owners.
-        if not owners & bit or any(owners_of(node, part) != owners for node in ends):
+    def _remove(self, index: InstanceIndex, run: int, first: int, count: int, owner: Owner) -> None:
+        bit, nodes = index.bit(owner), self._radix.cut(index, run, first, count)
+        ends = [node for node in nodes if index.ends_in(node)]
+        owners = owners_of(ends[0], index)
+        # An event is about one node of the instance's index, and all blocks of a node have the same owners.
+        if not owners & bit or any(owners_of(node, index) != owners for node in ends):
             raise FrameError(f"{owner} cannot drop block {first} of run {run}, which it does not have")
         if owners != bit:
             for node in ends:
-                node.held[part] -= bit
+                node.held[index] -= bit
             return
-        if not bare(part, nodes):
+        if not bare(index, nodes):
             raise FrameError(f"{owner} cannot drop block {first} of run {run}: others hang on it")
-        (_, start), above = part.runs[run], nodes[-1].parent
+        (_, start), above = index.runs[run], nodes[-1].parent
         assert above is not None
-        self._radix.drop_run(part, nodes[0], above.end)
+        self._radix.drop_run(index, nodes[0], above.end)
         if first:
-            part.runs[run] = above, start
+            index.runs[run] = above, start
         else:
-            del part.runs[run]
+            del index.runs[run]
 
-    def _clear(self, part: InstanceIndex, namespace: str | None) -> Iterator[None]:
-        """From the last run on: so nothing hangs on what goes."""
+    def _clear(self, index: InstanceIndex, namespace: str | None) -> Iterator[None]:
+        """Clears the last run first, so that no other run hangs on it."""
         if namespace is None:
-            while part.runs:
-                _, (end, start) = part.runs.popitem()
-                self._radix.drop_run(part, end, start)
+            while index.runs:
+                _, (end, start) = index.runs.popitem()
+                self._radix.drop_run(index, end, start)
                 yield
             return
-        for run, (end, start) in reversed(list(part.runs.items())):
+        for run, (end, start) in reversed(list(index.runs.items())):
             if _namespace(end) == namespace:
-                del part.runs[run]
-                self._radix.drop_run(part, end, start)
+                del index.runs[run]
+                self._radix.drop_run(index, end, start)
                 yield
 
 
-def _namespace(node: TreeNode) -> str:
+def _namespace(node: IndexNode) -> str:
     above = node
     while above.parent is not None:
         above = above.parent
-    assert isinstance(above, Root)
+    assert isinstance(above, NamespaceRoot)
     return above.namespace
 
 
-def _by_instance(found: dict[InstanceIndex, int], most: int) -> dict[Instance, Cached]:
-    """An engine uses the longer of what it has in either medium: both are matched from the beginning."""
+def _by_instance(found: dict[InstanceIndex, int], max_tokens: int) -> dict[Instance, Cached]:
+    """An engine matches both media from the beginning, and uses the longer match."""
     hbm, dram = dict[Instance, int](), dict[Instance, int]()
-    for part, tokens in found.items():
-        tokens = min(tokens, most)
-        tokens -= tokens % part.page
-        if tokens and part.lives:
-            (hbm if part.medium is Medium.HBM else dram)[part.instance] = tokens
-    cached = {one: Cached(max(tokens, dram.get(one, 0)), tokens) for one, tokens in hbm.items()}
-    for one, tokens in dram.items():
-        if one not in cached:
-            cached[one] = Cached(tokens, 0)
+    for index, tokens in found.items():
+        tokens = min(tokens, max_tokens)
+        tokens -= tokens % index.page
+        if tokens and index.lives:
+            (hbm if index.medium is Medium.HBM else dram)[index.instance] = tokens
+    cached = {
+        instance: Cached(max(tokens, dram.get(instance, 0)), tokens) for instance, tokens in hbm.items()
+    }
+    for instance, tokens in dram.items():
+        if instance not in cached:
+            cached[instance] = Cached(tokens, 0)
     return cached

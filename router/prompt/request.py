@@ -1,4 +1,4 @@
-"""What a policy may know of a request: its tokens where it wants them, and what costs nothing to see."""
+"""What a policy sees of a request: its tokens, where the policy needs them, and what is cheap to read."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ import orjson
 TokenArray = npt.NDArray[np.int32]
 
 _SESSIONS = ("session_id", "routing_key", "conversation_id", "user")
-# So much of a prompt says which session it is of, where the client does not.
+# Where the client names no session, so much of the prompt's beginning stands for it.
 _OPENING_CHARS = 1024
 _OPENING_TOKENS = 256
 _BYTES_PER_TOKEN = 4
 _SGLANG_NEW_TOKENS = 128
-# Limits are generous as a rule: answers rarely use them up.
-_MOST_NEW_TOKENS = 512
+# Clients' limits are generous as a rule: answers rarely use them up.
+_MAX_NEW_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutingRequest:
-    """`tokens`: the prompt's ids, int32 `[n]`; None where nobody wants or knows them.
+    """`tokens`: the prompt's ids, int32 `[n]`; None where they are not needed or not known.
 
-    `namespace`: beside the tokens, what must be equal for KV to be shared. `session`: the client's name for
-    it, else how the prompt begins. `prompt_tokens` and `new_tokens` are guesses; with `tokens`, the first is
-    exact. `colocated_only`: no pair can serve it. `several_samples`: only instances with `takes_samples` can.
+    `namespace`: what must be equal for KV to be shared, beside the tokens. `session`: the client's name for
+    it, else how the prompt begins. `prompt_tokens` and `new_tokens` (of the answer) are guesses; with
+    `tokens`, the first is exact. `colocated_only`: no pair can serve it. `several_samples`: only instances
+    with `takes_samples` can.
     `tells_first`: whether it can be seen when a whole server has its first token: the answer is streamed, or
     has no others.
     """
@@ -52,7 +53,7 @@ def routing_request(
     colocated_only: bool = False,
     several_samples: bool = False,
 ) -> RoutingRequest:
-    """What the body `fields`, of `size` bytes, asks for."""
+    """From the `fields` of a body of `size` bytes."""
     return RoutingRequest(
         tokens,
         namespace_of(fields),
@@ -71,17 +72,17 @@ def guessed_tokens(size: int) -> int:
 
 
 def namespace_of(fields: Mapping[str, Any]) -> str:
-    """Extra key, cache salt and LoRA adapter (also as `model`'s part behind a colon); "" without any."""
+    """Extra key, cache salt and LoRA adapter (which may follow a colon in `model`); "" without any."""
     _, _, adapter = str(fields.get("model") or "").partition(":")
     parts = (fields.get("extra_key"), fields.get("cache_salt"), adapter or fields.get("lora_path"))
     return "\0".join(str(part or "") for part in parts) if any(parts) else ""
 
 
-def told_namespace(namespace: str) -> str | None:
-    """The same as instances tell it: SGLang's extra key and cache salt, null where empty, as JSON.
+def reported_namespace(namespace: str) -> str | None:
+    """The same as instances report it: SGLang's extra key and cache salt as JSON, null where empty.
 
-    None with an adapter, whose id (an instance's own, and no name) SGLang puts at the end of the extra key;
-    and for what JSON cannot say.
+    None with a LoRA adapter: SGLang appends an id of its own for it to the extra key. None also for text that
+    JSON cannot hold.
     """
     if not namespace:
         return "[null,null]"
@@ -104,7 +105,7 @@ def session_of(fields: Mapping[str, Any]) -> str | None:
 
 
 def opening_of(fields: Mapping[str, Any]) -> str | None:
-    """How the prompt begins: a chat up to its first user message, of anything else the first words."""
+    """How the prompt begins: a chat up to its first user message, any other prompt by its first words."""
     for name in ("messages", "input"):
         messages = fields.get(name)
         if isinstance(messages, list) and messages and isinstance(messages[0], dict):
@@ -125,11 +126,11 @@ def new_tokens_of(fields: Mapping[str, Any]) -> int:
     limit = params.get("max_new_tokens") if isinstance(params, dict) else next(filter(None, given), None)
     if not isinstance(limit, int):
         return _SGLANG_NEW_TOKENS
-    return min(max(limit, 0), _MOST_NEW_TOKENS)
+    return min(max(limit, 0), _MAX_NEW_TOKENS)
 
 
 def _opening_of_chat(messages: list[Any]) -> str | None:
-    """None for what is no chat."""
+    """None if the messages are no chat."""
     parts = []
     for message in messages:
         if not isinstance(message, dict):

@@ -13,17 +13,17 @@ from jinja2.exceptions import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# Templates that go through the parts of a message themselves get them as parts; others get one text.
+# A template that loops over the parts of a message gets parts; any other gets one text.
 _LOOPS_OVER_PARTS = re.compile(r"for\s+\w+\s+in\s+(?:message|msg|m)(?:\.content|\[['\"]content['\"]\])")
 _MEDIA = ("image", "audio", "video", "vision")
 
 
 class Unrenderable(ValueError):
-    """Not a chat that the router can render; the text is a reason, in a word or two."""
+    """The router cannot render this chat; the text is the reason, in a word or two."""
 
 
 class ChatTemplate:
-    """`specials`: the tokenizer's named tokens (bos_token and so on), which templates refer to."""
+    """A Jinja template. `specials`: the tokenizer's named tokens (such as bos_token), which templates use."""
 
     def __init__(self, source: str, specials: Mapping[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -36,10 +36,10 @@ class ChatTemplate:
         self._parts = bool(_LOOPS_OVER_PARTS.search(source)) or any(name in source for name in _MEDIA)
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """The prompt that a /v1/chat/completions body makes. Raises Unrenderable."""
+        """The prompt of a /v1/chat/completions body. Raises Unrenderable."""
         if fields.get("continue_final_message"):
             raise Unrenderable("continue_final_message")
-        messages = [_message(one, self._parts) for one in fields["messages"]]
+        messages = [_message(message, self._parts) for message in fields["messages"]]
         extra = fields.get("chat_template_kwargs") or {}
         if (effort := fields.get("reasoning_effort")) is not None:
             extra = {"reasoning_effort": effort, **extra}
@@ -63,7 +63,7 @@ def _message(given: Any, parts: bool) -> dict[str, Any]:
         content = " ".join(texts) if plain else [{"type": "text", "text": text} for text in texts]
     message["content"] = content
     if "tool_calls" in message:
-        message["tool_calls"] = [_call(one) for one in message["tool_calls"]]
+        message["tool_calls"] = [_call(call) for call in message["tool_calls"]]
     return message
 
 
@@ -89,15 +89,15 @@ def _tools(fields: Mapping[str, Any]) -> list[Any] | None:
     given, choice = fields.get("tools"), fields.get("tool_choice")
     if not isinstance(given, list) or choice == "none":
         return None
-    tools = [_tool(one) for one in given]
+    tools = [_tool(tool) for tool in given]
     if isinstance(choice, dict):
         name = (choice.get("function") or {}).get("name")
-        tools = [one for one in tools if one["function"].get("name") == name]
+        tools = [tool for tool in tools if tool["function"].get("name") == name]
     return tools or None
 
 
 def _tool(given: Any) -> dict[str, Any]:
-    """As SGLang hands it to a template: as given, and what its own form of a tool has beside that."""
+    """As SGLang hands it to a template: as given, with the fields of SGLang's own form of a tool."""
     function = given.get("function") if isinstance(given, dict) else None
     if not isinstance(function, dict):
         raise Unrenderable("tools")

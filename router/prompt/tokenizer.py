@@ -1,4 +1,4 @@
-"""A model's own tokenizer, without its engine. Everything here blocks: call it from a thread."""
+"""The tokenizer of a model, without its engine. Everything here blocks: call it from a thread."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from router.prompt.request import TokenArray
 from router.prompt.template import ChatTemplate, Unrenderable
 
 _TOKENIZER, _CONFIG, _TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
-# Of texts whose tokens are remembered.
-_REMEMBERED_CHARS = 16 << 20
+# Texts of so many characters together keep their tokens in memory.
+_MAX_CACHED_CHARS = 16 << 20
 
 
 class Fingerprint(NamedTuple):
-    """32 hex characters of the SHA-256 of tokenizer.json, and of the chat template; None: cannot be read."""
+    """SHA-256 of tokenizer.json and of the chat template, 32 hex characters each; None if unreadable."""
 
     tokenizer: str | None = None
     template: str | None = None
 
 
-class Tokenizer:
-    """`encoder` does text, `template` chats; `specials` are all its special tokens by their text."""
+class ModelTokenizer:
+    """`encoder`: for texts. `template`: for chats; without one, chats have no tokens."""
 
     def __init__(self, encoder: Encoder, template: ChatTemplate | None) -> None:
         self._encoder = encoder
         self._template = template
-        self._pieces = _Pieces(encoder)
+        self._pieces = _PieceCache(encoder)
 
     @classmethod
-    def load(cls, where: str) -> Tokenizer:
-        """From a model's folder, its tokenizer.json, or its name in this machine's Hugging Face cache.
+    def load(cls, where: str) -> ModelTokenizer:
+        """From a model's folder, a tokenizer.json, or a name in this machine's Hugging Face cache.
 
-        Raises OSError and ValueError for what is not there, or no tokenizer.
+        Raises OSError if it is not there, and ValueError if it is no tokenizer.
         """
         try:
             encoder = Encoder.from_file(str(model_file(where, _TOKENIZER)))
@@ -53,18 +53,18 @@ class Tokenizer:
         return cls(encoder, ChatTemplate(template, _specials(config)) if template else None)
 
     def text(self, text: str) -> TokenArray:
-        """A prompt's tokens, with those that the tokenizer puts around it."""
+        """The tokens of a prompt, with those that the tokenizer puts around it."""
         return _encoded(self._encoder, text, specials=True)
 
     def chat(self, fields: Mapping[str, Any]) -> TokenArray:
-        """Those of a /v1/chat/completions body. Raises Unrenderable."""
+        """The tokens of a /v1/chat/completions body. Raises Unrenderable."""
         if self._template is None:
             raise Unrenderable("no template")
         return self._pieces.tokens(self._template.render(fields))
 
 
 def fingerprint(where: str) -> Fingerprint:
-    """Of a tokenizer as `Tokenizer.load` takes it. Never raises."""
+    """Of the tokenizer at a place that `ModelTokenizer.load` takes. Never raises."""
     try:
         tokenizer = _digest(model_file(where, _TOKENIZER).read_bytes())
         template = _template(where, _read_config(where))
@@ -73,14 +73,15 @@ def fingerprint(where: str) -> Fingerprint:
     return Fingerprint(tokenizer, None if template is None else _digest(template.encode()))
 
 
-def _digest(told: bytes) -> str:
-    return hashlib.sha256(told).hexdigest()[:32]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
-class _Pieces:
-    """Encodes what lies between special tokens piece by piece, and remembers the pieces.
+class _PieceCache:
+    """Encodes a text in pieces, cut at special tokens, and keeps the tokens of the pieces.
 
-    So a chat's earlier turns are not encoded again. Where pieces give other tokens, it encodes the whole.
+    So the earlier turns of a chat are not encoded again. A tokenizer whose pieces give other tokens than the
+    whole text is used on whole texts.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -89,10 +90,10 @@ class _Pieces:
         self._known: OrderedDict[str, TokenArray] = OrderedDict()
         self._chars = 0
         tokens = encoder.get_added_tokens_decoder().values()
-        plain = [one.content for one in tokens if not (one.normalized or one.lstrip or one.rstrip)]
-        split = "|".join(re.escape(one) for one in sorted(plain, key=len, reverse=True))
+        plain = [added.content for added in tokens if not (added.normalized or added.lstrip or added.rstrip)]
+        split = "|".join(re.escape(text) for text in sorted(plain, key=len, reverse=True))
         self._split = re.compile(f"({split})") if split else None
-        probe = "".join(f"{one} Hi  there\n{one}\nit's" for one in plain[:4])
+        probe = "".join(f"{text} Hi  there\n{text}\nit's" for text in plain[:4])
         if self._split and self.tokens(probe).tolist() != self._whole(probe).tolist():
             self._split = None
 
@@ -112,7 +113,7 @@ class _Pieces:
             if piece not in self._known:
                 self._known[piece] = tokens
                 self._chars += len(piece)
-            while self._chars > _REMEMBERED_CHARS:
+            while self._chars > _MAX_CACHED_CHARS:
                 oldest, _ = self._known.popitem(last=False)
                 self._chars -= len(oldest)
         return tokens
@@ -122,13 +123,13 @@ class _Pieces:
 
 
 def _encoded(encoder: Encoder, text: str, specials: bool) -> TokenArray:
-    # Of the library's methods only those for batches let other threads run meanwhile.
+    # Only the library's methods for batches let other threads run meanwhile.
     (encoding,) = encoder.encode_batch_fast([text], add_special_tokens=specials)
     return np.array(encoding.ids, dtype=np.int32)
 
 
 def model_file(where: str, name: str) -> Path:
-    """Raises OSError for what is not on this machine."""
+    """Where the file of a model is. Raises OSError if it is not on this machine."""
     path = Path(where)
     if path.is_file():
         return path.parent / name
@@ -155,17 +156,20 @@ def _read_config(where: str) -> dict[str, Any]:
 
 
 def _template(where: str, config: Mapping[str, Any]) -> str | None:
-    """The template in a file of its own, else the config's (the one called default, of several)."""
+    """The chat template in a file of its own, else that in the configuration (of several, the default)."""
     try:
         return model_file(where, _TEMPLATE).read_text()
     except OSError:
-        told = config.get("chat_template")
-    if isinstance(told, list):
-        told = {one.get("name"): one.get("template") for one in told if isinstance(one, dict)}.get("default")
-    return told if isinstance(told, str) else None
+        template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
 
 
 def _specials(config: Mapping[str, Any]) -> dict[str, str]:
-    told = {name: value for name, value in config.items() if name.endswith("_token")}
-    texts = {name: one.get("content") if isinstance(one, dict) else one for name, one in told.items()}
+    tokens = {name: value for name, value in config.items() if name.endswith("_token")}
+    texts = {
+        name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()
+    }
     return {name: text for name, text in texts.items() if isinstance(text, str)}

@@ -1,4 +1,4 @@
-"""The tokens of a request's prompt: in bounded time, a long one's off the event loop, or not at all."""
+"""The tokens of a request's prompt, in bounded time; those of a long prompt off the event loop."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from mempool.index.keys import token_array
 from router.instances.instance import Instance
 from router.prompt.request import TokenArray
 from router.prompt.template import Unrenderable
-from router.prompt.tokenizer import Fingerprint, Tokenizer, fingerprint
+from router.prompt.tokenizer import Fingerprint, ModelTokenizer, fingerprint
 
 logger = logging.getLogger(__name__)
 
 _CHATS = ("/v1/chat/completions", "/invocations")
 _TEXTS = {"/generate": "text", "/v1/completions": "prompt"}
-_MOST_THREADS = 4
-# Of a body. To hand a shorter one to a thread takes longer than to tokenise it: 0.25 us a byte.
-_HANDED_OVER = 2048
+_MAX_THREADS = 4
+# Bytes of a body. To hand a shorter one to a thread takes longer than to tokenise it, at 0.25 us a byte.
+_MIN_THREAD_BYTES = 2048
 
 
-class Encodes(Protocol):
+class PromptEncoder(Protocol):
+    """What `ModelTokenizer` does."""
+
     def text(self, text: str) -> TokenArray: ...
 
     def chat(self, fields: Mapping[str, Any]) -> TokenArray: ...
 
 
 class Tokens:
-    """Tokenises as the model does. What it cannot tokenise costs the request `timeout_s` seconds at most.
+    """Tokenises as the model does. A request waits `timeout_s` seconds for its tokens at most.
 
-    The tokenizer is loaded in the background, from `where` or from what an instance tells. `counts` says how
+    The tokenizer is loaded in the background, from `where` or from what an instance reports. `counts`: how
     many prompts have their tokens, and why the others have none. `instances` may change meanwhile.
     """
 
@@ -45,47 +47,47 @@ class Tokens:
         instances: Collection[Instance],
         where: str,
         timeout_s: float,
-        load: Callable[[str], Encodes] | None = None,
+        load: Callable[[str], PromptEncoder] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._instances = instances
         self._where = where
         self._timeout_s = timeout_s
-        self._load = load or Tokenizer.load
-        self._tokenizer: Encodes | None = None
+        self._load = load or ModelTokenizer.load
+        self._tokenizer: PromptEncoder | None = None
         self._loaded = ""
         self._fingerprint = Fingerprint()
         self._loading: asyncio.Task[None] | None = None
         self._tried: set[str] = set()
-        threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        threads = min(_MAX_THREADS, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokens")
 
     async def of(self, fields: Mapping[str, Any], path: str, size: int) -> TokenArray | None:
-        """int32 `[n]`, or None. Never raises. `size`: of the body, in bytes."""
+        """int32 `[n]`, or None. Never raises. `size`: bytes of the body."""
         try:
             tokens = await self._tokens(fields, path, size)
-        except _NoTokens as no:
-            self.counts[str(no)] += 1
+        except _NoTokens as reason:
+            self.counts[str(reason)] += 1
             return None
         self.counts["tokenised"] += 1
         return tokens
 
     def prepare(self) -> None:
-        """Begin to load the tokenizer, if somebody has told where one is that was not tried yet."""
+        """Begins to load the tokenizer, if a place is known that was not tried yet."""
         if self._tokenizer is not None or (self._loading is not None and not self._loading.done()):
             return
-        told = (
+        places = (
             [self._where]
             if self._where
-            else [one.server_info.tokenizer for one in self._instances if one.server_info]
+            else [instance.server_info.tokenizer for instance in self._instances if instance.server_info]
         )
-        untried = next((where for where in told if where and where not in self._tried), None)
+        untried = next((place for place in places if place and place not in self._tried), None)
         if untried is not None:
             self._tried.add(untried)
             self._loading = asyncio.create_task(self._get(untried))
 
     def describe(self) -> dict[str, Any]:
-        """`unlike`: who has told of another tokenizer or chat template."""
+        """`unlike`: URLs of instances that report another tokenizer or chat template."""
         return {"loaded": self._loaded or None, **self._fingerprint._asdict(), "unlike": self._unlike()}
 
     async def close(self) -> None:
@@ -112,7 +114,11 @@ class Tokens:
 
     def _unlike(self) -> list[str]:
         own = self._fingerprint
-        reported = {one.url: one.server_info.compatibility for one in self._instances if one.server_info}
+        reported = {
+            instance.url: instance.server_info.compatibility
+            for instance in self._instances
+            if instance.server_info
+        }
         return [
             url
             for url, fields in reported.items()
@@ -134,13 +140,13 @@ class Tokens:
             return await self._encoded(lambda tokenizer: tokenizer.text(text), size)
         raise _NoTokens("endpoint" if path not in _TEXTS and path not in _CHATS else "no prompt")
 
-    async def _encoded(self, encode: Callable[[Encodes], TokenArray], size: int) -> TokenArray:
+    async def _encoded(self, encode: Callable[[PromptEncoder], TokenArray], size: int) -> TokenArray:
         self.prepare()
         if self._tokenizer is None:
             raise _NoTokens("no tokenizer")
         loop = asyncio.get_running_loop()
         try:
-            if size < _HANDED_OVER:
+            if size < _MIN_THREAD_BYTES:
                 return encode(self._tokenizer)
             async with asyncio.timeout(self._timeout_s):
                 return await loop.run_in_executor(self._threads, encode, self._tokenizer)
@@ -154,11 +160,11 @@ class Tokens:
 
 
 class _NoTokens(Exception):
-    """The text is the reason, by which it is counted."""
+    """A prompt without tokens; the text is the reason, by which it is counted."""
 
 
-def _differ(own: str | None, told: str | None) -> bool:
-    return own is not None and told is not None and own != told
+def _differ(own: str | None, reported: str | None) -> bool:
+    return own is not None and reported is not None and own != reported
 
 
 def _checked(ids: Any) -> TokenArray:

@@ -16,7 +16,7 @@ class AnswerTooLarge(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class UpstreamAnswer:
     """What the client gets: `body`, followed by the chunks of `rest` if the answer is a stream.
 
     `failure`: the error in a stream's first event, for a stream that failed before it began.

@@ -1,6 +1,6 @@
-"""What a request needs so that its prefill and its decode half find each other.
+"""The fields by which the prefill and the decode half of a request find each other.
 
-A room names one request's KV transfer. SGLang takes it as int64 and treats 0 as a warm-up's.
+A room names the KV transfer of one request. SGLang takes it as int64; 0 is a warm-up's.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 BOOTSTRAP_PREFIX = "bootstrap_"
-# What covers prompt and answer, and is not handed over.
-_HALF = ("return_hidden_states", "return_routed_experts", "return_indexer_topk")
+# Results over prompt and answer, of which each half has only its own.
+_SPLIT_RESULTS = ("return_hidden_states", "return_routed_experts", "return_indexer_topk")
 
 
 def new_rooms(count: int, draw: Callable[[int], bytes] = secrets.token_bytes) -> list[int]:
@@ -42,7 +42,7 @@ def bootstrap_fields(
 
 
 def without_echo(refusal: bytes, added: dict[str, Any]) -> bytes:
-    """SGLang's words on a body that it cannot read quote that body: the client must find its own there."""
+    """SGLang's refusal quotes the body. Without the fields that were `added`, it quotes the client's own."""
     if not added:
         return refusal
     echo = ", ".join(f"{name!r}: {value!r}" for name, value in added.items()).encode()
@@ -50,7 +50,7 @@ def without_echo(refusal: bytes, added: dict[str, Any]) -> bytes:
 
 
 def batch_size(fields: dict[str, Any], path: str) -> int | None:
-    """How many prompts a batch has; None if it is a single request."""
+    """The number of prompts of a batch; None for a single request."""
     prompts = _prompts(fields, path)
     if not isinstance(prompts, list) or not prompts:
         return None
@@ -60,9 +60,9 @@ def batch_size(fields: dict[str, Any], path: str) -> int | None:
 
 
 def request_id(fields: dict[str, Any], path: str, *, new: bool) -> str | None:
-    """The name by which the request can be aborted: the client's own, or a `new` one.
+    """The id by which the request can be aborted: the client's own, or a `new` one.
 
-    None if SGLang makes several requests of it, under names of its own.
+    None if SGLang makes several requests of it, with ids of its own.
     """
     if batch_size(fields, path) is not None or several_samples(fields, path):
         return None
@@ -73,15 +73,15 @@ def request_id(fields: dict[str, Any], path: str, *, new: bool) -> str | None:
 
 
 def given_ids(fields: dict[str, Any]) -> list[str]:
-    """The names by which the client may abort the request, or parts of it."""
+    """The ids by which the client may abort the request, or parts of it."""
     given = fields.get("rid")
     names = given if isinstance(given, list) else [given]
     return [name for name in names if isinstance(name, str) and name]
 
 
 def pd_unsupported_reason(fields: dict[str, Any], path: str, limit: int) -> str | None:
-    """Why no prefill/decode pair can serve the request, or None. A pair takes `limit` prompts at most."""
-    if name := next((name for name in _HALF if _wanted(fields.get(name))), None):
+    """Why no prefill/decode pair can serve the request, or None. A pair takes at most `limit` prompts."""
+    if name := next((name for name in _SPLIT_RESULTS if _wanted(fields.get(name))), None):
         return (
             f"{name}: in a prefill/decode pair each half has its own tokens' only; use a colocated instance"
         )
@@ -92,7 +92,7 @@ def pd_unsupported_reason(fields: dict[str, Any], path: str, limit: int) -> str 
 
 
 def several_samples(fields: dict[str, Any], path: str) -> str | None:
-    """The request's `n`, unless it is surely one. SGLang turns "2" and 2.0 into 2."""
+    """The `n` of the request, unless it is surely 1. SGLang turns "2" and 2.0 into 2."""
     n = _samples(fields, path)
     return None if n in (None, 1, "1") else f"{n!r:.40}"
 

@@ -1,4 +1,4 @@
-"""Which headers travel end to end."""
+"""The headers that travel end to end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PER_CONNECTION = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
     "trailer", "transfer-encoding", "upgrade",
 })  # fmt: skip
-# aiohttp has undone the content encoding, and SGLang can be told to take bootstrap fields from headers.
+# aiohttp has decoded the content, and SGLang may take bootstrap fields from headers.
 _NOT_FORWARDED = _PER_CONNECTION | {"host", "content-length", "content-encoding", "expect"}
 _OVERRIDES = "x-override-bootstrap-"
 _CREDENTIALS = frozenset({"authorization", "x-api-key"})
@@ -18,7 +18,7 @@ _NOT_RETURNED = _PER_CONNECTION | {"content-length", "date", "server"}
 
 
 def to_instance(headers: Mapping[str, str], *, credentials: bool) -> CIMultiDict[str]:
-    """What an instance gets of a client's headers; with `credentials`, the client's own too."""
+    """The headers of a client that an instance gets; with `credentials`, the client's keys too."""
     dropped = _NOT_FORWARDED | _named_by_connection(headers)
     dropped |= frozenset() if credentials else _CREDENTIALS
     kept = ((name, value) for name, value in headers.items() if name.lower() not in dropped)

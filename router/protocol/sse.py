@@ -14,7 +14,7 @@ DONE = DATA + b"[DONE]" + END
 
 
 class EventBuffer:
-    """Cuts a stream into whole events. An event past `limit` bytes is let go unread, and `dropped` tells."""
+    """Cuts a stream into whole events. `dropped`: an event of more than `limit` bytes was dropped unread."""
 
     def __init__(self, limit: int = 1 << 20) -> None:
         self.dropped = False
@@ -22,7 +22,7 @@ class EventBuffer:
         self._rest = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        # An event of many chunks must not be searched again with each.
+        # An event of many chunks must not be searched again with each chunk.
         searched = max(0, len(self._rest) - len(END) + 1)
         self._rest += chunk
         if self._rest.find(END, searched) >= 0:
@@ -35,9 +35,9 @@ class EventBuffer:
 
 
 def failure_in(event: bytes) -> int | None:
-    """The status with which SGLang ended a request by this event: an error, or an abort as finish reason.
+    """The status with which SGLang ends a request in this event: an error, or an abort as finish reason.
 
-    0 if it tells none, as for what was aborted by name; None for any other event.
+    0 if the event has no status, as after an abort by name. None for any other event.
     """
     if b'"error"' not in event and b'"abort"' not in event:
         return None
@@ -53,12 +53,12 @@ def failure_in(event: bytes) -> int | None:
         return None
 
 
-def _status(told: Any) -> int:
-    return told if isinstance(told, int) else 0
+def _status(code: Any) -> int:
+    return code if isinstance(code, int) else 0
 
 
 def closing(error_body: bytes, *, mid_event: bool) -> bytes:
-    """What ends a stream that cannot go on; an event cut in the middle is closed first."""
+    """The bytes that end a stream which cannot go on. An event cut in the middle is closed first."""
     return (END if mid_event else b"") + DATA + error_body + END + DONE
 
 

@@ -1,4 +1,4 @@
-"""A body on its way to an instance that may have stopped reading."""
+"""Sends a body to an instance that may stop reading."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-# No larger than what a connection's buffers take, so that only slices have to wait for the instance.
+# Not larger than the buffers of a connection: only between slices does sending wait for the instance.
 SLICE = 64 << 10
 
 
 @asynccontextmanager
 async def bounded(body: bytes, timeout_s: float) -> AsyncIterator[bytes | AsyncIterator[bytes] | None]:
-    """The `data` of a request made in the block; a sliced one needs a Content-Length beside it.
+    """The `data` of a request that is made in the block. Sliced data needs a Content-Length header.
 
-    Raises aiohttp.SocketTimeoutError if `timeout_s` seconds pass without a slice being taken, or without an
-    answer after the last one.
+    Raises aiohttp.SocketTimeoutError if the instance takes no slice for `timeout_s` seconds, or does not
+    answer for so long after the last one.
     """
     if len(body) <= SLICE:
         yield body or None

@@ -1,4 +1,4 @@
-"""What an answer says of its own request: the prompt's tokens, those cached, and what came."""
+"""The usage that an answer reports: tokens of the prompt, tokens cached, and the answer's ids."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import orjson
 
 from router.protocol import sse
-from router.protocol.answer import Answer
+from router.protocol.answer import UpstreamAnswer
 
-_TELLING = b'"prompt_tokens"'
-# Reading a larger answer would hold up everybody.
-_MOST_BYTES = 1 << 20
+_MARK = b'"prompt_tokens"'
+# To parse a larger answer would hold up the event loop.
+_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """None, and no `output_ids`, where the answer does not tell."""
+class ReportedUsage:
+    """None, and no `output_ids`, where the answer does not report it."""
 
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
@@ -26,41 +26,41 @@ class Outcome:
     completion_tokens: int | None = None
 
 
-def watched(answer: Answer, told: Callable[[Outcome], None]) -> Answer:
-    """The same answer; `told` is called once it has come to its end."""
+def watched(answer: UpstreamAnswer, on_end: Callable[[ReportedUsage], None]) -> UpstreamAnswer:
+    """The same answer; `on_end` is called when it has come to its end."""
     if answer.rest is None:
-        told(outcome_of(answer.body))
+        on_end(usage_of(answer.body))
         return answer
-    return replace(answer, rest=_watched(answer.body, answer.rest, told))
+    return replace(answer, rest=_watched(answer.body, answer.rest, on_end))
 
 
 async def _watched(
-    first: bytes, rest: AsyncIterator[bytes], told: Callable[[Outcome], None]
+    first: bytes, rest: AsyncIterator[bytes], on_end: Callable[[ReportedUsage], None]
 ) -> AsyncIterator[bytes]:
-    # The last event that tells is the one that tells all.
+    # The last event with usage has all of it.
     events, last = sse.EventBuffer(), b""
     for event in events.feed(first):
-        last = event if _TELLING in event else last
+        last = event if _MARK in event else last
     async for chunk in rest:
         for event in events.feed(chunk):
-            last = event if _TELLING in event else last
+            last = event if _MARK in event else last
         yield chunk
-    told(outcome_of(last.removeprefix(sse.DATA)))
+    on_end(usage_of(last.removeprefix(sse.DATA)))
 
 
-def outcome_of(raw: bytes) -> Outcome:
-    """Of a whole answer, or an event's data, in SGLang's form or OpenAI's."""
-    if len(raw) > _MOST_BYTES or _TELLING not in raw:
-        return Outcome()
+def usage_of(raw: bytes) -> ReportedUsage:
+    """From a whole answer, or the data of an event, in SGLang's form or OpenAI's."""
+    if len(raw) > _MAX_BYTES or _MARK not in raw:
+        return ReportedUsage()
     try:
         value = orjson.loads(raw)
     except ValueError:
-        return Outcome()
+        return ReportedUsage()
     if not isinstance(value, dict):
-        return Outcome()
+        return ReportedUsage()
     meta, usage = value.get("meta_info"), value.get("usage")
     if isinstance(meta, dict):
-        return Outcome(
+        return ReportedUsage(
             _count(meta.get("prompt_tokens")),
             _count(meta.get("cached_tokens")),
             _ids(value, meta),
@@ -70,16 +70,16 @@ def outcome_of(raw: bytes) -> Outcome:
         details = usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         completion = _count(usage.get("completion_tokens"))
-        return Outcome(_count(usage.get("prompt_tokens")), _count(cached), completion_tokens=completion)
-    return Outcome()
+        return ReportedUsage(_count(usage.get("prompt_tokens")), _count(cached), completion_tokens=completion)
+    return ReportedUsage()
 
 
 def _ids(value: dict[str, Any], meta: dict[str, Any]) -> tuple[int, ...]:
-    """Those of the whole answer; an instance may be told to stream only what is new."""
+    """Those of the whole answer; () where an event has only the new ones."""
     ids, count = value.get("output_ids"), meta.get("completion_tokens")
     if not isinstance(ids, list) or (count is not None and count != len(ids)):
         return ()
-    return tuple(ids) if all(isinstance(one, int) and 0 <= one < 1 << 31 for one in ids) else ()
+    return tuple(ids) if all(isinstance(token, int) and 0 <= token < 1 << 31 for token in ids) else ()
 
 
 def _count(value: Any) -> int | None:

@@ -11,7 +11,7 @@ from router.cost.estimate import CostEstimate, PrefillPlan
 from router.instances.instance import Instance
 from router.policies import Route
 from router.prefix_tree import NOTHING, Cached
-from router.protocol.usage import Outcome
+from router.protocol.usage import ReportedUsage
 
 # Whether the engine counted as many prompt tokens as the router.
 _EQUAL, _DIFFERENT = "prompt_tokens_equal", "prompt_tokens_different"
@@ -35,14 +35,14 @@ class Decision:
     charged: list[int]
     decision_s: float
     made_at: float
-    outcome: Outcome | None = None
+    outcome: ReportedUsage | None = None
     prefill_s: float | None = None
     alone: bool = False
 
     def prefilled(self, seconds: float, alone: bool) -> None:
         self.prefill_s, self.alone = seconds, alone
 
-    def answered(self, outcome: Outcome) -> None:
+    def answered(self, outcome: ReportedUsage) -> None:
         # Thousands of decisions are kept.
         self.outcome = replace(outcome, output_ids=())
 
@@ -63,7 +63,7 @@ class Decision:
     def describe(self) -> dict[str, Any]:
         route = self.route
         cached, fetch = route.cached, route.fetch
-        outcome, estimate = self.outcome or Outcome(), route.estimate(route.first)
+        outcome, estimate = self.outcome or ReportedUsage(), route.estimate(route.first)
         return {
             "time": self.made_at,
             "policy": self.policy,
@@ -153,7 +153,7 @@ class Decisions:
         for watcher in self._watchers:
             watcher.decided(decision)
 
-    def ended(self, decision: Decision, outcome: Outcome, *, cache_lost: bool = False) -> None:
+    def ended(self, decision: Decision, outcome: ReportedUsage, *, cache_lost: bool = False) -> None:
         """`cache_lost`: whether what the chosen instance had when it was chosen is gone since."""
         decision.answered(outcome)
         reported = outcome.prompt_tokens

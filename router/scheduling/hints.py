@@ -1,4 +1,4 @@
-"""How a request is told what to fetch before it is prefilled: docs/caching.md has the form."""
+"""The fields of a request that say what to fetch before prefill; docs/caching.md has their form."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _ACTION = "memserve.fetch"
 
 
 def hint_fields(fields: dict[str, Any], path: str, fetch: Fetch, fetcher: Instance) -> dict[str, Any]:
-    """What the body `fields` gets for it, in the place of what is there.
+    """The fields that replace their like in the body `fields`.
 
-    Empty where the client has a hint of its own, or something that none can be added to.
+    Empty where the client has a hint of its own, or fields that no hint can be added to.
     """
     source = fetch.source.server_info.instance if fetch.source.server_info else ""
     payload = {
@@ -31,7 +31,7 @@ def hint_fields(fields: dict[str, Any], path: str, fetch: Fetch, fetcher: Instan
 
 
 def _with_action(envelope: Any, sampling: Any, payload: dict[str, Any]) -> dict[str, Any]:
-    """`kv_hints` with one action more; a batch of one prompt may have it in a list."""
+    """`kv_hints` with another action; a batch of a single prompt may have it in a list."""
     custom = sampling.get("custom_params") if isinstance(sampling, dict) else None
     if isinstance(custom, dict) and _ACTION in custom:
         return {}
@@ -40,7 +40,7 @@ def _with_action(envelope: Any, sampling: Any, payload: dict[str, Any]) -> dict[
     listed = isinstance(envelope, list) and len(envelope) == 1
     given = envelope[0] if listed else envelope
     actions = given.get("actions", []) if isinstance(given, dict) else None
-    if not isinstance(actions, list) or any(_type(one) in (_ACTION, None) for one in actions):
+    if not isinstance(actions, list) or any(_type(action) in (_ACTION, None) for action in actions):
         return {}
     action = {"action_id": _ACTION, "action_version": "1", "action_type": _ACTION, "payload": payload}
     hinted = {**given, "actions": [*actions, action]}

@@ -51,14 +51,14 @@ class Placement:
 
     def reserve(self) -> Reservations:
         """Charges the chosen instances. Call it before anything is awaited, and release what it returns."""
-        prefill, decode = self.route.prefill, self.route.decode
-        reservations = Reservations(
-            None if prefill is None else self._reservation(prefill), self._reservation(decode)
-        )
-        for reservation in reservations:
-            if reservation is not None:
-                reservation.reserve()
-        return reservations
+        instance = self.route.prefill
+        prefill = None if instance is None else self._reservation(instance)
+        decode = self._reservation(self.route.decode)
+        # Both are there before either is charged: nothing can fail in between.
+        if prefill is not None:
+            prefill.reserve()
+        decode.reserve()
+        return Reservations(prefill, decode)
 
     def hint(self, fields: dict[str, Any], path: str) -> dict[str, Any]:
         """The fields that tell the instance that prefills what to fetch; empty without a fetch."""

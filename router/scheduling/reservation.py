@@ -18,6 +18,18 @@ class PrefillReservation:
     prefill when it began and when it ended.
     """
 
+    __slots__ = (
+        "_alone",
+        "_begun_at",
+        "_instance",
+        "_on_done",
+        "_reserved",
+        "_seconds",
+        "_sending",
+        "_sending_s",
+        "_source",
+    )
+
     def __init__(
         self,
         instance: Instance,
@@ -71,6 +83,8 @@ class Reservation:
     In between, `prefilled`, `began` and `completed` say how far the instance has come. `tokens`: what it is
     charged with. `prefill`: None where none was predicted.
     """
+
+    __slots__ = ("_prefill", "_reserved", "_tokens", "instance")
 
     def __init__(
         self, instance: Instance, tokens: int = 0, prefill: PrefillReservation | None = None

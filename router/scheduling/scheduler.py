@@ -20,7 +20,7 @@ from router.prefix_tree import PromptTree
 from router.prompt.request import RoutingRequest, TokenArray, guessed_tokens, routing_request
 from router.prompt.tokens import Tokens
 from router.protocol import bootstrap
-from router.protocol.usage import Outcome
+from router.protocol.usage import ReportedUsage
 from router.scheduling.decisions import Decision, Decisions
 from router.scheduling.placement import Placement, Timer
 
@@ -155,7 +155,7 @@ class Scheduler:
         """A stream has begun: the instance that prefilled has the prompt now, whatever the rest will be."""
         self._store(placement, placement.route.first)
 
-    def answered(self, placement: Placement, outcome: Outcome) -> None:
+    def answered(self, placement: Placement, outcome: ReportedUsage) -> None:
         """An answer has come to its end."""
         first = placement.route.first
         cache_lost = first.cache_epoch != placement.cache_epochs[first]
@@ -164,7 +164,7 @@ class Scheduler:
         for instance in placement.cache_epochs:
             self._store(placement, instance, outcome.output_ids if _keeps_answers(instance) else ())
 
-    def _observe(self, decision: Decision, outcome: Outcome) -> None:
+    def _observe(self, decision: Decision, outcome: ReportedUsage) -> None:
         first = decision.route.first
         estimate = decision.route.estimate(first) if decision.alone else None
         # An instance that had more or less of the prompt than predicted is not slow or fast for that.

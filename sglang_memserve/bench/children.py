@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from sglang_memserve.cluster import probe
+from sglang_memserve.cluster.errors import exit_status
 from sglang_memserve.cluster.supervisor import Limits, Member, Supervisor
 
 HOST = "127.0.0.1"
@@ -59,9 +60,10 @@ def run(benchmark: Coroutine[Any, Any, None]) -> int:
     except asyncio.CancelledError:
         return 143
     except (RuntimeError, ExceptionGroup) as error:
-        for one in _leaves(error):
-            print(f"error: {one}", file=sys.stderr)
-        return 1
+        leaves = _leaves(error)
+        for leaf in leaves:
+            print(f"error: {leaf}", file=sys.stderr)
+        return max(map(exit_status, leaves))
     return 0
 
 

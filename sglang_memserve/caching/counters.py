@@ -1,4 +1,4 @@
-"""What one instance has done, in numbers: sums that its threads add to."""
+"""Sums of what one instance has done, to which all of its threads add."""
 
 import threading
 import time
@@ -6,26 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 Number = int | float
-# Instances come and go under ever new names: what further ones sent is one sum.
+# Instances come and go under new names: those beyond this many share one sum.
 _MAX_SOURCES = 64
 _OTHERS = "others"
 
 
 class Counters:
-    """From any thread. A name is of a plain sum, or of one that is kept by source, never of both."""
+    """From any thread. The sum of a name is plain or kept by source, never both."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sums: dict[str, Number] = {}
         self._by_source: dict[str, dict[str, Number]] = {}
 
-    def add(self, name: str, by: Number = 1, *, source: str | None = None) -> None:
+    def add(self, name: str, amount: Number = 1, *, source: str | None = None) -> None:
         with self._lock:
             sums, key = self._sums, name
             if source is not None:
                 sums = self._by_source.setdefault(name, {})
                 key = source if source in sums or len(sums) < _MAX_SOURCES else _OTHERS
-            sums[key] = sums.get(key, 0) + by
+            sums[key] = sums.get(key, 0) + amount
 
     @contextmanager
     def moving(self, kind: str, num_bytes: int) -> Iterator[None]:
@@ -35,11 +35,11 @@ class Counters:
         self.moved(kind, num_bytes, began)
 
     def moved(self, kind: str, num_bytes: int, began: float) -> None:
-        """As `moving`, of what began at that time of the monotonic clock and has ended now."""
+        """As `moving`, for a copy that began at this time of the monotonic clock and ends now."""
         self.add(f"{kind}_bytes", num_bytes)
         self.add(f"{kind}_seconds", time.monotonic() - began)
 
     def read(self) -> dict[str, Number | dict[str, Number]]:
-        """By name; what is kept by source as a dict of its own. Ints that were added stay ints."""
+        """The sums by name; a dict by source where they are kept so. Sums of ints are ints."""
         with self._lock:
             return {**self._sums, **{name: dict(sums) for name, sums in self._by_source.items()}}

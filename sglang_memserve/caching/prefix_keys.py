@@ -1,4 +1,4 @@
-"""What prefixes of token ids are known by, where the ids themselves are not kept."""
+"""Keys of token prefixes, for tables that do not keep the token ids."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-Ids = npt.NDArray[np.int32]
+TokenIds = npt.NDArray[np.int32]
 
 
-def prefix_keys(tokens: Ids, namespace: str, page: int) -> Iterator[tuple[int, bytes]]:
-    """The length and the key of each prefix of `tokens` in whole pages, the empty one first."""
+def prefix_keys(tokens: TokenIds, namespace: str, page: int) -> Iterator[tuple[int, bytes]]:
+    """Yields length and key of each prefix of `tokens` in whole pages, from the empty one on."""
     state = xxhash.xxh3_128(namespace.encode() + b"\0")
     yield 0, state.digest()
     data = memoryview(tokens.tobytes())

@@ -1,6 +1,6 @@
-"""SGLang's radix cache, and the one place that touches its tree and allocator for others' KV.
+"""SGLang's radix cache, and the one place that touches its tree and allocator for KV of other instances.
 
-All of it runs on SGLang's scheduler thread.
+All of it but `unless_flushed` runs on SGLang's scheduler thread.
 """
 
 import threading
@@ -8,44 +8,22 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import msgspec
-import numpy as np
-import numpy.typing as npt
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
-from sglang.srt.mem_cache.registry import create_unified_radix_cache, default_radix_cache_factory
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-if TYPE_CHECKING:
-    from sglang_memserve.caching.agent import CachingAgent
-    from sglang_memserve.caching.hbm import HbmIndex
-
-# The longest name that the MemPool carries.
-_MAX_NAMESPACE = 256
-
-
-class Namespace(NamedTuple):
-    """What keeps equal tokens apart in SGLang's tree: LoRA and extra key, and the cache salt."""
-
-    extra_key: str | None
-    cache_salt: str | None
-
-
-def name_of(namespace: Namespace) -> str | None:
-    """As the MemPool and all who follow it know it: in JSON, `[null,null]` where nothing keeps tokens apart.
-
-    None for one that the MemPool cannot carry.
-    """
-    name = msgspec.json.encode(namespace).decode()
-    return name if len(name) <= _MAX_NAMESPACE else None
+from sglang_memserve.caching.namespace import Namespace
+from sglang_memserve.caching.prefix_keys import TokenIds
+from sglang_memserve.caching.tree_observers import PageObserver, RequestObserver
+from sglang_memserve.request_state import request_state
 
 
 class Adopted(StrEnum):
-    """What became of KV that another instance sent."""
+    """What became of KV that was to enter the tree. The values end the names of counters."""
 
     INSERTED = "inserted"
     PRESENT = "present"
@@ -53,113 +31,120 @@ class Adopted(StrEnum):
     FULL = "full"
 
 
-class Held(NamedTuple):
+class HeldPages(NamedTuple):
     """Pages `[n]` (int64, host) of one request's KV. The tree keeps them until `release`."""
 
     pages: torch.Tensor
     lock: Any
-    epoch: int
+    cache_epoch: int
 
 
 class MemServeRadixCache(UnifiedRadixCache):
-    """`agent`, once it is there, hears of each request that ends; `hbm`, of each page that comes or goes."""
+    """SGLang's tree, with observers of its requests and pages from `observe` on."""
 
     def __init__(self, params: Any) -> None:
-        self.agent: CachingAgent | None = None
-        self.hbm: HbmIndex | None = None
-        # A reset empties the pool: what was held or read before means nothing after it.
-        self.epoch = 0
+        self._requests: RequestObserver | None = None
+        self._pages: PageObserver | None = None
+        # A reset empties the pool: what was held or read before it means nothing after it.
+        self.cache_epoch = 0
         self._flushing = threading.Lock()
-        # Of requests that ended: tokens of prompts, and how many of them were cached here.
+        # Sums over requests that ended: tokens of prompts, and how many of them SGLang reports as cached.
         self.prompts: Counter[str] = Counter()
         super().__init__(params)
 
+    def observe(self, requests: RequestObserver, pages: PageObserver) -> None:
+        """Calls these from now on."""
+        self._requests, self._pages = requests, pages
+
     def reset(self) -> None:
         with self._flushing:
-            self.epoch += 1
-            if self.agent is not None:
-                self.agent.flushed()
+            self.cache_epoch += 1
+            if self._requests is not None:
+                self._requests.on_flush()
         super().reset()
-        if self.hbm is not None:
-            self.hbm.emptied()
+        if self._pages is not None:
+            self._pages.on_reset()
 
-    def unless_flushed(self, epoch: int, act: Callable[[], None]) -> bool:
-        """Calls `act` if it is still that epoch, which it stays until that has returned. From any thread."""
+    def unless_flushed(self, cache_epoch: int, act: Callable[[], None]) -> bool:
+        """Calls `act` if the cache is still of that epoch, and delays flushes until it returns.
+
+        Returns whether it called. From any thread.
+        """
         with self._flushing:
-            if epoch != self.epoch:
+            if cache_epoch != self.cache_epoch:
                 return False
             act()
             return True
 
     def match_prefix(self, params: Any) -> Any:
         found = super().match_prefix(params)
-        if self.agent is None or params.req is None or self.disable:
+        if self._requests is None or params.req is None or self.disable:
             return found
-        brought = self.agent.bring_in(params.key, params.req, int(found.device_prefix_len))
-        if brought is not None:
-            params.req.memserve_brought = brought
+        state = request_state(params.req)
+        loaded = self._requests.load_prefix(params.key, params.req, int(found.device_prefix_len))
+        if loaded is not None:
+            state.loaded = loaded
             found = super().match_prefix(params)
-        params.req.memserve_here = int(found.device_prefix_len)
+        state.prefix_tokens = int(found.device_prefix_len)
         return found
 
     def insert(self, params: Any) -> Any:
         result = super().insert(params)
-        if self.hbm is not None:
-            self.hbm.entered(params.key, params.value, result.prefix_len)
+        if self._pages is not None:
+            self._pages.on_insert(params.key, params.value, result.prefix_len)
         return result
 
     def _drain_device_frees(self, device_frees: dict[ComponentType, list[torch.Tensor]]) -> None:
-        if self.hbm is not None and ComponentType.FULL in device_frees:
-            self.hbm.left(device_frees[ComponentType.FULL])
+        if self._pages is not None and ComponentType.FULL in device_frees:
+            self._pages.on_free(device_frees[ComponentType.FULL])
         super()._drain_device_frees(device_frees)
 
     def checkpoint(self, req: Any, *, up_to: int, **how: Any) -> None:
         super().checkpoint(req, up_to=up_to, **how)
-        if self.agent is not None and req.finished():
-            self.agent.finished(req, up_to)
+        if self._requests is not None and req.finished():
+            self._requests.on_finish(req, up_to)
 
     def on_release(self, req: Any, *, checkpointed: bool) -> None:
         super().on_release(req, checkpointed=checkpointed)
-        if req.finished():
+        finished = req.finished()
+        if finished:
             self.prompts["prompt_tokens"] += len(req.origin_input_ids)
             self.prompts["prompt_tokens_cached"] += req.cached_tokens
-            if self.agent is not None:
-                self.agent.count_prompt(req)
-        if self.agent is not None:
-            self.agent.released(req)
+        if self._requests is not None:
+            self._requests.on_release(req, finished)
 
-    def hold(self, node: Any, first: int, stop: int) -> Held:
-        """The pages of tokens `[first, stop)`, whole pages, on the path to `node`."""
+    def hold(self, node: Any, first: int, stop: int) -> HeldPages:
+        """Locks the path to `node`; returns its pages of tokens `[first, stop)`, which are whole pages."""
         lock = self.lock(node)
         slots = self.path_device_indices(node)[first : stop : self.page_size]
-        return Held((slots // self.page_size).to("cpu"), lock, self.epoch)
+        return HeldPages((slots // self.page_size).to("cpu"), lock, self.cache_epoch)
 
-    def hold_more(
-        self, tokens: npt.NDArray[np.int32], namespace: Namespace, first: int
-    ) -> tuple[int, Held] | None:
-        """How many of the tokens it has, and the pages of those from `first` on; None where it has none."""
+    def hold_from(self, tokens: TokenIds, namespace: Namespace, first: int) -> tuple[int, HeldPages] | None:
+        """How many of the tokens the tree has, and its pages of those from `first` on; None for no pages."""
         found = self.match_prefix(MatchPrefixParams(key=_key(tokens, namespace)))
         present = int(found.device_prefix_len)
         return (present, self.hold(found.last_device_node, first, present)) if present > first else None
 
-    def release(self, held: Held) -> None:
-        if held.epoch == self.epoch:
+    def release(self, held: HeldPages) -> None:
+        if held.cache_epoch == self.cache_epoch:
             self.unlock(held.lock)
 
-    def known(self, tokens: npt.NDArray[np.int32], namespace: Namespace) -> int:
-        """How many of the tokens it has."""
+    def prefix_length(self, tokens: TokenIds, namespace: Namespace) -> int:
+        """How many of the tokens, from the first on, the tree has."""
         found = self.match_prefix(MatchPrefixParams(key=_key(tokens, namespace)))
         return int(found.device_prefix_len)
 
     def adopt(
         self,
-        tokens: npt.NDArray[np.int32],
+        tokens: TokenIds,
         namespace: Namespace,
         first: int,
         write: Callable[[torch.Tensor, int], None],
     ) -> Adopted:
-        """Takes in the KV of `tokens[first:]`, whole pages. `write(pages, skipped)` copies it to pages
-        (int64 `[n]`, host), but for the first `skipped` pages of it. Raises what `write` raises.
+        """Takes in the KV of `tokens[first:]`, whole pages.
+
+        `write(pages, skipped)` copies the KV, without its first `skipped` tokens, to these pages (int64
+        `[n]`, host). Raises what `write` raises; the tree is then as it was.
         """
         key = _key(tokens, namespace)
         found = self.match_prefix(MatchPrefixParams(key=key))
@@ -170,7 +155,7 @@ class MemServeRadixCache(UnifiedRadixCache):
             return Adopted.PRESENT
         lock = self.lock(found.last_device_node)
         try:
-            slots = self._slots(len(tokens) - present)
+            slots = self._alloc(len(tokens) - present)
             if slots is None:
                 return Adopted.FULL
             self._fill(
@@ -198,7 +183,7 @@ class MemServeRadixCache(UnifiedRadixCache):
             )
         )
 
-    def _slots(self, count: int) -> torch.Tensor | None:
+    def _alloc(self, count: int) -> torch.Tensor | None:
         allocator = self.token_to_kv_pool_allocator
         slots: torch.Tensor | None = allocator.alloc(count)
         if slots is None:
@@ -207,18 +192,5 @@ class MemServeRadixCache(UnifiedRadixCache):
         return slots
 
 
-def _key(tokens: npt.NDArray[np.int32], namespace: Namespace) -> Any:
+def _key(tokens: TokenIds, namespace: Namespace) -> Any:
     return RadixKey(array("q", tokens.tolist()), namespace.extra_key, cache_salt=namespace.cache_salt)
-
-
-def create(context: Any) -> Any:
-    """SGLang's factory for `--radix-cache-backend memserve`.
-
-    Raises RuntimeError where SGLang no longer has what evictions are seen by: they would go untold.
-    """
-    if not hasattr(UnifiedRadixCache, "_drain_device_frees"):
-        raise RuntimeError("this SGLang has no UnifiedRadixCache._drain_device_frees: use a tested version")
-    if context.is_hybrid_swa and context.full_tokens_per_layer == 0:
-        # Of sliding windows alone: another tree, which knows nothing of us.
-        return default_radix_cache_factory(context)
-    return create_unified_radix_cache(context, cache_class=MemServeRadixCache)

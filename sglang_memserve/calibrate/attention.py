@@ -51,9 +51,9 @@ class Attention:
         rest = Kernel(tile=16, units=self.units)
         if self.backend != MEMSERVE_CPU:
             return PrefillAttention(kernels=(rest,), pads_query=self.backend == TORCH_NATIVE)
-        fused = Kernel(tile=16, units=self.units, with_prefix=False, most_scores=compute.FUSED_CAUSAL)
+        fused = Kernel(tile=16, units=self.units, with_prefix=False, max_scores=compute.FUSED_CAUSAL)
         masked = Kernel(
-            tile=16, units=self.units, with_prefix=True, most_scores=compute.FUSED_SCORES, causal=False
+            tile=16, units=self.units, with_prefix=True, max_scores=compute.FUSED_SCORES, causal=False
         )
         return PrefillAttention(kernels=(fused, masked, rest))
 

@@ -8,6 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sglang_memserve.cli.address import URL_VARIABLE, checked_url, key_of
+from sglang_memserve.cli.engine import require_engine
+
 _EXAMPLES = """\
 examples:
   memserve bench --workload sharegpt --arms colocated,stock-pd,memserve-pd --plot out/
@@ -37,9 +40,10 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
-    """Returns 0 when all was measured, 1 for an error, 130 after Ctrl-C."""
+    """Returns 0 when all was measured, 1 for an error, 2 for a wrong value, 130 after Ctrl-C."""
     # Here, so that no other command pays for what this one imports.
     from sglang_memserve.bench import children
+    from sglang_memserve.bench.serving import arms
     from sglang_memserve.bench.serving.benchmark import benchmark
     from sglang_memserve.bench.serving.options import Options
 
@@ -48,8 +52,24 @@ def run(args: argparse.Namespace, passed_on: list[str]) -> int:
         return 0
     names = [field.name for field in dataclasses.fields(Options)]
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
-    given["api_key"] = args.api_key or os.environ.get("MEMSERVE_API_KEY")
-    return children.run(benchmark(Options(**given, extra=tuple(passed_on))))
+    given["api_key"] = args.api_key or key_of()
+    if args.arms:
+        require_engine("memserve bench --arms")
+    given["urls"] = _urls(args.urls or [], bool(args.arms))
+    options = Options(**given, extra=tuple(passed_on))
+    for name in options.arms:
+        arms.named(name)
+    for url in options.urls:
+        arms.running(url)
+    return children.run(benchmark(options))
+
+
+def _urls(named: list[str], arms: bool) -> list[str]:
+    """The running systems, NAME=URL; MEMSERVE_URL's where neither they nor arms are named."""
+    variable = os.environ.get(URL_VARIABLE)
+    if named or arms or not variable:
+        return named
+    return [f"router={checked_url(variable, URL_VARIABLE)}"]
 
 
 def listed() -> str:
@@ -70,7 +90,7 @@ def _flags() -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     return {
         "systems": [
             ("--arms", "systems to start, see --list", {"type": _names, "metavar": "NAME,NAME"}),
-            ("--url", "a system that runs already; repeatable", _many("urls", str, "NAME=URL")),
+            ("--url", _URL, _many("urls", str, "NAME=URL")),
             ("--api", _API, {"choices": ("generate", "generate-text", "completions", "chat")}),
             ("--request-model", "`model` in requests of OpenAI's forms", {"metavar": "NAME"}),
             ("--no-ignore-eos", _EOS, {"action": "store_false", "dest": "ignore_eos"}),
@@ -114,6 +134,7 @@ def _flags() -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     }
 
 
+_URL = "a system that runs already; repeatable (default: MEMSERVE_URL, as router)"
 _API = "SGLang's own form, by token ids (the default) or text, or OpenAI's, by text"
 _EOS = "let answers end where the model ends them: for servers that do not know ignore_eos"
 _RATES = "sessions a second, one run each; `trace` for a trace's own times (default: by the machine)"

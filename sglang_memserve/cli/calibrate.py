@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sglang_memserve.cli.address import checked_url
+from sglang_memserve.cli.engine import require_engine
 from sglang_memserve.cli.output import show
-from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.errors import ClusterError, UsageError
 from sglang_memserve.model import resolve_model
 
 _EXAMPLES = """\
@@ -45,9 +47,15 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
-    """Writes the profile and says how well it fits. Raises ClusterError for what cannot be measured."""
+    """Writes the profile and says how well it fits.
+
+    Raises ClusterError for what cannot be measured, UsageError for a wrong value.
+    """
+    require_engine("memserve calibrate")
     if not args.out.parent.is_dir():
-        raise ClusterError(f"--out {args.out}: there is no folder {args.out.parent}")
+        raise UsageError(f"--out {args.out}: there is no folder {args.out.parent}")
+    url = checked_url(args.url, "--url") if args.url else None
+    key = args.api_key or os.environ.get("MEMSERVE_API_KEY")
     # Here, so that no other command pays for torch.
     from sglang_memserve.calibrate import calibration
     from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
@@ -56,11 +64,14 @@ def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     try:
         options = CalibrationOptions(model=resolve_model(args.model), **given)
-        shape, prefills = model_shape(options.model), []
-        if args.url:
-            show(f"measuring prefills of {args.url}")
-            key = args.api_key or os.environ.get("MEMSERVE_API_KEY")
-            prefills = asyncio.run(calibration.sample_prefills(args.url, shape.vocab, key))
+        shape = model_shape(options.model)
+    except (CalibrationError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    prefills = []
+    try:
+        if url:
+            show(f"measuring prefills of {url}")
+            prefills = asyncio.run(calibration.sample_prefills(url, shape.vocab, key))
         profile = calibration.measure(options, lambda what: show(f"measuring {what}"))
         if prefills:
             profile = calibration.with_overhead(profile, shape, prefills)

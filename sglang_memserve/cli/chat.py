@@ -1,133 +1,150 @@
-"""A chat of three turns that shows what caching and the KV transfer did for each."""
+"""`memserve chat`: a chat with the model behind a router, and what caching did after each turn."""
 
-import time
-from dataclasses import dataclass
+import argparse
+import asyncio
+import contextlib
+import importlib
+import sys
 from typing import Any
 
 import aiohttp
-import orjson
 
-from sglang_memserve.cli.output import show
+from sglang_memserve.cli.address import add_router, router_of
+from sglang_memserve.cli.chat_turn import Turn, chat_turn, kv_bytes_received, summary
+from sglang_memserve.cli.output import show, show_styled
 from sglang_memserve.cluster import probe
-from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.errors import ClusterError, UsageError
 
-_QUESTIONS = (
-    "What is the capital of France?",
-    "Name three things that a visitor should see there.",
-    "Tell me more about the first one.",
-)
-_ANSWER_TOKENS = 64
-_TURN_S = 120.0
+_HELP = "/clear begins anew, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One answer; `ttft` in seconds from sending to the first text; None for what the server did not tell."""
-
-    answer: str
-    ttft: float
-    prompt_tokens: int | None
-    cached_tokens: int | None
-
-
-async def run_chat(router: str, api_key: str | None = None) -> None:
-    """Holds the chat through `router` and prints it. Raises ClusterError if a turn fails."""
-    history: list[dict[str, str]] = []
-    async with probe.client(api_key) as session:
-        for number, question in enumerate(_QUESTIONS, 1):
-            history.append({"role": "user", "content": question})
-            before = await kv_bytes_received(session, router)
-            turn = await chat_turn(session, router, history)
-            after = await kv_bytes_received(session, router)
-            history.append({"role": "assistant", "content": turn.answer})
-            moved = after - before if before is not None and after is not None else None
-            show(f"\nTurn {number}: {question}\n  {turn.answer.strip()}\n  {_summary(turn, moved)}")
-    show("")
-
-
-def _summary(turn: Turn, moved: int | None) -> str:
-    def shown(value: int | None) -> str:
-        return "n/a" if value is None else f"{value:,}"
-
-    kv = "n/a" if moved is None else f"{moved / 1e6:.2f} MB"
-    return (
-        f"TTFT {turn.ttft:.2f} s | prompt {shown(turn.prompt_tokens)} tokens, {shown(turn.cached_tokens)} "
-        f"cached | KV moved from prefill to decode: {kv}"
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "chat",
+        help="chat with the model behind a router",
+        description="Chats with the model behind a router. After each turn it shows the time to the first "
+        f"token, how many tokens of the prompt were cached, and how much KV moved. {_HELP}.",
     )
+    add_router(parser)
+    parser.add_argument("--system", metavar="TEXT", help="the system message")
+    parser.add_argument(
+        "--max-tokens", type=int, default=512, help="maximum length of an answer (default: %(default)s)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="(default: %(default)s)")
+    parser.set_defaults(command=run)
 
 
-async def chat_turn(session: aiohttp.ClientSession, router: str, messages: list[dict[str, str]]) -> Turn:
-    """The streamed answer to `messages`. Raises ClusterError if there is none."""
-    url = f"{router}/v1/chat/completions"
-    body = {
-        "model": "default",
-        "messages": messages,
-        "temperature": 0,
-        "max_tokens": _ANSWER_TOKENS,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    began, ttft = time.monotonic(), None
-    parts: list[str] = []
-    usage: dict[str, Any] = {}
+def run(args: argparse.Namespace, passed_on: list[str]) -> int:
+    """Chats until /quit, the end of the input, or Ctrl-C at the prompt. Raises ClusterError."""
+    router, key = router_of(args)
+    if args.max_tokens < 1:
+        raise UsageError(f"--max-tokens {args.max_tokens}: must be a number greater than 0")
+    if not args.temperature >= 0:
+        raise UsageError(f"--temperature {args.temperature}: must be a number from 0 up")
+    with asyncio.Runner() as runner:
+        chat = runner.run(Chat.begin(router, key, args))
+        try:
+            _loop(chat, runner)
+        finally:
+            runner.run(chat.close())
+    return 0
+
+
+def _loop(chat: "Chat", runner: asyncio.Runner) -> None:
+    interactive = sys.stdin.isatty()
+    if interactive:
+        # Importing it gives `input` a history and editing keys.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("readline")
+        show(_HELP)
+    while True:
+        try:
+            line = input("> " if interactive else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            show("")
+            return
+        match line:
+            case "":
+                continue
+            case "/quit" | "/exit":
+                return
+            case "/clear":
+                chat.clear()
+            case _ if line.startswith("/"):
+                show(f"{line}: there is no such command; {_HELP}")
+            case _:
+                _answer(chat, runner, line)
+
+
+def _answer(chat: "Chat", runner: asyncio.Runner, question: str) -> None:
+    """One turn. Ctrl-C stops the answer, and the question is taken back."""
     try:
-        async with session.post(url, json=body, timeout=aiohttp.ClientTimeout(total=_TURN_S)) as response:
-            if response.status != 200:
-                raise ClusterError(f"{url} answers {response.status}: {(await response.text())[:500]}")
-            async for line in response.content:
-                chunk = _event(line)
-                usage = chunk.get("usage") or usage
-                if text := _text(chunk):
-                    ttft = ttft or time.monotonic() - began
-                    parts.append(text)
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise ClusterError(f"{url} broke off: {error or type(error).__name__}") from error
-    if ttft is None:
-        raise ClusterError(f"{url} gave no text")
-    details = usage.get("prompt_tokens_details") or {}
-    return Turn("".join(parts), ttft, usage.get("prompt_tokens"), details.get("cached_tokens"))
+        turn, moved = runner.run(chat.ask(question))
+    except KeyboardInterrupt:
+        show("\n(stopped)")
+    except UsageError:
+        raise
+    except ClusterError as error:
+        show(f"\n{error}", sys.stderr)
+    else:
+        show("")
+        show_styled([(summary(turn, moved), "dim")])
 
 
-def _event(line: bytes) -> dict[str, Any]:
-    """The object in a line of an event stream; empty for other lines. Raises ClusterError for an error."""
-    data = line.removeprefix(b"data:").strip()
-    if not line.startswith(b"data:") or data == b"[DONE]":
-        return {}
-    chunk: dict[str, Any] = orjson.loads(data)
-    if error := chunk.get("error"):
-        raise ClusterError(f"the answer broke off: {error}")
-    return chunk
+class Chat:
+    """A conversation: its messages, and the router that answers them."""
 
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        router: str,
+        *,
+        system: str | None,
+        max_tokens: int,
+        temperature: float,
+    ) -> None:
+        self._session = session
+        self._router = router
+        self._begin = [{"role": "system", "content": system}] if system else []
+        self._messages = list(self._begin)
+        self._max_tokens = max_tokens
+        self._temperature = temperature
 
-def _text(chunk: dict[str, Any]) -> str:
-    choices = chunk.get("choices") or [{}]
-    return str((choices[0].get("delta") or {}).get("content") or "")
+    @classmethod
+    async def begin(cls, router: str, key: str | None, args: argparse.Namespace) -> "Chat":
+        """Raises ClusterError if no router answers there."""
+        session = probe.client(key)
+        try:
+            probe.worker_list(await probe.ask(session, f"{router}/workers"))
+        except ClusterError:
+            await session.close()
+            raise
+        return cls(
+            session, router, system=args.system, max_tokens=args.max_tokens, temperature=args.temperature
+        )
 
+    async def ask(self, question: str) -> tuple[Turn, int | None]:
+        """Prints the answer as it comes. Returns the turn, and the bytes of KV that moved for it.
 
-async def kv_bytes_received(session: aiohttp.ClientSession, router: str) -> int | None:
-    """Bytes of KV that decode instances have received since their start; None if they do not count them."""
-    try:
-        decode = (await probe.ask(session, f"{router}/server_info"))["decode"]
-        states = [state for instance in decode for state in instance["internal_states"]]
-        return sum(int(state["memserve"]["kv_bytes_received"]) for state in states) if states else None
-    except (ClusterError, KeyError, TypeError):
-        return None
+        A turn that fails, or is cancelled, leaves the messages as they were. Raises ClusterError.
+        """
+        messages = [*self._messages, {"role": "user", "content": question}]
+        before = await kv_bytes_received(self._session, self._router)
+        turn = await chat_turn(
+            self._session,
+            self._router,
+            messages,
+            max_tokens=self._max_tokens,
+            temperature=self._temperature,
+            on_text=lambda text: show(text, end=""),
+        )
+        after = await kv_bytes_received(self._session, self._router)
+        self._messages = [*messages, {"role": "assistant", "content": turn.answer}]
+        return turn, after - before if before is not None and after is not None else None
 
+    def clear(self) -> None:
+        """Begins a new conversation."""
+        self._messages = list(self._begin)
 
-def examples(router: str, *, keyed: bool = False) -> str:
-    """How to talk to the cluster from a shell and from Python; `keyed` if it asks for MEMSERVE_API_KEY."""
-    header = ' -H "Authorization: Bearer $MEMSERVE_API_KEY"' if keyed else ""
-    key = 'os.environ["MEMSERVE_API_KEY"]' if keyed else '"none"'
-    imports = "import os\n  " if keyed else ""
-    return f"""Try it{", with MEMSERVE_API_KEY set" if keyed else ""}:
-
-  curl -N {router}/v1/chat/completions -H 'Content-Type: application/json'{header} -d \\
-    '{{"model": "default", "stream": true, "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
-
-  {imports}from openai import OpenAI
-  client = OpenAI(base_url="{router}/v1", api_key={key})
-  messages = [{{"role": "user", "content": "What is a KV cache?"}}]
-  answer = client.chat.completions.create(model="default", messages=messages)
-  print(answer.choices[0].message.content)
-
-`memserve status --url {router}` shows the instances. Ctrl-C stops all of them."""
+    async def close(self) -> None:
+        await self._session.close()

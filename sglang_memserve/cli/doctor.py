@@ -1,4 +1,4 @@
-"""`memserve doctor`: what does not fit in a running cluster, and what to do about it."""
+"""`memserve doctor`: what is wrong in a running cluster, and what to do about it."""
 
 import argparse
 import asyncio
@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sglang_memserve.cli.asking import add_router, router_of
-from sglang_memserve.cli.output import show
+from sglang_memserve.cli.address import add_router, router_of
+from sglang_memserve.cli.output import show, show_styled
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import client
 from sglang_memserve.doctor import Finding, State, examine, gather
@@ -18,7 +18,7 @@ _START = "start it, or say where it is with --url, and its key with --api-key"
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser(
-        "doctor", help="what does not fit, and what to do about it", description=__doc__
+        "doctor", help="what is wrong in a cluster, and what to do about it", description=__doc__
     )
     add_router(parser, "print JSON instead of text")
     parser.set_defaults(command=run)
@@ -27,9 +27,12 @@ def add_command(commands: Any) -> None:
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints what each check found. Returns 1 if something is wrong."""
     findings = asyncio.run(diagnose(*router_of(args)))
-    healthy = all(one.state is not State.WRONG for one in findings)
-    told = {"ok": healthy, "findings": [asdict(one) for one in findings]}
-    show(json.dumps(told, indent=2) if args.json else report(findings))
+    healthy = all(finding.state is not State.WRONG for finding in findings)
+    if args.json:
+        result = {"ok": healthy, "findings": [asdict(finding) for finding in findings]}
+        show(json.dumps(result, indent=2))
+    else:
+        show_styled(lines_of(findings))
     return 0 if healthy else 1
 
 
@@ -43,15 +46,22 @@ async def diagnose(router: str, api_key: str | None = None) -> list[Finding]:
     return [Finding("router", State.OK, f"answers at {router}"), *examine(evidence)]
 
 
-def report(findings: list[Finding]) -> str:
-    """What is to be done goes below what was found."""
-    width = max(len(one.check) for one in findings)
+def lines_of(findings: list[Finding]) -> list[tuple[str, str]]:
+    """Each finding, with what to do about it below it; and the style of each line."""
+    width = max(len(finding.check) for finding in findings)
     lines = []
-    for one in findings:
-        lines.append(f"{_MARKS[one.state]}  {one.check:<{width}}  {one.says}")
-        if one.do:
-            lines.append(f"{'':<{len(_MARKS[State.OK]) + 2 + width}}  -> {one.do}")
-    return "\n".join(lines)
+    for finding in findings:
+        style = _STYLES[finding.state]
+        lines.append((f"{_MARKS[finding.state]}  {finding.check:<{width}}  {finding.says}", style))
+        if finding.do:
+            lines.append((f"{'':<{len(_MARKS[State.OK]) + 2 + width}}  -> {finding.do}", "bold"))
+    return lines
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings in plain text."""
+    return "\n".join(text for text, _ in lines_of(findings))
 
 
 _MARKS = {State.OK: "ok   ", State.NOTE: "note ", State.WRONG: "WRONG"}
+_STYLES = {State.OK: "green", State.NOTE: "yellow", State.WRONG: "bold red"}

@@ -3,10 +3,11 @@
 import argparse
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from sglang_memserve.cli.asking import add_router, router_of
-from sglang_memserve.cli.output import aligned, show
+from sglang_memserve.cli.address import add_router, router_of
+from sglang_memserve.cli.output import aligned, show, show_table
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import ask, client
 
@@ -24,29 +25,35 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "explain",
         help="how a router would route a prompt, and why",
-        description="Asks a router how it would route a prompt now; nothing is sent to the instances. Times "
-        "are predicted, in ms. A * is beside the chosen ones.",
+        description="Asks a router how it would route a prompt now. Nothing goes to the instances. Times are "
+        "predicted, in ms. A * marks the chosen instances.",
     )
     parser.add_argument("prompt", help="the text")
-    parser.add_argument("--chat", action="store_true", help="as the first message of a chat")
-    parser.add_argument("--max-tokens", type=int, default=128, help="of the answer (default: %(default)s)")
+    parser.add_argument("--chat", action="store_true", help="take it as the first message of a chat")
+    parser.add_argument(
+        "--max-tokens", type=int, default=128, help="maximum length of the answer (default: %(default)s)"
+    )
     add_router(parser, "print the record as JSON instead of a table")
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
-    """Prints the decision. Raises ClusterError if the router does not tell one."""
+    """Prints the decision. Raises ClusterError if the router gives none."""
     router, key = router_of(args)
     record = asyncio.run(explain(router, body_of(args.prompt, args.chat, args.max_tokens), key))
-    show(json.dumps(record, indent=2) if args.json else f"{table(record)}\n\n{summary(record)}")
+    if args.json:
+        show(json.dumps(record, indent=2))
+    else:
+        show_table(cells(record), {"*": "bold green"})
+        show(f"\n{summary(record)}")
     return 0
 
 
-def body_of(prompt: str, chat: bool, most: int) -> dict[str, Any]:
-    """The request that is asked about."""
+def body_of(prompt: str, chat: bool, max_tokens: int) -> dict[str, Any]:
+    """The request to explain."""
     if chat:
-        return {"messages": [{"role": "user", "content": prompt}], "max_tokens": most}
-    return {"text": prompt, "sampling_params": {"max_new_tokens": most}}
+        return {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens}
+    return {"text": prompt, "sampling_params": {"max_new_tokens": max_tokens}}
 
 
 async def explain(router: str, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
@@ -54,32 +61,37 @@ async def explain(router: str, body: dict[str, Any], api_key: str | None = None)
     async with client(api_key) as session:
         record = await ask(session, f"{router}/explain", body)
     candidates = record.get("candidates") if isinstance(record, dict) else None
-    if not isinstance(candidates, list) or not all(isinstance(one, dict) for one in candidates):
+    if not isinstance(candidates, list) or not all(isinstance(candidate, dict) for candidate in candidates):
         raise ClusterError(f"{router}/explain gave no decision: {str(record)[:200]}")
     return {**record}
 
 
-def table(record: dict[str, Any]) -> str:
-    """A line for each candidate; times in ms."""
+def cells(record: dict[str, Any]) -> list[Sequence[str]]:
+    """Headings, and a line for each candidate; times in ms."""
     chosen = (record.get("prefill"), record.get("decode"))
-    lines = [_line(one, one.get("url") in chosen) for one in record["candidates"]]
-    return aligned([(*_COLUMNS, *_TIMES), *lines])
+    lines = [_line(candidate, candidate.get("url") in chosen) for candidate in record["candidates"]]
+    return [(*_COLUMNS, *_TIMES), *lines]
 
 
-def _line(one: dict[str, Any], chosen: bool) -> list[str]:
-    price = one.get("cost") or {}
-    counts = (one.get(name) for name in ("cached_tokens", "cached_tokens_in_hbm", "charged_tokens"))
+def table(record: dict[str, Any]) -> str:
+    """The candidates in plain text."""
+    return aligned(cells(record))
+
+
+def _line(candidate: dict[str, Any], chosen: bool) -> list[str]:
+    price = candidate.get("cost") or {}
+    counts = (candidate.get(name) for name in ("cached_tokens", "cached_tokens_in_hbm", "charged_tokens"))
     return [
         "*" if chosen else "",
-        str(one.get("role")),
-        str(one.get("url")),
+        str(candidate.get("role")),
+        str(candidate.get("url")),
         *("-" if count is None else f"{count:,}" for count in counts),
         *("-" if price.get(name) is None else f"{price[name]:,.1f}" for name in _PRICES),
     ]
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Who was chosen, and what for."""
+    """Which instances were chosen, and for what."""
     tokens, prefill, decode = (record.get(name) for name in ("prompt_tokens", "prefill", "decode"))
     known = "" if record.get("tokenised") else "about "
     pair = f"{prefill} prefills and {decode} decodes" if prefill else f"{decode} does both"
@@ -88,7 +100,7 @@ def summary(record: dict[str, Any]) -> str:
         f"{record.get('policy')}: {pair}, decided in {record.get('decision_us')} us",
     ]
     first: dict[str, Any] = next(
-        (one for one in record["candidates"] if one.get("url") == (prefill or decode)), {}
+        (candidate for candidate in record["candidates"] if candidate.get("url") == (prefill or decode)), {}
     )
     if how := _WAYS.get(str((first.get("cost") or {}).get("plan"))):
         fetch = record.get("fetch")
@@ -97,5 +109,5 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def _fetched(fetch: dict[str, Any]) -> str:
-    source, tokens, most = (fetch.get(name) for name in ("source", "tokens", "deadline_ms"))
-    return f": {tokens} tokens from {source}, within {most} ms"
+    source, tokens, deadline_ms = (fetch.get(name) for name in ("source", "tokens", "deadline_ms"))
+    return f": {tokens} tokens from {source}, within {deadline_ms} ms"

@@ -2,39 +2,64 @@
 
 import argparse
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable
 
-from sglang_memserve.cli import bench, calibrate, doctor, explain, instance, router, status, up
-from sglang_memserve.cluster.errors import ClusterError
+from router.config.explain import ConfigError
+from router.config.parser import Parser
+from sglang_memserve.cli import (
+    bench,
+    calibrate,
+    chat,
+    completion,
+    doctor,
+    environment,
+    explain,
+    instance,
+    registry,
+    router,
+    status,
+    up,
+)
+from sglang_memserve.cluster.errors import ClusterError, UsageError
 from sglang_memserve.model import ModelError
 
 Command = Callable[[argparse.Namespace, list[str]], int]
+_WRONG_USE = (UsageError, ConfigError, ModelError)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code. What follows `--` goes to SGLang or the router as it is."""
+    """Runs one command and returns its exit code: 2 for a wrong flag, variable or value.
+
+    What follows `--` goes to SGLang or the router as it is.
+    """
     own, passed_on = _split(list(sys.argv[1:] if argv is None else argv))
     try:
-        args = _parser().parse_args(own)
+        args = make_parser().parse_args(own)
+        environment.check(os.environ)
         command: Command = args.command
         return command(args, passed_on)
-    except (ClusterError, ModelError, OSError) as error:
+    except (ClusterError, ConfigError, ModelError, OSError) as error:
         print(f"memserve: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, _WRONG_USE) else 1
     except KeyboardInterrupt:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="memserve", description="SGLang, split into prefill and decode, with one KV cache."
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="memserve",
+        description="SGLang, split into prefill and decode, with one KV cache.",
+        epilog=environment.TABLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     version = importlib.metadata.version("sglang-memserve")
     parser.add_argument("--version", action="version", version=f"memserve {version}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for part in (up, instance, router, status, explain, doctor, bench, calibrate):
+    for part in (up, instance, router, registry, status, chat, explain, doctor, bench, calibrate):
         part.add_command(commands)
+    completion.add_command(commands, make_parser)
     return parser
 
 

@@ -1,12 +1,13 @@
-"""`memserve status`: who serves, and how busy each is."""
+"""`memserve status`: the instances behind a router, and how busy each is."""
 
 import argparse
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from sglang_memserve.cli.asking import add_router, router_of
-from sglang_memserve.cli.output import aligned
+from sglang_memserve.cli.address import add_router, router_of
+from sglang_memserve.cli.output import aligned, show, show_table
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import ask, client, worker_list
 
@@ -23,17 +24,20 @@ def add_command(commands: Any) -> None:
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints one row for each instance. Returns 1 if one of them is down."""
     rows = asyncio.run(collect(*router_of(args)))
-    print(json.dumps(rows, indent=2) if args.json else table(rows))
+    if args.json:
+        show(json.dumps(rows, indent=2))
+    else:
+        show_table(cells(rows), {"yes": "green", "NO": "bold red"})
     return 0 if rows and all(row["healthy"] for row in rows) else 1
 
 
 async def collect(router: str, api_key: str | None = None) -> list[dict[str, Any]]:
-    """The rows, keyed by the table's columns; None for what an instance did not tell. Raises ClusterError."""
+    """The rows, by the table's columns; None for what an instance did not report. Raises ClusterError."""
     async with client(api_key) as session:
         workers = worker_list(await ask(session, f"{router}/workers"))
         try:
-            told = (await ask(session, f"{router}/v1/loads?include=core"))["instances"]
-            loads = {entry["url"]: entry.get("loads") for entry in told}
+            reported = (await ask(session, f"{router}/v1/loads?include=core"))["instances"]
+            loads = {entry["url"]: entry.get("loads") for entry in reported}
         except (ClusterError, KeyError, TypeError, AttributeError):
             loads = {}
     return [_row(worker, loads.get(worker["url"])) for worker in workers]
@@ -48,9 +52,14 @@ def _row(worker: dict[str, Any], loads: Any) -> dict[str, Any]:
     return {**row, **dict(zip(_COLUMNS[3:], totals, strict=True))}
 
 
+def cells(rows: list[dict[str, Any]]) -> list[Sequence[str]]:
+    """The rows as text, under their headings."""
+    return [_COLUMNS, *([_cell(row[column]) for column in _COLUMNS] for row in rows)]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows under their headings."""
-    return aligned([_COLUMNS, *([_cell(row[column]) for column in _COLUMNS] for row in rows)])
+    """The rows under their headings, in plain text."""
+    return aligned(cells(rows))
 
 
 def _cell(value: Any) -> str:

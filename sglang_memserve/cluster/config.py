@@ -1,69 +1,162 @@
-"""What `memserve up` can be told. Defaults are stated here and nowhere else."""
+"""The settings of `memserve up`. Defaults are stated here and nowhere else."""
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+import shlex
 from pathlib import Path
+from typing import Annotated, Any, Self
 
-from sglang_memserve.cluster.errors import ClusterError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from router.config.explain import as_flag, explained
+from sglang_memserve.cluster.errors import UsageError
+from sglang_memserve.cluster.spec import Role
+
+ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 
 
-@dataclass(frozen=True)
-class ClusterConfig:
-    """Counts of instances by role; `host` and `port` are the router's; `start_timeout` in seconds.
+def _count(value: int) -> int:
+    if value < 0:
+        raise ValueError("a count of instances cannot be negative")
+    return value
 
-    With no instance asked for, one prefill and one decode instance are meant. `threads` and
+
+def _port(value: int) -> int:
+    if not 1 <= value <= 65535:
+        raise ValueError("is not a port: use 1 to 65535")
+    return value
+
+
+def _key(value: str) -> str:
+    if not re.fullmatch("[!-~]+", value):
+        raise ValueError("--api-key: give a key of printable ASCII without spaces")
+    return value
+
+
+def _args(value: Any) -> Any:
+    """Flags as a list, or in one text as a shell takes them."""
+    if isinstance(value, str):
+        return tuple(shlex.split(value))
+    return [str(flag) for flag in value] if isinstance(value, list) else value
+
+
+def _role(value: Any) -> Any:
+    """A count alone, or settings by name."""
+    return value if isinstance(value, dict | BaseModel) else {"count": value}
+
+
+Args = Annotated[tuple[str, ...], BeforeValidator(_args)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class RoleConfig(BaseModel):
+    """The instances of one role: how many, and SGLang's flags for them alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: Annotated[int, AfterValidator(_count)] = 0
+    args: Args = ()
+
+
+Instances = Annotated[RoleConfig, BeforeValidator(_role)]
+
+
+class ClusterConfig(BaseModel):
+    """Instances by role; `host` and `port` are the router's; `start_timeout` in seconds.
+
+    With no instance asked for, there are one prefill and one decode instance. `threads` and
     `max_total_tokens` hold for each instance; None means a share of this machine. `api_key` is what the
-    router asks of clients, and presents to the instances, which ask for it as well.
-    `extra` are SGLang's flags for each instance.
+    router asks of clients, and presents to the instances, which ask for it as well. `args` are SGLang's flags
+    for each instance; those of a role win over them. `router` has settings of the router's by name.
+
+    Raises UsageError for a setting that makes no sense.
     """
 
-    prefill: int = 0
-    decode: int = 0
-    colocated: int = 0
-    model: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 30000
-    api_key: str | None = field(default=None, repr=False)
-    log_dir: Path | None = None
-    threads: int | None = None
-    max_total_tokens: int | None = None
-    start_timeout: float = 600.0
-    extra: tuple[str, ...] = ()
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __post_init__(self) -> None:
-        if not (self.prefill or self.decode or self.colocated):
-            object.__setattr__(self, "prefill", 1)
-            object.__setattr__(self, "decode", 1)
-        if min(self.prefill, self.decode, self.colocated) < 0:
-            raise ClusterError("--prefill, --decode and --colocated count instances: they cannot be negative")
-        if bool(self.prefill) != bool(self.decode):
-            raise ClusterError(
-                f"--prefill {self.prefill} --decode {self.decode}: one cannot serve without the other; "
+    prefill: Instances = RoleConfig()
+    decode: Instances = RoleConfig()
+    colocated: Instances = RoleConfig()
+    model: str | None = Field(None, description="a local folder or a hub name (default: the embedded model)")
+    host: str = Field("127.0.0.1", description="the router's address (default: {})")
+    port: Annotated[int, AfterValidator(_port)] = Field(30000, description="the router's port (default: {})")
+    api_key: Annotated[str, AfterValidator(_key)] | None = Field(
+        None,
+        repr=False,
+        description="key that clients must present; set it as MEMSERVE_API_KEY, which `ps` does not show",
+    )
+    log_dir: Path | None = Field(
+        None, description="folder for the logs (default: ~/.local/state/memserve/PORT)"
+    )
+    threads: Positive | None = Field(
+        None, description="OpenMP threads of each instance (default: its share of the cores)"
+    )
+    max_total_tokens: Positive | None = Field(
+        None, description="KV pool of each instance, in tokens (default: its share of free memory)"
+    )
+    start_timeout: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="seconds until each instance must be ready (default: {:.0f})"
+    )
+    args: Args = ()
+    router: dict[str, Any] = {}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            shown = (info.context or {}).get("shown", as_flag)
+            raise UsageError(explained(cls, error, shown)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_pair(cls, values: Any) -> Any:
+        roles = {name: _role(values[name]) for name in ROLES if name in values}
+        if any(not isinstance(role, dict) or "count" in role for role in roles.values()):
+            return values
+        pair = {name: {**roles.get(name, {}), "count": 1} for name in ("prefill", "decode")}
+        return {**values, **pair}
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        prefill, decode = self.prefill.count, self.decode.count
+        if not self.instances:
+            raise UsageError(
+                f"--prefill {prefill} --decode {decode} --colocated 0: nothing to start; "
+                "give at least one --prefill and one --decode, or --colocated"
+            )
+        if bool(prefill) != bool(decode):
+            raise UsageError(
+                f"--prefill {prefill} --decode {decode}: one cannot serve without the other; "
                 "give at least one of each, or use --colocated"
             )
-        if not 1 <= self.port <= 65535:
-            raise ClusterError(f"--port {self.port} is not a port: use 1 to 65535")
-        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
-            raise ClusterError("--api-key: give a key of printable ASCII without spaces")
-        for name in ("threads", "max_total_tokens", "start_timeout"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ClusterError(f"--{name.replace('_', '-')} {value} must be positive")
+        return self
 
     @property
     def instances(self) -> int:
-        return self.prefill + self.decode + self.colocated
+        return sum(self.of(role).count for role in ROLES)
+
+    def of(self, role: str) -> RoleConfig:
+        """The settings of a role."""
+        return {"prefill": self.prefill, "decode": self.decode, "colocated": self.colocated}[role]
+
+    def args_of(self, role: str) -> tuple[str, ...]:
+        """SGLang's flags for the instances of a role; later ones win."""
+        return (*self.args, *self.of(role).args)
 
     @property
     def logs(self) -> Path:
         """`log_dir`, or $XDG_STATE_HOME (~/.local/state)/memserve/<router port>."""
         state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
         return self.log_dir or state / "memserve" / str(self.port)
-
-
-def environment_defaults(environ: Mapping[str, str]) -> dict[str, str]:
-    """What MEMSERVE_PREFILL, MEMSERVE_PORT and so on say, by field, as text."""
-    names = {one.name: f"MEMSERVE_{one.name.upper()}" for one in fields(ClusterConfig) if one.name != "extra"}
-    return {setting: environ[name] for setting, name in names.items() if environ.get(name)}

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import aiohttp
 
@@ -112,13 +113,25 @@ class LocalCluster:
         config = self._config
         return Member(
             name=_ROUTER,
-            argv=router_argv(config.host, config.port, list(self._instances.values())),
+            argv=router_argv(
+                config.host, config.port, list(self._instances.values()), self._router_settings()
+            ),
             env=router_env(config.api_key),
             log=config.logs / f"{_ROUTER}.log",
             phase=partial(probe.router_phase, self._session, self.url),
             # Its clients' requests end with it; SGLang would wait for them.
             first_to_stop=True,
         )
+
+    def _router_settings(self) -> Path | None:
+        """The file that the router reads those settings from that are in the cluster's."""
+        if not self._config.router:
+            return None
+        file = self._config.logs / f"{_ROUTER}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # JSON is YAML.
+        file.write_text(json.dumps(self._config.router, indent=1))
+        return file
 
     def _registries(self) -> list[Member]:
         """One member for each registry that the instances name."""

@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.errors import ClusterError, UsageError
 from sglang_memserve.cluster.spec import InstanceSpec
 
 _PROBE_S = 5.0
 _MAX_ANSWER = 16 * 1024 * 1024
 _NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+KEY_HINT = "the router asks for its API key: set MEMSERVE_API_KEY or --api-key"
 _LOADING = b"Load weight begin"
 
 
@@ -40,12 +41,14 @@ async def answers(session: aiohttp.ClientSession, url: str) -> bool:
 async def ask(session: aiohttp.ClientSession, url: str, body: object = None) -> Any:
     """The JSON that GET `url` gives (POST, with a `body`), at most 16 MiB.
 
-    Raises ClusterError with URL and reason.
+    Raises ClusterError with URL and reason, UsageError for a missing or wrong key.
     """
     method = "GET" if body is None else "POST"
     try:
         async with session.request(method, url, json=body) as response:
             body = await _limited(response)
+            if response.status == 401:
+                raise UsageError(f"{url} answers 401: {KEY_HINT}")
             if response.status != 200:
                 raise ClusterError(f"{url} answers {response.status}: {body[:300].decode(errors='replace')}")
     except _NETWORK_ERRORS as error:

@@ -1,8 +1,10 @@
 """This machine's cores, memory and GPUs, shared out to instances."""
 
+import itertools
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -93,16 +95,17 @@ def visible_gpus() -> list[int]:
         ) from None
 
 
-def gpus_each(gpus: list[int], instances: int, wanted: int) -> list[tuple[int, ...]]:
-    """`wanted` GPUs of its own for each instance, in turn; nothing on a host without GPUs.
+def gpus_each(gpus: list[int], wanted: Sequence[int]) -> list[tuple[int, ...]]:
+    """GPUs of its own for each instance, as many as it wants; nothing on a host without GPUs.
 
     Raises ClusterError if there are fewer than that.
     """
     if not gpus:
-        return [()] * instances
-    if instances * wanted > len(gpus):
+        return [()] * len(wanted)
+    if sum(wanted) > len(gpus):
         raise ClusterError(
-            f"{instances} instances of {wanted} GPU(s) need {instances * wanted}, {len(gpus)} are visible: "
+            f"{len(wanted)} instances (with --tp and --pp) need {sum(wanted)}, {len(gpus)} are visible: "
             "start fewer"
         )
-    return [tuple(gpus[i * wanted : (i + 1) * wanted]) for i in range(instances)]
+    left = iter(gpus)
+    return [tuple(itertools.islice(left, count)) for count in wanted]

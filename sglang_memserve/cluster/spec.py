@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from sglang_memserve.launch_server import API_KEY_VARIABLE
@@ -80,10 +81,13 @@ def registry_argv(endpoint: str) -> list[str]:
     return [*command, "--log-level", "warning"]
 
 
-def router_argv(host: str, port: int, instances: Sequence[InstanceSpec]) -> list[str]:
-    """The command that starts a router in front of `instances`."""
+def router_argv(
+    host: str, port: int, instances: Sequence[InstanceSpec], settings: Path | None = None
+) -> list[str]:
+    """The command that starts a router in front of `instances`; `settings`: a file with more of them."""
     command = [*_PYTHON, "router.launch_router", "--host", host, "--port", str(port)]
-    return [*command, *instance_flags(instances)]
+    file = ["--config", str(settings)] if settings else []
+    return [*command, *file, *instance_flags(instances)]
 
 
 def instance_flags(instances: Sequence[InstanceSpec]) -> list[str]:

@@ -9,7 +9,7 @@ from sglang.srt.platforms.interface import SRTPlatform
 
 from sglang_memserve.cpu import dtype as cpu_dtype
 from sglang_memserve.cpu.attention import registration
-from sglang_memserve.cpu.detect import CpuPlatformMark
+from sglang_memserve.cpu_detection import CpuPlatformMark
 
 
 def activate() -> str | None:

@@ -1,4 +1,4 @@
-"""What a router and its instances tell; all of it asked of the router, which can reach them."""
+"""What a router and its instances report. All of it comes through the router, which can reach them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ _ROLES = ("prefill", "decode", "colocated")
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
-    """One instance: the router's entry of it, its own /server_info, {} if it gave none, and how the router
-    follows what it holds, by medium.
+class InstanceEvidence:
+    """One instance: the router's entry for it, its own /server_info ({} if it gave none), and the state of
+    the feeds of its cache events, by medium.
     """
 
     worker: dict[str, Any]
@@ -35,43 +35,48 @@ class Told:
 
     @property
     def memserve(self) -> dict[str, Any]:
-        """What it tells as one of ours; {} of stock SGLang."""
+        """MemServe's part of /server_info; {} for stock SGLang."""
         return dict_of(self.info.get("memserve"))
 
     @property
     def counters(self) -> dict[str, Any]:
-        """Those of its first rank."""
+        """The counters of its first rank."""
         states = self.info.get("internal_states")
         return dict_of(dict_of(states[0]).get("memserve")) if isinstance(states, list) and states else {}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """`routing`: the router's own counts. `trouble`: why instances could not be asked."""
+    """`routing`: the router's own counts. `trouble`: why /server_info could not be read."""
 
-    instances: Sequence[Told]
+    instances: Sequence[InstanceEvidence]
     routing: dict[str, Any] = field(default_factory=dict)
     router_version: str | None = None
     trouble: str = ""
 
-    def of(self, role: str) -> list[Told]:
-        return [one for one in self.instances if one.role == role]
+    def of(self, role: str) -> list[InstanceEvidence]:
+        return [instance for instance in self.instances if instance.role == role]
 
 
 async def gather(session: aiohttp.ClientSession, router: str) -> Evidence:
-    """Raises ClusterError where there is no router to ask."""
+    """Raises ClusterError if no router answers."""
     workers = await ask(session, f"{router}/workers")
     listed = worker_list(workers)
     trouble, infos = "", dict[str, dict[str, Any]]()
     try:
-        told = dict_of(await ask(session, f"{router}/server_info"))
-        entries = [entry for role in _ROLES for entry in list_of(told.get(role)) if isinstance(entry, dict)]
+        reported = dict_of(await ask(session, f"{router}/server_info"))
+        entries = [
+            entry for role in _ROLES for entry in list_of(reported.get(role)) if isinstance(entry, dict)
+        ]
         infos = {str(entry.get("url")): entry for entry in entries if "error" not in entry}
     except ClusterError as error:
         trouble = str(error)
     feeds, routing = (dict_of(dict_of(workers).get(name)) for name in ("feeds", "routing"))
     return Evidence(
-        [Told(one, infos.get(one["url"], {}), dict_of(feeds.get(one["url"]))) for one in listed],
+        [
+            InstanceEvidence(worker, infos.get(worker["url"], {}), dict_of(feeds.get(worker["url"])))
+            for worker in listed
+        ],
         routing,
         await _version(session, router),
         trouble,

@@ -7,20 +7,24 @@ from sglang_memserve.doctor.finding import Finding, State
 
 Check = Callable[[Evidence], Iterable[Finding]]
 
-# With what there is to say where a check finds nothing.
+# Each with the text that it gives when it finds nothing wrong.
 CHECKS: tuple[tuple[str, str, Check], ...] = (
     ("instances", "all are up", instances.up),
-    ("roles", "all run as what they were given as", instances.roles),
-    ("transfer backend", "the same on both sides of the split", instances.both_halves),
-    ("alike", "what instances tell of versions, model, tokens and KV is the same on all", alike),
-    ("caching", "prefill and decode fit", caching.modes),
-    ("radix cache", "there where KV is to be kept", caching.trees),
-    ("MemPool", "instances know each other, where they are to", caching.members),
-    ("feeds", "none that is followed is silent", caching.feeds),
-    ("router's tokenizer", "there if the policy needs it, and like the instances'", routing.tokenizer),
-    ("token parity", "router and engines agree on how long prompts are", routing.parity),
-    ("fallbacks", "prompts that can be tokenised are", routing.fallbacks),
-    ("predictions", "what is predicted to be cached is there", routing.predictions),
+    ("roles", "each runs in the role that the router has for it", instances.roles),
+    ("transfer backend", "the same on prefill and decode", instances.both_halves),
+    ("alike", "versions, model, tokens and KV layout are the same on all", alike),
+    ("caching", "the modes of prefill and decode fit", caching.modes),
+    ("radix cache", "present wherever KV is to be kept", caching.trees),
+    ("MemPool", "all instances that share a registry know each other", caching.members),
+    ("feeds", "the router receives the cache events of all instances that publish them", caching.feeds),
+    (
+        "router's tokenizer",
+        "loaded if the policy needs it, and the same as the instances'",
+        routing.tokenizer,
+    ),
+    ("token parity", "router and engines count the same prompt tokens", routing.parity),
+    ("fallbacks", "prompts are tokenised wherever that is possible", routing.fallbacks),
+    ("predictions", "prefixes predicted to be cached are cached", routing.predictions),
 )
 
 

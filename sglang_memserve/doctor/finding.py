@@ -3,7 +3,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """WRONG: something is to be done. NOTE: it may be meant so."""
+    """WRONG: it needs a fix. NOTE: it may be intended."""
 
     OK = "ok"
     NOTE = "note"

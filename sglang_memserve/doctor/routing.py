@@ -1,4 +1,4 @@
-"""Whether the router's idea of prompts and of who has what is the engines'."""
+"""Whether the router counts prompts as the engines do, and knows what they cache."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from sglang_memserve.doctor.evidence import Evidence, count_of, dict_of, list_of
 from sglang_memserve.doctor.finding import Finding, note, wrong
 
-# Fewer prompts say nothing.
-_FEW = 20
-_MOST_DIFFERENT = 0.01
-_MOST_UNTOKENISED = 0.1
-_MOST_MISSED = 0.25
-# No fault of anybody's.
+# Fewer prompts prove nothing.
+_MIN_PROMPTS = 20
+_MAX_DIFFERENT = 0.01
+_MAX_UNTOKENISED = 0.1
+_MAX_MISSED = 0.25
+# Reasons that are no fault.
 _NOT_TOKENISABLE = ("batch", "endpoint", "no prompt", "no ids", "media", "continue_final_message")
 _TOKENIZER = "give it --tokenizer: a folder, or a name in its Hugging Face cache, of the instances' model"
 
@@ -22,14 +22,14 @@ def tokenizer(evidence: Evidence) -> Iterator[Finding]:
         words = "the router has none, so its policy goes by load"
         yield wrong("router's tokenizer", words, _TOKENIZER)
     if unlike := list_of(loaded.get("unlike")):
-        words = f"the router's ({loaded.get('loaded')}), or its chat template, is another one than that of "
+        words = f"the router's ({loaded.get('loaded')}), or its chat template, differs from that of "
         yield wrong("router's tokenizer", words + ", ".join(map(str, unlike)), _TOKENIZER)
 
 
 def parity(evidence: Evidence) -> Iterator[Finding]:
     counts = dict_of(evidence.routing.get("answers"))
     equal, different = (count_of(counts.get(f"prompt_tokens_{name}")) for name in ("equal", "different"))
-    if different and different > _MOST_DIFFERENT * (equal + different):
+    if different and different > _MAX_DIFFERENT * (equal + different):
         yield wrong(
             "token parity",
             f"of {_share(different, equal + different)} of the prompts the engines counted other tokens",
@@ -42,10 +42,9 @@ def fallbacks(evidence: Evidence) -> Iterator[Finding]:
     total = sum(counts.values())
     reasons = {name: n for name, n in counts.items() if name not in ("tokenised", *_NOT_TOKENISABLE)}
     untokenised = sum(reasons.values())
-    if total >= _FEW and untokenised > _MOST_UNTOKENISED * total:
-        words = (
-            f"{_share(untokenised, total)} of the prompts were routed without their tokens: {_most(reasons)}"
-        )
+    if total >= _MIN_PROMPTS and untokenised > _MAX_UNTOKENISED * total:
+        share = _share(untokenised, total)
+        words = f"{share} of the prompts were routed without their tokens: {_by_count(reasons)}"
         yield wrong("fallbacks", words, "docs/router.md, Tokens, says what each reason means")
 
 
@@ -53,15 +52,17 @@ def predictions(evidence: Evidence) -> Iterator[Finding]:
     counts = {name: count_of(n) for name, n in dict_of(evidence.routing.get("prediction_outcomes")).items()}
     total = sum(counts.values())
     less = {name: n for name, n in counts.items() if name.startswith("less")}
-    if total >= _FEW and sum(less.values()) > _MOST_MISSED * total:
+    if total >= _MIN_PROMPTS and sum(less.values()) > _MAX_MISSED * total:
         words = f"{_share(sum(less.values()), total)} of the prompts found less cached than predicted: "
-        yield note("predictions", words + _most(less), "if they were evicted: lower --tree-ttl, or add DRAM")
+        yield note(
+            "predictions", words + _by_count(less), "if they were evicted: lower --tree-ttl, or add DRAM"
+        )
 
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} % ({part} of {whole})"
 
 
-def _most(counts: dict[str, Any]) -> str:
+def _by_count(counts: dict[str, Any]) -> str:
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} ({count})" for name, count in ordered if count)

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 def attach(scheduler: Any, pool: Any, host: str, wakeup: "SchedulerWakeup") -> "CachingAgent | None":
     """The scheduler's agent from now on; None where KV is kept in SGLang's own tree alone."""
     from sglang_memserve.caching.agent import CachingAgent
+    from sglang_memserve.caching.config import CachingAgentConfig
     from sglang_memserve.kv_pool import paged_buffers
     from sglang_memserve.model.digest import model_digest
     from sglang_memserve.options import InstanceOptions
@@ -32,20 +33,23 @@ def attach(scheduler: Any, pool: Any, host: str, wakeup: "SchedulerWakeup") -> "
         return None
     buffers = paged_buffers(pool), paged_buffers(pool)
     tokenizer = getattr(scheduler, "tokenizer", None)
+    config = CachingAgentConfig(
+        name=f"{host}:{args.port}",
+        role=role_of(args),
+        host=host,
+        dram=options.dram_for(buffers[0].device.type),
+        writes_back=options.caching.writes_back,
+        registries=options.all_registries,
+        namespace={"model": model_digest(args.model_path)},
+        max_bandwidth=options.max_bytes_per_second,
+    )
     state.agent = CachingAgent(
-        f"{host}:{args.port}",
-        role_of(args),
-        host,
-        tree,
-        buffers,
-        options.dram_beside(buffers[0].device.type),
-        options.caching == "3",
-        getattr(scheduler, "forward_stream", None),
-        wakeup.wake,
-        options.all_registries,
-        {"model": model_digest(args.model_path)},
-        None if tokenizer is None else tokenizer.decode,
-        options.max_bytes_per_second,
+        config,
+        tree=tree,
+        buffers=buffers,
+        forward_stream=getattr(scheduler, "forward_stream", None),
+        wake=wakeup.wake,
+        decode=None if tokenizer is None else tokenizer.decode,
     )
     return state.agent
 
@@ -104,7 +108,7 @@ def _fetch(scheduler: Any, req: Any) -> None:
     agent = scheduler_state(scheduler).agent
     if agent is not None:
         try:
-            agent.arrived(req)
+            agent.on_arrival(req)
         except Exception:
             logger.exception("what %s could find elsewhere", req.rid)
 
@@ -131,7 +135,7 @@ def _held(scheduler: Any) -> list[Any]:
     agent = scheduler_state(scheduler).agent
     if agent is None or scheduler.server_args.disaggregation_mode != "null":
         return []
-    held: list[Any] = agent.held(scheduler.waiting_queue)
+    held: list[Any] = agent.waiting_for_fetch(scheduler.waiting_queue)
     return held
 
 

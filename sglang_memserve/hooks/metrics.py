@@ -34,5 +34,5 @@ def counters(scheduler: Any) -> dict[str, Any] | None:
     if not parts:
         return None
     prompts = getattr(scheduler.tree_cache, "prompts", {})
-    names = {} if state.agent is None else {"instance": state.agent.name, "knows": state.agent.knows}
+    names = {} if state.agent is None else {"instance": state.agent.name, "peers": state.agent.peers}
     return {name: count for part in (*parts, prompts, names) for name, count in part.items()}

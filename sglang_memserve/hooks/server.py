@@ -30,7 +30,7 @@ def advertise(result: dict[str, Any], scheduler: Any) -> None:
     from sglang_memserve.options import InstanceOptions
 
     if limits.serves_with_memserve(scheduler.server_args):
-        caching = InstanceOptions.from_environment().caching
+        caching = InstanceOptions.from_environment().caching.value
         result["memserve"] = {"room_per_sample": True, "caching": caching}
     agent = scheduler_state(scheduler).agent
     if agent is not None:

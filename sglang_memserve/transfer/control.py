@@ -8,7 +8,7 @@ from mempool import wire
 from mempool.errors import FrameError
 from mempool.layout import BlockLayout
 from mempool.wire import Unsigned
-from sglang_memserve.caching.agent import Prefilled
+from sglang_memserve.caching.prefill_origins import PrefillOrigin
 
 TAG = b"MEMSERVE1"
 MAX_BYTES = 64 * 1024
@@ -49,7 +49,7 @@ class Handoff(msgspec.Struct, frozen=True):
 
     prefill_rank: Unsigned
     rows: list[bytes]
-    prefilled: Prefilled | None = None
+    prefilled: PrefillOrigin | None = None
 
 
 _control = msgspec.msgpack.Decoder(Registration | Destination)

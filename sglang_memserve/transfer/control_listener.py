@@ -8,6 +8,7 @@ from collections.abc import Callable
 import zmq
 
 from mempool.errors import FrameError
+from mempool.sockets import Wakeup
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +16,10 @@ _SWEEP_S = 10
 
 
 class ControlListener:
-    """Calls `handle(frames)` for each message, and `sweep()` every 10 s, until the socket is closed."""
+    """Calls `handle(frames)` for each message, and `sweep()` every 10 s, until it is closed or its socket is.
+
+    `handle` raises FrameError for a message that it cannot read.
+    """
 
     def __init__(
         self,
@@ -27,14 +31,27 @@ class ControlListener:
         self._handle = handle
         self._sweep = sweep
         self.bad_frames = 0
-        threading.Thread(target=self._listen, name="memserve-control", daemon=True).start()
+        self._closing = False
+        self._wakeup = Wakeup()
+        self._thread = threading.Thread(target=self._listen, name="memserve-control", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread. The socket may be closed after that, and not before: libzmq would crash."""
+        self._closing = True
+        self._wakeup.set()
+        self._thread.join()
+        self._wakeup.close()
 
     def _listen(self) -> None:
         socket = self._socket
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(self._wakeup, zmq.POLLIN)
         next_sweep = time.monotonic() + _SWEEP_S
-        while not socket.closed:
+        while not self._closing and not socket.closed:
             try:
-                if socket.poll(_SWEEP_S * 1000):
+                if socket in dict(poller.poll(_SWEEP_S * 1000)):
                     self._handle(socket.recv_multipart())
                 if time.monotonic() > next_sweep:
                     next_sweep = time.monotonic() + _SWEEP_S

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from sglang_memserve.caching.agent import Prefilled
+from sglang_memserve.caching.prefill_origins import PrefillOrigin
 
 
 class SideHost(Protocol):
@@ -14,8 +14,8 @@ class SideHost(Protocol):
     server_socket: "zmq.Socket[bytes]"
 
     @property
-    def prefilled(self) -> Prefilled | None:
+    def prefilled(self) -> PrefillOrigin | None:
         """This instance, where answers can be sent back to it."""
 
-    def introduce(self, room: int, prefilled: Prefilled) -> None:
+    def introduce(self, room: int, prefilled: PrefillOrigin) -> None:
         """Names the prefill instance that served the room."""

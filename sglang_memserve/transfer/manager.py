@@ -13,7 +13,8 @@ from sglang.srt.disaggregation.utils import DisaggregationMode
 from mempool.errors import MemPoolError
 from mempool.flags import TransferMode
 from sglang_memserve import limits
-from sglang_memserve.caching.agent import CachingAgent, Prefilled
+from sglang_memserve.caching.agent import CachingAgent
+from sglang_memserve.caching.prefill_origins import PrefillOrigin
 from sglang_memserve.kv_pool import paged_buffers
 from sglang_memserve.options import InstanceOptions
 from sglang_memserve.scheduler_wakeup import SchedulerWakeup
@@ -40,11 +41,11 @@ class MemServeKVManager(CommonKVManager):
         self.agent: CachingAgent | None = None
 
     @property
-    def prefilled(self) -> Prefilled | None:
+    def prefilled(self) -> PrefillOrigin | None:
         """Where decode instances send answers back to: this instance."""
-        return None if self.agent is None else self.agent.prefilled
+        return None if self.agent is None else self.agent.prefill_origin
 
-    def introduce(self, room: int, prefilled: Prefilled) -> None:
+    def introduce(self, room: int, prefilled: PrefillOrigin) -> None:
         """Names the prefill instance that served the room. Its request is unaffected where that fails."""
         if self.agent is not None:
             try:
@@ -82,12 +83,14 @@ class MemServeKVManager(CommonKVManager):
         return {name: count for part in parts if part is not None for name, count in part.counters().items()}
 
     def waits_for_fetch(self, room: int) -> bool:
-        return self.agent is not None and self.agent.waits(room)
+        return self.agent is not None and self.agent.waits_for_fetch(room)
 
     def expects_kv(self, req: Any) -> bool:
         """Whether KV that the prompt needs is on its way: fetched, or an answer that is sent back."""
         agent = self.agent
-        return agent is not None and (agent.waits(req.bootstrap_room) or agent.awaits(req))
+        return agent is not None and (
+            agent.waits_for_fetch(req.bootstrap_room) or agent.waits_for_write_back(req)
+        )
 
     def update_status(self, bootstrap_room: int, status: Any) -> None:
         # SGLang reads, compares and writes: two threads at once would lose the later status.

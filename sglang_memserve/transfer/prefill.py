@@ -65,6 +65,11 @@ class PrefillSide:
             "open_rooms": len(self.rooms),
         }
 
+    def close(self) -> None:
+        """Ends the threads. Transfers under way end without a word to SGLang."""
+        self._control.close()
+        self._blocks.close()
+
     def open_room(self, number: int) -> Room | None:
         """The room of a request that has come; None if another request is in it."""
         with self.rooms.lock:

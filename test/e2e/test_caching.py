@@ -215,7 +215,7 @@ def test_a_router_that_chooses_by_cost_has_prefill_fetch_the_answers(small, post
     pair = ("--prefill", prefill["url"], str(prefill["bootstrap_port"]), "--decode", decode["url"])
     with router_process("--policy", "cost_model", *pair) as url:
         turns = chat(url, post, 30_000, lambda done: time.sleep(1))
-    assert counters(small.url, "prefill")["fetches_came"] >= TURNS - 2
+    assert counters(small.url, "prefill")["fetches_completed"] >= TURNS - 2
     for turn in turns[2:]:
         assert turn.computed <= NEW + 2 * PAGE
 
@@ -268,7 +268,7 @@ def test_prefill_fetches_from_decode_what_a_hint_names(small, post, fetch_from):
     fetched = Turn(
         url, post, first.whole, list(range(9500, 9500 + NEW)), **fetch_from(decode, role="prefill")
     )
-    assert fetched.grown["fetches_came"] == 1
+    assert fetched.grown["fetches_completed"] == 1
     assert fetched.computed <= NEW + 2 * PAGE
     until(lambda: counters(url, "prefill")["open_fetches"] == 0)
 

@@ -131,7 +131,7 @@ def test_a_second_prefill_instance_gets_a_chat_by_hint(trio):
     assert trio.same(once, trio.ask(trio.first, 1000, deadline=20))
     until(lambda: state(trio.first)["prompt_tokens"] >= before["prompt_tokens"] + PROMPT)
     after = state(trio.first)
-    assert after["fetches_came"] == before.get("fetches_came", 0) + 1
+    assert after["fetches_completed"] == before.get("fetches_completed", 0) + 1
     cached = after["prompt_tokens_cached"] - before["prompt_tokens_cached"]
     assert cached >= PROMPT - 2 * PAGE
 

@@ -146,7 +146,7 @@ def test_a_thousand_requests_leave_nothing_behind(two_by_two, post, in_use):
     assert talk.outcomes["failed"] < REQUESTS / 10
     until_nothing(lambda: in_use(cluster.url))
     until_nothing(lambda: in_all(cluster, "dram_blocks_in_use"))
-    for name in ("write_backs_inserted", "fetches_came", "dram_hits_inserted"):
+    for name in ("write_backs_inserted", "fetches_completed", "dram_hits_inserted"):
         assert in_all(cluster, name) > 0, name
     died = [line for line in cluster.log.read_text().splitlines() if " died: " in line]
     assert len(died) == len(KILLS), died

@@ -97,4 +97,4 @@ def test_chats_whose_answers_are_fetched(from_stock, cluster_of, greedy, fetch_f
     with cluster_of.used("--prefill", "1", "--decode", "1", flags=flags, env=env) as cluster:
         decode = counters(cluster.url, "decode")["instance"]
         check(from_stock, greedy, cluster.url, **fetch_from(decode, DEADLINE_MS, role="prefill"))
-        assert counters(cluster.url, "prefill")["fetches_came"] > 0
+        assert counters(cluster.url, "prefill")["fetches_completed"] > 0

@@ -104,7 +104,6 @@ def test_a_receiver_counts_each_bad_frame_and_goes_on(make_paged, make_channel, 
         wire.Blocks(0, 1, 1, 1, 0, 8),
         wire.Blocks(0, 1, 2**64 - 1, 1, 0, 8),
         wire.Blocks(0, 1, 0, 2**64 - 1, 0, 8),
-        wire.Blocks(0, 1, 0, 1, 0, 8, 1234),
     ],
 )
 def test_blocks_that_lie_about_themselves_fail_their_transfer_and_touch_nothing(

@@ -248,36 +248,3 @@ def test_a_plane_larger_than_a_message_is_refused_at_once(one_block_a_message, t
         one_block_a_message.sender.open(store, "tcp://127.0.0.1:1", 1, print)
     with pytest.raises(MemPoolError, match="a message carries at most"):
         one_block_a_message.receiver.expect(store, torch.tensor([1]), print, print)
-
-
-def test_a_checksum_tells_blocks_that_changed_on_the_way(make_paged, make_channel, tools):
-    source = make_paged(8, seed=2)
-    channel = make_channel(source, make_paged(8), to_sender={"checksum": True})
-    channel.carry_one(2)
-    assert channel.receiver.corrupt == 0
-
-    def flips_a_bit(transfer, frames):
-        return [frames[0], bytes([frames[1][0] ^ 1]) + bytes(frames[1][1:])]
-
-    connection = channel.sender._peers[channel.receiver.endpoint].connection
-    send = connection.send
-    connection.send = lambda frames: send(flips_a_bit(None, frames) if len(frames) > 1 else frames)
-    transfer, there, here = channel.begin([5])
-    transfer.send(torch.tensor([1]), 0)
-    transfer.finish(1)
-    for outcome in (here, there):
-        assert type(outcome.wait().error).__name__ == "ChecksumMismatch"
-    assert channel.receiver.corrupt == 1
-    assert not tools.blocks_of(channel.target, [5]).any()
-    connection.send = send
-    channel.carry_one(3)
-
-
-def test_without_a_checksum_none_is_sent(one_block_a_message, mute):
-    source = one_block_a_message.source
-    plain = mute()
-    transfer = one_block_a_message.sender.open(source, plain.endpoint, 1, lambda error: None)
-    transfer.send(torch.tensor([1]), 0)
-    plain.greet()
-    assert isinstance(plain.receive()[1][0], wire.Begin)
-    assert plain.receive()[1][0].checksum is None

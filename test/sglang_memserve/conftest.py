@@ -36,7 +36,7 @@ def fake_spec():
 @pytest.fixture
 def survivors(tmp_path: Path) -> Iterator[Callable[[], list[int]]]:
     """Living processes with this test's mark in their environment, whoever their parent is."""
-    mark = f"MEMSERVE_TEST_MARK={tmp_path}"
+    mark = f"TEST_MARK_OF_MEMSERVE={tmp_path}"
 
     def find() -> list[int]:
         return [p.pid for p in psutil.process_iter() if _alive(p) and mark in _environ(p)]

@@ -32,15 +32,15 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_an_instance_and_a_router_make_the_same_of_a_tokenizer(folder):
-    told = identity(scheduler(folder))
+def test_instance_and_router_compute_the_same_digests(folder):
+    published = identity(scheduler(folder))
     own = fingerprint(str(folder))
-    assert (told["tokenizer"], told["template"]) == (own.tokenizer, own.template)
+    assert (published["tokenizer"], published["template"]) == (own.tokenizer, own.template)
     assert None not in own
-    assert told["kv_dtype"] == "bfloat16"
+    assert published["kv_dtype"] == "bfloat16"
 
 
-def test_that_of_the_embedded_model_as_transformers_loads_it():
+def test_digests_of_the_embedded_model_as_transformers_loads_it():
     transformers = pytest.importorskip("transformers", reason="transformers loads it as SGLang does")
     folder = resolve_model(None)
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
@@ -49,23 +49,24 @@ def test_that_of_the_embedded_model_as_transformers_loads_it():
     assert own.template == template_digest(None, loaded) is not None
 
 
-def test_another_tokenizer_template_or_dtype_is_told(folder, tmp_path_factory):
+def test_another_tokenizer_template_or_dtype_changes_the_identity(folder, tmp_path_factory):
     first = identity(scheduler(folder))
     other = shutil.copytree(folder, tmp_path_factory.mktemp("other") / "model")
     assert identity(scheduler(other)) == first
     (other / "tokenizer.json").write_text('{"version": "2"}')
-    told = identity(scheduler(other, dtype="torch.float16", template={"default": "x"}))
-    assert {name for name in told if told[name] != first[name]} == {"tokenizer", "template", "kv_dtype"}
+    published = identity(scheduler(other, dtype="torch.float16", template={"default": "x"}))
+    changed = {name for name in published if published[name] != first[name]}
+    assert changed == {"tokenizer", "template", "kv_dtype"}
     assert identity(scheduler(folder, chat_template="llama-2"))["template"] != first["template"]
 
 
-def test_what_is_not_on_this_machine_is_not_told(tmp_path):
-    told = identity(scheduler("nobody/has-this-model", template=None))
-    assert (told["tokenizer"], told["template"]) == (None, None)
+def test_what_is_not_on_this_machine_has_no_digest(tmp_path):
+    published = identity(scheduler("nobody/has-this-model", template=None))
+    assert (published["tokenizer"], published["template"]) == (None, None)
     assert identity(scheduler(tmp_path))["tokenizer"] is None
 
 
-def test_it_is_told_beside_what_a_router_may_count_on_and_of_ours_alone(folder):
+def test_the_identity_is_added_to_the_server_info_of_memserve_alone(folder):
     ours, stock = {"memserve": {"caching": "3"}}, {"status": "ready"}
     identify(ours, scheduler(folder))
     identify(stock, scheduler(folder))

@@ -58,6 +58,16 @@ def test_every_argument_that_is_not_served_is_named_at_once():
         refuse_unsupported_args(args(pp_size=2, tokenizer_worker_num=4))
 
 
+def test_a_refusal_says_what_was_given_why_not_and_what_to_do():
+    with pytest.raises(Unsupported) as refused:
+        refuse_unsupported_args(args(pp_size=2, enable_dp_attention=True, dp_size=4))
+    assert str(refused.value) == (
+        "MemServe does not serve --pp-size 2 (each stage has the KV of some layers only): use --tp-size; "
+        "--enable-dp-attention --dp-size 4 (each rank has a KV pool and a cache of its own): "
+        "start more instances behind the router"
+    )
+
+
 def test_the_arguments_are_sglangs():
     """A field that SGLang renames must not turn a limit into an AttributeError at a user's start."""
     from sglang.srt.server_args import ServerArgs

@@ -3,7 +3,7 @@
 import pytest
 
 from mempool.flags import TransferMode
-from sglang_memserve.options import TRANSFER, InstanceOptions, OptionError, take
+from sglang_memserve.options import InstanceOptions, OptionError, check_variables, take
 
 
 @pytest.fixture(autouse=True)
@@ -52,21 +52,28 @@ def test_spawned_processes_find_what_was_asked_for(monkeypatch):
         (["--memserve-cachnig", "3"], "--memserve-cachnig: there is no such flag"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(argv, says):
+def test_bad_values_are_refused_by_the_flags_name(argv, says):
     with pytest.raises(OptionError, match=says):
         take(argv)
 
 
-def test_transfer_modes_are_those_of_the_block_channel():
-    assert set(TRANSFER) == set(TransferMode)
+@pytest.mark.parametrize("mode", TransferMode)
+def test_every_transfer_mode_of_the_mempool_can_be_chosen(mode):
+    assert take(["--memserve-transfer", mode.value])[0].transfer is mode
 
 
-def test_the_size_of_dram_is_what_was_given_or_fits_the_host():
-    assert take(["--memserve-dram", "0"])[0].dram_beside("cuda") == "0"
-    assert take([])[0].dram_beside("cuda") == "2%"
-    assert take([])[0].dram_beside("cpu") == "256MiB"
+def test_the_size_of_dram_is_as_given_or_fits_the_host():
+    assert take(["--memserve-dram", "0"])[0].dram_for("cuda") == "0"
+    assert take([])[0].dram_for("cuda") == "2%"
+    assert take([])[0].dram_for("cpu") == "256MiB"
 
 
-def test_the_bound_on_what_is_sent_is_none_or_a_size_in_bytes():
+def test_the_bandwidth_is_a_size_in_bytes_or_no_bound():
     assert take([])[0].max_bytes_per_second == 0
     assert take(["--memserve-max-bandwidth", "100MiB"])[0].max_bytes_per_second == 100 << 20
+
+
+def test_a_variable_that_is_almost_an_options_is_refused():
+    with pytest.raises(OptionError, match=r"MEMSERVE_CACHNG is set.*did you mean MEMSERVE_CACHING\?"):
+        check_variables({"MEMSERVE_CACHNG": "3"})
+    check_variables({"MEMSERVE_CACHING": "3", "MEMSERVE_PORT": "1", "MEMSERVE_ROUTER_PORT": "1"})

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sglang_memserve.bench.clusters import Builder, System
 from sglang_memserve.bench.peers import CACHE_AWARE, Peers
-from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.errors import UsageError
 
 # What an instance takes in memory beside weights and KV pool: 2.2 GB at rest, as measured, and a prefill's
 # intermediate results.
@@ -102,23 +102,23 @@ ARMS = {
 
 
 def named(name: str) -> Arm:
-    """Raises ClusterError for an arm that there is not."""
+    """Raises UsageError for an arm that there is not."""
     if name not in ARMS:
-        raise ClusterError(f"--arms {name}: there is no such arm; choose from {', '.join(ARMS)}")
+        raise UsageError(f"--arms {name}: there is no such arm; choose from {', '.join(ARMS)}")
     return ARMS[name]
 
 
 def running(spec: str) -> Arm:
-    """The arm that NAME=URL means. Raises ClusterError."""
+    """The arm that NAME=URL means. Raises UsageError."""
     name, equals, url = spec.partition("=")
     if not (name and equals and url.startswith(("http://", "https://"))):
-        raise ClusterError(f"--url {spec}: give NAME=URL, as in mine=http://127.0.0.1:30000")
+        raise UsageError(f"--url {spec}: give NAME=URL, as in mine=http://127.0.0.1:30000")
     return Arm(name, f"running at {url}", "running", url=url.rstrip("/").removesuffix("/v1"))
 
 
 @contextlib.asynccontextmanager
 async def serving(arms: Sequence[Arm], builder: Builder | None, peers: Peers) -> AsyncIterator[list[Target]]:
-    """In the block all of `arms` serve; `builder` starts those that do not yet. Raises ClusterError."""
+    """In the block all of `arms` serve; `builder` starts those that do not yet. Raises UsageError."""
     async with contextlib.AsyncExitStack() as stack:
         systems = {arm.name: arm.system(builder, peers) for arm in arms if arm.instances and builder}
         if builder:

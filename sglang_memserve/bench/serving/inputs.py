@@ -8,7 +8,7 @@ from sglang_memserve.bench.serving.options import Load, Options
 from sglang_memserve.bench.workloads.errors import WorkloadError
 from sglang_memserve.bench.workloads.form import Session, Turn, Workload
 from sglang_memserve.bench.workloads.named import option_names, workload
-from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.errors import UsageError
 
 
 class Tokenizer(Protocol):
@@ -18,17 +18,17 @@ class Tokenizer(Protocol):
 
 
 def check(options: Options) -> None:
-    """Raises ClusterError for a workload that there is not, or an option that it does not take."""
+    """Raises UsageError for a workload that there is not, or an option that it does not take."""
     try:
         known = option_names(options.workload)
     except WorkloadError as error:
-        raise ClusterError(str(error)) from error
+        raise UsageError(str(error)) from error
     if unknown := [name for name, _ in options.more if name not in known]:
-        raise ClusterError(f"--option {unknown[0]}: {options.workload} takes {', '.join(known)}")
+        raise UsageError(f"--option {unknown[0]}: {options.workload} takes {', '.join(known)}")
 
 
 def make(options: Options, load: Load, model: Path | None) -> dict[float | None, Workload]:
-    """By rate: the same sessions at each. Raises ClusterError for what cannot be made.
+    """By rate: the same sessions at each. Raises UsageError for what cannot be made.
 
     The tokenizer is the one that was named, else that of `model` if it is a folder that has one, else none.
     """
@@ -45,7 +45,7 @@ def make(options: Options, load: Load, model: Path | None) -> dict[float | None,
             load = load.of_single_turns()
         made = {rate: at(rate, load) for rate in options.rates or (load.rate,)}
     except (WorkloadError, TypeError) as error:
-        raise ClusterError(str(error)) from error
+        raise UsageError(str(error)) from error
     if options.api == "generate":
         return made
     return {rate: in_text(one, tokenizer) for rate, one in made.items()}
@@ -56,7 +56,7 @@ def in_text(one: Workload, tokenizer: Tokenizer | None) -> Workload:
     if all(turn.text is not None for session in one.sessions for turn in session.turns):
         return one
     if tokenizer is None:
-        raise ClusterError(
+        raise UsageError(
             f"{one.name} is made of token ids, and --api asks by text: name the model with --tokenizer"
         )
     return replace(one, sessions=tuple(_spoken(session, tokenizer) for session in one.sessions))
@@ -70,16 +70,16 @@ def _spoken(session: Session, tokenizer: Tokenizer) -> Session:
 
 
 def read_tokenizer(name: str) -> Tokenizer:
-    """That of a model's folder (its tokenizer.json), without torch. Raises ClusterError."""
+    """That of a model's folder (its tokenizer.json), without torch. Raises UsageError."""
     file = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
     try:
         from tokenizers import Tokenizer as Rust
 
         return _Rust(Rust.from_file(str(file)))
     except ImportError:
-        raise ClusterError("text needs a tokenizer: pip install tokenizers") from None
+        raise UsageError("text needs a tokenizer: pip install tokenizers") from None
     except Exception as error:  # the library raises no kind of its own
-        raise ClusterError(f"--tokenizer {name}: {file} cannot be read: {error}") from error
+        raise UsageError(f"--tokenizer {name}: {file} cannot be read: {error}") from error
 
 
 class _Rust:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.errors import UsageError
 
 Up = Literal["auto", "together", "in-turn"]
 
@@ -77,11 +77,11 @@ class Options:
     def __post_init__(self) -> None:
         names = [*self.arms, *(url.split("=", 1)[0] for url in self.urls)]
         if not names:
-            raise ClusterError("nothing to measure: give --arms, --url, or both (--list shows the arms)")
+            raise UsageError("nothing to measure: give --arms, --url, or both (--list shows the arms)")
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ClusterError(f"{twice} is there twice: every arm needs a name of its own")
+            raise UsageError(f"{twice} is there twice: every arm needs a name of its own")
         if self.extra and not self.arms:
-            raise ClusterError(
+            raise UsageError(
                 f"{self.extra[0]} after `--` is for instances that --arms starts: there are none"
             )
 

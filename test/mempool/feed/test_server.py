@@ -1,6 +1,7 @@
 """Followers of a feed, over real sockets."""
 
 import pytest
+from index_mirror import Mirror
 
 from mempool.address import Medium
 from mempool.errors import MemPoolError
@@ -14,7 +15,6 @@ from mempool.feed.messages import (
     encode,
 )
 from mempool.feed.server import FeedServer
-from mempool.index.mirror import Mirror
 
 PAGE, INCARNATION = 4, 7
 LONG = 60.0

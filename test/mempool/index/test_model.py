@@ -11,10 +11,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from index_mirror import Mirror
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.index.index import Index
-from mempool.index.mirror import Mirror
 
 PAGE = 2
 OWNERS = [
@@ -45,7 +45,7 @@ class IndexMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.freed = []
-        self.index = Index(PAGE, on_freed=self._freed, ttl=50, clock=lambda: self.now)
+        self.index = Index(PAGE, on_freed=self._freed, clock=lambda: self.now)
         self.mirror = Mirror(PAGE)
         self.mirror.apply(self.index.snapshot())
         self.model = {"": {}, "lora": {}}
@@ -145,13 +145,6 @@ class IndexMachine(RuleBasedStateMachine):
         overdue = [lease for lease, _ in self.leases if lease.deadline <= self.now]
         self.leases = [(lease, blocks) for lease, blocks in self.leases if lease not in overdue]
         assert self.index.expire_leases() == len(overdue)
-
-    @rule()
-    def expire(self):
-        before = self._leased()
-        self.index.expire_ttl()
-        assert before.isdisjoint(self.freed)
-        self._take_model_from_index()
 
     @rule(namespace=namespaces, letters=sequences.filter(bool))
     def delete(self, namespace, letters):

@@ -1,8 +1,6 @@
-import pytest
+from index_mirror import Mirror
 
 from mempool.address import Addresses, Medium, Owner
-from mempool.index.index import Index
-from mempool.index.mirror import Mirror
 
 OTHER = Owner("b", 1, Medium.DRAM)
 
@@ -77,19 +75,6 @@ def test_eviction_drops_one_owners_copy_where_another_remains(harness):
     assert harness.index.evict(OTHER, 5) == 0
 
 
-def test_another_policy_takes_another_first(make_harness):
-    class LargestFirst:
-        def rank(self, node):
-            return -node.blocks
-
-    other = make_harness(policy=LargestFirst())
-    other.insert("abc", 1, 2, 3)
-    other.clock.now -= 50
-    other.insert("x", 4)
-    other.index.evict(other.hbm, 1)
-    assert other.freed_blocks() == [3]
-
-
 def test_a_dead_instances_copies_go_and_what_only_they_made_reachable(harness):
     harness.insert("ab", 1, 2, owner=OTHER)
     harness.insert("abc", 3)
@@ -116,37 +101,6 @@ def test_clear_empties_one_namespace_or_all(harness):
     harness.index.clear()
     assert harness.freed_blocks() == [1, 2, 3, 4]
     assert harness.index.nodes == harness.index.blocks_of(harness.hbm) == 0
-
-
-def test_what_is_not_used_for_the_time_to_live_goes(make_harness):
-    old = make_harness(ttl=10)
-    old.insert("abc", 1, 2, 3)
-    old.insert("abX", 4)
-    old.insert("xy", 5, 6)
-    lease = old.match("xy", lease_s=100).lease
-    old.clock.now += 6
-    old.match("abX")
-    old.clock.now += 4
-    assert old.index.expire_ttl() == 1
-    assert old.freed_blocks() == [3]
-    old.clock.now += 6
-    assert old.index.expire_ttl() == 3
-    old.index.check_integrity()
-    lease.release()
-    old.clock.now += 10
-    assert old.index.expire_ttl() == 2
-    assert old.index.nodes == 0
-
-
-def test_without_a_time_to_live_nothing_expires(harness):
-    harness.insert("a", 1)
-    harness.clock.now += 1e9
-    assert harness.index.expire_ttl() == 0
-
-
-def test_a_time_to_live_of_zero_is_refused():
-    with pytest.raises(ValueError, match="above 0"):
-        Index(4, on_freed=print, ttl=0)
 
 
 def test_what_was_deleted_does_not_pile_up_in_the_queues(harness):

@@ -26,18 +26,6 @@ def test_the_least_recently_used_goes_first(make):
     assert [pool.copies(tokens(2, first))[0] for first in (0, 100, 200)] == [2, 0, 2]
 
 
-def test_a_policy_of_the_users_own_says_what_goes_first(make):
-    class Shortest:
-        def rank(self, node):
-            return node.end
-
-    pool = make(dram=0, policy=Shortest())
-    pool.published(tokens(3, 0))
-    pool.published(tokens(2, 100))
-    pool.alloc_mem(4, HBM)
-    assert [pool.copies(tokens(3, first))[0] for first in (0, 100)] == [3, 1]
-
-
 def test_alloc_in_hbm_moves_what_it_evicts_to_dram_with_its_bytes(pool):
     _, data = pool.published(tokens(6))
     pool.alloc_mem(5, HBM)

@@ -1,6 +1,6 @@
 """What followers hear of a pool."""
 
-from mempool.index.mirror import Mirror
+from index_mirror import Mirror
 
 PAGE = 4
 TOKENS = list(range(16))

@@ -74,10 +74,3 @@ def test_blocks_matched_without_a_lease_may_be_gone(pool):
     with pytest.raises(LeaseExpired, match="without a lease"):
         found.check()
     assert pool.index.leases == 0
-
-
-def test_what_was_not_used_for_its_time_to_live_is_unpublished(make):
-    pool = make(ttl=1e-9)
-    pool.published(tokens(2))
-    pool.expire()
-    assert pool.used(HBM) == (8, 0, 0)

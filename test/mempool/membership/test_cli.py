@@ -30,9 +30,9 @@ def test_it_prints_its_endpoint_and_a_signal_ends_it_cleanly(start_registry_proc
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        (("--bind", "nowhere"), 1, "registry: cannot listen on nowhere: not an endpoint"),
-        (("--bind", "inproc://x"), 1, "registry: cannot listen on inproc://x: give tcp://host:port or ipc"),
-        (("--bind", "tcp://127.0.0.1:99999"), 1, "give tcp://host:port"),
+        (("--bind", "nowhere"), 2, "registry: cannot listen on nowhere: not an endpoint"),
+        (("--bind", "inproc://x"), 2, "registry: cannot listen on inproc://x: give tcp://host:port or ipc"),
+        (("--bind", "tcp://127.0.0.1:99999"), 2, "give tcp://host:port"),
         (("--suspicion", "20"), 2, "registry: silence must be suspected before it is death"),
         (("--max-members", "0"), 2, "registry: a registry needs room for one member"),
     ],

@@ -71,8 +71,8 @@ def test_an_engine_that_pads_computes_the_prefix_again():
 def test_a_request_goes_to_the_first_kernel_that_takes_it():
     attention = PrefillAttention(
         kernels=(
-            Kernel(tile=1, units=1, with_prefix=False, most_scores=100, request_s=1.0),
-            Kernel(tile=1, units=1, with_prefix=True, most_scores=50, request_s=2.0),
+            Kernel(tile=1, units=1, with_prefix=False, max_scores=100, request_s=1.0),
+            Kernel(tile=1, units=1, with_prefix=True, max_scores=50, request_s=2.0),
             Kernel(tile=1, units=1, request_s=3.0),
         )
     )

@@ -39,13 +39,13 @@ def test_the_built_in_profiles_price_all_that_a_decision_asks(device):
     profile = built_in(device)
     assert profile.transfer
     assert profile.swap_in
-    speed = Speeds().of(told(device=device))
+    speed = Speeds().of(reporting(device=device))
     for tokens in (100, 4096, 131_072):
         assert speed.prefill(0, tokens) > speed.prefill(tokens, 1) > 0
     assert (profile.device == "AMD EPYC") == (device == "cpu")
 
 
-def told(**server_info):
+def reporting(**server_info):
     instance = Instance("http://x:1", Role.COLOCATED)
     instance.up()
     instance.learn(ServerInfo(**server_info))
@@ -70,10 +70,10 @@ def folder(tmp_path):
 
 async def test_a_models_shape_is_read_where_the_instance_says(folder):
     speeds = Speeds()
-    small, same = told(model=str(folder), device="cpu"), told(model=str(folder), device="cpu")
+    small, same = reporting(model=str(folder), device="cpu"), reporting(model=str(folder), device="cpu")
     await speeds.prepare([small, same])
     assert speeds.by_instance[small] is speeds.by_instance[same] is speeds.of(small)
-    assert speeds.of(small).prefill(0, 1000) < speeds.of(told(device="cpu")).prefill(0, 1000) / 100
+    assert speeds.of(small).prefill(0, 1000) < speeds.of(reporting(device="cpu")).prefill(0, 1000) / 100
     assert shape_of(str(folder), "bfloat16").layers == 2
 
 
@@ -86,13 +86,15 @@ async def test_a_models_shape_is_read_where_the_instance_says(folder):
         (None, "no"),
     ],
 )
-def test_a_model_that_cannot_be_priced_is_taken_for_a_dense_one_and_said_once(tmp_path, caplog, config, why):
+def test_a_model_that_is_not_priced_counts_as_dense_and_is_logged_once(tmp_path, caplog, config, why):
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
     speeds = Speeds()
-    ones = [told(model=str(tmp_path), tp=2) for _ in range(3)]
-    assert {speeds.of(one).prefill(0, 100) for one in ones} == {speeds.of(told()).prefill(0, 100)}
-    warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    instances = [reporting(model=str(tmp_path), tp=2) for _ in range(3)]
+    assert {speeds.of(instance).prefill(0, 100) for instance in instances} == {
+        speeds.of(reporting()).prefill(0, 100)
+    }
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert why in warnings[0]
     assert str(tmp_path) in warnings[0]
@@ -107,13 +109,16 @@ def test_ranks_share_the_work(tmp_path):
     }
     config = CONFIG | shape | {"intermediate_size": 14336}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    one, two = (Speeds().of(told(model=str(tmp_path), device="cuda", tp=tp)) for tp in (1, 2))
-    assert one.prefill(0, 4096) / 2 < two.prefill(0, 4096) < one.prefill(0, 4096)
-    assert two.send(10_000) < one.send(10_000)
+    alone, pair = (Speeds().of(reporting(model=str(tmp_path), device="cuda", tp=tp)) for tp in (1, 2))
+    assert alone.prefill(0, 4096) / 2 < pair.prefill(0, 4096) < alone.prefill(0, 4096)
+    assert pair.send(10_000) < alone.send(10_000)
 
 
 def test_what_is_at_an_address_now_is_what_is_priced(folder):
-    speeds, slow, quick = Speeds(), *(told(model=str(folder), device=device) for device in ("cpu", "cuda"))
+    speeds, slow, quick = (
+        Speeds(),
+        *(reporting(model=str(folder), device=device) for device in ("cpu", "cuda")),
+    )
     slowest, before = speeds.of(slow), speeds.of(quick)
     quick.down("gone")
     # Nobody knows what it will be.
@@ -125,6 +130,8 @@ def test_what_is_at_an_address_now_is_what_is_priced(folder):
 def test_a_profile_of_ones_own_is_taken_for_all(tmp_path, profile):
     profile.save(tmp_path / "p.json")
     speeds = Speeds(str(tmp_path / "p.json"))
-    assert speeds.of(told(device="cpu")).prefill(0, 9) == speeds.of(told(device="cuda")).prefill(0, 9)
+    assert speeds.of(reporting(device="cpu")).prefill(0, 9) == speeds.of(reporting(device="cuda")).prefill(
+        0, 9
+    )
     with pytest.raises(ProfileError, match=r"not\.json"):
         Speeds(str(tmp_path / "not.json"))

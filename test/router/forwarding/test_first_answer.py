@@ -6,7 +6,7 @@ import pytest
 
 from router.errors import InstanceFailed
 from router.forwarding.pair import _first_answer
-from router.protocol.answer import Answer
+from router.protocol.answer import UpstreamAnswer
 
 
 async def ending_at_once(prefill, decode):
@@ -27,7 +27,7 @@ async def ending_at_once(prefill, decode):
 
 
 async def test_an_answer_outweighs_prefills_failure_at_the_same_moment():
-    answer = Answer(200, {}, b"")
+    answer = UpstreamAnswer(200, {}, b"")
     assert await ending_at_once(InstanceFailed("prefill broke off"), answer) is answer
 
 

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from router.http.access import AccessLog
 from router.http.response import deliver, failures_as_json
 from router.metrics.requests import Requests
-from router.protocol.answer import Answer
+from router.protocol.answer import UpstreamAnswer
 
 
 @pytest.mark.parametrize("chunks", [[], [b"data: 1\n\n"]], ids=["end", "chunk"])
@@ -23,7 +23,7 @@ async def test_a_client_that_leaves_as_the_next_bytes_are_written_is_no_error(ca
             yield chunk
 
     async def handler(request):
-        return await deliver(request, Answer(200, {}, b"data: 0\n\n", rest(request)), 5)
+        return await deliver(request, UpstreamAnswer(200, {}, b"data: 0\n\n", rest(request)), 5)
 
     app = web.Application(middlewares=[failures_as_json(5)])
     AccessLog(Requests(), enabled=False).watch(app)

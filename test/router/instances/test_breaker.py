@@ -40,7 +40,7 @@ def test_old_failures_do_not_count(breaker, clock):
     assert breaker.closed
 
 
-def test_after_its_rest_it_takes_one_at_a_time_until_enough_have_succeeded(breaker, clock):
+def test_after_its_rest_it_takes_one_at_a_time_until_it_closes(breaker, clock):
     opened(breaker)
     clock.now += 9
     assert not breaker.lets_through()

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from dataclasses import replace
 
 import pytest
 
@@ -16,17 +15,17 @@ from router.instances.server_info import CompatibilityFields, parse_server_info
 PREFILL = {"disaggregation_mode": "prefill", "page_size": 16, "tp_size": 1, "kv_cache_dtype": "auto"}
 FIRST = "colocated instance http://a:1"
 RUNS_AS_DECODE = "it runs as decode (--disaggregation-mode), and is given as"
-TOLD = {"model": "m" * 32, "tokenizer": "t" * 32, "template": "c" * 32, "kv_dtype": "bfloat16"}
+DIGESTS = {"model": "m" * 32, "tokenizer": "t" * 32, "template": "c" * 32, "kv_dtype": "bfloat16"}
 
 
-def instance(name, role="colocated", **info):
-    one = Instance(f"http://{name}:1", Role(role))
-    one.learn(parse_server_info(info))
-    return one
+def new_instance(name, role="colocated", **info):
+    instance = Instance(f"http://{name}:1", Role(role))
+    instance.learn(parse_server_info(info))
+    return instance
 
 
-def test_what_an_instance_tells_is_taken():
-    assert parse_server_info({**PREFILL, "memserve": TOLD}).compatibility == CompatibilityFields(
+def test_what_an_instance_reports_is_taken():
+    assert parse_server_info({**PREFILL, "memserve": DIGESTS}).compatibility == CompatibilityFields(
         "prefill", "m" * 32, "t" * 32, "c" * 32, 16, "bfloat16", None, 1
     )
     assert parse_server_info({**PREFILL, "disaggregation_mode": "null"}).compatibility == CompatibilityFields(
@@ -35,7 +34,7 @@ def test_what_an_instance_tells_is_taken():
 
 
 @pytest.mark.parametrize("info", [None, [], {"memserve": [], "page_size": True, "tp_size": "1"}])
-def test_what_is_nothing_is_not_told(info):
+def test_what_is_nothing_is_not_reported(info):
     assert parse_server_info(info).compatibility == CompatibilityFields()
 
 
@@ -44,33 +43,35 @@ def test_what_is_nothing_is_not_told(info):
     [
         ({"page_size": 64}, f"page size 64, where {FIRST} has 16"),
         ({"tp_size": 2}, "tensor parallelism (--tp-size) 2, where"),
-        ({"memserve": {**TOLD, "model": "x"}}, f"model x, where {FIRST} has {'m' * 32}"),
-        ({"memserve": {**TOLD, "tokenizer": "x"}}, "tokenizer x, where"),
-        ({"memserve": {**TOLD, "template": "x"}}, "chat template x, where"),
-        ({"memserve": {**TOLD, "kv_dtype": "float16"}}, "KV dtype float16, where"),
+        ({"memserve": {**DIGESTS, "model": "x"}}, f"model x, where {FIRST} has {'m' * 32}"),
+        ({"memserve": {**DIGESTS, "tokenizer": "x"}}, "tokenizer x, where"),
+        ({"memserve": {**DIGESTS, "template": "x"}}, "chat template x, where"),
+        ({"memserve": {**DIGESTS, "kv_dtype": "float16"}}, "KV dtype float16, where"),
         ({"disaggregation_mode": "decode"}, f"{RUNS_AS_DECODE} colocated"),
     ],
 )
 def test_a_misfit_is_named_with_both_values(info, words):
-    same = {**PREFILL, "disaggregation_mode": "null", "memserve": TOLD}
-    fitting, odd = instance("a", **same), instance("b", **{**same, **info})
-    assert list(by_instance([fitting, odd, instance("c", **same)])) == [odd]
+    same = {**PREFILL, "disaggregation_mode": "null", "memserve": DIGESTS}
+    fitting, odd = new_instance("a", **same), new_instance("b", **{**same, **info})
+    assert list(by_instance([fitting, odd, new_instance("c", **same)])) == [odd]
     ((word,),) = by_instance([fitting, odd]).values()
     assert word.startswith(words)
 
 
 def test_the_odd_one_is_named_wherever_it_stands():
-    odd, *rest = (instance(name, page_size=size) for name, size in (("a", 64), ("b", 16), ("c", 16)))
+    odd, *rest = (new_instance(name, page_size=size) for name, size in (("a", 64), ("b", 16), ("c", 16)))
     assert by_instance([odd, *rest]) == {odd: ["page size 64, where colocated instance http://b:1 has 16"]}
 
 
 def test_who_does_not_tell_or_is_down_is_no_misfit():
-    down = instance("c", page_size=64)
+    down = new_instance("c", page_size=64)
     down.down("gone")
-    stock = instance("b", page_size=16, kv_cache_dtype="fp8_e4m3")
-    assert by_instance([instance("a", page_size=16, memserve=TOLD), stock, down, instance("d")]) == {}
+    stock = new_instance("b", page_size=16, kv_cache_dtype="fp8_e4m3")
+    assert (
+        by_instance([new_instance("a", page_size=16, memserve=DIGESTS), stock, down, new_instance("d")]) == {}
+    )
     # Among those that tell no more than the flag, it is what can be compared.
-    assert list(by_instance([instance("e", kv_cache_dtype="auto"), stock])) == [stock]
+    assert list(by_instance([new_instance("e", kv_cache_dtype="auto"), stock])) == [stock]
 
 
 async def workers(cluster):
@@ -79,12 +80,12 @@ async def workers(cluster):
 
 
 def warnings(caplog):
-    return [one.message for one in caplog.records if one.levelno >= logging.WARNING]
+    return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_one_warning_at_joining_and_a_word_in_workers(start, caplog):
     cluster = await start(prefill=1, decode=1, info={"page_size": 16}, health_check_interval_secs=0.02)
-    assert [one["incompatibilities"] for one in (await workers(cluster))["workers"]] == [[], []]
+    assert [worker["incompatibilities"] for worker in (await workers(cluster))["workers"]] == [[], []]
     decode = cluster.decode[0]
     await decode.die()
     decode.info |= {"page_size": 64, "disaggregation_mode": "prefill"}
@@ -92,11 +93,11 @@ async def test_one_warning_at_joining_and_a_word_in_workers(start, caplog):
         await asyncio.sleep(0.01)
     caplog.clear()
     await decode.start()
-    while not (told := (await workers(cluster))["workers"][1]["incompatibilities"]):
+    while not (incompatibilities := (await workers(cluster))["workers"][1]["incompatibilities"]):
         await asyncio.sleep(0.01)
     page = f"page size 64, where prefill instance {cluster.prefill[0].url} has 16"
     role = "it runs as prefill (--disaggregation-mode), and is given as decode"
-    assert told == [role, page]
+    assert incompatibilities == [role, page]
     await asyncio.sleep(0.1)
     assert warnings(caplog) == [f"decode instance {decode.url} does not fit: {role}; {page}"]
 
@@ -125,16 +126,16 @@ def a_tokenizer(folder, text):
 
 
 async def test_stock_instances_are_compared_by_what_is_at_their_path(start, tmp_path, caplog, free_port):
-    one, same, other = (a_tokenizer(tmp_path / name, name[0]) for name in ("a1", "a2", "b1"))
+    first, same, other = (a_tokenizer(tmp_path / name, name[0]) for name in ("a1", "a2", "b1"))
     cluster = await start(colocated=2)
-    for mock, where in zip(cluster.colocated, (one, same), strict=True):
+    for mock, where in zip(cluster.colocated, (first, same), strict=True):
         mock.info |= {"tokenizer_path": where}
     urls = tuple(mock.url for mock in cluster.colocated)
     config = RouterConfig(colocated=urls, port=free_port(), policy="round_robin")
     async with serving(config):
         assert warnings(caplog) == []
     cluster.colocated[1].info |= {"tokenizer_path": other}
-    async with serving(replace(config, port=free_port())):
+    async with serving(config.model_copy(update={"port": free_port()})):
         (words,) = warnings(caplog)
     assert "does not fit: tokenizer " in words
 
@@ -143,12 +144,12 @@ async def test_the_routers_own_tokenizer_is_compared_too(start, caplog):
     pytest.importorskip("sglang_memserve.model", reason="the embedded model is not installed")
     from sglang_memserve.model import resolve_model
 
-    info = {"memserve": TOLD}
+    info = {"memserve": DIGESTS}
     cluster = await start(colocated=1, info=info, policy="prompt_tree", tokenizer=resolve_model(None))
-    while not (told := (await workers(cluster))["routing"]["tokenizer"])["unlike"]:
+    while not (tokenizer := (await workers(cluster))["routing"]["tokenizer"])["unlike"]:
         await asyncio.sleep(0.01)
-    assert told["unlike"] == [cluster.colocated[0].url]
-    assert told["loaded"] == resolve_model(None)
+    assert tokenizer["unlike"] == [cluster.colocated[0].url]
+    assert tokenizer["loaded"] == resolve_model(None)
     assert any("another tokenizer or chat template" in words for words in warnings(caplog))
 
 
@@ -159,6 +160,6 @@ async def test_a_pair_given_the_wrong_way_round_is_warned_about(start, caplog, f
     first, last = (mock.url for mock in cluster.colocated)
     config = RouterConfig(prefill=(PrefillUrl(first),), decode=(last,), port=free_port())
     async with serving(config):
-        one, other = sorted(warnings(caplog))
-    assert one.startswith(f"decode instance {last} does not fit: it runs as prefill")
-    assert other == f"prefill instance {first} does not fit: {RUNS_AS_DECODE} prefill"
+        of_decode, of_prefill = sorted(warnings(caplog))
+    assert of_decode.startswith(f"decode instance {last} does not fit: it runs as prefill")
+    assert of_prefill == f"prefill instance {first} does not fit: {RUNS_AS_DECODE} prefill"

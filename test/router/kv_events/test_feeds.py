@@ -1,4 +1,4 @@
-"""Feeds are followed through whatever happens on the way; the other side is a real socket."""
+"""Feeds are followed through whatever happens on the delivery; the other side is a real socket."""
 
 import asyncio
 import dataclasses
@@ -23,26 +23,26 @@ from mempool.index.events import Cleared
 from mempool.index.index import Index
 from router.instances.instance import Instance, Role
 from router.instances.server_info import FeedAt, ServerInfo
-from router.kv_events import Feeds, Timing
+from router.kv_events import Feeds, FeedTiming
 from router.kv_events.cooperative import CooperativeRunner
-from router.kv_events.feed_client import Followed
+from router.kv_events.feed_client import FeedProgress
 from router.prefix_tree import EventTree
 
 HBM, DRAM = Medium.HBM, Medium.DRAM
 PAGE = 4
 NAMESPACE = "[null,null]"
 # A machine that is busy with something else for seconds must not look like a feed that is silent.
-TIMING = Timing(wait=0.02, late=0.03, silence=30, pause=0.001, most_pause=0.05)
+TIMING = FeedTiming(wait_s=0.02, late_s=0.03, silence_s=30, min_pause_s=0.001, max_pause_s=0.05)
 
 
 class FakeFeed:
-    """An instance's side. `way(ask, frame)` says what becomes of an answer: frames, each in some seconds."""
+    """An instance's side. `delivery(request, frame)`: the frames that are sent for it, each after a time."""
 
     def __init__(self, context, url="tcp://127.0.0.1:*"):
         self.incarnation = 7
         self.indexes = {HBM: new_index()}
-        self.asks = Counter()
-        self.way = straight
+        self.requests = Counter()
+        self.delivery = straight
         self._blocks = 0
         self._socket = context.socket(zmq.ROUTER)
         self._socket.linger = 0
@@ -73,31 +73,31 @@ class FakeFeed:
     async def _serve(self):
         while True:
             follower, frame = await self._socket.recv_multipart()
-            ask = messages.decode_request(frame)
-            self.asks[ask.medium] += 1
-            self._spawn(self._answer(follower, ask))
+            request = messages.decode_request(frame)
+            self.requests[request.medium] += 1
+            self._spawn(self._answer(follower, request))
 
-    async def _answer(self, follower, ask):
-        answer = self.answer(ask)
-        until = time.monotonic() + ask.wait
+    async def _answer(self, follower, request):
+        answer = self.answer(request)
+        until = time.monotonic() + request.wait
         while isinstance(answer, EventBatch) and not answer.events and time.monotonic() < until:
             await asyncio.sleep(0.001)
-            answer = self.answer(ask)
-        for seconds, sent in self.way(ask, messages.encode(answer)):
+            answer = self.answer(request)
+        for seconds, sent in self.delivery(request, messages.encode(answer)):
             self._spawn(self._send(follower, seconds, sent))
 
     async def _send(self, follower, seconds, frame):
         await asyncio.sleep(seconds)
         await self._socket.send_multipart([follower, frame])
 
-    def answer(self, ask):
-        index = self.indexes.get(ask.medium)
+    def answer(self, request):
+        index = self.indexes.get(request.medium)
         if index is None:
-            return Unknown(ask.number, "no such medium")
-        events = index.events_since(ask.seq) if ask.incarnation == self.incarnation else None
+            return Unknown(request.number, "no such medium")
+        events = index.events_since(request.seq) if request.incarnation == self.incarnation else None
         if events is None:
-            return SnapshotReply(ask.number, self.incarnation, index.snapshot())
-        return EventBatch(ask.number, self.incarnation, events)
+            return SnapshotReply(request.number, self.incarnation, index.snapshot())
+        return EventBatch(request.number, self.incarnation, events)
 
     def _spawn(self, work):
         task = asyncio.create_task(work)
@@ -158,7 +158,7 @@ async def follow(tree):
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def instance(feed, number=1):
+def new_instance(feed, number=1):
     made = Instance(f"http://{number}:1", Role.COLOCATED)
     made.up()
     made.learn(ServerInfo(page_size=PAGE, feed=feed.at))
@@ -175,38 +175,38 @@ async def eventually(holds):
             await asyncio.sleep(0.002)
 
 
-def has(tree, one, prompt, medium=HBM):
-    cached = tree.match(tokens(prompt, [0]), "").get(one)
+def has(tree, instance, prompt, medium=HBM):
+    cached = tree.match(tokens(prompt, [0]), "").get(instance)
     return 0 if cached is None else cached.hbm if medium is HBM else cached.tokens
 
 
-def state(feeds, one, medium=HBM):
+def state(feeds, instance, medium=HBM):
     """Of one that is followed already or soon."""
-    return feeds.describe().get(one.url, {}).get(medium.value) or Followed().describe()
+    return feeds.describe().get(instance.url, {}).get(medium.value) or FeedProgress().describe()
 
 
 async def test_both_media_are_followed(tree, make_feed, follow):
     feed = make_feed()
     feed.indexes[DRAM] = new_index()
     feed.insert(tokens(range(40)))
-    one = instance(feed)
-    feeds = follow(one)
-    await eventually(lambda: has(tree, one, range(100)) == 40)
+    instance = new_instance(feed)
+    feeds = follow(instance)
+    await eventually(lambda: has(tree, instance, range(100)) == 40)
     feed.insert(tokens(range(80)), DRAM)
     feed.insert(tokens(range(60)))
-    await eventually(lambda: tree.match(tokens(range(100)), "") == {one: (80, 60)})
+    await eventually(lambda: tree.match(tokens(range(100)), "") == {instance: (80, 60)})
     feed.indexes[HBM].clear()
-    await eventually(lambda: tree.match(tokens(range(100)), "") == {one: (80, 0)})
-    await eventually(lambda: state(feeds, one)["events"] == 2)
-    hbm = state(feeds, one)
+    await eventually(lambda: tree.match(tokens(range(100)), "") == {instance: (80, 0)})
+    await eventually(lambda: state(feeds, instance)["events"] == 2)
+    hbm = state(feeds, instance)
     assert (hbm["state"], hbm["trouble"], hbm["snapshots"]) == ("followed", None, 1)
     assert hbm["errors"] == hbm["gaps"] == 0
 
 
 def unreliable(rng):
-    """Loses, doubles, delays (past the next ask) and spoils; so answers come out of order, too."""
+    """Loses, doubles, delays (past the next request) and spoils; so answers come out of order, too."""
 
-    def way(ask, frame):
+    def delivery(request, frame):
         match rng.randrange(12):
             case 0 | 1:
                 return []
@@ -227,25 +227,25 @@ def unreliable(rng):
                     (
                         0,
                         messages.encode(
-                            EventBatch(ask.number, 7, [Cleared(seq=ask.seq + 5, namespace=None)])
+                            EventBatch(request.number, 7, [Cleared(seq=request.seq + 5, namespace=None)])
                         ),
                     )
                 ]
             case 10:
-                return [(0, messages.encode(Unknown(ask.number + 1, "of another ask"))), (0, frame)]
+                return [(0, messages.encode(Unknown(request.number + 1, "of another request"))), (0, frame)]
         return [(0, frame)]
 
-    return way
+    return delivery
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_whatever_happens_on_the_way_it_comes_right(tree, make_feed, follow, seed):
     rng = random.Random(seed)
     feeds = [make_feed() for _ in range(3)]
-    ones = [instance(feed, number) for number, feed in enumerate(feeds)]
-    follow(*ones)
+    instances = [new_instance(feed, number) for number, feed in enumerate(feeds)]
+    follow(*instances)
     for feed in feeds[:2]:
-        feed.way = unreliable(rng)
+        feed.delivery = unreliable(rng)
     for _ in range(150):
         feed = rng.choice(feeds)
         match rng.randrange(10):
@@ -257,16 +257,16 @@ async def test_whatever_happens_on_the_way_it_comes_right(tree, make_feed, follo
                 feed.insert(tokens([1] * 10, [rng.randrange(2) for _ in range(rng.randrange(4, 40))]))
         await asyncio.sleep(0.003)
     for feed in feeds:
-        feed.way = straight
+        feed.delivery = straight
         feed.insert(tokens(range(8)))
     asked = [tokens([1] * 10, [rng.randrange(2) for _ in range(40)]) for _ in range(100)] + [tokens(range(9))]
 
     def equal():
         return all(
-            tree.match(prompt, "").get(one, (0, 0))[1]
+            tree.match(prompt, "").get(instance, (0, 0))[1]
             == feed.indexes[HBM].match(NAMESPACE, prompt[:-1]).tokens
             for prompt in asked
-            for one, feed in zip(ones, feeds, strict=True)
+            for instance, feed in zip(instances, feeds, strict=True)
         )
 
     await eventually(equal)
@@ -274,61 +274,61 @@ async def test_whatever_happens_on_the_way_it_comes_right(tree, make_feed, follo
 
 async def test_doubled_and_late_answers_cost_nothing(tree, make_feed, follow):
     feed = make_feed()
-    feed.way = lambda _, frame: [(0, frame), (0.002, frame), (0.01, frame)]
-    one = instance(feed)
-    feeds = follow(one)
+    feed.delivery = lambda _, frame: [(0, frame), (0.002, frame), (0.01, frame)]
+    instance = new_instance(feed)
+    feeds = follow(instance)
     for n in range(40):
         feed.insert(tokens([n] * 8))
-        await eventually(lambda n=n: has(tree, one, [n] * 8) == 8)
-    await eventually(lambda: feed.asks[HBM] > 40)
-    assert [state(feeds, one)[name] for name in ("snapshots", "gaps", "errors")] == [1, 0, 0]
+        await eventually(lambda n=n: has(tree, instance, [n] * 8) == 8)
+    await eventually(lambda: feed.requests[HBM] > 40)
+    assert [state(feeds, instance)[name] for name in ("snapshots", "gaps", "errors")] == [1, 0, 0]
 
 
 async def test_events_of_another_incarnation_are_not_applied(tree, make_feed, follow):
     feed, sent = make_feed(), []
     feed.insert(tokens(range(40)))
 
-    def mistaken(ask, frame):
-        if ask.seq >= 0 and not sent:
-            sent.append(ask)
-            frame = messages.encode(EventBatch(ask.number, 99, [Cleared(seq=ask.seq + 1, namespace=None)]))
+    def mistaken(request, frame):
+        if request.seq >= 0 and not sent:
+            sent.append(request)
+            frame = messages.encode(
+                EventBatch(request.number, 99, [Cleared(seq=request.seq + 1, namespace=None)])
+            )
         return [(0, frame)]
 
-    feed.way = mistaken
-    one = instance(feed)
-    feeds = follow(one)
-    await eventually(lambda: sent and feed.asks[HBM] > 4)
-    assert has(tree, one, range(100)) == 40
-    assert [state(feeds, one)[name] for name in ("snapshots", "gaps", "errors")] == [1, 0, 1]
+    feed.delivery = mistaken
+    instance = new_instance(feed)
+    feeds = follow(instance)
+    await eventually(lambda: sent and feed.requests[HBM] > 4)
+    assert has(tree, instance, range(100)) == 40
+    assert [state(feeds, instance)[name] for name in ("snapshots", "gaps", "errors")] == [1, 0, 1]
 
 
-async def test_a_restart_is_seen_by_its_incarnation_and_the_instance_is_asked_what_it_is(
-    tree, make_feed, follow
-):
+async def test_a_new_incarnation_has_the_instance_asked_what_it_is(tree, make_feed, follow):
     feed = make_feed()
     feed.insert(tokens(range(40)))
-    one = instance(feed)
-    follow(one)
-    await eventually(lambda: has(tree, one, range(100)) == 40)
-    assert not one.recheck_requested
+    instance = new_instance(feed)
+    follow(instance)
+    await eventually(lambda: has(tree, instance, range(100)) == 40)
+    assert not instance.recheck_requested
     feed.restart()
     feed.insert(tokens(range(8)))
-    await eventually(lambda: has(tree, one, range(100)) == 8)
-    assert one.recheck_requested
-    assert one.probe_requested.is_set()
+    await eventually(lambda: has(tree, instance, range(100)) == 8)
+    assert instance.recheck_requested
+    assert instance.probe_requested.is_set()
 
 
 async def test_who_fell_behind_gets_a_snapshot(tree, make_feed, follow):
     feed = make_feed()
     feed.indexes[HBM] = new_index(log_events=4)
-    one = instance(feed)
-    feeds = follow(one)
-    await eventually(lambda: tree.mirrors.follows(one))
+    instance = new_instance(feed)
+    feeds = follow(instance)
+    await eventually(lambda: tree.mirrors.follows(instance))
     for n in range(10):
         feed.insert(tokens([n] * 8))
-    await eventually(lambda: has(tree, one, [9] * 8) == 8)
-    assert has(tree, one, [0] * 8) == 8
-    await eventually(lambda: state(feeds, one)["snapshots"] == 2)
+    await eventually(lambda: has(tree, instance, [9] * 8) == 8)
+    assert has(tree, instance, [0] * 8) == 8
+    await eventually(lambda: state(feeds, instance)["snapshots"] == 2)
 
 
 async def test_a_gap_is_healed_by_a_snapshot_quietly(tree, make_feed, follow, caplog):
@@ -341,39 +341,39 @@ async def test_a_gap_is_healed_by_a_snapshot_quietly(tree, make_feed, follow, ca
             frame = messages.encode(msgspec.structs.replace(answer, events=answer.events[1:]))
         return [(0, frame)]
 
-    feed.way = skip_one
-    one = instance(feed)
-    feeds = follow(one)
-    await eventually(lambda: tree.mirrors.follows(one))
+    feed.delivery = skip_one
+    instance = new_instance(feed)
+    feeds = follow(instance)
+    await eventually(lambda: tree.mirrors.follows(instance))
     for n in range(3):
         feed.insert(tokens([n] * 8))
-    await eventually(lambda: skipped and has(tree, one, [0] * 8) == 8)
-    await eventually(lambda: state(feeds, one)["snapshots"] == 2)
-    assert (state(feeds, one)["gaps"], state(feeds, one)["errors"]) == (1, 0)
+    await eventually(lambda: skipped and has(tree, instance, [0] * 8) == 8)
+    await eventually(lambda: state(feeds, instance)["snapshots"] == 2)
+    assert (state(feeds, instance)["gaps"], state(feeds, instance)["errors"]) == (1, 0)
     assert "feed" not in caplog.text
 
 
 async def test_a_feed_that_lies_again_and_again_is_lost_and_hurts_no_other(tree, make_feed, follow, caplog):
     caplog.set_level(logging.INFO)
     liar, honest = make_feed(), make_feed()
-    ones = instance(liar, 1), instance(honest, 2)
+    instances = new_instance(liar, 1), new_instance(honest, 2)
     for feed in (liar, honest):
         feed.insert(tokens(range(40)))
 
-    def lie(ask, frame):
-        if ask.seq < 0:
+    def lie(request, frame):
+        if request.seq < 0:
             return [(0, frame)]
-        untrue = EventBatch(ask.number, liar.incarnation, [Cleared(seq=ask.seq + 1, namespace="x")])
+        untrue = EventBatch(request.number, liar.incarnation, [Cleared(seq=request.seq + 1, namespace="x")])
         junk = messages.encode(untrue).replace(b"\xa1x", b"\xa1\xff")
         return [(0, junk)]
 
-    liar.way = lie
-    feeds = follow(*ones)
-    await eventually(lambda: state(feeds, ones[0])["errors"] > 4)
-    assert has(tree, ones[1], range(100)) == 40
-    liar.way = straight
+    liar.delivery = lie
+    feeds = follow(*instances)
+    await eventually(lambda: state(feeds, instances[0])["errors"] > 4)
+    assert has(tree, instances[1], range(100)) == 40
+    liar.delivery = straight
     await eventually(lambda: "is back" in caplog.text)
-    assert has(tree, ones[0], range(100)) == 40
+    assert has(tree, instances[0], range(100)) == 40
     logged = [record.getMessage() for record in caplog.records if "the feed of" in record.getMessage()]
     assert len(logged) == 2
     assert logged[0].startswith("the feed of colocated instance http://1:1 is lost: not a message of a feed")
@@ -384,18 +384,18 @@ async def test_a_feed_that_falls_silent_is_lost_until_it_speaks_again(tree, make
     caplog.set_level(logging.INFO)
     feed = make_feed()
     feed.insert(tokens(range(40)))
-    one = instance(feed)
-    feeds = follow(one, timing=dataclasses.replace(TIMING, silence=1))
-    await eventually(lambda: has(tree, one, range(100)) == 40)
-    feed.way = silent
-    await eventually(lambda: not tree.mirrors.follows(one))
+    instance = new_instance(feed)
+    feeds = follow(instance, timing=dataclasses.replace(TIMING, silence_s=1))
+    await eventually(lambda: has(tree, instance, range(100)) == 40)
+    feed.delivery = silent
+    await eventually(lambda: not tree.mirrors.follows(instance))
     assert tree.match(tokens(range(100)), "") == {}
-    assert one.recheck_requested
-    assert state(feeds, one)["state"] == "lost"
+    assert instance.recheck_requested
+    assert state(feeds, instance)["state"] == "lost"
     await eventually(lambda: "is lost" in caplog.text)
-    feed.way = straight
+    feed.delivery = straight
     await eventually(lambda: "is back" in caplog.text)
-    assert has(tree, one, range(100)) == 40
+    assert has(tree, instance, range(100)) == 40
     assert caplog.text.count("the feed of") == 2
 
 
@@ -405,18 +405,18 @@ async def test_an_instance_that_is_down_is_not_followed_until_it_is_known_again(
     old, new = make_feed(), make_feed()
     old.insert(tokens(range(40)))
     new.insert(tokens(range(20)))
-    one = instance(old)
-    follow(one)
-    await eventually(lambda: has(tree, one, range(100)) == 40)
-    one.down("gone")
+    instance = new_instance(old)
+    follow(instance)
+    await eventually(lambda: has(tree, instance, range(100)) == 40)
+    instance.down("gone")
     assert tree.match(tokens(range(100)), "") == {}
     await eventually(lambda: tree.mirrors.sizes()["tokens"] == 0)
-    asked = old.asks[HBM]
-    one.up()
+    asked = old.requests[HBM]
+    instance.up()
     await asyncio.sleep(0.3)
-    one.learn(ServerInfo(page_size=PAGE, feed=new.at))
-    await eventually(lambda: has(tree, one, range(100)) == 20)
-    assert old.asks[HBM] <= asked + 1
+    instance.learn(ServerInfo(page_size=PAGE, feed=new.at))
+    await eventually(lambda: has(tree, instance, range(100)) == 20)
+    assert old.requests[HBM] <= asked + 1
     assert "feed" not in caplog.text
 
 
@@ -424,40 +424,40 @@ async def test_traits_that_change_move_the_follower(tree, make_feed, follow):
     old, new = make_feed(), make_feed()
     old.insert(tokens(range(40)))
     new.insert(tokens(range(20)))
-    one = instance(old)
-    follow(one)
-    await eventually(lambda: has(tree, one, range(100)) == 40)
-    one.learn(ServerInfo(page_size=PAGE, feed=new.at))
-    await eventually(lambda: has(tree, one, range(100)) == 20)
+    instance = new_instance(old)
+    follow(instance)
+    await eventually(lambda: has(tree, instance, range(100)) == 40)
+    instance.learn(ServerInfo(page_size=PAGE, feed=new.at))
+    await eventually(lambda: has(tree, instance, range(100)) == 20)
 
 
 async def test_what_a_flush_forgot_is_learned_anew(tree, make_feed, follow):
     feed = make_feed()
     feed.insert(tokens(range(40)))
-    one = instance(feed)
-    follow(one)
-    await eventually(lambda: has(tree, one, range(100)) == 40)
-    one.bump_cache_epoch()
+    instance = new_instance(feed)
+    follow(instance)
+    await eventually(lambda: has(tree, instance, range(100)) == 40)
+    instance.bump_cache_epoch()
     assert tree.match(tokens(range(100)), "") == {}
-    await eventually(lambda: has(tree, one, range(100)) == 40)
+    await eventually(lambda: has(tree, instance, range(100)) == 40)
 
 
 async def test_a_medium_that_is_not_there_is_no_trouble_and_may_come(tree, make_feed, follow, caplog):
     feed = make_feed()
     feed.insert(tokens(range(8)))
-    one = instance(feed)
-    feeds = follow(one)
-    await eventually(lambda: state(feeds, one, DRAM)["state"] == "unknown: no such medium")
+    instance = new_instance(feed)
+    feeds = follow(instance)
+    await eventually(lambda: state(feeds, instance, DRAM)["state"] == "unknown: no such medium")
     feed.indexes[DRAM] = new_index()
     feed.insert(tokens(range(20)), DRAM)
-    await eventually(lambda: tree.match(tokens(range(100)), "") == {one: (20, 8)})
+    await eventually(lambda: tree.match(tokens(range(100)), "") == {instance: (20, 8)})
     assert "feed" not in caplog.text
 
 
 async def test_an_endpoint_that_cannot_be_is_lost_not_fatal(tree, make_feed, follow, caplog):
     feed = make_feed()
     feed.insert(tokens(range(8)))
-    good, bad = instance(feed, 1), instance(feed, 2)
+    good, bad = new_instance(feed, 1), new_instance(feed, 2)
     bad.learn(ServerInfo(page_size=PAGE, feed=FeedAt("tcp://nowhere", 1)))
     follow(good, bad)
     await eventually(lambda: "the feed of colocated instance http://2:1 is lost" in caplog.text)
@@ -467,9 +467,9 @@ async def test_an_endpoint_that_cannot_be_is_lost_not_fatal(tree, make_feed, fol
 async def test_the_end_of_following_leaves_nothing_in_the_tree(tree, make_feed):
     feed = make_feed()
     feed.insert(tokens(range(40)))
-    one = instance(feed)
-    task = asyncio.create_task(Feeds([one], tree.mirrors, TIMING).run())
-    await eventually(lambda: has(tree, one, range(100)) == 40)
+    instance = new_instance(feed)
+    task = asyncio.create_task(Feeds([instance], tree.mirrors, TIMING).run())
+    await eventually(lambda: has(tree, instance, range(100)) == 40)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert tree.match(tokens(range(100)), "") == {}
@@ -478,13 +478,13 @@ async def test_the_end_of_following_leaves_nothing_in_the_tree(tree, make_feed):
 async def test_who_comes_is_followed_and_who_goes_is_not(tree, make_feed):
     feed = make_feed()
     feed.insert(tokens(range(40)))
-    one, another = instance(feed, 1), instance(feed, 2)
-    here = [one]
+    instance, another = new_instance(feed, 1), new_instance(feed, 2)
+    here = [instance]
     feeds = Feeds(here, tree.mirrors, TIMING)
     task = asyncio.create_task(feeds.run())
-    await eventually(lambda: has(tree, one, range(100)) == 40)
+    await eventually(lambda: has(tree, instance, range(100)) == 40)
     here[:] = [another]
-    await eventually(lambda: has(tree, another, range(100)) == 40 and not has(tree, one, range(100)))
+    await eventually(lambda: has(tree, another, range(100)) == 40 and not has(tree, instance, range(100)))
     await eventually(lambda: list(feeds.describe()) == [another.url])
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -493,21 +493,21 @@ async def test_who_comes_is_followed_and_who_goes_is_not(tree, make_feed):
 async def test_few_snapshots_are_under_way_at_once(tree, make_feed, follow):
     under_way, most = set(), []
 
-    def slow(ask, frame):
-        if ask.seq >= 0:
+    def slow(request, frame):
+        if request.seq >= 0:
             return [(0, frame)]
-        under_way.add(id(ask))
+        under_way.add(id(request))
         most.append(len(under_way))
-        asyncio.get_running_loop().call_later(0.01, under_way.discard, id(ask))
+        asyncio.get_running_loop().call_later(0.01, under_way.discard, id(request))
         return [(0.01, frame)]
 
-    ones = []
+    instances = []
     for number in range(24):
         feed = make_feed()
-        feed.way = slow
+        feed.delivery = slow
         feed.insert(tokens(range(8)))
-        ones.append(instance(feed, number))
-    follow(*ones, timing=dataclasses.replace(TIMING, late=5))
+        instances.append(new_instance(feed, number))
+    follow(*instances, timing=dataclasses.replace(TIMING, late_s=5))
     await eventually(lambda: len(tree.match(tokens(range(9)), "")) == 24)
     assert 1 < max(most) <= 4
 
@@ -560,7 +560,7 @@ async def decide(cluster, ids):
         assert response.status == 200
     async with cluster.session.get(cluster.url + "/decisions?last=1") as response:
         (decision,) = (await response.json())["decisions"]
-    return {one["url"]: one["cached_tokens"] for one in decision["candidates"]}
+    return {instance["url"]: instance["cached_tokens"] for instance in decision["candidates"]}
 
 
 async def workers(cluster):
@@ -573,7 +573,7 @@ async def test_a_router_routes_by_what_its_instances_tell(start, make_feed):
     feed.insert(tokens(range(40)))
     cluster = await start(colocated=1, info=with_feed(feed), policy="prompt_tree")
     (mock,) = cluster.colocated
-    while not (told := (await workers(cluster))["feeds"]) or told[mock.url]["hbm"]["state"] != "followed":
+    while not (feeds := (await workers(cluster))["feeds"]) or feeds[mock.url]["hbm"]["state"] != "followed":
         await asyncio.sleep(0.01)
     assert await decide(cluster, list(range(100))) == {mock.url: 40}
 
@@ -586,19 +586,19 @@ async def test_nobody_follows_what_nobody_asks_for(start, make_feed, settings):
     cluster = await start(colocated=1, info=with_feed(feed), **settings)
     await asyncio.sleep(0.3)
     assert (await workers(cluster))["feeds"] == {}
-    assert not feed.asks
+    assert not feed.requests
 
 
-async def test_an_instance_that_was_replaced_unnoticed_is_asked_where_its_feed_is_now(start, make_feed):
+async def test_an_instance_replaced_unnoticed_is_asked_where_its_feed_is(start, make_feed):
     old, new = make_feed(), make_feed()
     new.insert(tokens(range(20)))
     cluster = await start(colocated=1, info=with_feed(old), policy="prompt_tree")
     (mock,) = cluster.colocated
-    while not old.asks[HBM] > 1:
+    while not old.requests[HBM] > 1:
         await asyncio.sleep(0.01)
     mock.info |= with_feed(new)
     old.restart()
-    while not new.asks[HBM] > 1:
+    while not new.requests[HBM] > 1:
         await asyncio.sleep(0.01)
     assert await decide(cluster, list(range(100))) == {mock.url: 20}
 
@@ -608,16 +608,16 @@ async def test_it_follows_the_pools_own_server(tree, follow):
     feeds = {medium: IndexFeed(lock, lambda index=index: (3, index)) for medium, index in indexes.items()}
     server = FeedServer("tcp://127.0.0.1:*", feeds)
     try:
-        one = Instance("http://1:1", Role.COLOCATED)
-        one.up()
-        one.learn(ServerInfo(page_size=PAGE, feed=FeedAt(server.endpoint, 3)))
-        follow(one, timing=Timing())
-        await eventually(lambda: tree.mirrors.follows(one))
+        instance = Instance("http://1:1", Role.COLOCATED)
+        instance.up()
+        instance.learn(ServerInfo(page_size=PAGE, feed=FeedAt(server.endpoint, 3)))
+        follow(instance, timing=FeedTiming())
+        await eventually(lambda: tree.mirrors.follows(instance))
         for end, medium in ((40, HBM), (60, DRAM)):
             with lock:
                 owner = Owner("i", 3, medium)
                 indexes[medium].insert(NAMESPACE, tokens(range(end)), [Addresses(owner, range(end // PAGE))])
             feeds[medium].news()
-        await eventually(lambda: tree.match(tokens(range(100)), "") == {one: (60, 40)})
+        await eventually(lambda: tree.match(tokens(range(100)), "") == {instance: (60, 40)})
     finally:
         server.close()

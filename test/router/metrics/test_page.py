@@ -13,7 +13,7 @@ from router.metrics.distribution import Distribution
 from router.metrics.predictions import Predictions
 from router.policies import Route
 from router.prefix_tree import Cached
-from router.protocol.usage import Outcome
+from router.protocol.usage import ReportedUsage
 from router.scheduling.decisions import Decision, Decisions
 
 IDS = list(range(1, 201))
@@ -300,7 +300,7 @@ def decided(predicted, **more):
 )
 def test_what_came_of_a_prediction(predicted, prompt, cached, cache_lost, outcome):
     decisions = Decisions(1)
-    decisions.ended(decided(predicted), Outcome(prompt, cached), cache_lost=cache_lost)
+    decisions.ended(decided(predicted), ReportedUsage(prompt, cached), cache_lost=cache_lost)
     assert decisions.prediction_outcomes == {outcome: 1}
 
 
@@ -309,8 +309,8 @@ def test_what_another_instance_had_was_available():
     decisions.watch(predictions)
     decision = decided(64)
     decisions.add(decision)
-    decisions.ended(decision, Outcome(100, 48))
-    decisions.ended(decided(64), Outcome(100, None))
+    decisions.ended(decision, ReportedUsage(100, 48))
+    decisions.ended(decided(64), ReportedUsage(100, None))
     told = {s.name: s.value for family in predictions.collect() for s in family.samples if not s.labels}
     assert told["memserve:router_cached_tokens_available_total"] == 96
     assert told["memserve:router_cached_tokens_chosen_total"] == 64

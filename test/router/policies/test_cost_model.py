@@ -45,7 +45,7 @@ class Tree:
 class House:
     """`house.c[0]` and so on, by the first letters of the roles; all fetch from each other."""
 
-    def __init__(self, prefill=0, decode=0, colocated=0, fetch_s=True):
+    def __init__(self, prefill=0, decode=0, colocated=0, fetches=True):
         counts = {Role.PREFILL: prefill, Role.DECODE: decode, Role.COLOCATED: colocated}
         made = {
             role: [
@@ -56,9 +56,11 @@ class House:
         }
         self.p, self.d, self.c = made.values()
         self.candidates = Candidates([*self.p, *self.d, *self.c])
-        for one in self.candidates.instances:
-            one.up()
-            one.learn(ServerInfo(page_size=PAGE, instance=one.url if fetch_s else "", device="cuda"))
+        for instance in self.candidates.instances:
+            instance.up()
+            instance.learn(
+                ServerInfo(page_size=PAGE, instance=instance.url if fetches else "", device="cuda")
+            )
         self.tree = Tree()
         self.estimator = CostEstimator(Speeds(), clock=standing_still)
         self.policy = CostModelPolicy(self.tree, self.estimator)
@@ -67,8 +69,8 @@ class House:
     def route(self, request=REQUEST):
         return self.policy.route(self.candidates, request)
 
-    def has(self, one, tokens, hbm=None):
-        self.tree.has[one] = Cached(tokens, tokens if hbm is None else hbm)
+    def has(self, instance, tokens, hbm=None):
+        self.tree.has[instance] = Cached(tokens, tokens if hbm is None else hbm)
 
     def burst(self, count, request=REQUEST):
         """Requests that all come before any ends. Returns the routes, and lets go of what was charged."""
@@ -98,15 +100,15 @@ def test_idle_instances_are_chosen_by_where_the_kv_is():
     assert {house.route().decode for _ in range(20)} == {house.c[1]}
 
 
-@pytest.mark.parametrize("fetch_s", [True, False])
-def test_a_busy_holder_is_left_at_the_queue_that_the_model_computes(fetch_s):
-    house = House(colocated=2, fetch_s=fetch_s)
+@pytest.mark.parametrize("fetches", [True, False])
+def test_a_busy_holder_is_left_at_the_queue_that_the_model_computes(fetches):
+    house = House(colocated=2, fetches=fetches)
     holder, other = house.c
     house.has(holder, 4080)
     speed = house.speed
     there = speed.prefill(4080, 16)
     elsewhere = speed.prefill(0, 4096)
-    if fetch_s:
+    if fetches:
         # The holder sends once the forward that it is in is over.
         moved = speed.fetch(4080) + speed.swap_in(4080) + there
         elsewhere = min(elsewhere, moved + min(elsewhere - there, speed.max_forward_s))
@@ -120,7 +122,7 @@ def test_a_busy_holder_is_left_at_the_queue_that_the_model_computes(fetch_s):
     assert holder.charged_seconds == 0
 
 
-def test_it_fetches_where_that_is_less_than_to_compute_and_says_how_long_to_wait():
+def test_it_fetches_where_that_is_cheaper_and_says_how_long_to_wait():
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     fetch = house.route().fetch
@@ -145,20 +147,20 @@ def test_fetch_or_recompute_is_decided_where_the_models_times_cross():
 
 
 @pytest.mark.parametrize("who", ["source", "fetcher"])
-def test_who_has_no_name_in_the_mempool_neither_fetches_nor_is_fetched_from(who):
+def test_no_fetch_by_or_from_an_instance_without_a_name_in_the_mempool(who):
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
-    one = house.d[0] if who == "source" else house.p[0]
-    one.learn(ServerInfo(page_size=PAGE, device="cuda"))
+    instance = house.d[0] if who == "source" else house.p[0]
+    instance.learn(ServerInfo(page_size=PAGE, device="cuda"))
     assert house.route().fetch is None
-    one.learn(ServerInfo(page_size=64, device="cuda", instance="x"))
+    instance.learn(ServerInfo(page_size=64, device="cuda", instance="x"))
     assert house.route().fetch is None
 
 
 def test_of_equal_sources_the_one_that_sends_less_is_asked():
     house = House(prefill=1, decode=3)
-    for one in house.d:
-        house.has(one, 4080)
+    for instance in house.d:
+        house.has(instance, 4080)
     reserved(house.p[0], 0, house.d[0], 0.01)
     house.d[1].charge(100_000)
     assert {house.route().fetch.source for _ in range(10)} == {house.d[2]}
@@ -172,7 +174,7 @@ def test_a_source_that_is_too_busy_is_spared():
     assert how(house, house.route()) == "recompute"
 
 
-def test_a_source_is_charged_with_what_it_sends_and_not_with_its_queue_again():
+def test_a_source_is_charged_with_what_it_sends_not_with_its_queue():
     house = House(colocated=2)
     holder, other = house.c
     house.has(holder, 4080)
@@ -183,12 +185,13 @@ def test_a_source_is_charged_with_what_it_sends_and_not_with_its_queue_again():
     assert plan.source_busy_s == house.speed.fetch(4080) < plan.fetch_s
 
 
-def test_one_that_has_not_told_what_it_is_looks_no_better_than_the_others():
+def test_an_instance_that_has_not_reported_looks_no_better_than_others():
     house = House(colocated=2)
     house.c[1].learn(None)
-    for one in house.c:
-        one.learn(
-            one.server_info and dataclasses.replace(one.server_info, model="/no/such/model", device="cpu")
+    for instance in house.c:
+        instance.learn(
+            instance.server_info
+            and dataclasses.replace(instance.server_info, model="/no/such/model", device="cpu")
         )
     estimate = house.route().estimate
     assert estimate(house.c[1]).plan.compute_s == estimate(house.c[0]).plan.compute_s
@@ -203,9 +206,9 @@ def test_another_source_that_has_less_takes_over_from_a_busy_one():
     assert house.route().fetch[:2] == (house.d[1], 3072)
 
 
-@pytest.mark.parametrize("fetch_s", [True, False])
-def test_a_hot_prefix_spreads_before_its_holders_queue_costs_more_than_to_do_without(fetch_s):
-    house = House(colocated=4, fetch_s=fetch_s)
+@pytest.mark.parametrize("fetches", [True, False])
+def test_a_hot_prefix_spreads_before_its_holders_queue_costs_more(fetches):
+    house = House(colocated=4, fetches=fetches)
     house.has(house.c[0], 4080)
     routes = house.burst(400)
     share = Counter(route.decode for route in routes)
@@ -215,9 +218,13 @@ def test_a_hot_prefix_spreads_before_its_holders_queue_costs_more_than_to_do_wit
     assert longest > 0
     for route in routes:
         estimate = route.estimate(route.decode)
-        others = [route.estimate(one).total_s for one in house.c]
+        others = [route.estimate(instance).total_s for instance in house.c]
         assert estimate.total_s <= min(others) + 0.021 * estimate.until_prefilled_s
-    assert [one.charged_seconds for one in house.c] == [one.sending_seconds for one in house.c] == [0] * 4
+    assert (
+        [instance.charged_seconds for instance in house.c]
+        == [instance.sending_seconds for instance in house.c]
+        == [0] * 4
+    )
 
 
 def test_what_waits_together_shares_a_forward():
@@ -236,11 +243,11 @@ def test_cold_instances_get_what_nobody_has():
     assert min(Counter(route.decode for route in routes).values()) >= 8
 
 
-def test_instances_that_cost_the_same_are_drawn_at_random_and_the_less_loaded_first():
+def test_ties_go_to_the_less_loaded_and_then_at_random():
     house = House(colocated=3)
     assert len({house.route().decode for _ in range(60)}) == 3
-    for one in house.c[:2]:
-        one.charge(1)
+    for instance in house.c[:2]:
+        instance.charge(1)
     assert {house.route().decode for _ in range(10)} == {house.c[2]}
 
 
@@ -254,7 +261,7 @@ def test_a_difference_that_no_prediction_can_tell_leaves_it_to_load():
     assert {house.route().decode for _ in range(10)} == {house.c[0]}
 
 
-def test_a_colocated_instance_sends_nothing_and_decodes_beside_its_own_streams():
+def test_a_colocated_instance_sends_nothing_and_decodes_itself():
     house = House(prefill=1, decode=1, colocated=1)
     house.d[0].charge(50_000)
     route = house.route()
@@ -275,8 +282,8 @@ def test_what_is_in_dram_costs_its_swap_in():
     assert route.estimate(house.c[0]).total_s - route.estimate(house.c[1]).total_s == pytest.approx(swap_in_s)
 
 
-def test_decode_instances_are_chosen_by_what_is_to_be_sent_and_by_their_steps():
-    house = House(prefill=1, decode=2, fetch_s=False)
+def test_decode_instances_are_chosen_by_what_is_sent_and_their_steps():
+    house = House(prefill=1, decode=2, fetches=False)
     house.has(house.d[0], 4080)
     assert {house.route().decode for _ in range(10)} == {house.d[0]}
     for _ in range(300):
@@ -285,7 +292,7 @@ def test_decode_instances_are_chosen_by_what_is_to_be_sent_and_by_their_steps():
 
 
 def test_a_busy_pair_loses_to_a_colocated_instance_and_the_reverse():
-    house = House(prefill=1, decode=1, colocated=1, fetch_s=False)
+    house = House(prefill=1, decode=1, colocated=1, fetches=False)
     reservation = reserved(house.p[0], 5.0)
     assert house.route().decode is house.c[0]
     reservation.release()
@@ -293,7 +300,7 @@ def test_a_busy_pair_loses_to_a_colocated_instance_and_the_reverse():
     assert house.route()[:2] == (house.p[0], house.d[0])
 
 
-def test_without_tokens_a_guess_at_the_length_is_priced_with_nothing_cached():
+def test_without_tokens_a_guessed_length_counts_and_nothing_is_cached():
     house = House(colocated=2)
     house.has(house.c[0], 4080)
     route = house.route(RoutingRequest(prompt_tokens=4096, new_tokens=64))
@@ -319,7 +326,7 @@ def test_what_was_observed_of_an_instance_corrects_its_price():
     assert route.estimate(slow).plan.uncorrected_s == route.estimate(other).plan.uncorrected_s
 
 
-def test_a_prefill_that_had_to_fetch_says_nothing_of_its_instance():
+def test_a_prefill_that_had_to_fetchesays_nothing_of_its_instance():
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     estimate = house.route().estimate(house.p[0])

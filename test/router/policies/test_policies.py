@@ -35,16 +35,16 @@ def instances(role, count):
 def cluster(prefill=0, decode=0, colocated=0):
     ps, ds, cs = instances("prefill", prefill), instances("decode", decode), instances("colocated", colocated)
     for role, made in ((Role.PREFILL, ps), (Role.DECODE, ds), (Role.COLOCATED, cs)):
-        for one in made:
-            one.role = role
+        for instance in made:
+            instance.role = role
     return Candidates([*ps, *ds, *cs]), ps, ds, cs
 
 
 def charge(route):
     """As the router does, as long as the request lasts."""
-    for one in route[:2]:
-        if one is not None:
-            one.charge(10)
+    for instance in route[:2]:
+        if instance is not None:
+            instance.charge(10)
     if (estimate := route.estimate(route.first)) is not None:
         PrefillReservation(route.first, estimate.busy_s).reserve()
 
@@ -62,14 +62,14 @@ def decoders(policy, candidates, requests):
 @pytest.mark.parametrize("name", EVERY)
 def test_every_policy_meets_everybody_and_nobody_who_is_down(name):
     candidates, ps, ds, cs = cluster(prefill=3, decode=3, colocated=3)
-    for one in (ps[0], ds[0], cs[0]):
-        one.down("gone")
+    for instance in (ps[0], ds[0], cs[0]):
+        instance.down("gone")
     policy, met = policy_of(name), set()
     for number in range(400):
         route = policy.route(candidates, RoutingRequest(tokens=TOKENS + 100 * number, session=f"s{number}"))
         assert (route.prefill is None) == (route.decode.role is Role.COLOCATED)
         charge(route)
-        met |= {one for one in route[:2] if one is not None}
+        met |= {instance for instance in route[:2] if instance is not None}
     assert met == {*ps[1:], *ds[1:], *cs[1:]}
 
 
@@ -97,7 +97,7 @@ def test_a_burst_is_spread_because_load_counts_at_once(name):
     policy = policy_of(name)
     for _ in range(40):
         charge(policy.route(candidates, RoutingRequest(tokens=TOKENS)))
-    loads = [one.in_flight for one in cs]
+    loads = [instance.in_flight for instance in cs]
     assert max(loads) <= (20 if name == "power_of_two" else 10)
 
 
@@ -164,7 +164,7 @@ def test_sessions_are_spread_evenly_enough():
 
 
 @pytest.mark.parametrize(
-    ("one", "same", "other"),
+    ("fields", "same", "other"),
     [
         (
             {"session_id": "a", "text": "x"},
@@ -194,8 +194,8 @@ def test_sessions_are_spread_evenly_enough():
         ),
     ],
 )
-def test_a_session_is_known_by_its_id_or_by_how_it_begins(one, same, other):
-    keys = [routing_request(fields, 100).session for fields in (one, same, other)]
+def test_a_session_is_known_by_its_id_or_by_how_it_begins(fields, same, other):
+    keys = [routing_request(body, 100).session for body in (fields, same, other)]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -211,7 +211,7 @@ def test_without_any_sign_of_a_session_load_decides(fields):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("fields", "other"),
     [
         ({"extra_key": "a"}, {}),
         ({"cache_salt": "a"}, {"extra_key": "a"}),
@@ -219,8 +219,8 @@ def test_without_any_sign_of_a_session_load_decides(fields):
         ({"model": "base:x"}, {"model": "base"}),
     ],
 )
-def test_what_keeps_kv_apart_makes_another_namespace(one, other):
-    assert routing_request(one, 1).namespace != routing_request(other, 1).namespace
+def test_what_keeps_kv_apart_makes_another_namespace(fields, other):
+    assert routing_request(fields, 1).namespace != routing_request(other, 1).namespace
 
 
 def test_the_longest_prefix_wins_whatever_the_load():

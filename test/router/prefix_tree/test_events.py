@@ -9,9 +9,8 @@ import pytest
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.errors import FrameError
-from mempool.index.events import AnyEvent, Cleared, Copied, Moved, Removed, Snapshot, Stored
+from mempool.index.events import AnyEvent, Cleared, Copied, EventGap, Moved, Removed, Snapshot, Stored
 from mempool.index.index import Index
-from mempool.index.mirror import EventGap
 from router.instances.instance import Instance, Role
 from router.instances.server_info import ServerInfo
 from router.prefix_tree import EventTree, TreeFull
@@ -26,23 +25,23 @@ def tree(clock):
     return EventTree(600, 5, 1 << 20, clock)
 
 
-def instance(number, page):
+def new_instance(number, page):
     made = Instance(f"http://{number}:1", Role.COLOCATED)
     made.learn(ServerInfo(page_size=page))
     made.up()
     return made
 
 
-def tokens(*parts):
-    return np.array([token for part in parts for token in part], dtype=np.int32)
+def tokens(*pieces):
+    return np.array([token for piece in pieces for token in piece], dtype=np.int32)
 
 
 class Source:
     """One medium of an instance: a real index, of owners in both media, and its part of a tree."""
 
-    def __init__(self, tree, one, medium, page):
-        self.tree, self.one, self.medium, self.page = tree, one, medium, page
-        self.owners = [Owner(one.url, 1, HBM), Owner(one.url, 1, DRAM), Owner("other", 2, DRAM)]
+    def __init__(self, tree, instance, medium, page):
+        self.tree, self.instance, self.medium, self.page = tree, instance, medium, page
+        self.owners = [Owner(instance.url, 1, HBM), Owner(instance.url, 1, DRAM), Owner("other", 2, DRAM)]
         self.index = Index(page, on_freed=lambda _: None)
         self.blocks = 0
         self.subscribe()
@@ -58,13 +57,13 @@ class Source:
 
     def subscribe(self):
         snapshot = on_the_wire(self.index.snapshot(), Snapshot)
-        self.part = self.tree.mirrors.open(self.one, self.medium, snapshot.page_size)
-        drain(self.tree.mirrors.load(self.part, snapshot.stored, snapshot.seq))
+        self.mirror = self.tree.mirrors.open(self.instance, self.medium, snapshot.page_size)
+        drain(self.tree.mirrors.load(self.mirror, snapshot.stored, snapshot.seq))
         drain(self.tree.mirrors.sweep())
 
     def catch_up(self):
-        for event in on_the_wire(self.index.events_since(self.part.seq), list[AnyEvent]):
-            drain(self.tree.mirrors.apply(self.part, event))
+        for event in on_the_wire(self.index.events_since(self.mirror.seq), list[AnyEvent]):
+            drain(self.tree.mirrors.apply(self.mirror, event))
 
     def has(self, namespace, prompt):
         return self.index.match(namespace, prompt[:-1]).tokens
@@ -81,20 +80,20 @@ def on_the_wire(what, kind):
 
 def check(mirrors):
     """What holds of the tree at any time. Returns its nodes."""
-    radix, nodes, told = mirrors._radix, 0, 0
+    radix, nodes, counted = mirrors._radix, 0, 0
     ahead = [child for root in radix.roots.values() for child in root.children.values()]
     while ahead:
         node = ahead.pop()
-        nodes, told = nodes + 1, told + len(node.key) // 4
+        nodes, counted = nodes + 1, counted + len(node.key) // 4
         assert node.held
         below = list(node.children.values())
-        for part, value in node.held.items():
-            assert value & 0xFFFFFFFF == sum(part in child.held for child in below)
+        for index, value in node.held.items():
+            assert value & 0xFFFFFFFF == sum(index in child.held for child in below)
         for child in below:
             assert child.held.keys() <= node.held.keys()
             assert child.parent is node
         ahead += below
-    assert (radix.nodes, radix.tokens) == (nodes, told)
+    assert (radix.nodes, radix.tokens) == (nodes, counted)
     return nodes
 
 
@@ -103,8 +102,8 @@ def test_it_has_of_each_instance_what_its_indexes_have_at_every_step(tree, seed)
     rng = random.Random(seed)
     pages = (1, 4, 16, 16)
     sources = [
-        Source(tree, one, medium, page)
-        for one, page in [(instance(n, page), page) for n, page in enumerate(pages)]
+        Source(tree, instance, medium, page)
+        for instance, page in [(new_instance(n, page), page) for n, page in enumerate(pages)]
         for medium in (HBM, DRAM)
     ]
     for _ in range(300):
@@ -115,7 +114,7 @@ def test_it_has_of_each_instance_what_its_indexes_have_at_every_step(tree, seed)
         assert tree.match(prompt, as_router(namespace)) == expected(sources, namespace, prompt)
         check(tree.mirrors)
     for source in sources:
-        tree.mirrors.close(source.one, source.medium)
+        tree.mirrors.close(source.instance, source.medium)
     drain(tree.mirrors.sweep())
     assert check(tree.mirrors) == 0
     assert tree.mirrors.sizes() == {"tokens": 0, "nodes": 0, "runs": 0}
@@ -128,11 +127,11 @@ def as_router(namespace):
 def expected(sources, namespace, prompt):
     found = {}
     for source in sources:
-        has = found.setdefault(source.one, {})
+        has = found.setdefault(source.instance, {})
         has[source.medium] = source.has(namespace, prompt)
     return {
-        one: (max(has.values()), has.get(HBM, 0))
-        for one, has in found.items()
+        instance: (max(has.values()), has.get(HBM, 0))
+        for instance, has in found.items()
         if max(has.values(), default=0)
     }
 
@@ -166,11 +165,11 @@ def change(rng, source):
             source.subscribe()
 
 
-def test_the_longer_of_both_media_counts_and_what_is_in_hbm_is_told_apart(tree):
-    a, b = instance(1, 4), instance(2, 4)
-    for one, hbm, dram in ((a, 8, 20), (b, 20, 8)):
+def test_the_longer_of_both_media_counts_and_hbm_is_kept_apart(tree):
+    a, b = new_instance(1, 4), new_instance(2, 4)
+    for instance, hbm, dram in ((a, 8, 20), (b, 20, 8)):
         for medium, size in ((HBM, hbm), (DRAM, dram)):
-            source = Source(tree, one, medium, 4)
+            source = Source(tree, instance, medium, 4)
             source.insert(tokens(range(size)))
             source.catch_up()
     assert tree.match(tokens(range(100)), "") == {a: (20, 8), b: (20, 20)}
@@ -179,49 +178,62 @@ def test_the_longer_of_both_media_counts_and_what_is_in_hbm_is_told_apart(tree):
 
 @pytest.mark.parametrize("end", ["down", "forgot", "close"])
 def test_what_an_instance_lost_is_gone_at_once_and_its_memory_in_steps(tree, end):
-    a, b = Source(tree, instance(1, 4), HBM, 4), Source(tree, instance(2, 4), HBM, 4)
+    a, b = Source(tree, new_instance(1, 4), HBM, 4), Source(tree, new_instance(2, 4), HBM, 4)
     for source in (a, b):
         for n in range(20):
             source.insert(tokens(range(40), [n] * 40))
         source.catch_up()
-    close = lambda: tree.mirrors.close(a.one, HBM)  # noqa: E731
-    {"down": lambda: a.one.down("gone"), "forgot": a.one.bump_cache_epoch, "close": close}[end]()
-    assert tree.match(tokens(range(40), [3] * 41), "") == {b.one: (80, 80)}
-    assert not tree.mirrors.follows(a.one)
+    close = lambda: tree.mirrors.close(a.instance, HBM)  # noqa: E731
+    {"down": lambda: a.instance.down("gone"), "forgot": a.instance.bump_cache_epoch, "close": close}[end]()
+    assert tree.match(tokens(range(40), [3] * 41), "") == {b.instance: (80, 80)}
+    assert not tree.mirrors.follows(a.instance)
     close()
     steps = list(tree.mirrors.sweep())
     assert len(steps) >= 20
     assert check(tree.mirrors) == 21
     a.subscribe()
-    assert tree.match(tokens(range(40), [3] * 41), "") == {a.one: (80, 80), b.one: (80, 80)}
+    assert tree.match(tokens(range(40), [3] * 41), "") == {a.instance: (80, 80), b.instance: (80, 80)}
 
 
 def test_a_prediction_is_believed_until_its_events_must_be_here(tree, clock):
-    source = Source(tree, instance(1, 4), HBM, 4)
+    source = Source(tree, new_instance(1, 4), HBM, 4)
     source.insert(tokens(range(40)))
     source.catch_up()
-    tree.stored(source.one, tokens(range(80)), "")
-    assert tree.match(tokens(range(100)), "") == {source.one: (80, 80)}
+    tree.stored(source.instance, tokens(range(80)), "")
+    assert tree.match(tokens(range(100)), "") == {source.instance: (80, 80)}
     clock.now += 6
-    assert tree.match(tokens(range(100)), "") == {source.one: (40, 40)}
-    tree.stored(source.one, tokens(range(20)), "")
-    assert tree.match(tokens(range(100)), "") == {source.one: (40, 40)}
+    assert tree.match(tokens(range(100)), "") == {source.instance: (40, 40)}
+    tree.stored(source.instance, tokens(range(20)), "")
+    assert tree.match(tokens(range(100)), "") == {source.instance: (40, 40)}
 
 
 def test_an_instance_without_a_feed_is_known_by_its_answers(tree, clock):
-    a, told = instance(1, 4), Source(tree, instance(2, 4), DRAM, 4)
-    told.insert(tokens(range(60)))
-    told.catch_up()
-    for one in (a, told.one):
-        tree.stored(one, tokens(range(80)), "")
+    a, source = new_instance(1, 4), Source(tree, new_instance(2, 4), DRAM, 4)
+    source.insert(tokens(range(60)))
+    source.catch_up()
+    for instance in (a, source.instance):
+        tree.stored(instance, tokens(range(80)), "")
     clock.now += 500
-    assert tree.match(tokens(range(100)), "") == {a: (80, 80), told.one: (80, 80)}
+    assert tree.match(tokens(range(100)), "") == {a: (80, 80), source.instance: (80, 80)}
     clock.now += 200
-    assert tree.match(tokens(range(100)), "") == {told.one: (60, 0)}
+    assert tree.match(tokens(range(100)), "") == {source.instance: (60, 0)}
+
+
+@pytest.mark.parametrize(
+    ("aged", "busy"), [("inferred_tokens", "followed"), ("predicted_tokens", "not followed")]
+)
+def test_answers_of_one_kind_expire_while_only_the_other_kind_comes(tree, clock, aged, busy):
+    followed, other = Source(tree, new_instance(1, 4), HBM, 4).instance, new_instance(2, 4)
+    first, second = (other, followed) if busy == "followed" else (followed, other)
+    tree.stored(first, tokens(range(80)), "")
+    assert tree.sizes()[aged] == 80
+    clock.now += 601
+    tree.stored(second, tokens(range(40)), "")
+    assert tree.sizes()[aged] == 0
 
 
 def test_answers_from_before_it_was_followed_do_not_count_when_it_is(tree):
-    a = instance(1, 4)
+    a = new_instance(1, 4)
     tree.stored(a, tokens(range(80)), "")
     source = Source(tree, a, HBM, 4)
     assert tree.match(tokens(range(100)), "") == {}
@@ -231,7 +243,7 @@ def test_answers_from_before_it_was_followed_do_not_count_when_it_is(tree):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reported"),
     [
         ({}, (None, None)),
         ({"extra_key": "", "cache_salt": None}, (None, None)),
@@ -244,24 +256,24 @@ def test_answers_from_before_it_was_followed_do_not_count_when_it_is(tree):
         ({"extra_key": "\ud800"}, None),
     ],
 )
-def test_a_prompts_key_is_looked_for_as_instances_tell_it(tree, fields, told):
-    source = Source(tree, instance(1, 1), HBM, 1)
+def test_a_prompts_key_is_looked_for_as_instances_report_it(tree, fields, reported):
+    source = Source(tree, new_instance(1, 1), HBM, 1)
     everywhere = [(None, None), ("k", None), ("k", "s"), (None, "s"), ('k"é', None), ("kadapter", None)]
     for name in everywhere:
         source.insert(tokens(range(10)), msgspec.json.encode(name).decode())
     source.catch_up()
     found = tree.match(tokens(range(20)), namespace_of(fields))
-    assert found == ({source.one: (10, 10)} if told in everywhere else {})
-    tree.stored(source.one, tokens(range(15)), namespace_of(fields))
-    assert tree.match(tokens(range(20)), namespace_of(fields)) == {source.one: (15, 15)}
+    assert found == ({source.instance: (10, 10)} if reported in everywhere else {})
+    tree.stored(source.instance, tokens(range(15)), namespace_of(fields))
+    assert tree.match(tokens(range(20)), namespace_of(fields)) == {source.instance: (15, 15)}
 
 
 @pytest.fixture
 def good(tree):
     """Run 0 of blocks ab, and below a run 1 of c."""
-    made = SimpleNamespace(tree=tree, source=Source(tree, instance(1, 4), HBM, 4))
+    made = SimpleNamespace(tree=tree, source=Source(tree, new_instance(1, 4), HBM, 4))
     made.owner = made.source.owners[0]
-    made.other = Source(tree, instance(2, 4), HBM, 4)
+    made.other = Source(tree, new_instance(2, 4), HBM, 4)
     for source in (made.source, made.other):
         source.insert(tokens([1, 1, 1, 1, 2, 2, 2, 2]))
         source.insert(tokens([1, 1, 1, 1, 2, 2, 3, 3]))
@@ -305,33 +317,33 @@ def stored(owner, **changes):
     ],
 )
 def test_an_event_that_cannot_be_true_is_refused_and_hurts_nothing_else(good, make):
-    mirrors, part = good.tree.mirrors, good.source.part
+    mirrors, mirror = good.tree.mirrors, good.source.mirror
     with pytest.raises(FrameError):
-        drain(mirrors.apply(part, make(good.owner)))
-    assert not mirrors.follows(good.source.one)
+        drain(mirrors.apply(mirror, make(good.owner)))
+    assert not mirrors.follows(good.source.instance)
     with pytest.raises(EventGap, match="a snapshot first"):
-        drain(mirrors.apply(part, Cleared(seq=4, namespace=None)))
+        drain(mirrors.apply(mirror, Cleared(seq=4, namespace=None)))
     check(mirrors)
     good.source.subscribe()
     check(mirrors)
     prompt = tokens([1, 1, 1, 1, 2, 2, 3, 3, 9])
-    assert good.tree.match(prompt, "") == {good.source.one: (8, 8), good.other.one: (8, 8)}
+    assert good.tree.match(prompt, "") == {good.source.instance: (8, 8), good.other.instance: (8, 8)}
 
 
-def test_an_event_that_is_not_the_next_is_told_with_what_was_expected(good):
+def test_a_gap_is_reported_with_the_event_that_was_expected(good):
     with pytest.raises(EventGap, match="event 3 was expected, event 5 came"):
-        drain(good.tree.mirrors.apply(good.source.part, Cleared(seq=5, namespace=None)))
+        drain(good.tree.mirrors.apply(good.source.mirror, Cleared(seq=5, namespace=None)))
 
 
 @pytest.mark.parametrize("page", [0, -1, 1 << 17])
 def test_pages_that_nobody_has_are_refused(tree, page):
     with pytest.raises(FrameError, match=f"pages of {page} tokens"):
-        tree.mirrors.open(instance(1, 4), HBM, page)
+        tree.mirrors.open(new_instance(1, 4), HBM, page)
 
 
 def test_a_tree_that_is_full_takes_no_more(clock):
     tree = EventTree(600, 5, 100, clock)
-    source = Source(tree, instance(1, 4), HBM, 4)
+    source = Source(tree, new_instance(1, 4), HBM, 4)
     source.insert(tokens(range(80)))
     source.catch_up()
     source.insert(tokens(range(100, 140)))
@@ -341,7 +353,7 @@ def test_a_tree_that_is_full_takes_no_more(clock):
 
 
 def test_instances_share_what_is_alike(tree):
-    sources = [Source(tree, instance(n, 16), HBM, 16) for n in range(8)]
+    sources = [Source(tree, new_instance(n, 16), HBM, 16) for n in range(8)]
     for source in sources:
         source.insert(tokens(range(1600)))
         source.catch_up()

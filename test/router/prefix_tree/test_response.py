@@ -17,23 +17,23 @@ def tree(clock):
     return ResponseTree(10, 1 << 20, clock)
 
 
-def instance(url=A, page_size=1):
+def new_instance(url=A, page_size=1):
     made = Instance(url, Role.COLOCATED)
     made.learn(ServerInfo(page_size=page_size))
     return made
 
 
-def tokens(*parts):
-    return np.array([token for part in parts for token in part], dtype=np.int32)
+def tokens(*pieces):
+    return np.array([token for piece in pieces for token in piece], dtype=np.int32)
 
 
 def found(tree, prompt, namespace):
     """How many tokens each instance has."""
-    return {one: cached.tokens for one, cached in tree.match(prompt, namespace).items()}
+    return {instance: cached.tokens for instance, cached in tree.match(prompt, namespace).items()}
 
 
 def test_each_instance_has_its_own_longest_prefix(tree):
-    a, b = instance(A), instance(B)
+    a, b = new_instance(A), new_instance(B)
     tree.stored(a, tokens(range(100)), "")
     tree.stored(b, tokens(range(50), range(500, 600)), "")
     assert found(tree, tokens(range(80), [7, 8]), "") == {a: 80, b: 50}
@@ -43,23 +43,23 @@ def test_each_instance_has_its_own_longest_prefix(tree):
 
 
 def test_the_last_token_of_a_prompt_is_never_cached(tree):
-    a, paged = instance(A), instance(B, page_size=16)
-    for one in (a, paged):
-        tree.stored(one, tokens(range(64)), "")
+    a, paged = new_instance(A), new_instance(B, page_size=16)
+    for instance in (a, paged):
+        tree.stored(instance, tokens(range(64)), "")
     assert found(tree, tokens(range(64)), "") == {a: 63, paged: 48}
 
 
 def test_what_is_cached_comes_in_whole_pages_of_each_instance(tree):
-    coarse, fine = instance(A, page_size=64), instance(B, page_size=16)
-    for one in (coarse, fine):
-        tree.stored(one, tokens(range(100)), "")
+    coarse, fine = new_instance(A, page_size=64), new_instance(B, page_size=16)
+    for instance in (coarse, fine):
+        tree.stored(instance, tokens(range(100)), "")
     assert found(tree, tokens(range(90), [5]), "") == {coarse: 64, fine: 80}
     assert found(tree, tokens(range(200)), "") == {coarse: 64, fine: 96}
     assert found(tree, tokens(range(17)), "") == {fine: 16}
 
 
 def test_an_entry_is_believed_for_its_time_to_live(tree, clock):
-    a, b = instance(A), instance(B)
+    a, b = new_instance(A), new_instance(B)
     tree.stored(a, tokens(range(100)), "")
     clock.now += 6
     tree.stored(a, tokens(range(40)), "")
@@ -74,9 +74,9 @@ def test_an_entry_is_believed_for_its_time_to_live(tree, clock):
 
 @pytest.mark.parametrize("end", ["down", "forgot"])
 def test_what_an_instance_lost_is_gone_at_once(tree, end):
-    a, b = instance(A), instance(B)
-    for one in (a, b):
-        tree.stored(one, tokens(range(100)), "")
+    a, b = new_instance(A), new_instance(B)
+    for instance in (a, b):
+        tree.stored(instance, tokens(range(100)), "")
     {"down": lambda: a.down("gone"), "forgot": a.bump_cache_epoch}[end]()
     assert found(tree, tokens(range(200)), "") == {b: 100}
     tree.stored(a, tokens(range(20)), "")
@@ -85,7 +85,7 @@ def test_what_an_instance_lost_is_gone_at_once(tree, end):
 
 def test_the_oldest_go_when_it_is_full(clock):
     tree = ResponseTree(1000, 1000, clock)
-    a = instance()
+    a = new_instance()
     for number in range(50):
         tree.stored(a, tokens([number], range(1000, 1099)), "")
         clock.now += 1
@@ -96,39 +96,39 @@ def test_the_oldest_go_when_it_is_full(clock):
 
 def test_asking_the_same_for_ever_takes_no_more_room(clock):
     tree = ResponseTree(1e9, 6400, clock)
-    a = instance()
+    a = new_instance()
     for _ in range(2000):
         tree.stored(a, tokens(range(100)), "")
     assert tree.sizes()["entries"] <= 102
     assert found(tree, tokens(range(200)), "") == {a: 100}
 
 
-def test_it_agrees_with_a_list_of_everything_told(clock):
+def test_it_agrees_with_a_list_of_everything_stored(clock):
     rng = random.Random(5)
-    tree, told = ResponseTree(20, 1 << 20, clock), []
-    everybody = [instance(f"http://{n}:1", page) for n, page in enumerate((1, 4, 16, 4))]
+    tree, stored = ResponseTree(20, 1 << 20, clock), []
+    everybody = [new_instance(f"http://{n}:1", page) for n, page in enumerate((1, 4, 16, 4))]
     for _ in range(3000):
         clock.now += rng.random()
         prompt = [rng.randrange(2) for _ in range(rng.randrange(1, 40))]
-        one = rng.choice(everybody)
+        instance = rng.choice(everybody)
         if rng.random() < 0.02:
-            one.bump_cache_epoch()
-            told = [entry for entry in told if entry[1] is not one]
-        tree.stored(one, tokens(prompt), "")
-        whole = len(prompt) - len(prompt) % one.page_size
-        told = [entry for entry in told if entry[0] > clock.now - 20]
-        told.append((clock.now, one, prompt[:whole]))
+            instance.bump_cache_epoch()
+            stored = [entry for entry in stored if entry[1] is not instance]
+        tree.stored(instance, tokens(prompt), "")
+        whole = len(prompt) - len(prompt) % instance.page_size
+        stored = [entry for entry in stored if entry[0] > clock.now - 20]
+        stored.append((clock.now, instance, prompt[:whole]))
         asked = [rng.randrange(2) for _ in range(rng.randrange(1, 40))]
-        assert found(tree, tokens(asked), "") == expected(told, asked)
+        assert found(tree, tokens(asked), "") == expected(stored, asked)
 
 
-def expected(told, asked):
+def expected(stored, asked):
     cached = {}
-    for _, one, prompt in told:
+    for _, instance, prompt in stored:
         pairs = zip(prompt, asked[:-1], strict=False)
         same = next((n for n, (mine, theirs) in enumerate(pairs) if mine != theirs), None)
         same = min(len(prompt), len(asked) - 1) if same is None else same
-        same -= same % one.page_size
+        same -= same % instance.page_size
         if same:
-            cached[one] = max(same, cached.get(one, 0))
+            cached[instance] = max(same, cached.get(instance, 0))
     return cached

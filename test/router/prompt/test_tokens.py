@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from router.instances.instance import Instance, Role
 from router.instances.server_info import ServerInfo
 from router.prompt.template import ChatTemplate, Unrenderable
-from router.prompt.tokenizer import Tokenizer as Ours
+from router.prompt.tokenizer import ModelTokenizer as Ours
 from router.prompt.tokens import Tokens
 
 TEMPLATE = (
@@ -52,8 +52,8 @@ async def tokens():
         return made[-1]
 
     yield make
-    for one in made:
-        await one.close()
+    for tokens in made:
+        await tokens.close()
 
 
 def chat(*contents):
@@ -160,9 +160,9 @@ def test_what_cannot_be_rendered_has_a_reason(template, messages):
     ],
 )
 async def test_what_has_no_tokens_is_counted_by_its_reason(tokens, folder, fields, path, reason):
-    one = await tokens(lambda _: Ours.load(str(folder)))
-    assert await one.of(fields, path, size=99) is None
-    assert dict(one.counts) == {reason: 1}
+    prompts = await tokens(lambda _: Ours.load(str(folder)))
+    assert await prompts.of(fields, path, size=99) is None
+    assert dict(prompts.counts) == {reason: 1}
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ async def test_what_has_no_tokens_is_counted_by_its_reason(tokens, folder, field
     ],
 )
 async def test_ids_are_taken_as_they_are(tokens, fields, path):
-    one = await tokens(lambda _: None)
-    assert (await one.of(fields, path, size=99)).tolist() == [104, 105]
+    prompts = await tokens(lambda _: None)
+    assert (await prompts.of(fields, path, size=99)).tolist() == [104, 105]
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ async def test_a_long_text_is_tokenised_off_the_event_loop(tokens, fields, path,
             assert (threading.current_thread() is threading.main_thread()) == (size == 99)
             return np.array([len(text)], dtype=np.int32)
 
-    one = await tokens(lambda _: Spy())
-    assert (await one.of(fields, path, size)).tolist() == [2]
+    prompts = await tokens(lambda _: Spy())
+    assert (await prompts.of(fields, path, size)).tolist() == [2]
 
 
 def test_tokenising_a_long_text_lets_other_threads_run(folder):
@@ -229,7 +229,7 @@ async def test_a_slow_or_broken_tokenizer_costs_no_request(start, monkeypatch, t
             raise OSError("nothing there")
         return tokenizer()
 
-    monkeypatch.setattr("router.prompt.tokens.Tokenizer.load", load)
+    monkeypatch.setattr("router.prompt.tokens.ModelTokenizer.load", load)
     settings = {"policy": "prompt_tree", "tokenize_timeout_secs": 0.05}
     cluster = await start(colocated=2, info={"model_path": "m"}, **settings)
     for number in range(3):

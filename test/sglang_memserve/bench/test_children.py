@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("run_children.py")
 @pytest.fixture
 def start(tmp_path, free_port):
     """Starts the script and returns it once its worker serves."""
-    env = os.environ | {"MEMSERVE_TEST_MARK": str(tmp_path)}
+    env = os.environ | {"TEST_MARK_OF_MEMSERVE": str(tmp_path)}
 
     def launch(*how):
         command = [sys.executable, str(SCRIPT), str(free_port()), str(tmp_path), *how]

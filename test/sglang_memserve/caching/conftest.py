@@ -15,7 +15,9 @@ from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
 from sglang_memserve.caching.agent import CachingAgent
-from sglang_memserve.caching.tree import MemServeRadixCache, Namespace
+from sglang_memserve.caching.config import CachingAgentConfig
+from sglang_memserve.caching.namespace import Namespace
+from sglang_memserve.caching.tree import MemServeRadixCache
 
 PAGE, LAYERS, HEADS, DIM = 4, 2, 2, 8
 PLAIN = Namespace(None, None)
@@ -42,10 +44,16 @@ class Instance:
                 enable_kv_cache_events=events,
             )
         )
-        self.agent = CachingAgent(
-            name, role, "127.0.0.1", self.tree, (self.buffers(), self.buffers()), dram, writes_back, None,
-            decode=decode, max_bandwidth=max_bandwidth,
-        )  # fmt: skip
+        config = CachingAgentConfig(
+            name=name,
+            role=role,
+            host="127.0.0.1",
+            dram=dram,
+            writes_back=writes_back,
+            max_bandwidth=max_bandwidth,
+        )
+        buffers = (self.buffers(), self.buffers())
+        self.agent = CachingAgent(config, tree=self.tree, buffers=buffers, decode=decode)
 
     def buffers(self):
         plane = PAGE * HEADS * DIM * 4
@@ -87,7 +95,7 @@ class Instance:
     def finish(self, tokens, namespace=PLAIN):
         """A request for these tokens, whole pages, that has ended; waits until DRAM has its KV."""
         node = self.compute(tokens, namespace)
-        self.agent.finished(ended(None, tokens, tokens, node, namespace), len(tokens))
+        self.agent.requests.on_finish(ended(None, tokens, tokens, node, namespace), len(tokens))
         until(lambda: self.agent.tick() or self.everything_is_accounted_for())
 
     def ask(self, tokens, namespace=PLAIN, req=None, ends=True):
@@ -145,7 +153,7 @@ class Instance:
             kv_hints=None if custom or hint is None else SimpleNamespace(actions=[action]),
             sampling_params=SimpleNamespace(custom_params=custom),
         )
-        self.agent.arrived(req)
+        self.agent.on_arrival(req)
         return req
 
     def close(self):
@@ -162,7 +170,7 @@ def key_of(tokens, namespace=PLAIN):
 
 
 def asked(tokens, room=None, cached=None):
-    """What SGLang's request has of one that is not scheduled yet; `cached`: what it is to tell in the end."""
+    """A request of SGLang's that is not scheduled yet. `cached`: the tokens that it reports in the end."""
     return SimpleNamespace(
         bootstrap_room=room,
         rid="request",
@@ -174,7 +182,7 @@ def asked(tokens, room=None, cached=None):
 
 
 def ended(room, prompt, tokens, node, namespace, reason=None, multimodal=None):
-    """What SGLang's request has of one that ended; `tokens`: prompt and answer."""
+    """A request of SGLang's that has ended. `tokens`: prompt and answer."""
     return SimpleNamespace(
         bootstrap_room=room,
         rid="request",
@@ -195,7 +203,7 @@ def answered(instance, room, prompt, answer, namespace=PLAIN, **how):
     stop = (len(tokens) - 1) // PAGE * PAGE
     node = instance.compute(tokens[:stop], namespace)
     req = ended(room, prompt, tokens, node, namespace, how.get("reason"), how.get("multimodal"))
-    instance.agent.finished(req, len(tokens) - 1)
+    instance.agent.requests.on_finish(req, len(tokens) - 1)
     return tokens[:stop]
 
 

@@ -13,13 +13,13 @@ def unbounded(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
 
 
-def test_where_nothing_can_keep_the_bound_no_instance_starts(unbounded, make_instance):
+def test_no_agent_starts_where_nothing_can_keep_the_bound(unbounded, make_instance):
     make_instance("free", "colocated")
     with pytest.raises(MemPoolError, match="cannot be bounded to 10000000 bytes a second: win32"):
         make_instance("bound", "colocated", max_bandwidth=10_000_000)
 
 
-def test_nor_a_prefill_instance_s_way_to_decode(unbounded, make_instance):
+def test_no_prefill_side_starts_where_nothing_can_keep_the_bound(unbounded, make_instance):
     buffers = make_instance("free", "prefill").buffers()
     with pytest.raises(MemPoolError, match="cannot be bounded to 10000000 bytes a second: win32"):
         PrefillSide(None, buffers, max_bandwidth=10_000_000)

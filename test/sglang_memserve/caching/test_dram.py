@@ -10,7 +10,7 @@ def instance(make_instance, request):
     return make_instance("p", "prefill", core=request.param)
 
 
-def test_what_was_evicted_comes_back_with_its_bytes(instance):
+def test_evicted_kv_comes_back_with_its_bytes(instance):
     instance.finish(TOKENS)
     instance.evict_all()
     assert instance.known(TOKENS) == 0
@@ -49,7 +49,7 @@ def test_a_request_is_looked_up_once(instance, tools):
     assert instance.ask(TOKENS) == 24
 
 
-def test_a_request_that_gave_way_is_looked_up_again(instance, tools):
+def test_a_request_that_yielded_is_looked_up_again(instance, tools):
     instance.finish(TOKENS)
     instance.evict_all()
     req = tools.asked(TOKENS)
@@ -75,7 +75,7 @@ def test_namespaces_stay_apart(instance, tools, field):
     assert instance.ask(TOKENS, theirs) == 24
 
 
-def test_where_running_requests_need_the_pool_it_stays_in_dram(make_instance):
+def test_kv_stays_in_dram_while_running_requests_need_the_pool(make_instance):
     small = make_instance("p", "prefill", pages=8)
     small.finish(TOKENS)
     small.evict_all()
@@ -87,7 +87,7 @@ def test_where_running_requests_need_the_pool_it_stays_in_dram(make_instance):
     assert small.everything_is_accounted_for()
 
 
-def test_a_full_dram_gives_up_what_was_not_used_for_longest(make_instance):
+def test_a_full_dram_evicts_what_was_used_longest_ago(make_instance):
     small = make_instance("p", "prefill", dram="6 blocks")
     small.finish(TOKENS[:16])
     small.finish(list(range(500, 516)))

@@ -1,4 +1,4 @@
-"""A prefix that another instance has is fetched for a request that a hint comes with."""
+"""A prefix that another instance has is fetched for a request that carries a hint."""
 
 import time
 from concurrent.futures import Future
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sglang_memserve.caching.counters import Counters
-from sglang_memserve.caching.fetches import Fetches, FetchHint
+from sglang_memserve.caching.fetch_hint import FetchHint
+from sglang_memserve.caching.fetches import Fetches
 
 TOKENS = list(range(1, 25))
 ROOM = 7
@@ -19,8 +20,9 @@ def three(make_instance):
     """Two that prefill, of which the second has seen TOKENS, and one that decodes."""
     first, second = make_instance("p0", "prefill"), make_instance("p1", "prefill")
     decode = make_instance("d0", "decode")
-    for one, other in ((first, second), (first, decode), (second, decode)):
-        one.meet(other)
+    first.meet(second)
+    first.meet(decode)
+    second.meet(decode)
     second.finish(TOKENS)
     return first, second, decode
 
@@ -35,12 +37,12 @@ def holds(instance):
 
 @pytest.mark.parametrize("custom", [False, True])
 @pytest.mark.parametrize("asks", [0, 2])
-def test_what_the_hint_names_is_here_when_the_request_is_scheduled(three, tools, asks, custom):
+def test_the_hinted_prefix_is_here_when_the_request_is_scheduled(three, tools, asks, custom):
     asking = three[asks]
     asking.arrive(ROOM, [*TOKENS, 99], {"from": "p1", "deadline_ms": 10_000}, custom=custom)
-    assert asking.agent.waits(ROOM) or counters(asking)["fetches_came"]
-    tools.until(lambda: not asking.agent.waits(ROOM))
-    assert counters(asking)["fetches_came"] == 1
+    assert asking.agent.waits_for_fetch(ROOM) or counters(asking)["fetches_completed"]
+    tools.until(lambda: not asking.agent.waits_for_fetch(ROOM))
+    assert counters(asking)["fetches_completed"] == 1
     assert counters(asking)["fetched_blocks"] == 6
     assert asking.ask([*TOKENS, 99]) == 24
     assert asking.holds(TOKENS)
@@ -52,40 +54,40 @@ def test_what_decode_computed_comes_to_prefill(three, tools):
     tools.answered(decode, None, TOKENS[:8], [*TOKENS[8:], 99, 99])
     tools.until(lambda: decode.agent.tick() or counters(decode).get("dram_blocks") == 6)
     first.arrive(ROOM, [*TOKENS, 99], {"from": "d0", "deadline_ms": 10_000})
-    tools.until(lambda: not first.agent.waits(ROOM))
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
     assert first.ask([*TOKENS, 99]) == 24
     assert first.holds(TOKENS)
 
 
-def test_what_only_the_hbm_of_the_other_has_comes_where_the_hint_says_how_much(three, tools):
+def test_kv_in_the_sources_hbm_comes_where_the_hint_counts_tokens(three, tools):
     first, second, _ = three
     longer = [*TOKENS, *range(50, 66)]
     second.compute(longer)
     hint = {"from": "p1", "deadline_ms": 10_000}
     first.arrive(ROOM, [*longer, 99], hint)
-    tools.until(lambda: not first.agent.waits(ROOM))
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
     assert first.ask([*longer, 99]) == len(TOKENS)
     first.arrive(ROOM, [*longer, 99], hint | {"tokens": len(longer)})
-    tools.until(lambda: second.agent.tick() or not first.agent.waits(ROOM))
+    tools.until(lambda: second.agent.tick() or not first.agent.waits_for_fetch(ROOM))
     assert first.ask([*longer, 99]) == len(longer)
     assert first.holds(longer)
     tools.until(lambda: second.agent.tick() or second.everything_is_accounted_for())
-    assert counters(second)["wanted_from_hbm"] == 1
+    assert counters(second)["hbm_publish_requests"] == 1
 
 
-def test_more_than_the_other_has_is_not_waited_for(three, tools):
+def test_nobody_waits_for_more_than_the_source_has(three, tools):
     first, second, _ = three
     unknown = list(range(500, 520))
     first.arrive(ROOM, [*unknown, 99], {"from": "p1", "deadline_ms": 50_000, "tokens": 20})
-    tools.until(lambda: second.agent.tick() or not first.agent.waits(ROOM))
+    tools.until(lambda: second.agent.tick() or not first.agent.waits_for_fetch(ROOM))
     assert counters(first)["fetches_found_nothing"] == 1
 
 
-def test_what_is_here_is_not_fetched(three):
+def test_kv_that_is_here_is_not_fetched(three):
     first, _, _ = three
     first.compute(TOKENS)
     first.arrive(ROOM, [*TOKENS, 99], {"from": "p1"})
-    assert "fetches_asked" not in counters(first)
+    assert "fetches_started" not in counters(first)
 
 
 @pytest.mark.parametrize(
@@ -98,24 +100,24 @@ def test_what_is_here_is_not_fetched(three):
         {},
     ],
 )
-def test_a_hint_that_is_for_others_or_makes_no_sense_holds_nobody(three, hint):
+def test_a_hint_for_others_or_without_sense_holds_no_request(three, hint):
     first, _, _ = three
     first.arrive(ROOM, [*TOKENS, 99], hint)
-    assert not first.agent.waits(ROOM)
-    assert "fetches_asked" not in counters(first)
+    assert not first.agent.waits_for_fetch(ROOM)
+    assert "fetches_started" not in counters(first)
 
 
 def test_actions_of_others_are_left_alone(three):
     first, _, _ = three
     first.arrive(ROOM, [*TOKENS, 99], {"from": "p1"}, action="somebody.elses")
-    assert not first.agent.waits(ROOM)
+    assert not first.agent.waits_for_fetch(ROOM)
 
 
 def test_a_source_that_has_nothing_or_is_not_known_costs_no_time(three, tools):
     first, _, _ = three
     first.arrive(ROOM, list(range(500, 530)), {"from": "p1", "deadline_ms": 60_000})
     first.arrive(ROOM + 1, [*TOKENS, 99], {"from": "nobody", "deadline_ms": 60_000})
-    tools.until(lambda: not first.agent.waits(ROOM) and not first.agent.waits(ROOM + 1))
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM) and not first.agent.waits_for_fetch(ROOM + 1))
     assert counters(first)["fetches_found_nothing"] == 1
     assert counters(first)["fetches_failed_PeerDied"] == 1
     assert holds(first) == {"holds": 2, "holds_found_nothing": 1, "holds_failed": 1}
@@ -126,8 +128,8 @@ def test_a_source_that_stands_still_costs_the_deadline_and_no_more(three, tools)
     second.agent._pool._exchange.fetching.answer = lambda *given: time.sleep(3)
     began = time.monotonic()
     first.arrive(ROOM, [*TOKENS, 99], {"from": "p1", "deadline_ms": 300})
-    assert first.agent.waits(ROOM)
-    tools.until(lambda: not first.agent.waits(ROOM))
+    assert first.agent.waits_for_fetch(ROOM)
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
     assert time.monotonic() - began < 2
     assert first.ask([*TOKENS, 99]) == 0
     tools.until(lambda: counters(first)["open_fetches"] == 0)
@@ -140,12 +142,12 @@ def test_a_request_that_is_gone_waits_no_longer(three, tools):
     fetching = second.agent._pool._exchange.fetching
     fetching.answer, real = lambda *given: time.sleep(0.5) or real(*given), fetching.answer
     first.arrive(ROOM, [*TOKENS, 99], {"from": "p1", "deadline_ms": 60_000})
-    first.agent.released(SimpleNamespace(bootstrap_room=ROOM, rid="request"))
-    assert not first.agent.waits(ROOM)
+    first.agent.requests.on_release(SimpleNamespace(bootstrap_room=ROOM, rid="request"), finished=False)
+    assert not first.agent.waits_for_fetch(ROOM)
     assert counters(first)["open_fetches"] == 0
     assert holds(first) == {"holds": 1, "holds_gone": 1}
     # What comes for it after that is nobody's.
-    tools.until(lambda: counters(first).get("fetches_came"))
+    tools.until(lambda: counters(first).get("fetches_completed"))
     assert holds(first) == {"holds": 1, "holds_gone": 1}
 
 
@@ -156,22 +158,22 @@ def test_each_token_of_a_prompt_has_one_source(three, tools):
     first.evict_all()
     first.compute(TOKENS[:4])
     first.arrive(ROOM, prompt, {"from": "p1", "deadline_ms": 10_000})
-    tools.until(lambda: not first.agent.waits(ROOM))
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
     assert first.ask(prompt, req=tools.asked(prompt, ROOM)) == 24
-    told = counters(first)
-    assert sources(told) == {"from_hbm": 4, "from_dram": 8, "fetched": 12, "computed": 1}
-    assert told["fetched_tokens_from"] == {"p1": 12}
+    counted = counters(first)
+    assert sources(counted) == {"from_hbm": 4, "from_dram": 8, "fetched": 12, "computed": 1}
+    assert counted["fetched_tokens_from"] == {"p1": 12}
     # Three blocks were here already.
-    assert told["fetch_bytes"] == 3 * first.buffers().layout.block_bytes
-    assert told["fetch_seconds"] > 0
-    assert holds(first) == {"holds": 1, "holds_came": 1}
+    assert counted["fetch_bytes"] == 3 * first.buffers().layout.block_bytes
+    assert counted["fetch_seconds"] > 0
+    assert holds(first) == {"holds": 1, "holds_completed": 1}
 
 
 def test_what_was_fetched_for_another_comes_from_dram(three, tools):
     first, _, _ = three
     prompt = [*TOKENS, 99]
     first.arrive(ROOM, prompt, {"from": "p1", "deadline_ms": 10_000})
-    tools.until(lambda: not first.agent.waits(ROOM))
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
     first.ask(prompt, req=tools.asked(prompt, ROOM + 1))
     assert sources(counters(first)) == {"from_hbm": 0, "from_dram": 24, "fetched": 0, "computed": 1}
 
@@ -181,7 +183,7 @@ def test_what_was_evicted_before_it_was_used_was_computed(three, tools):
     prompt = [*TOKENS, 99]
     first.compute(TOKENS[:4])
     first.arrive(ROOM, prompt, {"from": "p1", "deadline_ms": 10_000})
-    tools.until(lambda: not first.agent.waits(ROOM))
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
     first.ask(prompt, req=tools.asked(prompt, ROOM, cached=12))
     assert sources(counters(first)) == {"from_hbm": 4, "from_dram": 0, "fetched": 8, "computed": 13}
 
@@ -198,17 +200,17 @@ def test_a_request_that_was_scheduled_at_its_deadline_did_not_go_away():
     start = SimpleNamespace(fetch=lambda *given, **how: Future())
     counts = Counters()
     fetches = Fetches(SimpleNamespace(start=start), lambda: None, counts)
-    fetches.begin(ROOM, FetchHint("p1", deadline_ms=1), np.array(TOKENS, dtype=np.int32), "", 0)
+    fetches.start(ROOM, FetchHint("p1", deadline_ms=1), np.array(TOKENS, dtype=np.int32), "", 0)
     while fetches.waits(ROOM):
         time.sleep(0.001)
     fetches.forget(ROOM)
-    told = counts.read()
-    assert told["holds_deadline"] == 1
-    assert "holds_gone" not in told
-    assert told["hold_seconds"] == pytest.approx(0.001)
+    counted = counts.read()
+    assert counted["holds_deadline"] == 1
+    assert "holds_gone" not in counted
+    assert counted["hold_seconds"] == pytest.approx(0.001)
 
 
-def test_decode_tells_of_its_own_cache_and_not_of_prefills(three, tools):
+def test_decode_counts_its_own_cache_and_not_prefills(three, tools):
     _, _, decode = three
     prompt = [*TOKENS, 99]
     decode.compute(TOKENS[:8])
@@ -216,6 +218,6 @@ def test_decode_tells_of_its_own_cache_and_not_of_prefills(three, tools):
     assert sources(counters(decode)) == {"from_hbm": 8, "from_dram": 0, "fetched": 0, "received": 17}
 
 
-def sources(told):
+def sources(counted):
     prefix = "prompt_tokens_"
-    return {name.removeprefix(prefix): value for name, value in told.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in counted.items() if name.startswith(prefix)}

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import zmq
+from index_mirror import Mirror
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams
 
 from mempool.address import Medium, Owner
 from mempool.feed.messages import FeedRequest, SnapshotReply, Unknown, decode_reply, encode
 from mempool.index.events import Cleared, Removed, Stored
 from mempool.index.keys import key_of as mempool_key
-from mempool.index.mirror import Mirror
-from sglang_memserve.caching.tree import Namespace, name_of
+from sglang_memserve.caching.namespace import Namespace
 from sglang_memserve.hooks.scheduler_state import SchedulerState
 from sglang_memserve.hooks.server import advertise
 
@@ -26,7 +26,7 @@ class FeedClient:
     """A mirror of what an instance's tree has in HBM, by the feed alone."""
 
     def __init__(self, instance):
-        self.feed, self.mirror = instance.agent._hbm.feed, Mirror(PAGE)
+        self.feed, self.mirror = instance.agent._hbm_index.feed, Mirror(PAGE)
         self.incarnation, snapshot = self.feed.snapshot()
         self.mirror.apply(snapshot)
 
@@ -38,7 +38,7 @@ class FeedClient:
 
     def has(self, tokens, namespace=PLAIN):
         """The pages of the longest prefix that it knows of."""
-        path, blocks = self.mirror.tree.walk(name_of(namespace), mempool_key(tokens))
+        path, blocks = self.mirror.tree.walk(namespace.name, mempool_key(tokens))
         numbers = [np.frombuffer(copy, np.int32) for node in path for copy in node.copies.values()]
         return np.concatenate(numbers)[:blocks].tolist() if path else []
 
@@ -121,16 +121,16 @@ def test_a_follower_knows_at_any_time_what_the_tree_has_and_where(instance, tool
             for namespace, tokens in driven.seen[-60:]:
                 assert each.has(tokens, namespace) == instance.pages_of(tokens, namespace)
     assert instance.everything_is_accounted_for()
-    assert "hbm_events_untold" not in instance.agent.counters()
+    assert "hbm_events_failed" not in instance.agent.counters()
     instance.evict_all()
     instance.agent.tick()
     follower.hear()
     assert follower.mirror.tree.nodes == 0
-    assert instance.agent._hbm._index.blocks_of(instance.agent._hbm._owner) == 0
-    instance.agent._hbm._index.check_integrity()
+    assert instance.agent._hbm_index._index.blocks_of(instance.agent._hbm_index._owner) == 0
+    instance.agent._hbm_index._index.check_integrity()
 
 
-def test_nothing_is_told_twice(instance):
+def test_nothing_is_published_twice(instance):
     follower = FeedClient(instance)
     instance.compute(TOKENS)
     instance.compute(TOKENS)
@@ -141,7 +141,7 @@ def test_nothing_is_told_twice(instance):
     assert (event.namespace, len(event.tokens)) == ("[null,null]", 4 * len(TOKENS))
 
 
-def test_leaves_that_were_evicted_are_told_in_one_tick_and_a_flush_in_one_event(instance):
+def test_evictions_are_published_in_one_tick_and_a_flush_in_one_event(instance):
     follower = FeedClient(instance)
     instance.compute(TOKENS)
     instance.compute([*TOKENS[:8], *range(70, 78)])
@@ -156,9 +156,9 @@ def test_leaves_that_were_evicted_are_told_in_one_tick_and_a_flush_in_one_event(
     assert [type(event) for event in follower.hear()] == [Stored, Cleared]
 
 
-def test_while_a_newcomer_is_told_all_the_scheduler_does_not_wait(instance):
+def test_the_scheduler_does_not_wait_while_a_snapshot_is_taken(instance):
     follower = FeedClient(instance)
-    with instance.agent._hbm._lock:
+    with instance.agent._hbm_index._lock:
         instance.compute(TOKENS)
         instance.agent.tick()
     assert follower.hear() == []
@@ -166,7 +166,7 @@ def test_while_a_newcomer_is_told_all_the_scheduler_does_not_wait(instance):
     assert len(follower.hear()) == 1
 
 
-def test_what_sglang_makes_up_for_an_image_is_not_told_nor_what_follows_it(instance):
+def test_made_up_tokens_of_an_image_end_what_is_published(instance):
     follower, image = FeedClient(instance), 1 << 40
     prompt = [*TOKENS[:8], image, *TOKENS[9:16]]
     instance.compute(prompt)
@@ -180,37 +180,37 @@ def test_what_sglang_makes_up_for_an_image_is_not_told_nor_what_follows_it(insta
     instance.agent.tick()
     follower.hear()
     assert follower.mirror.tree.nodes == 0
-    assert "hbm_events_untold" not in instance.agent.counters()
+    assert "hbm_events_failed" not in instance.agent.counters()
 
 
-def test_a_namespace_that_the_mempool_cannot_carry_is_not_told(instance):
+def test_a_namespace_that_the_mempool_cannot_carry_is_not_published(instance):
     follower, long = FeedClient(instance), Namespace("x" * 300, None)
     instance.compute(TOKENS, long)
     instance.agent.tick()
     assert follower.hear() == []
 
 
-def test_what_others_cannot_be_told_is_counted_and_the_rest_told(instance):
+def test_a_change_that_fails_is_counted_and_the_rest_is_published(instance):
     """As if SGLang had put KV into its tree that nobody saw."""
-    follower, watcher = FeedClient(instance), instance.tree.hbm
-    instance.tree.hbm = None
+    follower, agent = FeedClient(instance), instance.agent
+    instance.tree.observe(agent.requests, None)
     instance.compute(TOKENS[:8])
-    instance.tree.hbm = watcher
+    instance.tree.observe(agent.requests, agent._hbm_index)
     instance.compute(TOKENS)
     instance.compute(TOKENS[8:])
     instance.evict_all()
     instance.agent.tick()
     kinds = [type(event) for event in follower.hear()]
     assert kinds == [Stored, Removed]
-    assert instance.agent.counters()["hbm_events_untold"] == 1
+    assert instance.agent.counters()["hbm_events_failed"] == 1
 
 
 def test_sglangs_own_followers_still_hear_of_everything(make_instance):
     publishing = make_instance("p", "prefill", events=True)
     publishing.compute(TOKENS)
     publishing.agent.tick()
-    told = [type(event).__name__ for event in publishing.tree.take_events()]
-    assert "BlockStored" in told
+    kinds = [type(event).__name__ for event in publishing.tree.take_events()]
+    assert "BlockStored" in kinds
 
 
 @pytest.fixture
@@ -234,30 +234,30 @@ def test_both_media_are_served_where_the_instance_says(instance, ask):
     instance.evict_all()
     instance.compute(TOKENS[:8])
     instance.agent.tick()
-    told = instance.agent.advertised
+    advertised = instance.agent.advertised
     for medium, tokens in ((Medium.HBM, 8), (Medium.DRAM, 24)):
         answer = ask(instance, medium)
         (stored,) = answer.snapshot.stored
         ((owner, _),) = stored.copies
-        assert owner == Owner(told["instance"], told["feed"]["incarnation"], medium)
+        assert owner == Owner(advertised["instance"], advertised["feed"]["incarnation"], medium)
         assert (answer.incarnation, stored.namespace) == (owner.incarnation, "[null,null]")
         assert len(stored.tokens) == 4 * tokens
 
 
-def test_dram_that_only_stages_is_not_told_of(make_instance, ask):
+def test_dram_that_only_stages_has_no_feed(make_instance, ask):
     plain = make_instance("p", "prefill", dram="0")
     assert isinstance(ask(plain, Medium.HBM), SnapshotReply)
     assert isinstance(ask(plain, Medium.DRAM), Unknown)
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_the_feed_is_told_at_server_info(make_instance, monkeypatch, split):
+def test_the_feed_is_at_server_info(make_instance, monkeypatch, split):
     """Of an instance that is not split too; one without an agent has none."""
     monkeypatch.setattr("sglang_memserve.limits.serves_with_memserve", lambda args: split)
-    instance, told, without = make_instance("p", "prefill"), {}, {}
-    advertise(told, SimpleNamespace(server_args=None, memserve=SchedulerState(agent=instance.agent)))
+    instance, info, without = make_instance("p", "prefill"), {}, {}
+    advertise(info, SimpleNamespace(server_args=None, memserve=SchedulerState(agent=instance.agent)))
     advertise(without, SimpleNamespace(server_args=None))
-    assert told["memserve"].items() >= instance.agent.advertised.items()
-    assert told["memserve"].get("room_per_sample", False) == split
+    assert info["memserve"].items() >= instance.agent.advertised.items()
+    assert info["memserve"].get("room_per_sample", False) == split
     assert ("memserve" in without) == split
     assert "feed" not in without.get("memserve", {})

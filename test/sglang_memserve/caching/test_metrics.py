@@ -16,7 +16,7 @@ assert "prometheus_client" not in sys.modules
 numbers = {}
 published = metrics.Metrics(lambda: numbers, {"engine_type": "prefill", "tp_rank": 0})
 
-def tell(**now):
+def publish(**now):
     numbers.clear()
     numbers.update(now)
     published._next = 0.0
@@ -33,11 +33,11 @@ print(generate_latest(registry).decode())
 
 @pytest.fixture
 def collected(tmp_path):
-    """collected(told): the lines after a process has told that."""
+    """collected(calls): the lines of the page after a process has made these calls."""
 
-    def run(told):
+    def run(calls):
         env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-        subprocess.run([sys.executable, "-c", WRITES + told], env=env, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", WRITES + calls], env=env, check=True, timeout=60)
         page = subprocess.run(
             [sys.executable, "-c", COLLECTS], env=env, check=True, timeout=60, capture_output=True, text=True
         )
@@ -46,10 +46,10 @@ def collected(tmp_path):
     return run
 
 
-def test_sums_grow_and_what_is_now_comes_and_goes(collected):
+def test_sums_grow_and_gauges_rise_and_fall(collected):
     lines = collected(
-        "tell(prompt_tokens=5, dram_blocks=7, open_fetches=2, swap_in_seconds=0.5)\n"
-        "tell(prompt_tokens=9, dram_blocks=4, open_fetches=0, swap_in_seconds=0.75)\n"
+        "publish(prompt_tokens=5, dram_blocks=7, open_fetches=2, swap_in_seconds=0.5)\n"
+        "publish(prompt_tokens=9, dram_blocks=4, open_fetches=0, swap_in_seconds=0.75)\n"
     )
     labels = '{engine_type="prefill",tp_rank="0"}'
     assert sorted(lines) == [
@@ -60,15 +60,15 @@ def test_sums_grow_and_what_is_now_comes_and_goes(collected):
     ]
 
 
-def test_sums_by_source_have_a_label_for_it_and_what_is_no_number_is_left_out(collected):
-    lines = collected("tell(fetched_tokens_from={'127.0.0.1:1': 3, 'b': 4}, instance='127.0.0.1:2')\n")
+def test_sums_by_source_are_labelled_and_texts_are_left_out(collected):
+    lines = collected("publish(fetched_tokens_from={'127.0.0.1:1': 3, 'b': 4}, instance='127.0.0.1:2')\n")
     assert sorted(lines) == [
         'memserve:fetched_tokens_from_total{engine_type="prefill",source="127.0.0.1:1",tp_rank="0"} 3.0',
         'memserve:fetched_tokens_from_total{engine_type="prefill",source="b",tp_rank="0"} 4.0',
     ]
 
 
-def test_once_a_second_is_enough_and_a_failure_ends_it(monkeypatch):
+def test_metrics_are_published_once_a_second_until_that_fails(monkeypatch):
     from sglang_memserve.caching import metrics
 
     now, asked = [100.0], []

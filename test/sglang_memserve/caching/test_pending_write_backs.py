@@ -1,4 +1,4 @@
-"""Which prompts go on from an answer that is on its way back."""
+"""Which prompts go on from an answer that has yet to come back."""
 
 import numpy as np
 import pytest
@@ -16,18 +16,18 @@ def ids(tokens):
 
 
 class Rooms(PendingWriteBacks):
-    """With what each room's request is told when it arrives."""
+    """With the previous turn of each room's request."""
 
     def __init__(self, page):
         super().__init__(page)
-        self.goes_on_from = {}
+        self.previous = {}
 
     def arrived(self, room, tokens, namespace):
-        self.goes_on_from[room] = super().arrived(tokens, namespace)
+        self.previous[room] = super().expect(tokens, namespace)
 
     def waits(self, room):
-        before = self.goes_on_from[room]
-        return before is not None and self.waits_for(before)
+        before = self.previous[room]
+        return before is not None and self.is_pending(before)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def answers():
 def test_the_next_turn_waits_until_the_answer_came(answers):
     answers.arrived(2, ids(TURN), "")
     assert answers.waits(2)
-    answers.came(ids((PROMPT + ANSWER)[:12]), "")
+    answers.receive(ids((PROMPT + ANSWER)[:12]), "")
     assert not answers.waits(2)
 
 
@@ -52,18 +52,18 @@ def test_a_first_turn_waits_for_nothing(answers):
 
 
 def test_a_turn_after_the_answer_came_does_not_wait(answers):
-    answers.came(ids((PROMPT + ANSWER)[:12]), "")
+    answers.receive(ids((PROMPT + ANSWER)[:12]), "")
     answers.arrived(2, ids(TURN), "")
     assert not answers.waits(2)
 
 
 def test_the_turn_after_next_waits_for_the_answer_in_between(answers):
-    answers.came(ids((PROMPT + ANSWER)[:12]), "")
+    answers.receive(ids((PROMPT + ANSWER)[:12]), "")
     answers.arrived(2, ids(TURN), "")
     answers.arrived(3, ids(TURN + ANSWER), "")
     assert answers.waits(3)
     # Also an answer that itself came too late for the one before.
-    answers.came(ids(TURN + [9] * 4), "")
+    answers.receive(ids(TURN + [9] * 4), "")
     assert not answers.waits(3)
 
 
@@ -76,7 +76,7 @@ def test_another_namespace_has_answers_of_its_own(answers):
     answers.arrived(2, ids(TURN), "other")
     assert not answers.waits(2)
     answers.arrived(3, ids(TURN), "")
-    answers.came(ids((PROMPT + ANSWER)[:12]), "other")
+    answers.receive(ids((PROMPT + ANSWER)[:12]), "other")
     assert answers.waits(3)
 
 
@@ -87,7 +87,7 @@ def test_prompts_of_any_length_have_answers(length):
     answers.arrived(2, ids([1] * length + ANSWER), "")
     answers.arrived(3, ids([1] * length), "")
     assert [answers.waits(room) for room in (1, 2, 3)] == [False, True, False]
-    answers.came(ids(([1] * length + ANSWER)[: (length + 6) // PAGE * PAGE]), "")
+    answers.receive(ids(([1] * length + ANSWER)[: (length + 6) // PAGE * PAGE]), "")
     assert not answers.waits(2)
 
 

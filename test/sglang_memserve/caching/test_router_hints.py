@@ -9,7 +9,7 @@ from router.cost.estimate import Fetch
 from router.instances.instance import Instance, Role
 from router.instances.server_info import ServerInfo
 from router.scheduling.hints import hint_fields
-from sglang_memserve.caching.fetches import FetchHint, hint_of
+from sglang_memserve.caching.fetch_hint import FetchHint, fetch_hint_of
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
@@ -22,4 +22,4 @@ def test_an_instance_understands_the_routers_hint(path):
         kv_hints=envelope and decode_kv_hints_envelope(envelope),
         sampling_params=SimpleNamespace(custom_params=said.get("custom_params")),
     )
-    assert hint_of(request) == FetchHint("10.0.0.2:30002", 60_000.0, "prefill", 512)
+    assert fetch_hint_of(request) == FetchHint("10.0.0.2:30002", 60_000.0, "prefill", 512)

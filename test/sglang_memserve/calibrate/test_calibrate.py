@@ -73,7 +73,7 @@ def test_the_command_writes_a_profile_and_says_how_well_it_fits(folder, hasty, c
 
 def test_a_place_that_is_not_there_is_told_before_anything_is_measured(folder, capsys):
     begun = time.monotonic()
-    assert main(["calibrate", "--model", str(folder), "--out", str(folder / "none" / "profile.json")]) == 1
+    assert main(["calibrate", "--model", str(folder), "--out", str(folder / "none" / "profile.json")]) == 2
     assert "there is no folder" in capsys.readouterr().err
     assert time.monotonic() - begun < 5
 

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from contextlib import AsyncExitStack
 
@@ -20,6 +21,7 @@ class FakeRouter:
         self.load: object = {}
         self.decision: object = {}
         self.api_key: str | None = None
+        self.hold: asyncio.Event | None = None
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.demand_key])
@@ -44,6 +46,8 @@ class FakeRouter:
             self.kv_bytes += 1_500_000
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        if self.hold:
+            await self.hold.wait()
         for event in self.events if self.events is not None else _answer():
             await response.write(f"data: {json.dumps(event)}\n\n".encode())
         await response.write(b"data: [DONE]\n\n")

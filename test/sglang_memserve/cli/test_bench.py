@@ -80,13 +80,20 @@ def test_a_key_is_not_reported(mock, capsys):
         (["--url", "a=http://x:1", "--url", "a=http://y:1"], "a is there twice"),
         (["--url", "a=http://x:1", "--workload", "shareGPT"], "shareGPT"),
         (["--url", "a=http://x:1", "--", "--page-size", "1"], "--page-size after `--`"),
-        (["--arms", "stock-pd", "--peers", "/nowhere"], "scripts/setup_peers.sh"),
     ],
 )
 def test_bad_input_is_a_line_and_not_a_traceback(argv, complaint, capsys):
-    assert main.main(["bench", *argv]) == 1
+    assert main.main(["bench", *argv]) == 2
     out, err = capsys.readouterr()
     assert complaint in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_missing_peers_are_a_line_and_not_a_traceback(capsys):
+    assert main.main(["bench", "--arms", "stock-pd", "--peers", "/nowhere"]) == 1
+    out, err = capsys.readouterr()
+    assert "scripts/setup_peers.sh" in err
     assert "Traceback" not in err
     assert out == ""
 

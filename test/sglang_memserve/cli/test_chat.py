@@ -1,62 +1,99 @@
+"""`memserve chat` against a router that stands in for ours."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
-from sglang_memserve.cli.chat import chat_turn, examples, run_chat
-from sglang_memserve.cluster import probe
-from sglang_memserve.cluster.errors import ClusterError
-
-HI = [{"role": "user", "content": "Hi"}]
+from sglang_memserve.cli import main
 
 
-async def test_three_turns_each_with_what_was_said_before(router, capsys):
-    await run_chat(router.url)
+@pytest.fixture
+def chat(router, monkeypatch, capsys):
+    """Holds a chat with these lines; returns its exit code and output."""
+
+    async def run(*lines, argv=()):
+        command = [sys.executable, "-m", "sglang_memserve.cli.main", "chat", "--url", router.url, *argv]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, err = await process.communicate("".join(f"{line}\n" for line in lines).encode())
+        return process.returncode, out.decode(), err.decode()
+
+    return run
+
+
+async def test_each_turn_carries_the_turns_before_it(chat, router):
+    code, _, err = await chat("Hi", "", "And you?", "/quit", "never sent")
+    assert (code, err) == (0, "")
     roles = [[message["role"] for message in body["messages"]] for body in router.asked]
-    assert roles == [
-        ["user"],
-        ["user", "assistant", "user"],
-        ["user", "assistant", "user", "assistant", "user"],
+    assert roles == [["user"], ["user", "assistant", "user"]]
+    assert [message["content"] for message in router.asked[1]["messages"]] == [
+        "Hi",
+        "The answer.",
+        "And you?",
     ]
-    assert router.asked[-1]["messages"][1]["content"] == "The answer."
-    out = capsys.readouterr().out
-    assert out.count("The answer.") == 3
-    assert out.count("prompt 44 tokens, 32 cached") == 3
-    assert out.count("prefill to decode: 1.50 MB") == 3
+    assert all(body["stream"] for body in router.asked)
 
 
-async def test_uncounted_bytes_are_not_made_up(router, capsys):
-    router.kv_bytes = None
-    await run_chat(router.url)
-    assert capsys.readouterr().out.count("prefill to decode: n/a") == 3
+async def test_after_each_turn_it_shows_what_caching_did(chat):
+    _, out, _ = await chat("Hi", "Again")
+    assert out.count("The answer.\n") == 2
+    assert out.count("prompt 44 tokens, 32 cached") == 2
+    assert out.count("TTFT ") == 2
+    assert out.count("1.50 MB") == 2
 
 
-@pytest.mark.parametrize(
-    ("events", "words"),
-    [([{"error": {"message": "decode died"}}], "decode died"), ([{"choices": [{"delta": {}}]}], "no text")],
-)
-async def test_a_stream_without_an_answer_is_an_error(router, events, words):
-    router.events = events
-    async with probe.client() as session:
-        with pytest.raises(ClusterError, match=words):
-            await chat_turn(session, router.url, HI)
+async def test_clear_begins_anew_with_the_system_message(chat, router):
+    await chat("Hi", "/clear", "Hello", argv=["--system", "Be brief."])
+    roles = [[message["role"] for message in body["messages"]] for body in router.asked]
+    assert roles == [["system", "user"], ["system", "user"]]
 
 
-async def test_a_refusal_is_shown(router):
-    router.status = 400
-    async with probe.client() as session:
-        with pytest.raises(ClusterError, match="400: no such thing"):
-            await chat_turn(session, router.url, HI)
+async def test_a_turn_that_fails_leaves_no_trace(chat, router):
+    router.events = [{"error": {"message": "decode died"}}]
+    code, _, err = await chat("Hi", "Again")
+    assert code == 0
+    assert err.count("decode died") == 2
+    assert [len(body["messages"]) for body in router.asked] == [1, 1]
 
 
-async def test_the_chat_presents_the_key(router):
+async def test_an_unknown_command_is_not_sent(chat, router):
+    _, out, _ = await chat("/help me")
+    assert "/help me: there is no such command; /clear" in out
+    assert router.asked == []
+
+
+async def test_a_missing_key_is_named(chat, router):
     router.api_key = "K"
-    await run_chat(router.url, "K")
-    with pytest.raises(ClusterError, match="401"):
-        await run_chat(router.url)
+    code, _, err = await chat("Hi")
+    assert code == 2
+    assert "401: the router asks for its API key: set MEMSERVE_API_KEY or --api-key" in err
+    assert err.count("\n") == 1
 
 
-def test_the_examples_name_the_key_only_where_there_is_one():
-    assert examples("http://x").count("MEMSERVE_API_KEY") == 0
-    assert examples("http://x", keyed=True).count("MEMSERVE_API_KEY") == 3
+def test_no_router_is_named(free_port, capsys):
+    assert main.main(["chat", "--url", f"http://127.0.0.1:{free_port()}"]) == 1
+    assert "does not answer" in capsys.readouterr().err
 
 
-def test_the_examples_name_the_cluster():
-    assert examples("http://127.0.0.1:31000").count("http://127.0.0.1:31000") == 3
+async def test_ctrl_c_stops_an_answer_and_not_the_chat(router):
+    router.hold = asyncio.Event()
+    command = [sys.executable, "-m", "sglang_memserve.cli.main", "chat", "--url", router.url]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+    )
+    process.stdin.write(b"Hi\n")
+    async with asyncio.timeout(60):
+        while not router.asked:
+            await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert b"stopped" in await process.stdout.readuntil(b"(stopped)\n")
+        router.hold.set()
+        out, err = await process.communicate(b"Again\n")
+    assert (process.returncode, err) == (0, b"")
+    assert b"The answer." in out
+    assert [len(body["messages"]) for body in router.asked] == [1, 1]

@@ -10,7 +10,7 @@ from router.http.server import serving
 from sglang_memserve.cli import main
 from sglang_memserve.cli.doctor import diagnose, report
 from sglang_memserve.doctor import Evidence, State, examine
-from sglang_memserve.doctor.evidence import Told
+from sglang_memserve.doctor.evidence import InstanceEvidence
 
 ALIKE = {"version": "0.5.23", "page_size": 16, "tp_size": 1, "kv_cache_dtype": "auto"}
 OURS = {
@@ -26,12 +26,12 @@ PREFILL, DECODE, COLOCATED = "http://p:1", "http://d:1", "http://c:1"
 NAMES = {PREFILL: "p:1", DECODE: "d:1", COLOCATED: "c:1"}
 
 
-def told(role, url):
+def evidence_of(role, url):
     mode = "null" if role == "colocated" else role
     backend = {} if role == "colocated" else {"disaggregation_transfer_backend": "memserve"}
-    knows = [name for other, name in NAMES.items() if other != url]
-    counters = {"instance": NAMES[url], "knows": knows}
-    return Told(
+    peers = [name for other, name in NAMES.items() if other != url]
+    counters = {"instance": NAMES[url], "peers": peers}
+    return InstanceEvidence(
         {"url": url, "role": role, "healthy": True, "trouble": None, "incompatibilities": []},
         {
             **ALIKE,
@@ -47,7 +47,11 @@ def told(role, url):
 @pytest.fixture
 def cluster():
     """A prefill, a decode and a colocated instance, and what their router counts; all is well."""
-    instances = [told("prefill", PREFILL), told("decode", DECODE), told("colocated", COLOCATED)]
+    instances = [
+        evidence_of("prefill", PREFILL),
+        evidence_of("decode", DECODE),
+        evidence_of("colocated", COLOCATED),
+    ]
     routing = {
         "needs_tokens": True,
         "tokenizer": {"loaded": "/m", "unlike": []},
@@ -59,22 +63,22 @@ def cluster():
 
 
 def found(cluster):
-    return [one for one in examine(cluster) if one.state is not State.OK]
+    return [finding for finding in examine(cluster) if finding.state is not State.OK]
 
 
 def test_a_cluster_that_is_well_has_a_good_word_for_each_check(cluster):
     assert found(cluster) == []
-    assert len({one.check for one in examine(cluster)}) == len(examine(cluster)) > 10
+    assert len({finding.check for finding in examine(cluster)}) == len(examine(cluster)) > 10
 
 
 def on(url, **info):
     def change(cluster):
-        one = next(one for one in cluster.instances if one.url == url)
-        one.info["memserve"] |= info.pop("memserve", {})
-        one.info["internal_states"][0]["memserve"] |= info.pop("counters", {})
-        one.worker.update(info.pop("worker", {}))
-        one.feeds.update(info.pop("feeds", {}))
-        one.info.update(info)
+        instance = next(instance for instance in cluster.instances if instance.url == url)
+        instance.info["memserve"] |= info.pop("memserve", {})
+        instance.info["internal_states"][0]["memserve"] |= info.pop("counters", {})
+        instance.worker.update(info.pop("worker", {}))
+        instance.feeds.update(info.pop("feeds", {}))
+        instance.info.update(info)
 
     return change
 
@@ -85,7 +89,7 @@ def counted(**routing):
 
 def silent(url):
     def change(cluster):
-        next(one for one in cluster.instances if one.url == url).info.clear()
+        next(instance for instance in cluster.instances if instance.url == url).info.clear()
 
     return change
 
@@ -117,7 +121,7 @@ NO_RADIX = {"disable_radix_cache": True}
         (on(DECODE, **NO_RADIX), "radix cache", [DECODE, "keeps nothing"]),
         (on(DECODE, memserve={"registries": []}), "MemPool", [DECODE, "no registry"]),
         (on(DECODE, memserve={"registries": ["tcp://x:1"]}), "MemPool", [DECODE, "tcp://x:1"]),
-        (on(DECODE, counters={"knows": ["p:1"]}), "MemPool", [DECODE, "does not know c:1"]),
+        (on(DECODE, counters={"peers": ["p:1"]}), "MemPool", [DECODE, "does not know c:1"]),
         (
             on(DECODE, feeds={"dram": {"trouble": None}, "hbm": {"trouble": "silent for 10 s"}}),
             "feeds",
@@ -140,11 +144,13 @@ NO_RADIX = {"disable_radix_cache": True}
 def test_one_thing_wrong_is_named_with_what_to_do(cluster, change, check, words):
     change(cluster)
     wrong = found(cluster)
-    assert [(one.check, one.state) for one in wrong if check in one.check] == [(check, State.WRONG)]
+    assert [(finding.check, finding.state) for finding in wrong if check in finding.check] == [
+        (check, State.WRONG)
+    ]
     assert len(wrong) == 1 or check == "MemPool"
-    one = next(one for one in wrong if one.check == check)
-    assert all(word in one.says for word in words), one.says
-    assert one.do
+    finding = next(finding for finding in wrong if finding.check == check)
+    assert all(word in finding.says for word in words), finding.says
+    assert finding.do
 
 
 @pytest.mark.parametrize(
@@ -160,23 +166,25 @@ def test_one_thing_wrong_is_named_with_what_to_do(cluster, change, check, words)
 )
 def test_what_may_be_meant_so_is_a_note_or_nothing(cluster, change, check):
     change(cluster)
-    assert [(one.check, one.state) for one in found(cluster)] == ([(check, State.NOTE)] if check else [])
+    assert [(finding.check, finding.state) for finding in found(cluster)] == (
+        [(check, State.NOTE)] if check else []
+    )
 
 
 def test_no_registry_at_all_is_a_note(cluster):
-    for one in cluster.instances:
-        one.info["memserve"]["registries"] = []
-    assert [(one.check, one.state) for one in found(cluster)] == [("MemPool", State.NOTE)]
+    for instance in cluster.instances:
+        instance.info["memserve"]["registries"] = []
+    assert [(finding.check, finding.state) for finding in found(cluster)] == [("MemPool", State.NOTE)]
 
 
 def test_stock_instances_are_judged_by_what_they_tell(cluster):
-    for one in cluster.instances:
-        del one.info["memserve"], one.info["internal_states"]
+    for instance in cluster.instances:
+        del instance.info["memserve"], instance.info["internal_states"]
     assert found(cluster) == []
-    on_decode = next(one for one in cluster.instances if one.url == DECODE)
+    on_decode = next(instance for instance in cluster.instances if instance.url == DECODE)
     on_decode.info.update(kv_cache_dtype="fp8_e4m3", **NO_RADIX)
     on_decode.worker["incompatibilities"] = ["tokenizer x, where prefill instance http://p:1 has t"]
-    assert [(one.check, one.state) for one in found(cluster)] == [
+    assert [(finding.check, finding.state) for finding in found(cluster)] == [
         ("--kv-cache-dtype", State.WRONG),
         ("tokenizer", State.WRONG),
         ("radix cache", State.NOTE),
@@ -187,10 +195,10 @@ def test_stock_instances_are_judged_by_what_they_tell(cluster):
 def test_no_answer_makes_it_fail(cluster, junk):
     well = copy.deepcopy(cluster.instances[0].info)
     for name in well:
-        strange = Told(cluster.instances[0].worker, {**well, name: junk})
+        strange = InstanceEvidence(cluster.instances[0].worker, {**well, name: junk})
         examine(Evidence([strange, *cluster.instances[1:]]))
     for name in OURS:
-        strange = Told(cluster.instances[0].worker, {**well, "memserve": {**OURS, name: junk}})
+        strange = InstanceEvidence(cluster.instances[0].worker, {**well, "memserve": {**OURS, name: junk}})
         examine(Evidence([strange, *cluster.instances[1:]]))
     for name in cluster.routing:
         examine(Evidence(cluster.instances, {**cluster.routing, name: junk}))
@@ -198,10 +206,10 @@ def test_no_answer_makes_it_fail(cluster, junk):
 
 async def test_there_is_no_router(free_port):
     url = f"http://127.0.0.1:{free_port()}"
-    (one,) = await diagnose(url)
-    assert (one.check, one.state) == ("router", State.WRONG)
-    assert url in one.says
-    assert "--url" in one.do
+    (finding,) = await diagnose(url)
+    assert (finding.check, finding.state) == ("router", State.WRONG)
+    assert url in finding.says
+    assert "--url" in finding.do
 
 
 async def test_the_key_is_presented(router):
@@ -221,9 +229,9 @@ async def test_a_real_router_in_front_of_instances_that_do_not_fit(free_port, in
     async with serving(config):
         findings = await diagnose(f"http://127.0.0.1:{config.port}")
     text = report(findings)
-    (page,) = [one for one in findings if one.state is State.WRONG]
+    (page,) = [finding for finding in findings if finding.state is State.WRONG]
     assert (page.check, page.says) == ("page size", f"16: prefill {first}; 64: decode {other}")
-    heading, advice = text.splitlines()[[one.check for one in findings].index("page size") :][:2]
+    heading, advice = text.splitlines()[[finding.check for finding in findings].index("page size") :][:2]
     assert heading.startswith("WRONG  page size")
     assert advice.strip() == "-> start all with the same --page-size"
 
@@ -241,8 +249,8 @@ def test_exit_code_and_json(monkeypatch, capsys, cluster):
     on(DECODE, page_size=64)(cluster)
     findings[:] = examine(cluster)
     assert main.main(["doctor", "--url", "http://r:1", "--api-key", "K", "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["ok"] is False
-    assert [one["check"] for one in told["findings"] if one["state"] == "wrong"] == ["page size"]
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["ok"] is False
+    assert [finding["check"] for finding in shown["findings"] if finding["state"] == "wrong"] == ["page size"]
     assert main.main(["doctor", "--url", "http://r:1", "--api-key", "K"]) == 1
     assert "WRONG  page size" in capsys.readouterr().out

@@ -4,10 +4,21 @@ import sys
 import pytest
 
 from sglang_memserve.cli import instance, main, up
+from sglang_memserve.cluster import sglang_flags
 
 
 def run(*argv):
     return main.main(list(argv))
+
+
+@pytest.fixture(autouse=True)
+def sglangs_flags(monkeypatch):
+    """SGLang's flags, without asking SGLang."""
+
+    async def names(timeout_s):
+        return ["--page-size", "--tp-size", "--mem-fraction-static"]
+
+    monkeypatch.setattr(sglang_flags, "flag_names", names)
 
 
 @pytest.fixture
@@ -26,7 +37,7 @@ def test_version(capsys):
 
 
 def test_an_error_is_a_line_and_not_a_traceback(capsys):
-    assert run("up", "--prefill", "2") == 1
+    assert run("up", "--prefill", "2") == 2
     assert capsys.readouterr().err.startswith("memserve: --prefill 2 --decode 0")
 
 
@@ -44,7 +55,7 @@ def test_a_prefill_instance_has_a_bootstrap_port(executed):
 
 
 def test_only_a_prefill_instance_has_one(executed, capsys):
-    assert run("instance", "--role", "colocated", "--bootstrap-port", "9000") == 1
+    assert run("instance", "--role", "colocated", "--bootstrap-port", "9000") == 2
     assert "belongs to a prefill instance" in capsys.readouterr().err
     assert not executed
 
@@ -86,17 +97,17 @@ def test_flag_over_environment_over_default(config, monkeypatch):
 
 def test_a_bad_environment_is_named(config, monkeypatch, capsys):
     monkeypatch.setenv("MEMSERVE_PORT", "high")
-    assert run("up") == 1
-    assert "MEMSERVE_PORT=high" in capsys.readouterr().err
+    assert run("up") == 2
+    assert "MEMSERVE_PORT='high': expected int" in capsys.readouterr().err
 
 
 def test_extra_flags_reach_the_instances(config):
-    assert config("--", "--enable-fp32-lm-head").extra == ("--enable-fp32-lm-head",)
+    assert config("--", "--enable-fp32-lm-head").args == ("--enable-fp32-lm-head",)
 
 
 @pytest.mark.parametrize("given", [["--api-key", "K"], ["--api-key=K"]])
 def test_an_api_key_for_the_instances_alone_is_refused_at_once(given, capsys):
-    assert run("up", "--", *given) == 1
+    assert run("up", "--", *given) == 2
     assert "--api-key after `--`: give it before" in capsys.readouterr().err
 
 
@@ -109,7 +120,7 @@ def test_an_api_key_comes_from_flag_or_environment_and_is_not_shown(config, monk
 
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel"])
 def test_a_key_that_no_header_takes_is_refused_and_not_shown(key, capsys):
-    assert run("up", "--api-key", key) == 1
+    assert run("up", "--api-key", key) == 2
     told = capsys.readouterr().err
     assert "--api-key: give a key" in told
     assert not key or key not in told
@@ -118,10 +129,23 @@ def test_a_key_that_no_header_takes_is_refused_and_not_shown(key, capsys):
 @pytest.mark.parametrize("name", ["MEMSERVE_ROUTER_API_KEY", "MEMSERVE_INSTANCE_API_KEY"])
 def test_a_key_for_one_part_only_is_refused(name, monkeypatch, capsys):
     monkeypatch.setenv(name, "K")
-    assert run("up") == 1
+    assert run("up") == 2
     assert f"{name} is set" in capsys.readouterr().err
 
 
 def test_the_command_loads_neither_torch_nor_sglang():
     code = "import sys, sglang_memserve.cli.main; sys.exit(bool({'torch', 'sglang'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_registry_runs_until_a_signal():
+    command = [sys.executable, "-m", "sglang_memserve.cli.main", "registry", "--bind", "tcp://127.0.0.1:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().startswith("tcp://127.0.0.1:")
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -21,7 +21,7 @@ from sglang_memserve.model import ModelInfo
 
 @pytest.fixture
 def started(tmp_path, fake_argv, fake_spec, free_port, monkeypatch):
-    monkeypatch.setenv("MEMSERVE_TEST_MARK", str(tmp_path))
+    monkeypatch.setenv("TEST_MARK_OF_MEMSERVE", str(tmp_path))
 
     async def model(name, timeout_s):
         return ModelInfo("tiny", 8192, 2)
@@ -154,7 +154,7 @@ def in_a_process(tmp_path, free_port):
 
     def start(**streams):
         ports = [str(free_port()) for _ in range(2)]
-        env = {**os.environ, "MEMSERVE_TEST_MARK": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        env = {**os.environ, "TEST_MARK_OF_MEMSERVE": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
         script = Path(__file__).with_name("run_up.py")
         command = [sys.executable, str(script), *ports, str(tmp_path / "logs")]
         with (tmp_path / "err").open("wb") as err:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from router.config.flags import parse
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
@@ -19,7 +20,7 @@ LIMITS = Limits(start_s=30, stop_s=10, poll_s=0.05, restarts=2, backoff_s=0.05)
 
 @pytest.fixture
 async def cluster(tmp_path, fake_argv, fake_spec, free_port, monkeypatch):
-    monkeypatch.setenv("MEMSERVE_TEST_MARK", str(tmp_path))
+    monkeypatch.setenv("TEST_MARK_OF_MEMSERVE", str(tmp_path))
     lines = []
     async with probe.client() as session:
 
@@ -126,3 +127,12 @@ async def test_the_model_is_described_by_another_process(tmp_path):
 async def test_a_model_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(ClusterError, match="no model"):
         await read_model(str(tmp_path / "nothing"), 60)
+
+
+async def test_the_routers_settings_of_a_cluster_file_reach_it(tmp_path, fake_spec, free_port):
+    config = ClusterConfig(colocated=1, log_dir=tmp_path / "logs", router={"policy": "session"})
+    async with probe.client() as session:
+        cluster = LocalCluster(config, [fake_spec("colocated", 0, free_port())], session, print)
+    (router,) = (member for member in cluster._members if member.name == "router")
+    settings = parse(router.argv[router.argv.index("router.launch_router") + 1 :], {})
+    assert (settings.policy, settings.port) == ("session", 30000)

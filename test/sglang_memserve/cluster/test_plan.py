@@ -94,7 +94,7 @@ def test_threads_are_disjoint_while_there_are_cores(cores, instances, threads):
 
 
 def test_the_users_threads_and_pool_win(free_port):
-    config = ClusterConfig(port=free_port(), threads=7, max_total_tokens=4096, extra=("--page-size", "32"))
+    config = ClusterConfig(port=free_port(), threads=7, max_total_tokens=4096, args=("--page-size", "32"))
     spec, _ = plan_instances(config, MODEL)
     assert spec.env()["OMP_NUM_THREADS"] == "7"
     assert flag(spec.argv(), "--max-total-tokens") == "4096"
@@ -126,7 +126,7 @@ def test_too_little_memory_is_refused_with_the_numbers():
 
 def test_a_shorter_context_needs_less(free_port, monkeypatch):
     monkeypatch.setattr(share, "available_memory", lambda: 9 * GB + 2 * 30_000_000)
-    config = ClusterConfig(port=free_port(), extra=("--context-length=1024",))
+    config = ClusterConfig(port=free_port(), args=("--context-length=1024",))
     assert plan_instances(config, MODEL)[0].max_total_tokens >= 1024
 
 
@@ -157,7 +157,7 @@ def test_cores_are_what_the_container_allows(tmp_path, monkeypatch, limit, cores
         ({}, [], True),
         ({}, [0, 1], False),
         ({"max_total_tokens": 4096}, [], False),
-        ({"extra": ("--max-total-tokens=4096",)}, [], False),
+        ({"args": ("--max-total-tokens=4096",)}, [], False),
     ],
 )
 def test_the_model_is_asked_for_only_where_the_pool_follows_from_it(
@@ -174,12 +174,12 @@ def test_the_model_is_asked_for_only_where_the_pool_follows_from_it(
 @pytest.mark.parametrize("value", ["x", "-1", "0", "1.5"])
 def test_a_flag_for_sglang_that_the_plan_needs_must_be_a_number(free_port, flag, value):
     with pytest.raises(ClusterError, match=f"{flag} {value}: give a whole number"):
-        plan_instances(ClusterConfig(port=free_port(), extra=(flag, value)), MODEL)
+        plan_instances(ClusterConfig(port=free_port(), args=(flag, value)), MODEL)
 
 
 def test_each_instance_gets_gpus_of_its_own(free_port, monkeypatch):
     monkeypatch.setattr(share, "visible_gpus", lambda: [2, 3, 5, 7])
-    specs = plan_instances(ClusterConfig(port=free_port(), extra=("--tp", "2")), MODEL)
+    specs = plan_instances(ClusterConfig(port=free_port(), args=("--tp", "2")), MODEL)
     assert [spec.env()["CUDA_VISIBLE_DEVICES"] for spec in specs] == ["2,3", "5,7"]
     assert all(spec.max_total_tokens is None for spec in specs)
 

@@ -19,7 +19,7 @@ def run_fake(tmp_path, fake_argv, free_port):
     async def run(*flags, port=None):
         port = port or free_port()
         log = tmp_path / "logs" / "fake.log"
-        process = ServerProcess(fake_argv(port, *flags), {"MEMSERVE_TEST_MARK": str(tmp_path)}, log)
+        process = ServerProcess(fake_argv(port, *flags), {"TEST_MARK_OF_MEMSERVE": str(tmp_path)}, log)
         await process.start()
         while is_free("127.0.0.1", port):
             assert process.exit_code is None, log.read_text()
@@ -96,7 +96,7 @@ async def main():
 
 asyncio.run(main())
 """
-    env = {**os.environ, "MEMSERVE_TEST_MARK": str(tmp_path)}
+    env = {**os.environ, "TEST_MARK_OF_MEMSERVE": str(tmp_path)}
     parent = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
     server = psutil.Process(int(parent.stdout.readline()))
     # Once it has become the command: before that it looks for its parent by itself.

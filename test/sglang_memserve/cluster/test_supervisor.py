@@ -43,7 +43,7 @@ async def member(tmp_path, fake_argv, free_port):
                     "ready" if await probe.answers(session, f"http://127.0.0.1:{port}/ready") else "starting"
                 )
 
-            env = {"MEMSERVE_TEST_MARK": str(tmp_path)}
+            env = {"TEST_MARK_OF_MEMSERVE": str(tmp_path)}
             return Member(name, fake_argv(port, *flags), env, log, phase, **fields)
 
         yield make

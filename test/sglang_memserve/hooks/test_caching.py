@@ -16,13 +16,13 @@ class Agent:
     def __init__(self, *held):
         self.names, self.ticks, self.asked = set(held), 0, []
 
-    def held(self, reqs):
+    def waiting_for_fetch(self, reqs):
         return [req for req in reqs if req.rid in self.names]
 
     def tick(self):
         self.ticks += 1
 
-    def arrived(self, req):
+    def on_arrival(self, req):
         self.asked.append(req.rid)
         if req.rid == "bad":
             raise ValueError("no hint that anybody can read")

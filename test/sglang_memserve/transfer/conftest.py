@@ -151,7 +151,7 @@ class Split:
         return [table for table in tables if table] + [k for k, v in counters.items() if v]
 
     def close(self):
-        self.p.prefill._blocks.close()
+        self.p.prefill.close()
         self.d.decode._blocks.close()
         self.context.destroy(linger=0)
 

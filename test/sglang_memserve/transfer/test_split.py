@@ -274,6 +274,25 @@ def test_a_destination_whose_request_never_comes_is_swept(split, tools):
     assert "did not reach" in fail(split, tools, receiver)[0]
 
 
+def test_only_so_many_destinations_wait_for_their_requests(make_split, tools):
+    split = make_split(how=lambda source: {"max_unclaimed": 1})
+    waiting, refused = split.ask(ROOM, [9]), split.ask(ROOM + 1, [10])
+    tools.until(lambda: refused.poll() == KVPoll.Failed)
+    with pytest.raises(KVTransferError, match="1 destinations wait for requests that have not come"):
+        refused.failure_exception()
+    sender = split.sender(ROOM)
+    split.send(sender, [1], aux_index=0, total=1)
+    # Those whose request is here count no more.
+    later = split.ask(ROOM + 2, [11])
+    tools.until(lambda: split.p.prefill.rooms.get(ROOM + 2))
+    finish_later = split.sender(ROOM + 2)
+    split.send(finish_later, [2], aux_index=0, total=1)
+    for end in (waiting, sender, later, finish_later):
+        tools.until(lambda end=end: end.poll() == KVPoll.Success)
+        end.clear()
+    tools.until(lambda: not split.leftovers())
+
+
 @pytest.mark.parametrize(
     "endpoint", ["nonsense", "stream://nonsense", "stream://127.0.0.1:0", "stream://no.such.host:7"]
 )

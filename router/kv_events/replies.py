@@ -1,8 +1,7 @@
-"""The answers of `mempool.feed.messages` as they are wanted here: events one by one.
+"""The replies of `mempool.feed.messages`, with their events not decoded yet.
 
-Decoding a snapshot would hold the event loop for as long as all of it takes, in a thread too: the decoder
-keeps the interpreter's lock. So an answer is taken apart first, at half a microsecond an event, and each of
-these is decoded when its turn comes.
+Decoding a whole snapshot would hold up the event loop, from a thread too: the decoder keeps the interpreter's
+lock. So a reply is taken apart first, at half a microsecond an event, and each event is decoded later.
 """
 
 from __future__ import annotations
@@ -17,38 +16,38 @@ from mempool.index.events import AnyEvent, Stored
 from mempool.wire import Unsigned, decode_bounded
 
 
-class EventBatch(msgspec.Struct, tag="event_batch", frozen=True):
+class RawEventBatch(msgspec.Struct, tag="event_batch", frozen=True):
     number: Unsigned
     incarnation: Unsigned
     events: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_EVENTS)]
 
 
-class Contents(msgspec.Struct, tag="Snapshot", frozen=True):
+class RawSnapshot(msgspec.Struct, tag="Snapshot", frozen=True):
     seq: Unsigned
     page_size: int
     stored: list[msgspec.Raw]
 
 
-class SnapshotReply(msgspec.Struct, tag="snapshot_reply", frozen=True):
+class RawSnapshotReply(msgspec.Struct, tag="snapshot_reply", frozen=True):
     number: Unsigned
     incarnation: Unsigned
-    snapshot: Contents
+    snapshot: RawSnapshot
 
 
-Answer = EventBatch | SnapshotReply | Unknown
+FeedReply = RawEventBatch | RawSnapshotReply | Unknown
 
 _WHOSE = "a feed"
-_answer = msgspec.msgpack.Decoder(Answer)
+_reply = msgspec.msgpack.Decoder(FeedReply)
 _event = msgspec.msgpack.Decoder(AnyEvent)
 _stored = msgspec.msgpack.Decoder(Stored)
 
 
-def decode_answer(frame: bytes | memoryview) -> Answer:
-    """Raises FrameError. The answer's events are part of `frame` still."""
+def decode_reply(frame: bytes | memoryview) -> FeedReply:
+    """Raises FrameError. The events of the reply still point into `frame`."""
     if len(frame) > MAX_REPLY_BYTES:
         raise FrameError(f"an answer of {len(frame)} bytes, at most {MAX_REPLY_BYTES} are allowed")
-    answer: Answer = decode_bounded(_answer, frame, _WHOSE)
-    return answer
+    reply: FeedReply = decode_bounded(_reply, frame, _WHOSE)
+    return reply
 
 
 def decode_event(raw: msgspec.Raw) -> AnyEvent:

@@ -1,7 +1,7 @@
-"""Answers that were written back, and whether later prompts that repeat them do so by the same token ids.
+"""Answers that were written back, and whether later prompts repeat them by the same token ids.
 
-A client that sends text has it tokenized anew, and the ids may be others than those that were generated: then
-the answer's KV is here, and not found.
+A client that sends text has it tokenized again. The ids may differ from those that were generated: then the
+KV of the answer is here, and is not found.
 """
 
 import logging
@@ -11,39 +11,39 @@ from collections.abc import Callable
 import numpy as np
 
 from sglang_memserve.caching.counters import Counters
-from sglang_memserve.caching.prefix_keys import Ids, prefix_keys
+from sglang_memserve.caching.prefix_keys import TokenIds, prefix_keys
 
 logger = logging.getLogger(__name__)
 
-# Of one prompt: of as many each arrival may have to look at the text.
+# Each prompt that goes on from the same one may have to be compared with all of them.
 _ANSWERS_OF_PROMPT = 4
-# A character that is cut off by the answer's last page.
+# What a tokenizer makes of a character that is cut off by the answer's last page.
 _CUT_OFF = "\ufffd"
 
 
 class _Answer:
-    def __init__(self, ids: Ids) -> None:
+    def __init__(self, ids: TokenIds) -> None:
         self.ids = ids
         self.text: str | None = None
 
 
-class Reencoded:
-    """One thread's. It remembers `max_answers` and `max_tokens` of answers, those that were met last.
+class WrittenBackAnswers:
+    """For one thread. Remembers `max_answers` answers and `max_tokens` tokens of them, those met last.
 
-    `page`: tokens of a block. `decode`: the tokenizer's; without it only answers whose ids came are counted.
+    `decode`: the tokenizer's, token ids to text; without it only answers that come by their ids are counted.
     """
 
     def __init__(
         self,
-        page: int,
-        counts: Counters,
+        page_size: int,
+        counters: Counters,
         decode: Callable[[list[int]], str] | None = None,
         *,
         max_answers: int = 4096,
         max_tokens: int = 1 << 20,
     ) -> None:
-        self._page = page
-        self._counts = counts
+        self._page_size = page_size
+        self._counters = counters
         self._decode = decode
         self._max_answers = max_answers
         self._max_tokens = max_tokens
@@ -55,9 +55,9 @@ class Reencoded:
         self._of_prompts.clear()
         self._answers = self._tokens = 0
 
-    def wrote_back(self, tokens: Ids, first: int, namespace: str) -> None:
-        """The answer of the prompt `tokens[:first]`, both of whole pages and at least one, is in the tree."""
-        *_, (_, key) = prefix_keys(tokens[:first], namespace, self._page)
+    def remember(self, tokens: TokenIds, first: int, namespace: str) -> None:
+        """`tokens[first:]` answers the prompt `tokens[:first]`. Both are of whole pages, at least one."""
+        *_, (_, key) = prefix_keys(tokens[:first], namespace, self._page_size)
         ids = tokens[first:].copy()
         answers = self._of_prompts.setdefault(key, [])
         self._of_prompts.move_to_end(key)
@@ -72,35 +72,35 @@ class Reencoded:
             for answer in self._of_prompts.popitem(last=False)[1]:
                 self._forget(answer)
 
-    def arrived(self, tokens: Ids, namespace: str) -> None:
-        """A prompt that is about to be scheduled."""
+    def compare(self, tokens: TokenIds, namespace: str) -> None:
+        """Counts which of the answers the prompt repeats, by the same ids or as the same text."""
         if not self._answers:
             return
-        for first, key in prefix_keys(tokens, namespace, self._page):
+        for first, key in prefix_keys(tokens, namespace, self._page_size):
             answers = self._of_prompts.get(key)
             if answers is not None:
                 self._of_prompts.move_to_end(key)
                 for answer in answers:
-                    self._compare(answer, tokens[first:])
+                    self._count(answer, tokens[first:])
 
-    def _compare(self, answer: _Answer, rest: Ids) -> None:
+    def _count(self, answer: _Answer, rest: TokenIds) -> None:
         if np.array_equal(answer.ids, rest[: len(answer.ids)]):
-            self._counts.add("answers_found_again")
+            self._counters.add("answers_found_again")
         elif self._begins_with_text(rest, answer):
-            self._counts.add("answers_reencoded")
+            self._counters.add("answers_reencoded")
 
-    def _begins_with_text(self, rest: Ids, answer: _Answer) -> bool:
+    def _begins_with_text(self, rest: TokenIds, answer: _Answer) -> bool:
         if answer.text is None:
             answer.text = self._text(answer.ids)
         # Most prompts that go on differently do so at once.
-        head = self._text(rest[: self._page])
+        head = self._text(rest[: self._page_size])
         if not answer.text or not (answer.text.startswith(head) or head.startswith(answer.text)):
             return False
         # The same text in more tokens, but hardly in twice as many.
-        return self._text(rest[: 2 * len(answer.ids) + self._page]).startswith(answer.text)
+        return self._text(rest[: 2 * len(answer.ids) + self._page_size]).startswith(answer.text)
 
-    def _text(self, ids: Ids) -> str:
-        """Empty where there is no tokenizer, or it cannot read them: that must cost no request its answer."""
+    def _text(self, ids: TokenIds) -> str:
+        """Empty where there is no tokenizer, or it cannot read the ids."""
         try:
             return "" if self._decode is None else self._decode(ids.tolist()).rstrip(_CUT_OFF)
         except Exception:

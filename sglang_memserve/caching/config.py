@@ -1,0 +1,36 @@
+"""What a caching agent is started with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# DRAM for blocks under way, where DRAM is no tier.
+_STAGING = "64MiB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachingAgentConfig:
+    """`name`: the instance's in the MemPool, its address and port. `role`: prefill, decode or colocated.
+
+    `host`: the address that the agent's sockets listen at. `dram`: the size of the DRAM tier, as
+    `mempool.tiers.sizes.blocks_of_size` takes it; "0" for no tier. `writes_back`: whether decode sends
+    answers back to prefill. `registries`, `namespace`: see `MemPool`. `max_bandwidth`: the bytes a second
+    that are sent to each other instance at most; 0 for no bound.
+    """
+
+    name: str
+    role: str
+    host: str
+    dram: str
+    writes_back: bool
+    registries: Sequence[str] = ()
+    namespace: Mapping[str, str] = field(default_factory=dict)
+    max_bandwidth: int = 0
+
+    @property
+    def publishes(self) -> bool:
+        """Whether DRAM is a tier: what is copied there is published, and can be fetched by others."""
+        return self.dram != "0"
+
+    @property
+    def arena_size(self) -> str:
+        return self.dram if self.publishes else _STAGING

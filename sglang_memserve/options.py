@@ -32,7 +32,17 @@ _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACH
   --memserve-registries URL[,URL]
                         registries (memserve registry) through which instances find each other, to fetch
                         prefixes from one another (default: none)
+  --memserve-feed-port PORT
+                        where routers hear what this instance caches
+  --memserve-control-port PORT, --memserve-block-port PORT
+                        where other instances ask for KV, and where they send it
+  --memserve-transfer-port PORT
+                        where a decode instance receives KV from prefill; rank N listens on PORT + N
+                        (default of all ports: 0, a free one)
 """
+
+
+_PORTS = ("feed_port", "control_port", "block_port", "transfer_port")
 
 
 class OptionError(ValueError):
@@ -44,7 +54,7 @@ class InstanceOptions:
     """`dram`: as `mempool.tiers.sizes.blocks_of_size` takes it; "0" for none; "" for the device's default.
 
     `registries`: endpoints, with commas between them. `max_bandwidth`: bytes, as `bytes_of_size` takes them;
-    "0" for no bound. Raises OptionError.
+    "0" for no bound. Ports: 0 for a free one. Raises OptionError.
     """
 
     caching: CachingMode = CachingMode.WRITE_BACK
@@ -52,6 +62,10 @@ class InstanceOptions:
     registries: str = ""
     transfer: TransferMode = TransferMode.AGGREGATED
     max_bandwidth: str = "0"
+    feed_port: int = 0
+    control_port: int = 0
+    block_port: int = 0
+    transfer_port: int = 0
 
     def __post_init__(self) -> None:
         for endpoint in self.all_registries:
@@ -61,6 +75,9 @@ class InstanceOptions:
                 raise OptionError(f"--memserve-registries: {error}") from None
         if self.max_bytes_per_second and self.max_bytes_per_second < _MIN_BANDWIDTH:
             raise OptionError(f"--memserve-max-bandwidth {self.max_bandwidth}: give at least 1MiB, or 0")
+        pinned = [port for port in (getattr(self, name) for name in _PORTS) if port]
+        if len(set(pinned)) < len(pinned):
+            raise OptionError(f"MemServe's ports {pinned} are not all different")
 
     def dram_for(self, device: str) -> str:
         """The size of the DRAM tier where KV is on a torch device of this type."""
@@ -85,6 +102,7 @@ class InstanceOptions:
         for name, choices in (("caching", CachingMode), ("transfer", TransferMode)):
             if name in texts:
                 values[name] = _choice(name, texts[name], choices)
+        values |= {name: _port(name, texts[name]) for name in _PORTS if name in texts}
         return cls(**values)
 
     @classmethod
@@ -117,7 +135,7 @@ def take(argv: list[str]) -> tuple[InstanceOptions, list[str]]:
             raise OptionError(f"{flag} needs a value: --help lists MemServe's flags")
         given[name] = text
     environment = InstanceOptions.from_environment()
-    return InstanceOptions.parse({**vars(environment), **given}), rest
+    return InstanceOptions.parse({**{k: str(v) for k, v in vars(environment).items()}, **given}), rest
 
 
 def flag_names() -> list[str]:
@@ -152,6 +170,13 @@ def _choice(name: str, text: str, choices: type[StrEnum]) -> StrEnum:
         return choices(text)
     except ValueError:
         raise OptionError(f"--memserve-{name} {text}: choose from {', '.join(choices)}") from None
+
+
+def _port(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        flag = f"--memserve-{name.replace('_', '-')}"
+        raise OptionError(f"{flag} {text}: give a port from 1 to 65535, or 0 for a free one")
+    return int(text)
 
 
 def _variable(name: str) -> str:

@@ -65,8 +65,8 @@ class MemServeKVManager(CommonKVManager):
         limits.refuse_unsupported_pool(pool, self.kv_args.state_types)
         buffers = paged_buffers(pool)
         limits.refuse_unknown_layout(buffers.layout, self.kv_args.kv_item_lens)
+        options = InstanceOptions.from_environment()
         if self.disaggregation_mode == DisaggregationMode.PREFILL:
-            options = InstanceOptions.from_environment()
             mode = TransferMode(options.transfer)
             layers = buffers.layout.layers
             by_layer = ByLayer(pool, buffers.device, layers) if mode == TransferMode.BY_LAYER else None
@@ -74,7 +74,8 @@ class MemServeKVManager(CommonKVManager):
                 self, buffers, mode=mode, by_layer=by_layer, max_bandwidth=options.max_bytes_per_second
             )
         else:
-            self.decode = DecodeSide(self, buffers, forward_stream)
+            port = options.transfer_port and options.transfer_port + self.kv_args.engine_rank
+            self.decode = DecodeSide(self, buffers, forward_stream, port=port)
             self.connections = ConnectionWatch(self._on_lost)
             self._start_heartbeat_checker_thread()
 

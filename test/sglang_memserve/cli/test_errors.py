@@ -63,8 +63,7 @@ def error(capsys):
         ("up --model /not/there", "memserve: no model at /not/there: give an existing folder, or a hub name such "
          "as 'org/model'"),
         ("up -f /not/there.yaml", "memserve: /not/there.yaml: No such file or directory"),
-        ("instance --role prefil", "memserve instance: argument --role: invalid choice: 'prefil' (choose from "
-         "'prefill', 'decode', 'colocated')"),
+        ("instance --role prefil", "memserve instance: argument --role: invalid choice: 'prefil': did you mean prefill?"),
         ("instance --role decode --tp-size 2", "memserve instance: --tp-size is no flag here: put flags of SGLang "
          "after `--`"),
         ("instance --role decode -- --bogus", "memserve: --bogus: SGLang 0.5.23 has no such flag"),
@@ -80,6 +79,10 @@ def error(capsys):
          "http://127.0.0.1:30000"),
         ("explain --url 10.0.0.1 hello", "memserve: --url 10.0.0.1: a URL begins with its scheme: give "
          "http://10.0.0.1"),
+        ("status -- --tp-size 2", "memserve: --tp-size after `--`: `memserve status` starts no SGLang to pass it to"),
+        ("bench --tp-size 2", "memserve bench: --tp-size is no flag here: put flags of SGLang after `--`"),
+        ("", "memserve: the following arguments are required: COMMAND"),
+        ("stauts", "memserve: argument COMMAND: invalid choice: 'stauts': did you mean status?"),
         ("bench --url x=10.0.0.1:1", "memserve: --url x=10.0.0.1:1: give NAME=URL, as in "
          "mine=http://127.0.0.1:30000"),
         ("calibrate --out /not/there/p.json", "memserve: --out /not/there/p.json: there is no folder /not/there"),

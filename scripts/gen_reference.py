@@ -4,6 +4,7 @@
 mkdocs.yml names this file as a hook: a page's line `<!-- generated: NAME -->` becomes what NAME stands for.
 
     python scripts/gen_reference.py cli         every command and every flag, from their argparse parsers
+    python scripts/gen_reference.py options     MemServe's own flags of an instance, as its --help has them
     python scripts/gen_reference.py changelog   CHANGELOG.md of the repository's root
 """
 
@@ -27,10 +28,15 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def cli() -> str:
     """A section for each command, with a table of flags for each group of them."""
-    # So that the flags are those of this tree, wherever another copy is installed.
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
+    _import_from_here()
     return "\n\n".join(_command(name, parser) for name, parser in _parsers())
+
+
+def options() -> str:
+    _import_from_here()
+    from sglang_memserve.options import help_text
+
+    return f"```text\n{help_text().rstrip()}\n```"
 
 
 def changelog() -> str:
@@ -41,12 +47,17 @@ def changelog() -> str:
     return re.sub(r"\A# .*\n+", "", file.read_text())
 
 
+def _import_from_here() -> None:
+    """So that the flags are those of this tree, wherever another copy is installed."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+
+
 def _parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     from router.config.flags import make_parser
-    from sglang_memserve.cli import main
+    from sglang_memserve.cli.main import make_parser as make_command
 
-    make = getattr(main, "make_parser", None) or main._parser
-    for action in make()._actions:
+    for action in make_command()._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, parser in action.choices.items():
                 # The router's command hands its flags on to the router's own parser.
@@ -119,7 +130,7 @@ def _plain(text: str) -> str:
     return re.sub(r"docs/([\w/-]+\.md)", r"[\1](../\1)", text)
 
 
-_PARTS: dict[str, Callable[[], str]] = {"cli": cli, "changelog": changelog}
+_PARTS: dict[str, Callable[[], str]] = {"cli": cli, "options": options, "changelog": changelog}
 
 if __name__ == "__main__":
     if sys.argv[1:] not in [[name] for name in _PARTS]:

@@ -143,7 +143,7 @@ def flag_names() -> list[str]:
 
 
 def variables() -> list[str]:
-    """The environment variables that instances read their options from."""
+    """The environment variables from which instances read their options."""
     return [_variable(field.name) for field in fields(InstanceOptions)]
 
 

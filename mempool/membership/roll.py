@@ -96,7 +96,7 @@ class MembershipTable:
         now, before = self._clock(), self._ticked
         self._ticked = now
         if now - before > self._suspicion / 2:
-            # It was this registry that stood still: nobody else's silence can be told from that.
+            # This registry stood still, and cannot know who else was silent meanwhile.
             for entry in self._entries.values():
                 entry.heard = min(now, entry.heard + now - before)
         return [change for entry in list(self._entries.values()) for change in self._judge(entry, now)]

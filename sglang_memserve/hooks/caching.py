@@ -113,7 +113,7 @@ def _fetch(scheduler: Any, req: Any) -> None:
         try:
             agent.on_arrival(req)
         except Exception:
-            logger.exception("what %s could find elsewhere", req.rid)
+            logger.exception("the fetch for %s could not start", req.rid)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mempool.layout import BlockLayout
-from mempool.membership.member import MembershipClient
+from mempool.membership.client import MembershipClient
 from mempool.membership.messages import InstanceInfo, new_incarnation
 from mempool.membership.registry_server import MembershipRegistry
 
@@ -51,7 +51,7 @@ class Clock:
 
 
 class Watcher:
-    """A member, and all that it was told."""
+    """A member, and all changes that it heard."""
 
     def __init__(self, info, registries, **settings):
         self.changes, self.fenced, self.stopped = [], [], threading.Event()
@@ -64,12 +64,12 @@ class Watcher:
             **{"heartbeat": 0.1, **settings},
         )
 
-    def told(self, instance):
+    def changes_of(self, instance):
         return [str(change.kind) for change in list(self.changes) if change.info.instance == instance]
 
-    def wait_told(self, instance, *kinds):
-        """Until these, in this order, are the last that was told of `instance`."""
-        wait_until(lambda: self.told(instance)[-len(kinds) :] == list(kinds), f"{kinds} of {instance}")
+    def wait_for_changes(self, instance, *kinds):
+        """Until these, in this order, are the last changes of `instance`."""
+        wait_until(lambda: self.changes_of(instance)[-len(kinds) :] == list(kinds), f"{kinds} of {instance}")
 
 
 class Process:

@@ -5,7 +5,7 @@ import signal
 import sys
 
 from mempool.layout import BlockLayout
-from mempool.membership.member import MembershipClient
+from mempool.membership.client import MembershipClient
 from mempool.membership.messages import InstanceInfo, new_incarnation
 
 LAYOUT = BlockLayout(

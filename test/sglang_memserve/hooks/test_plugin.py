@@ -67,7 +67,7 @@ def test_a_server_that_is_not_served_ends_before_it_loads_anything():
 
 
 @pytest.mark.parametrize(("argv", "code"), [("'--disaggregation-transfer-backend', 'memserve'", 1), ("", 0)])
-def test_an_untested_sglang_is_refused_by_those_who_ask_for_memserve(argv, code):
+def test_an_untested_sglang_is_refused_where_memserve_is_used(argv, code):
     done = python(
         f"import sys; sys.argv += [{argv}]\n"
         "from sglang_memserve import compat, plugin\n"

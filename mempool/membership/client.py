@@ -105,7 +105,7 @@ class MembershipClient:
         raise self._error or JoinFailed(f"no registry took {self.info.instance} in {seconds:g} s ({causes})")
 
     def close(self) -> None:
-        """Leaves, which the others are told. Idempotent; not from a callback."""
+        """Leaves, and says so to the others. Idempotent; not from a callback."""
         self._stopping = True
         if self._context.closed:
             return
@@ -125,7 +125,7 @@ class MembershipClient:
             if now >= self._beat_at:
                 self._beat_at = now + self._heartbeat
                 self._say(Heartbeat(self.info.instance, self.info.incarnation))
-            self._tell(self._view.tick())
+            self._report(self._view.tick())
         self._say(Leave(self.info.instance, self.info.incarnation))
         for link in self._links:
             link.close()
@@ -138,16 +138,16 @@ class MembershipClient:
         except LinkLost as error:
             logger.debug("%s: %s", link.endpoint, error)
             link.lose(now, str(error))
-            self._tell(self._view.set_connected(link.endpoint, False))
+            self._report(self._view.set_connected(link.endpoint, False))
             return
         except Exception:
             logger.exception("a message from %s", link.endpoint)
         if link.connected and not link.joined and now >= link.join_at:
             self._join(link, now)
         if link.connected and now - link.heard > _SILENT_BEATS * self._heartbeat:
-            self._tell(self._view.set_connected(link.endpoint, False))
+            self._report(self._view.set_connected(link.endpoint, False))
         elif link.joined:
-            self._tell(self._view.set_connected(link.endpoint, True))
+            self._report(self._view.set_connected(link.endpoint, True))
 
     def _join(self, link: RegistryLink, now: float) -> None:
         link.join_at = now + _JOIN_AGAIN_SECONDS
@@ -166,7 +166,7 @@ class MembershipClient:
             if len(self._members) >= _MOST_MEMBERS:
                 raise LinkLost(f"more than {_MOST_MEMBERS} members")
             link.seq = message.seq
-            self._tell(self._view.change(link.endpoint, message.change))
+            self._report(self._view.change(link.endpoint, message.change))
         elif message.seq > link.seq:
             # Something was lost on the way.
             link.joined, link.join_at = False, 0.0
@@ -180,7 +180,7 @@ class MembershipClient:
         link.joined, link.seq = True, page.seq
         changes = self._view.snapshot(link.endpoint, page.epoch, link.pages)
         link.pages = []
-        self._tell(changes)
+        self._report(changes)
         self._accepted.set()
 
     def _refused(self, link: RegistryLink, refusal: Refusal) -> None:
@@ -223,7 +223,7 @@ class MembershipClient:
             if link.joined:
                 link.send(message)
 
-    def _tell(self, changes: Sequence[Change]) -> None:
+    def _report(self, changes: Sequence[Change]) -> None:
         if changes:
             self._members = self._view.members
         for change in changes:

@@ -38,11 +38,14 @@ _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACH
                         where other instances ask for KV, and where they send it
   --memserve-transfer-port PORT
                         where a decode instance receives KV from prefill; rank N listens on PORT + N
+  --memserve-rank-port PORT
+                        where SGLang's ranks hear from their peers on the other side of the split; rank N
+                        listens on PORT + N
                         (default of all ports: 0, a free one)
 """
 
 
-_PORTS = ("feed_port", "control_port", "block_port", "transfer_port")
+_PORTS = ("feed_port", "control_port", "block_port", "transfer_port", "rank_port")
 
 
 class OptionError(ValueError):
@@ -66,6 +69,7 @@ class InstanceOptions:
     control_port: int = 0
     block_port: int = 0
     transfer_port: int = 0
+    rank_port: int = 0
 
     def __post_init__(self) -> None:
         for endpoint in self.all_registries:
@@ -140,6 +144,11 @@ def take(argv: list[str]) -> tuple[InstanceOptions, list[str]]:
 
 def flag_names() -> list[str]:
     return [f"--memserve-{field.name.replace('_', '-')}" for field in fields(InstanceOptions)]
+
+
+def port_flags() -> dict[str, str]:
+    """The flags that pin a port, each with its environment variable."""
+    return {f"--memserve-{name.replace('_', '-')}": _variable(name) for name in _PORTS}
 
 
 def variables() -> list[str]:

@@ -19,6 +19,7 @@ from sglang_memserve.kv_pool import paged_buffers
 from sglang_memserve.options import InstanceOptions
 from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 from sglang_memserve.transfer.by_layer import ByLayer
+from sglang_memserve.transfer.common_layer import pin_rank_port
 from sglang_memserve.transfer.connection_watch import ConnectionWatch
 from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.prefill import PrefillSide
@@ -35,10 +36,17 @@ class MemServeKVManager(CommonKVManager):
         # Before super(): the common layer's constructor may already change a room's status.
         self.wakeup = SchedulerWakeup()
         self._status_lock = threading.Lock()
+        self._rank_port = InstanceOptions.from_environment().rank_port
         super().__init__(args, disaggregation_mode, server_args, *rest)
+        pin_rank_port(self, self._rank_port)
         self.prefill: PrefillSide | None = None
         self.decode: DecodeSide | None = None
         self.agent: CachingAgent | None = None
+
+    def register_to_bootstrap(self) -> None:
+        """Called by the common layer's constructor, on prefill: others learn the rank's port here."""
+        pin_rank_port(self, self._rank_port)
+        super().register_to_bootstrap()
 
     @property
     def prefilled(self) -> PrefillOrigin | None:

@@ -79,7 +79,7 @@ def test_a_variable_that_is_almost_an_options_is_refused():
     check_variables({"MEMSERVE_CACHING": "3", "MEMSERVE_PORT": "1", "MEMSERVE_ROUTER_PORT": "1"})
 
 
-@pytest.mark.parametrize("name", ["feed", "control", "block", "transfer"])
+@pytest.mark.parametrize("name", ["feed", "control", "block", "transfer", "rank"])
 def test_a_port_can_be_pinned_and_reaches_the_instances_processes(name, monkeypatch):
     options, rest = take([f"--memserve-{name}-port", "7000", "--page-size", "1"])
     environ = {}
@@ -94,7 +94,8 @@ def test_a_port_can_be_pinned_and_reaches_the_instances_processes(name, monkeypa
 
 def test_ports_are_free_ones_unless_pinned():
     options = take([])[0]
-    assert [options.feed_port, options.control_port, options.block_port, options.transfer_port] == [0] * 4
+    ports = [value for name, value in vars(options).items() if name.endswith("_port")]
+    assert ports == [0] * 5
 
 
 @pytest.mark.parametrize("port", ["many", "-1", "65536"])

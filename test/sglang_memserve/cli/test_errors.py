@@ -62,6 +62,8 @@ def error(capsys):
          "--memserve-caching?"),
         ("up --model /not/there", "memserve: no model at /not/there: give an existing folder, or a hub name such "
          "as 'org/model'"),
+        ("up -- --memserve-feed-port 7000", "memserve: --memserve-feed-port: 2 instances cannot listen at one port: "
+         "leave it out"),
         ("up -f /not/there.yaml", "memserve: /not/there.yaml: No such file or directory"),
         ("instance --role prefil", "memserve instance: argument --role: invalid choice: 'prefil': did you mean prefill?"),
         ("instance --role decode --tp-size 2", "memserve instance: --tp-size is no flag here: put flags of SGLang "
@@ -102,6 +104,8 @@ def test_a_wrong_command_line(argv, text, error):
         ("MEMSERVE_CACHNG", "3", "memserve: MEMSERVE_CACHNG is set, and no setting has that name: did you mean "
          "MEMSERVE_CACHING?"),
         ("MEMSERVE_QQQ", "3", "memserve: MEMSERVE_QQQ is set, and no setting has that name: unset it"),
+        ("MEMSERVE_RANK_PORT", "7000", "memserve: MEMSERVE_RANK_PORT is set, and 2 instances cannot listen there: "
+         "unset it"),
         ("MEMSERVE_PREFILL", "many", "memserve: MEMSERVE_PREFILL='many': expected int"),
         ("MEMSERVE_ROUTER_API_KEY", "K", "memserve: MEMSERVE_ROUTER_API_KEY is set: set MEMSERVE_API_KEY for the "
          "whole cluster instead"),

@@ -89,7 +89,7 @@ def _both(point: Point, way: str) -> tuple[float, float]:
 
 
 def crossovers(points: Sequence[Point]) -> str:
-    """For a reader."""
+    """A sentence for each crossover."""
     lines = [
         f"at {bandwidth / 1e6:.3g} MB/s the other way is faster from {_said(measured, 1)} tokens on, "
         f"computed: {_said(computed, 1)}"

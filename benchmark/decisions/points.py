@@ -9,7 +9,7 @@ from statistics import median
 
 from benchmark.caching.pair import PAGE, Served
 from benchmark.caching.sources import RECOMPUTE, REMOTE
-from benchmark.decisions.predicted import NEW, Predictions
+from benchmark.decisions.predicted import NEW, PredictedTimes
 from benchmark.decisions.two import Two
 from sglang_memserve.cluster.errors import ClusterError
 
@@ -59,7 +59,7 @@ class Point:
         return self.fetches == (self.gained > 0)
 
 
-def points(predictions: Predictions, bandwidth: float, lengths: Sequence[int]) -> list[Point]:
+def points(predictions: PredictedTimes, bandwidth: float, lengths: Sequence[int]) -> list[Point]:
     """Nothing of them is measured yet."""
     return [
         Point(

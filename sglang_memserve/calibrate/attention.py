@@ -47,7 +47,7 @@ class Attention:
         return self.shape.heads_of(1)
 
     def kernels(self) -> PrefillAttention:
-        """What is to be fitted."""
+        """The kernels to fit."""
         rest = Kernel(tile=16, units=self.units)
         if self.backend != MEMSERVE_CPU:
             return PrefillAttention(kernels=(rest,), pads_query=self.backend == TORCH_NATIVE)
@@ -58,7 +58,7 @@ class Attention:
         return PrefillAttention(kernels=(fused, masked, rest))
 
     def prefills(self, sizes: Sequence[Request] = PREFILLS) -> list[AttentionRow]:
-        """Without those that are longer in every way than one that took long enough."""
+        """Measures `sizes`, without those that exceed in both lengths one that took long enough already."""
         pools, rows = self._pools(), list[AttentionRow]()
         long: list[Request] = []
         # The prefix is computed again where the query is padded: one measurement of each length is enough.

@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 def measure(options: CalibrationOptions, say: Say = lambda _: None) -> Profile:
-    """Measures and fits all operators. Raises CalibrationError. Sets this process's threads of torch."""
+    """Measures and fits all operators. Sets the number of torch's threads. Raises CalibrationError."""
     begun, device = time.perf_counter(), options.torch_device
     shape, units, tiles = model_shape(options.model), options.threads, _CPU_TILES
     if device.type == "cuda":
@@ -94,7 +94,7 @@ async def sample_prefills(url: str, vocab: int, api_key: str | None = None) -> l
 
 
 def with_overhead(profile: Profile, shape: ModelShape, prefills: Sequence[Prefill]) -> Profile:
-    """The profile with what an engine adds to its operators. Raises ShapeError, FitError."""
+    """The profile with the overhead that an engine adds to its operators. Raises ShapeError, FitError."""
     model = CostModel(profile, shape)
     rows = []
     for batch, seconds in prefills:

@@ -131,7 +131,7 @@ def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def copies_beyond_caches(size: int, most: int) -> int:
-    """How many of `size` bytes to go round in, so that none is still in a cache when its turn comes."""
+    """How many copies of `size` bytes to use in turn, so that none is still in a cache when used again."""
     return max(1, min(most, math.ceil(BEYOND_CACHES / size)))
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from sglang_memserve.bench.serving.answer import Record
+from sglang_memserve.bench.serving.answer import RequestRecord
 
 _DRAWN_A_SECOND = 5
 
@@ -46,7 +46,7 @@ class Progress:
         if not self._console.is_terminal:
             self._console.print(str(self), markup=False, soft_wrap=True)
 
-    def count(self, record: Record) -> None:
+    def count(self, record: RequestRecord) -> None:
         """One more request has ended."""
         self._done += 1
         self._failed += record.error is not None

@@ -49,7 +49,7 @@ def test_the_crossing_is_on_the_line_between_its_neighbours():
     assert crossing([]) is None
 
 
-def test_crossovers_are_told_as_measured_and_as_computed():
+def test_crossovers_are_printed_as_measured_and_as_computed():
     points = [
         point(5e7, 100, 0.2, 0.1, predicted=(0.1, 0.1)),
         point(5e7, 200, 0.2, 0.3, predicted=(0.1, 0.3)),
@@ -62,9 +62,9 @@ def test_crossovers_are_told_as_measured_and_as_computed():
     assert found[100] == (None, None)
     # 0.1 s is gained at 1/50, 0.7 lost at 1/10 of a microsecond for each MB: an eighth of the way.
     assert found[200][0] == pytest.approx(1e6 / (0.02 + 0.08 / 8))
-    told = crossovers(points)
-    assert "at 50 MB/s the other way is faster from 150 tokens on, computed: 100" in told
-    assert "at 10 MB/s the other way is faster from none of these tokens on" in told
+    text = crossovers(points)
+    assert "at 50 MB/s the other way is faster from 150 tokens on, computed: 100" in text
+    assert "at 10 MB/s the other way is faster from none of these tokens on" in text
 
 
 def test_the_table_has_a_verdict_for_each():

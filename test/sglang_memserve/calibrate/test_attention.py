@@ -39,7 +39,7 @@ def test_only_an_engine_that_pads_is_fitted_as_one():
     assert not attention("memserve_cpu").kernels().pads_query
 
 
-def test_each_kernel_of_memserve_cpu_is_measured_often_enough_to_be_fitted(monkeypatch):
+def test_each_kernel_of_memserve_cpu_can_be_fitted(monkeypatch):
     monkeypatch.setattr("sglang_memserve.calibrate.attention.LONG_ENOUGH_S", math.inf)
     sizes = [(0, 16), (0, 1440), (0, 2048), (256, 64), (1024, 16), (256, 4096), (4096, 1024)]
     rows = attention("memserve_cpu").prefills(sizes)
@@ -61,7 +61,7 @@ def test_what_takes_longer_than_long_enough_is_left_out(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["memserve_cpu", "torch_native"])
-def test_decode_is_told_by_bytes_and_requests(backend):
+def test_decode_rows_have_bytes_and_requests(backend):
     rows = attention(backend).decodes([(100,), (30, 300)])
     assert [(row.bytes, row.items) for row in rows] == [(100 * 2 * 2 * 8 * 4, 1), (330 * 2 * 2 * 8 * 4, 2)]
     assert all(row.seconds > 0 for row in rows)

@@ -2,7 +2,7 @@
 
 import io
 
-from sglang_memserve.bench.serving.answer import Record
+from sglang_memserve.bench.serving.answer import RequestRecord
 from sglang_memserve.bench.serving.progress import Progress
 
 
@@ -13,8 +13,8 @@ class Terminal(io.StringIO):
 
 def shown(to):
     with Progress("round 1 of 2, [x]", 3, to) as progress:
-        progress.count(Record("s", 1, 0.0, 0.0, 1))
-        progress.count(Record("s", 2, 0.0, 0.0, 1, error="503"))
+        progress.count(RequestRecord("s", 1, 0.0, 0.0, 1))
+        progress.count(RequestRecord("s", 2, 0.0, 0.0, 1, error="503"))
         during = to.getvalue()
     return during, to.getvalue()
 

@@ -1,4 +1,4 @@
-"""The nine calls as futures: what is done elsewhere is under way when they return."""
+"""The nine calls as futures."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,9 +22,10 @@ T = TypeVar("T")
 
 
 class FutureCalls:
-    """As the calls of `MemPool`, with the same arguments; what those raise, the futures hold.
+    """The calls of `MemPool` as futures, with the same arguments.
 
-    `timeout_s` is how long the future may take: it ends with DeadlinePassed after that.
+    Requests and transfers are under way when a call returns. The future holds the result, or the error that
+    the blocking call raises.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class FutureCalls:
         self._peers = peers
         self._requests = requests
         self._sending = sending
-        # What this instance does by itself: one after the other, beside the caller.
+        # Calls that need no other instance run here, one after the other.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mempool-calls")
 
     def close(self) -> None:

@@ -1,13 +1,11 @@
-"""The distributed MemPool, as one instance takes part in it."""
+"""MemPool: one instance's part in the distributed pool of KV blocks."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-import msgspec
-
 from mempool.address import Addresses, Medium, Owner
 from mempool.calls import FutureCalls
+from mempool.cluster import ClusterMembership
 from mempool.config import MemPoolConfig
 from mempool.engine import EngineHbm, ReceivedBlocks
 from mempool.errors import MemPoolError, PeerDied
@@ -15,23 +13,24 @@ from mempool.expiry import ExpiryThread
 from mempool.flags import TransferFlags
 from mempool.index.keys import Tokens
 from mempool.local import LocalPool
-from mempool.membership.member import MembershipClient
-from mempool.membership.messages import Change, ChangeKind, InstanceInfo, new_incarnation
+from mempool.membership.messages import InstanceInfo, new_incarnation
 from mempool.peers import PeerDirectory
-from mempool.remote.exchange import Exchange
+from mempool.remote.exchange import PeerExchange
 from mempool.results import BlockCounts, MatchResult, TransferResult
 from mempool.store import BlockStore, require_sendable
 from mempool.tiers.tier import Tier
 from mempool.transports.registry import Transports
 
-logger = logging.getLogger(__name__)
-
 
 class MemPool:
     """One instance's tiers, index and connections: its part in the distributed MemPool.
 
-    Calls may come from any thread. `start` has the same calls as futures. It is a context manager that closes
-    the pool.
+    Its nine calls follow the MemServe paper (arXiv 2406.17565). They may come from any thread, and return
+    when they are done. A MemPool is a context manager that closes itself.
+
+    Attributes:
+        start: The same calls as futures.
+        local: The part that needs no other instance.
     """
 
     def __init__(
@@ -64,14 +63,13 @@ class MemPool:
         """
         _require_servable(stores, engine)
         incarnation = new_incarnation()
-        self._on_stopped = on_stopped
         self._peers = PeerDirectory()
         self.local = LocalPool(
             [Tier.of(Owner(config.instance, incarnation, medium), store) for medium, store in stores.items()]
         )
         # Closed in the reverse order, also where one of the later steps fails.
         with ExitStack() as stack:
-            self._exchange = exchange = Exchange(
+            self._exchange = exchange = PeerExchange(
                 self.local,
                 self._peers,
                 config,
@@ -88,7 +86,7 @@ class MemPool:
             stack.callback(
                 ExpiryThread([self.local.expire, exchange.expire], interval_s=config.expiry_interval_s).close
             )
-            self.info = InstanceInfo(
+            info = InstanceInfo(
                 instance=config.instance,
                 incarnation=incarnation,
                 role=config.role,
@@ -97,22 +95,36 @@ class MemPool:
                 control=exchange.control,
                 data=exchange.data,
             )
-            self._member = self._new_member(config.registries) if config.registries else None
-            if self._member is not None:
-                stack.callback(self._member.close)
-                self._member.join()
-                self._peers.set_members(self._member.members)
+            self._cluster = ClusterMembership(
+                info,
+                self.local,
+                self._peers,
+                exchange,
+                registries=config.registries,
+                on_stopped=on_stopped,
+            )
+            stack.callback(self._cluster.close)
+            self._cluster.join()
             self._open = stack.pop_all()
 
     def introduce(self, info: InstanceInfo) -> None:
-        """Makes another instance known: an earlier incarnation of it is dead. Raises LayoutMismatch."""
-        self.local.layout.require_same(info.layout)
-        self._peers.introduce(info)
-        self._forget(info.instance, info.incarnation)
+        """Makes another instance known, for pools without a registry.
+
+        An earlier incarnation of that instance is dead from now on.
+
+        Raises:
+            LayoutMismatch: The other instance has another block layout.
+        """
+        self._cluster.introduce(info)
+
+    @property
+    def info(self) -> InstanceInfo:
+        """What the other instances know of this one."""
+        return self._cluster.info
 
     @property
     def others(self) -> dict[str, InstanceInfo]:
-        """The instances that this one may turn to now, by name."""
+        """The other instances that are alive and not silent, by name."""
         return self._peers.all()
 
     def close(self) -> None:
@@ -128,9 +140,24 @@ class MemPool:
     def alloc_mem(
         self, size: int, medium: Medium = Medium.HBM, instance: str | None = None, *, timeout_s: float = 5.0
     ) -> Addresses:
-        """`size` blocks here, or of another instance, which holds them for this one. All or nothing.
+        """Allocates blocks here, or at another instance. It gives all of them or none.
 
-        Evicts historical KV where it must. Raises OutOfBlocks, PeerDied, DeadlinePassed.
+        Historical KV is evicted first where free blocks do not suffice.
+
+        Args:
+            size: How many blocks.
+            medium: Where they are to be.
+            instance: The instance that gives them, and holds them for this one. None: this instance.
+            timeout_s: How long another instance may take, in seconds.
+
+        Returns:
+            The addresses of `size` active blocks.
+
+        Raises:
+            OutOfBlocks: The medium cannot give that many, even by eviction, or there is no such medium.
+            PeerDied: The other instance is unknown, silent or dead.
+            DeadlinePassed: The other instance did not answer in time. What it gives later is given back.
+            ValueError: `size` is negative, or more than one message carries.
         """
         if instance is None or instance == self.info.instance:
             return self.local.alloc_mem(size, medium)
@@ -139,8 +166,15 @@ class MemPool:
     def free_mem(self, addresses: Addresses | Sequence[Addresses], *, timeout_s: float = 5.0) -> None:
         """Gives active blocks back, wherever they are.
 
-        Raises BadAddress (freed already, historical, another's), StaleAddress, PeerDied, DeadlinePassed;
-        those before the first that fails are free.
+        Args:
+            addresses: The blocks. Parts of several owners are given back one after the other.
+            timeout_s: How long another instance may take, in seconds.
+
+        Raises:
+            BadAddress: A block is free already, historical, or another's. The parts before it are free.
+            StaleAddress: The incarnation of the address has ended.
+            PeerDied: The other instance is unknown, silent or dead.
+            DeadlinePassed: The other instance did not answer in time.
         """
         for part in [addresses] if isinstance(addresses, Addresses) else addresses:
             if part.owner.instance == self.info.instance:
@@ -151,27 +185,89 @@ class MemPool:
     def insert(
         self, tokens: Tokens, addresses: Addresses | Sequence[Addresses], *, namespace: str = ""
     ) -> list[Addresses]:
-        """As `LocalPool.insert`."""
+        """Publishes blocks: active KV becomes historical, and `match` finds it. Idempotent.
+
+        Args:
+            tokens: Token ids, `[n]`. A tail of less than a block is ignored.
+            addresses: The blocks with the KV of the last whole blocks of the tokens. The blocks before them
+                must be published already.
+            namespace: Keeps sequences with the same tokens but other KV apart (LoRA, salt, ...).
+
+        Returns:
+            The blocks whose place in the index is taken. They stay the caller's, who frees them.
+
+        Raises:
+            BadAddress: A block of this instance is not active, or is published elsewhere.
+            StaleAddress: The incarnation of the address has ended.
+            ValueError: There are more blocks than the tokens have, or blocks before them are missing.
+        """
         return self.local.insert(tokens, addresses, namespace)
 
     def match(self, tokens: Tokens, *, namespace: str = "", lease_s: float | None = 30.0) -> MatchResult:
-        """As `LocalPool.match`."""
+        """Finds the longest published prefix of `tokens`, in whole blocks.
+
+        Args:
+            tokens: Token ids, `[n]`.
+            namespace: As for `insert`.
+            lease_s: For how long the blocks are kept from eviction, in seconds. None: they are not kept.
+
+        Returns:
+            The blocks, and their lease. Release it, or use the result as a context manager.
+
+        Raises:
+            ValueError: A token is negative, or does not fit in int32.
+        """
         return self.local.match(tokens, namespace, lease_s=lease_s)
 
     def delete(self, tokens: Tokens, *, namespace: str = "") -> int:
-        """As `LocalPool.delete`."""
+        """Unpublishes `tokens` and all sequences that continue them.
+
+        Blocks under a lease are reused only after its end.
+
+        Args:
+            tokens: Token ids, `[n]`.
+            namespace: As for `insert`.
+
+        Returns:
+            How many blocks were unpublished.
+        """
         return self.local.delete(tokens, namespace)
 
     def clear(self) -> None:
-        """As `LocalPool.clear`."""
+        """Unpublishes everything. Blocks under a lease are reused only after its end."""
         self.local.clear()
 
     def swap_out(self, num_blocks: int) -> int:
-        """As `LocalPool.swap_out`."""
+        """Moves historical KV from HBM to DRAM, the least recently used first.
+
+        Blocks that find no room in DRAM are dropped.
+
+        Args:
+            num_blocks: How many blocks to move.
+
+        Returns:
+            How many blocks left HBM. They are fewer than `num_blocks` where the rest is leased.
+
+        Raises:
+            OutOfBlocks: This instance has no HBM of its own.
+        """
         return self.local.swap_out(num_blocks)
 
     def swap_in(self, addresses: Addresses) -> Addresses:
-        """As `LocalPool.swap_in`."""
+        """Copies published DRAM blocks to HBM, and publishes the copies there too.
+
+        The blocks in DRAM stay. Hold the lease that `match` gave.
+
+        Args:
+            addresses: Published blocks in DRAM.
+
+        Returns:
+            The blocks in HBM, in the same order.
+
+        Raises:
+            OutOfBlocks: HBM cannot give that many blocks.
+            BadAddress: A block is not published, or not any more.
+        """
         return self.local.swap_in(addresses)
 
     def transfer(
@@ -184,11 +280,28 @@ class MemPool:
         *,
         timeout_s: float = 30.0,
     ) -> TransferResult:
-        """Moves the bytes of this instance's blocks to `instance`, and returns once they are there.
+        """Sends the bytes of this instance's blocks to another, and returns once they are there.
 
-        `target`: blocks that `alloc_mem` gave there; None: the receiver allocates, and holds them for this
-        instance unless it has an `on_received`. `private`, at most 64 KiB, comes back in the result and goes
-        to that callback. Raises BadAddress, StaleAddress, OutOfBlocks, Refused, PeerDied, DeadlinePassed.
+        Args:
+            instance: The receiver.
+            source: Blocks of this instance, of any of its media.
+            target: Blocks that `alloc_mem` gave there. None: the receiver allocates, and holds the blocks for
+                this instance unless it has an `on_received`.
+            flags: The medium at the receiver, the mode, and whether the source moves.
+            private: The caller's cookie, at most 64 KiB, for the receiver's callback. The result has it too.
+            timeout_s: How long the transfer may take, in seconds.
+
+        Returns:
+            Where the blocks are.
+
+        Raises:
+            BadAddress: A source block is not this instance's, or a target block is not held for it.
+            StaleAddress: The incarnation of an address has ended.
+            OutOfBlocks: The receiver cannot give that many blocks.
+            Refused: The receiver does not accept the blocks, or gave them up.
+            PeerDied: The receiver is unknown, silent or dead.
+            DeadlinePassed: The blocks did not arrive in time.
+            ValueError: The cookie or the number of blocks is more than one message carries.
         """
         return self.start.transfer(instance, source, target, flags, private, timeout_s=timeout_s).result()
 
@@ -204,9 +317,27 @@ class MemPool:
         namespace: str = "",
         timeout_s: float = 30.0,
     ) -> TransferResult:
-        """As `transfer`, and the receiver publishes the blocks: the last whole blocks of `tokens`.
+        """As `transfer`, and the receiver publishes the blocks, in one round trip.
 
-        What it has published already is not sent, unless `target` names where to. Those before must be there.
+        Blocks that the receiver has published already are not sent, unless `target` says where to.
+
+        Args:
+            instance: The receiver.
+            tokens: Token ids, `[n]`. The source has the KV of their last whole blocks; the receiver must have
+                published the blocks before.
+            source: Blocks of this instance, of any of its media.
+            target: Blocks that `alloc_mem` gave there. None: the receiver allocates.
+            flags: As for `transfer`, and how long the receiver keeps the blocks from eviction.
+            private: The caller's cookie, at most 64 KiB.
+            namespace: As for `insert`.
+            timeout_s: How long the transfer may take, in seconds.
+
+        Returns:
+            Where the sent blocks are, and how many blocks before them the receiver had.
+
+        Raises:
+            MemPoolError: As for `transfer`. Refused also where the blocks before are missing there.
+            ValueError: A token, the cookie or the pin is out of bounds.
         """
         return self.start.transfer_with_insert(
             instance, tokens, source, target, flags, private, namespace=namespace, timeout_s=timeout_s
@@ -221,60 +352,45 @@ class MemPool:
         timeout_s: float = 30.0,
         from_engine: bool = False,
     ) -> int:
-        """Has `instance` send what it has published of `tokens`, in any medium of its own, to this instance's
-        DRAM, where it is published; what is there already is not sent. Returns how many blocks of the tokens,
-        from the first on, `instance` had, and returns once they are here. `from_engine`: where `instance` is
-        an engine that owns its HBM, it is asked for what it has only there, and this waits for that.
+        """Fetches published KV of another instance to this instance's DRAM, and publishes it here.
 
-        Raises PeerDied, Refused, OutOfBlocks, DeadlinePassed.
+        Blocks that are here already are not sent. It returns once all blocks are here.
+
+        Args:
+            instance: The instance that has the KV, in any of its media.
+            tokens: Token ids, `[n]`.
+            namespace: As for `insert`.
+            timeout_s: How long the fetch may take, in seconds.
+            from_engine: Asks the engine of that instance to publish what only its HBM has, and waits for it.
+
+        Returns:
+            How many blocks of the tokens, from the first on, the other instance had.
+
+        Raises:
+            PeerDied: The other instance is unknown, silent or dead.
+            Refused: The other instance does not know this one.
+            OutOfBlocks: There is no room for the blocks.
+            DeadlinePassed: The blocks did not arrive in time.
         """
         return self.start.fetch(
             instance, tokens, namespace=namespace, timeout_s=timeout_s, from_engine=from_engine
         ).result()
 
     def counts(self, medium: Medium) -> BlockCounts:
+        """How many blocks of a medium are free, active and historical.
+
+        Raises:
+            OutOfBlocks: This instance has no such medium.
+        """
         return self.local.counts(medium)
 
     def counters(self) -> dict[str, int]:
-        """Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`; sums of the rest."""
+        """Numbers by name: what is under way now, and sums since the start.
+
+        Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`. Sums: `bytes_sent`, `messages_sent`,
+        `bytes_received`, `bad_frames`.
+        """
         return {**self._exchange.counters(), "leases": self.local.index.leases}
-
-    def _new_member(self, registries: Sequence[str]) -> MembershipClient:
-        return MembershipClient(
-            self.info,
-            registries,
-            on_change=self._changed,
-            on_fenced=self._fenced,
-            on_stopped=self._stopped,
-        )
-
-    def _changed(self, change: Change) -> None:
-        """On the member's thread."""
-        assert self._member is not None
-        self._peers.set_members(self._member.members)
-        info = change.info
-        if change.kind in (ChangeKind.DIED, ChangeKind.LEFT):
-            self._forget(info.instance, None)
-        elif change.kind is ChangeKind.JOINED:
-            self._forget(info.instance, info.incarnation)
-
-    def _forget(self, instance: str, keep_incarnation: int | None) -> None:
-        self.local.forget(instance, keep_incarnation)
-        self._exchange.release(instance, keep_incarnation)
-
-    def _fenced(self, old: int, new: int) -> None:
-        """Others took this instance for dead, and have freed what was its own there: it begins anew."""
-        dead = PeerDied(self.info.instance, f"incarnation {old} was declared dead")
-        self._exchange.abort(dead)
-        self.local.reset_incarnation(new)
-        # What other threads began before the incarnation changed.
-        self._exchange.abort(dead)
-        self.info = msgspec.structs.replace(self.info, incarnation=new)
-
-    def _stopped(self, error: MemPoolError) -> None:
-        logger.error("%s takes part no more: %s", self.info.instance, error)
-        if self._on_stopped is not None:
-            self._on_stopped(error)
 
 
 def _require_servable(stores: Mapping[Medium, BlockStore], engine: EngineHbm | None) -> None:

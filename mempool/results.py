@@ -1,4 +1,4 @@
-"""What the calls of a pool return."""
+"""The results of the calls of a pool. Imports no torch."""
 
 import threading
 from collections.abc import Callable
@@ -10,36 +10,47 @@ from mempool.index.index import IndexMatch
 
 
 class MatchResult:
-    """What `match` found, and the lease that keeps it. A context manager that releases it.
+    """The blocks that `match` found, under a lease. A context manager that releases it.
 
-    `blocks`, `tokens`: how many of them; `addresses`: one copy of each block, in order, HBM before DRAM.
+    Attributes:
+        blocks: How many blocks match.
+        tokens: How many tokens these are.
+        addresses: One copy of each block, in order, HBM before DRAM.
     """
 
     def __init__(self, match: IndexMatch, lock: threading.RLock, is_current: Callable[[], bool]) -> None:
-        """`is_current`: whether the index that was asked is still the instance's."""
+        """`is_current`: whether the index of this match is still the instance's."""
         self.blocks, self.tokens, self.addresses, self._lease = match
         self._lock = lock
         self._is_current = is_current
 
     def check(self) -> None:
-        """Raises LeaseExpired unless the blocks are still held. Where nothing matched, nothing is."""
+        """Makes sure that the blocks are still held.
+
+        Raises:
+            LeaseExpired: The lease has ended, there was none, or the instance has a new incarnation.
+        """
         with self._lock:
             if self.blocks and not self._is_current():
-                raise LeaseExpired("the instance has begun anew, and its blocks are others' now")
+                raise LeaseExpired("the instance has a new incarnation, and its blocks belong to others now")
             if self._lease is not None:
                 self._lease.check()
             elif self.blocks:
                 raise LeaseExpired("these blocks were matched without a lease, and may be gone")
 
     def renew(self, duration_s: float) -> None:
-        """Moves the deadline to `duration_s` from now. Raises LeaseExpired."""
+        """Moves the deadline of the lease to `duration_s` seconds from now.
+
+        Raises:
+            LeaseExpired: As for `check`.
+        """
         self.check()
         with self._lock:
             if self._lease is not None:
                 self._lease.renew(duration_s)
 
     def release(self) -> None:
-        """Idempotent."""
+        """Ends the lease. Idempotent."""
         with self._lock:
             if self._lease is not None:
                 self._lease.release()
@@ -66,7 +77,14 @@ class TransferResult(NamedTuple):
 
 
 class BlockCounts(NamedTuple):
-    """Blocks of a medium; `total` is the sum of the others."""
+    """The blocks of a medium.
+
+    Attributes:
+        free: Nobody's.
+        active: Allocated, and not published.
+        historical: Published in the index.
+        total: The sum of the others.
+    """
 
     free: int
     active: int

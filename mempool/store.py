@@ -1,4 +1,4 @@
-"""What holds blocks: the block channel reads from it and writes to it."""
+"""Stores: where the bytes of blocks are. The block channel reads from them and writes to them."""
 
 from typing import Protocol
 
@@ -12,27 +12,30 @@ from mempool.layout import BlockLayout
 class BlockSource(Protocol):
     """Numbered blocks of one layout, to be read.
 
-    `pages`: int64 `[n]`, host. `planes`: which planes of each block, None for all. Bytes of blocks are
-    uint8 `[n, layout.row_bytes(planes)]`, host, contiguous. A page outside raises MemPoolError.
+    `pages` are block numbers, int64 `[n]`, on the host. `planes` says which planes of each block; None: all.
+    The bytes of blocks are uint8 `[n, layout.row_bytes(planes)]`, on the host, contiguous. A page outside the
+    store raises MemPoolError.
     """
 
     layout: BlockLayout
 
     def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
-        """The bytes where they lie, in order, whole rows each; None where `gather` is the way to them."""
+        """The bytes in place, in order, in whole rows. None: they have to be gathered."""
 
     def gather(self, pages: torch.Tensor, out: torch.Tensor, planes: range | None = None) -> None:
-        """Copies the bytes of blocks to `out`."""
+        """Copies the bytes of blocks to `out`, uint8 `[n, layout.row_bytes(planes)]`."""
 
     def host_bytes(self, count: int) -> torch.Tensor:
-        """uint8 `[count]` of host memory to which this source copies well."""
+        """Host memory, uint8 `[count]`, of a kind that this source copies to fast."""
 
 
 class BlockStore(BlockSource, Protocol):
     """Blocks that may be written to as well, also through their `views`."""
 
     @property
-    def num_blocks(self) -> int: ...
+    def num_blocks(self) -> int:
+        """How many blocks it has."""
+        ...
 
     def scatter(
         self,
@@ -41,7 +44,7 @@ class BlockStore(BlockSource, Protocol):
         after: torch.cuda.Event | None = None,
         planes: range | None = None,
     ) -> None:
-        """Copies `blocks` in. On CUDA not before `after`, and they have landed when it returns."""
+        """Copies `blocks` in. On CUDA it waits for the event `after`. The bytes are there when it returns."""
 
 
 def require_sendable(layout: BlockLayout) -> None:

@@ -206,7 +206,7 @@ class Index:
         roots = self._tree.roots
         for name in list(roots) if namespace is None else [namespace] if namespace in roots else []:
             self._state.clear(name)
-        self._state.tell_cleared(namespace)
+        self._state.add_cleared_event(namespace)
         self._state.flush()
 
     def expire_leases(self) -> int:

@@ -61,13 +61,15 @@ class IndexState:
         """Another holder's copy of a node that has none of it."""
         self._add(node, holder, blocks)
         self._wake(node)
-        self._tell(Copied, run=node.run, first=node.first, owner=holder.owner, blocks=node.copies[holder])
+        self._add_event(
+            Copied, run=node.run, first=node.first, owner=holder.owner, blocks=node.copies[holder]
+        )
 
     def move(self, node: Node, source: Holder, target: Holder, blocks: BlockNumbers) -> None:
         """One holder's copy in place of another's."""
         self._release(node, source)
         self._add(node, target, blocks)
-        self._tell(
+        self._add_event(
             Moved,
             run=node.run,
             first=node.first,
@@ -82,13 +84,13 @@ class IndexState:
         if not node.copies:
             self._detach(node)
 
-    def prune(self, top: Node, *, tell: bool = True) -> int:
+    def prune(self, top: Node, *, with_events: bool = True) -> int:
         """Takes a node out with all below it, the deepest first; returns how many blocks that were."""
         blocks = 0
         for node in reversed(self.tree.below(top)):
             blocks += node.blocks
             for holder in list(node.copies):
-                if tell:
+                if with_events:
                     self._take(node, holder)
                 else:
                     self._release(node, holder)
@@ -108,10 +110,10 @@ class IndexState:
 
     def clear(self, namespace: str) -> None:
         for child in list(self.tree.roots[namespace].children.values()):
-            self.prune(child, tell=False)
+            self.prune(child, with_events=False)
 
-    def tell_cleared(self, namespace: str | None) -> None:
-        self._tell(Cleared, namespace=namespace)
+    def add_cleared_event(self, namespace: str | None) -> None:
+        self._add_event(Cleared, namespace=namespace)
 
     def split(self, node: Node, blocks: int) -> Node:
         """As `Tree.split`."""
@@ -166,7 +168,7 @@ class IndexState:
 
     def _take(self, node: Node, holder: Holder) -> None:
         self._release(node, holder)
-        self._tell(Removed, run=node.run, first=node.first, count=node.blocks, owner=holder.owner)
+        self._add_event(Removed, run=node.run, first=node.first, count=node.blocks, owner=holder.owner)
 
     def _release(self, node: Node, holder: Holder) -> None:
         copy = self.tree.take_copy(node, holder)
@@ -189,7 +191,7 @@ class IndexState:
             for holder in node.copies:
                 self.queues[holder].wake(node)
 
-    def _tell(self, kind: Callable[..., AnyEvent], **what: object) -> None:
+    def _add_event(self, kind: Callable[..., AnyEvent], **what: object) -> None:
         if self.log.on:
             self.log.add(kind(seq=self.log.next_seq(), **what))
 

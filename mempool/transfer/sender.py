@@ -162,11 +162,11 @@ class BlockSender:
         for transfer in transfers:
             transfer.end(error)
             if peer.reached:
-                self._tell_anew(transfer, error)
+                self._report_failure(transfer, error)
 
-    def _tell_anew(self, transfer: OutgoingTransfer, error: TransferError) -> None:
+    def _report_failure(self, transfer: OutgoingTransfer, error: TransferError) -> None:
         """It may be alive and only its connection gone: on a new one it hears of it, instead of waiting."""
         try:
             self._peer(transfer.endpoint).put(transfer, SendFail(error.cause))
         except (MemPoolError, OSError) as again:
-            logger.debug("%s cannot be told: %s", transfer.endpoint, again)
+            logger.debug("%s cannot hear of the failure: %s", transfer.endpoint, again)

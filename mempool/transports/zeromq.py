@@ -102,7 +102,7 @@ class ZeroMQListener:
         self._known: set[bytes] = set()
         self._sources: dict[int, bytes] = {}
         self._gone: deque[Disconnected] = deque()
-        self._patience = _MESSAGES_BEFORE_GONE
+        self._reads_left = _MESSAGES_BEFORE_GONE
 
     @property
     def pollables(self) -> Sequence[Socket]:
@@ -110,14 +110,14 @@ class ZeroMQListener:
 
     def receive(self) -> IncomingMessage | Disconnected | None:
         try:
-            if not self._patience:
+            if not self._reads_left:
                 raise zmq.Again
             source, *frames = self._ends.socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
-            self._patience = _MESSAGES_BEFORE_GONE
+            self._reads_left = _MESSAGES_BEFORE_GONE
             self._watch()
             return self._next_gone() if self._gone else None
-        self._patience -= 1
+        self._reads_left -= 1
         if source.bytes not in self._known:
             self._meet(source)
         return IncomingMessage(source.bytes, [frame.buffer for frame in frames])

@@ -1,4 +1,4 @@
-"""An instance in a process of its own, told what to do on stdin: a line of JSON, answered by one.
+"""An instance in a process of its own, driven by stdin: a line of JSON each way.
 
 `pool_process.py INSTANCE REGISTRY`
 """
@@ -50,7 +50,7 @@ class Instance:
     def send(self, to, blocks, seconds):
         self.future = self.pool.start.transfer(to, self.mine[:blocks], timeout_s=seconds)
 
-    def ask(self, to, blocks, seconds):
+    def alloc_at(self, to, blocks, seconds):
         self.future = self.pool.start.alloc_mem(blocks, Medium.DRAM, to, timeout_s=seconds)
 
     def result(self):

@@ -106,9 +106,7 @@ def test_a_receiver_counts_each_bad_frame_and_goes_on(make_paged, make_channel, 
         wire.Blocks(0, 1, 0, 2**64 - 1, 0, 8),
     ],
 )
-def test_blocks_that_lie_about_themselves_fail_their_transfer_and_touch_nothing(
-    make_paged, make_channel, tools, part
-):
+def test_blocks_with_wrong_headers_fail_their_transfer_alone(make_paged, make_channel, tools, part):
     channel = make_channel(make_paged(4), make_paged(4), url=ZEROMQ)
     failed = tools.Outcome()
     ticket = channel.receiver.expect(channel.target, torch.tensor([2]), failed.done, failed.ended)

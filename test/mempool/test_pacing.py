@@ -36,7 +36,7 @@ def seconds(make_channel, make_paged, tools):
     return carried
 
 
-def test_a_transfer_takes_as_long_as_its_bound_says_and_no_longer_without_one(seconds, tools):
+def test_a_bandwidth_bound_sets_how_long_a_transfer_takes(seconds, tools):
     nominal = BLOCKS * tools.layout().block_bytes / BOUND
     assert 0.2 < nominal < 0.3
     assert seconds(BOUND) > 0.7 * nominal

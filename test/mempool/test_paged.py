@@ -80,11 +80,11 @@ def test_a_block_of_the_wrong_size_is_refused(make_paged):
 
 
 def test_a_layout_mismatch_names_the_field():
-    one = make_layout(torch.bfloat16, 16, 3, 2, 64, 64)
+    layout = make_layout(torch.bfloat16, 16, 3, 2, 64, 64)
     other = make_layout(torch.bfloat16, 16, 3, 1, 64, 64)
     with pytest.raises(LayoutMismatch, match="heads: 2 here, 1 at the peer"):
-        one.require_same(other)
-    one.require_same(make_layout(torch.bfloat16, 16, 3, 2, 64, 64))
+        layout.require_same(other)
+    layout.require_same(make_layout(torch.bfloat16, 16, 3, 2, 64, 64))
 
 
 @pytest.mark.gpu

@@ -111,7 +111,7 @@ def test_blocks_are_read_to_where_they_belong(make_channel, channel, arena, tool
     assert not arena.rows[[0, 5, 7]].any()
 
 
-def test_a_withdrawn_ticket_takes_not_a_byte_more_in_the_middle_of_a_message(channel, stranger, tools, arena):
+def test_a_withdrawn_ticket_takes_no_more_bytes_of_a_message(channel, stranger, tools, arena):
     ticket, _ = expect(channel, tools, [2])
     someone = stranger()
     header = wire.encode(wire.Blocks(ticket, 0, 0, 1, 0, PLANES))
@@ -125,7 +125,7 @@ def test_a_withdrawn_ticket_takes_not_a_byte_more_in_the_middle_of_a_message(cha
     channel.carry_one(3)
 
 
-def test_a_connection_that_ends_in_the_middle_of_a_message_fails_its_transfer(channel, stranger, tools):
+def test_a_connection_that_ends_inside_a_message_fails_its_transfer(channel, stranger, tools):
     ticket, outcome = expect(channel, tools, [2])
     someone = stranger()
     header = wire.encode(wire.Begin(ticket, 0))

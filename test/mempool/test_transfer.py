@@ -123,7 +123,7 @@ def test_pages_that_are_never_ready_delay_nobody_else(channel):
     channel.carry_one(9)
 
 
-def test_pages_whose_readiness_cannot_be_told_fail_their_own_transfer(channel):
+def test_pages_whose_readiness_raises_fail_their_own_transfer(channel):
     broken, there, here = channel.begin([7])
     broken.send(torch.tensor([1]), 0, lambda: 1 / 0)
     assert "division" in str(here.wait().error)
@@ -160,7 +160,7 @@ def test_nobody_at_the_endpoint_ends_the_transfer(channel, tools):
     assert isinstance(here.wait().error, PeerDied)
 
 
-def test_a_receiver_that_closes_fails_what_was_under_way_and_a_new_one_is_served(small):
+def test_a_closed_receiver_fails_transfers_and_a_new_one_is_served(small):
     first = BlockReceiver(LOCAL)
     transfer, _, here = small.begin([1, 2], receiver=first)
     transfer.send(torch.tensor([1]), 0)
@@ -274,11 +274,11 @@ def test_one_bad_transfer_ends_neither_thread(channel, tools):
         here = tools.Outcome()
         channel.sender.open(channel.source, endpoint, 1, here.ended)
         assert isinstance(here.wait().error, PeerDied)
-    one = torch.tensor([1])
-    ticket = channel.receiver.expect(channel.target, one, lambda private: 1 / 0, lambda error: None)
+    pages = torch.tensor([1])
+    ticket = channel.receiver.expect(channel.target, pages, lambda private: 1 / 0, lambda error: None)
     here = tools.Outcome()
     raising = channel.sender.open(channel.source, channel.receiver.endpoint, ticket, here.ended)
-    raising.send(one, 0)
+    raising.send(pages, 0)
     raising.finish(1)
     assert isinstance(here.wait().error, Refused)
     channel.carry_one(2)

@@ -113,9 +113,9 @@ def part(first, count, plane=0, planes=2):
 
 def landed(*parts):
     cells = Cells(4, 2)
-    for one in parts:
-        cells.require_inside(one)
-        cells.land(one)
+    for part in parts:
+        cells.require_inside(part)
+        cells.land(part)
     return cells
 
 

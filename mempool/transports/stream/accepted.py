@@ -111,8 +111,8 @@ class AcceptedConnection:
                 self.writer.put_sign(I_AM)
             self._begin()
             return
-        most = min(self._max_frame_bytes, MAX_HEADER_BYTES)
-        if not 0 < header <= most or payload > self._max_frame_bytes:
+        max_bytes = min(self._max_frame_bytes, MAX_HEADER_BYTES)
+        if not 0 < header <= max_bytes or payload > self._max_frame_bytes:
             raise EndedError(f"a message of {header} and {payload} bytes")
         self._header = BufferSink(header)
         self._aim(self._header, header)

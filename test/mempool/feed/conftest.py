@@ -48,7 +48,7 @@ class FeedClient:
         assert self.socket.poll(10_000), "no answer"
         return decode_reply(self.socket.recv())
 
-    def ask(self, seq, **how):
+    def request(self, seq, **how):
         self.send(seq, **how)
         answer = self.answer()
         assert answer.number == self.number

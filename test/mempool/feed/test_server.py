@@ -20,9 +20,9 @@ PAGE, INCARNATION = 4, 7
 LONG = 60.0
 
 
-def test_a_newcomer_is_told_all_and_then_what_is_new(source, follower):
+def test_a_newcomer_gets_a_snapshot_and_then_the_events(source, follower):
     source.insert("ab", 1, 2)
-    whole = follower.ask(-1)
+    whole = follower.request(-1)
     assert isinstance(whole, SnapshotReply)
     assert whole.incarnation == INCARNATION
     mirror = Mirror(PAGE)
@@ -30,52 +30,52 @@ def test_a_newcomer_is_told_all_and_then_what_is_new(source, follower):
     assert mirror.tree.nodes == 1
     source.insert("abc", 3)
     source.insert("x", 4)
-    batch = follower.ask(mirror.seq)
+    batch = follower.request(mirror.seq)
     assert isinstance(batch, EventBatch)
     for event in batch.events:
         mirror.apply(event)
     assert mirror.seq == source.index.snapshot().seq == 2
     assert [holder.blocks for holder in mirror.holders.values()] == [4]
-    assert follower.ask(mirror.seq).events == []
+    assert follower.request(mirror.seq).events == []
 
 
 def test_before_anybody_asks_nothing_is_kept(source, follower):
     source.insert("a", 1)
     assert source.index.events_since(0) is None
-    follower.ask(-1)
+    follower.request(-1)
     assert source.index.events_since(0) == []
 
 
 def test_an_answer_that_was_lost_is_had_by_asking_again(source, follower):
-    follower.ask(-1)
+    follower.request(-1)
     source.insert("a", 1)
     source.insert("b", 2)
-    lost = follower.ask(0)
-    assert follower.ask(0).events == lost.events
-    assert [event.seq for event in follower.ask(1).events] == [2]
+    lost = follower.request(0)
+    assert follower.request(0).events == lost.events
+    assert [event.seq for event in follower.request(1).events] == [2]
 
 
-def test_who_fell_behind_is_told_all(make_source, make_server, make_follower):
+def test_a_follower_that_fell_behind_gets_a_snapshot(make_source, make_server, make_follower):
     short = make_source(log_events=2)
     follower = make_follower(make_server({Medium.DRAM: short.feed}))
-    follower.ask(-1)
+    follower.request(-1)
     for n, letter in enumerate("abc"):
         short.insert(letter, n)
-    assert isinstance(follower.ask(0), SnapshotReply)
-    assert isinstance(follower.ask(1), EventBatch)
+    assert isinstance(follower.request(0), SnapshotReply)
+    assert isinstance(follower.request(1), EventBatch)
     # As of a server that forgot more than its followers know.
-    assert isinstance(follower.ask(9), SnapshotReply)
+    assert isinstance(follower.request(9), SnapshotReply)
 
 
-def test_another_incarnation_is_told_whole(source, follower):
-    follower.ask(-1)
-    assert isinstance(follower.ask(0), EventBatch)
-    whole = follower.ask(0, incarnation=6)
+def test_another_incarnation_gets_a_snapshot(source, follower):
+    follower.request(-1)
+    assert isinstance(follower.request(0), EventBatch)
+    whole = follower.request(0, incarnation=6)
     assert (type(whole), whole.incarnation) == (SnapshotReply, INCARNATION)
 
 
 def test_who_waits_hears_of_a_new_incarnation_at_once(source, follower):
-    follower.ask(-1)
+    follower.request(-1)
     follower.send(0, wait=LONG)
     source.reset_incarnation()
     whole = follower.answer()
@@ -86,8 +86,8 @@ def test_who_waits_hears_of_a_new_incarnation_at_once(source, follower):
 
 
 def test_news_ends_the_wait_and_so_does_its_end(source, follower):
-    follower.ask(-1)
-    assert follower.ask(0, wait=0.02).events == []
+    follower.request(-1)
+    assert follower.request(0, wait=0.02).events == []
     for n, letter in enumerate("ab"):
         follower.send(n, wait=LONG)
         assert not follower.socket.poll(30)
@@ -95,15 +95,13 @@ def test_news_ends_the_wait_and_so_does_its_end(source, follower):
         assert [event.seq for event in follower.answer().events] == [n + 1]
 
 
-def test_all_who_wait_hear_of_it_and_who_waits_for_another_medium_does_not(
-    make_source, make_server, make_follower
-):
+def test_news_of_a_medium_reaches_all_its_waiting_followers(make_source, make_server, make_follower):
     dram, hbm = make_source(), make_source()
     server = make_server({Medium.DRAM: dram.feed, Medium.HBM: hbm.feed})
     followers = [make_follower(server) for _ in range(3)]
     for each in followers:
         for medium in Medium:
-            each.ask(-1, medium=medium)
+            each.request(-1, medium=medium)
             each.send(0, medium=medium, wait=LONG)
     dram.insert("a", 1)
     assert [len(each.answer().events) for each in followers] == [1, 1, 1]
@@ -113,10 +111,10 @@ def test_all_who_wait_hear_of_it_and_who_waits_for_another_medium_does_not(
 
 
 def test_of_one_follower_only_the_latest_ask_waits(source, follower):
-    follower.ask(-1)
+    follower.request(-1)
     follower.send(0, wait=LONG)
     follower.send(0, wait=LONG)
-    assert follower.ask(0).events == []
+    assert follower.request(0).events == []
     follower.send(0, wait=LONG)
     source.insert("a", 1)
     assert follower.answer().number == follower.number
@@ -127,13 +125,13 @@ def test_where_too_many_wait_the_first_waits_no_more(source, make_server, make_f
     server = make_server({Medium.DRAM: source.feed}, max_waiting=2)
     followers = [make_follower(server) for _ in range(3)]
     for each in followers:
-        each.ask(-1)
+        each.request(-1)
     first, second, third = followers
     first.send(0, wait=LONG)
     # What is answered after it was taken after it.
-    assert first.ask(0, medium=Medium.HBM).number
+    assert first.request(0, medium=Medium.HBM).number
     second.send(0, wait=LONG)
-    second.ask(0, medium=Medium.HBM)
+    second.request(0, medium=Medium.HBM)
     third.send(0, wait=LONG)
     assert first.answer().events == []
     source.insert("a", 1)
@@ -141,7 +139,7 @@ def test_where_too_many_wait_the_first_waits_no_more(source, make_server, make_f
 
 
 def test_a_medium_that_is_not_there_is_said_so(follower):
-    answer = follower.ask(-1, medium=Medium.HBM)
+    answer = follower.request(-1, medium=Medium.HBM)
     assert isinstance(answer, Unknown)
     assert "hbm" in answer.reason
 
@@ -151,22 +149,20 @@ def test_bad_frames_are_counted_and_harm_nobody(server, follower, make_follower)
     bad = [[b"junk"], [b""], [good[:-1]], [good, good], [b"", good], [good.replace(b"\xff", b"\xfe")]]
     for frames in bad:
         follower.socket.send_multipart(frames)
-    assert isinstance(follower.ask(-1), SnapshotReply)
+    assert isinstance(follower.request(-1), SnapshotReply)
     assert server.bad_frames == len(bad)
     other = make_follower(server)
     other.socket.send(b"x" * (MAX_REQUEST_BYTES + 1))
-    assert isinstance(follower.ask(-1), SnapshotReply)
+    assert isinstance(follower.request(-1), SnapshotReply)
 
 
-def test_a_follower_that_does_not_read_holds_up_nobody_and_finds_few_answers_later(
-    source, server, make_follower
-):
+def test_a_follower_that_does_not_read_delays_nobody(source, server, make_follower):
     source.insert("x" * 50_000, *range(50_000))
     deaf = make_follower(server, RCVHWM=1, RCVBUF=4096)
     for _ in range(100):
         deaf.send(-1)
     follower = make_follower(server)
-    assert isinstance(follower.ask(-1), SnapshotReply)
+    assert isinstance(follower.request(-1), SnapshotReply)
     got, last = 0, 0
     while last != deaf.number:
         if not deaf.socket.poll(200):
@@ -177,25 +173,25 @@ def test_a_follower_that_does_not_read_holds_up_nobody_and_finds_few_answers_lat
 
 
 def test_many_events_come_in_portions(source, follower, monkeypatch):
-    follower.ask(-1)
+    follower.request(-1)
     for n in range(MAX_EVENTS + 2):
         source.insert(chr(n + 1), n)
-    batch = follower.ask(0)
+    batch = follower.request(0)
     assert len(batch.events) == MAX_EVENTS
-    assert [event.seq for event in follower.ask(batch.events[-1].seq).events] == [
+    assert [event.seq for event in follower.request(batch.events[-1].seq).events] == [
         MAX_EVENTS + 1,
         MAX_EVENTS + 2,
     ]
     monkeypatch.setattr("mempool.feed.server._MAX_TOKEN_BYTES", 3 * PAGE * 4)
-    assert [event.seq for event in follower.ask(10).events] == [11, 12, 13]
+    assert [event.seq for event in follower.request(10).events] == [11, 12, 13]
     monkeypatch.setattr("mempool.feed.server._MAX_TOKEN_BYTES", 1)
-    assert [event.seq for event in follower.ask(10).events] == [11]
+    assert [event.seq for event in follower.request(10).events] == [11]
 
 
 def test_what_no_follower_would_take_is_not_sent(source, follower, monkeypatch):
     source.insert("ab", 1, 2)
     monkeypatch.setattr("mempool.feed.server.MAX_REPLY_BYTES", 50)
-    answer = follower.ask(-1)
+    answer = follower.request(-1)
     assert isinstance(answer, Unknown)
     assert "at most 50" in answer.reason
 
@@ -206,7 +202,7 @@ def test_a_feed_that_fails_costs_one_answer(make_server, make_follower, source, 
     follower.send(-1, wait=0.01)
     assert not follower.socket.poll(50)
     monkeypatch.undo()
-    assert isinstance(follower.ask(-1), SnapshotReply)
+    assert isinstance(follower.request(-1), SnapshotReply)
 
 
 def test_after_closing_the_index_goes_on(source, server):

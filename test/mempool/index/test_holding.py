@@ -4,7 +4,7 @@ from mempool.address import Addresses
 from mempool.errors import BadAddress
 
 
-def test_victims_are_the_tail_of_the_least_recently_used_and_stay_published(harness):
+def test_victims_are_the_tail_of_the_oldest_and_stay_published(harness):
     harness.insert("abcd", 1, 2, 3, 4)
     harness.clock.now += 1
     harness.insert("xy", 5, 6)

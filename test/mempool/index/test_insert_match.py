@@ -42,7 +42,7 @@ def test_branches_share_their_head(harness):
     assert harness.index.nodes == 3
 
 
-def test_inserting_again_returns_the_new_blocks_and_not_the_very_same_ones(harness):
+def test_inserting_again_returns_only_the_new_blocks(harness):
     harness.insert("abc", 1, 2, 3)
     assert harness.insert("abc", 4, 2, 6) == ([], [Addresses(harness.hbm, [4, 6])])
     assert harness.insert("abc", 1, 2, 3) == ([], [])

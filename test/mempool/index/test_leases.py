@@ -13,7 +13,7 @@ def test_what_is_leased_is_not_evicted_until_the_lease_ends(harness):
     assert harness.index.leases == 0
 
 
-def test_an_ancestors_copy_that_a_lease_covers_stays_though_another_owner_has_it(harness):
+def test_a_leased_ancestors_copy_stays_though_others_have_it(harness):
     harness.insert("a", 1)
     harness.insert("ab", 2)
     harness.insert("a", 9, owner=harness.dram)
@@ -76,7 +76,7 @@ def test_an_overdue_lease_is_reclaimed_and_its_reader_hears(harness):
     assert harness.index.evict(harness.hbm, 2) == 2
 
 
-def test_a_renewed_lease_lasts_from_now_and_an_overdue_one_cannot_be_renewed(harness):
+def test_a_lease_is_renewed_from_now_unless_it_is_overdue(harness):
     harness.insert("ab", 1, 2)
     lease = harness.match("ab", lease_s=5).lease
     harness.clock.now += 4

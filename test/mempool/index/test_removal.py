@@ -118,7 +118,7 @@ def test_an_empty_namespace_leaves_nothing_behind(harness):
     assert harness.index._tree.roots == {}
 
 
-def test_blocks_that_their_owner_gives_up_go_in_any_order_and_unknown_ones_are_ignored(harness):
+def test_discarded_blocks_go_in_any_order(harness):
     harness.insert("abcd", 1, 2, 3, 4)
     harness.insert("abX", 5)
     mirror = Mirror(4)

@@ -124,7 +124,7 @@ def test_inserting_the_same_blocks_again_changes_nothing(pool):
     assert state(pool) == before
 
 
-def test_blocks_of_a_prefix_that_is_published_already_come_back_to_be_freed(pool):
+def test_blocks_of_a_published_prefix_come_back_to_be_freed(pool):
     first, data = pool.published(tokens(2))
     second = pool.alloc_mem(3, HBM)
     pool.filled(second)
@@ -193,7 +193,7 @@ def _not_there(pool):
         (_too_many, ValueError),
     ],
 )
-def test_blocks_that_are_not_the_callers_to_publish_are_refused_and_nothing_changes(pool, given, error):
+def test_publishing_others_blocks_is_refused_without_effect(pool, given, error):
     addresses = given(pool)
     mine = pool.alloc_mem(1, DRAM)
     before = state(pool)

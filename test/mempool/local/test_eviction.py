@@ -74,7 +74,7 @@ def test_taking_off_what_is_in_part_free_takes_nothing_off(pool):
     assert len(pool.alloc_mem(8, HBM)) == 8
 
 
-def test_giving_up_frees_what_is_active_and_unpublishes_what_is_historical(pool):
+def test_giving_up_frees_active_and_unpublishes_historical_kv(pool):
     addresses, _ = pool.published(tokens(2))
     pool.insert(tokens(4), pool.alloc_mem(2, HBM))
     with pool.match(tokens(4)) as found:

@@ -44,7 +44,7 @@ def test_a_lease_keeps_deleted_blocks_from_being_reused(pool):
     assert pool.used(HBM) == (4, 4, 0)
 
 
-def test_a_lease_that_outlives_its_deadline_is_reclaimed_and_its_reader_told(pool):
+def test_an_overdue_lease_is_reclaimed_and_its_reader_hears(pool):
     pool.published(tokens(8))
     lease = pool.match(tokens(8), lease_s=0.0)
     pool.expire()

@@ -97,7 +97,7 @@ class Gate:
 
 
 @pytest.mark.parametrize("swap", ["out", "in"])
-def test_a_swap_that_is_under_way_when_the_instance_begins_anew_leaves_nothing_behind(pool, swap):
+def test_a_new_incarnation_during_a_swap_leaves_nothing_behind(pool, swap):
     addresses, _ = pool.published(tokens(3), HBM if swap == "out" else DRAM)
     gate = Gate(pool.tier(addresses.medium).store)
     ended = []

@@ -63,10 +63,10 @@ class LocalCalls(RuleBasedStateMachine):
     def _announce(self, name):
         """As the membership tells the other side of a new one, and that one of the other."""
         side, other = self.sides[name], self._other(name)
-        for one, to in ((side, other), (other, side)):
+        for new, to in ((side, other), (other, side)):
             if other is not None:
-                to.pool._member.members = {one.name: MemberStatus(one.pool.info)}
-                to.pool._changed(Change(ChangeKind.JOINED, one.pool.info))
+                to.pool._cluster._client.members = {new.name: MemberStatus(new.pool.info)}
+                to.pool._cluster.changed(Change(ChangeKind.JOINED, new.pool.info))
 
     def _other(self, name):
         return self.sides.get("b" if name == "a" else "a")
@@ -91,10 +91,10 @@ class LocalCalls(RuleBasedStateMachine):
         return kv_of("junk", str(self.junk))
 
     @staticmethod
-    def _some(chance, keys, most=4):
+    def _some(chance, keys, max_keys=4):
         """At least one, where there is one."""
         keys = sorted(keys)
-        return chance.sample(keys, chance.randint(min(1, len(keys)), min(most, len(keys))))
+        return chance.sample(keys, chance.randint(min(1, len(keys)), min(max_keys, len(keys))))
 
     def _given(self, side, addresses):
         """New active blocks of a side, which nobody else has."""

@@ -52,13 +52,21 @@ class Gate:
         self._listener = listener
         self.endpoint = listener.endpoint
         self.opened = threading.Event()
+        self._lock = threading.Lock()
         self.opened.set()
         self.send = listener.send
         self.pollables = listener.pollables
         self.tend = listener.tend
 
+    def shut(self):
+        """After this nothing gets through, not even what the listener's thread is about to receive."""
+        with self._lock:
+            self.opened.clear()
+
     def receive(self):
-        return self._listener.receive() if self.opened.wait(0.001) else None
+        self.opened.wait(0.001)
+        with self._lock:
+            return self._listener.receive() if self.opened.is_set() else None
 
     def close(self):
         self._listener.close()
@@ -96,7 +104,7 @@ class Side:
         )
         self.gate = gated.gates[self.pool.info.data].opened
         # Stands for the membership, whose callbacks come from the test.
-        self.pool._member = SimpleNamespace(info=self.pool.info, members={}, close=lambda: None)
+        self.pool._cluster._client = SimpleNamespace(info=self.pool.info, members={}, close=lambda: None)
         self.forget()
 
     def forget(self):

@@ -21,7 +21,7 @@ class PoolMachine(RemoteCalls):
     @precondition(lambda self: self.calm > 30)
     @rule(name=names, sees_it_first=st.booleans())
     def kill(self, name, sees_it_first):
-        """Without goodbye; the other finds out by itself, or is told."""
+        """Without goodbye; the other finds out by itself, or hears it from the membership."""
         side, other = self.sides[name], self._other(name)
         side.pool.close()
         if sees_it_first:
@@ -56,12 +56,12 @@ class PoolMachine(RemoteCalls):
     def _fence(self, side):
         old = side.pool.info.incarnation
         new = new_incarnation(old)
-        side.pool._member.info = msgspec.structs.replace(side.pool.info, incarnation=new)
-        side.pool._fenced(old, new)
+        side.pool._cluster._client.info = msgspec.structs.replace(side.pool.info, incarnation=new)
+        side.pool._cluster.fenced(old, new)
 
     def _hears_of_death(self, side, other):
-        other.pool._member.members = {}
-        other.pool._changed(Change(ChangeKind.DIED, side.pool.info))
+        other.pool._cluster._client.members = {}
+        other.pool._cluster.changed(Change(ChangeKind.DIED, side.pool.info))
 
     def _forget(self, side, other):
         self.calm = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mempool.layout import BlockLayout
-from mempool.membership.member import MembershipClient
+from mempool.membership.client import MembershipClient
 from mempool.membership.messages import InstanceInfo, new_incarnation
 from mempool.membership.registry_server import MembershipRegistry
 
@@ -51,7 +51,7 @@ class Clock:
 
 
 class Watcher:
-    """A member, and all that it was told."""
+    """A member, and all changes that it heard."""
 
     def __init__(self, info, registries, **settings):
         self.changes, self.fenced, self.stopped = [], [], threading.Event()
@@ -61,15 +61,15 @@ class Watcher:
             on_change=self.changes.append,
             on_fenced=lambda old, new: self.fenced.append((old, new)),
             on_stopped=lambda error: self.stopped.set(),
-            **{"heartbeat": 0.1, **settings},
+            **{"heartbeat_s": 0.1, **settings},
         )
 
-    def told(self, instance):
+    def changes_of(self, instance):
         return [str(change.kind) for change in list(self.changes) if change.info.instance == instance]
 
-    def wait_told(self, instance, *kinds):
-        """Until these, in this order, are the last that was told of `instance`."""
-        wait_until(lambda: self.told(instance)[-len(kinds) :] == list(kinds), f"{kinds} of {instance}")
+    def wait_for_changes(self, instance, *kinds):
+        """Until these, in this order, are the last changes of `instance`."""
+        wait_until(lambda: self.changes_of(instance)[-len(kinds) :] == list(kinds), f"{kinds} of {instance}")
 
 
 class Process:
@@ -161,8 +161,8 @@ def start_member_process(start_process):
 
 @pytest.fixture
 def join(open_things):
-    def make(instance, *registries, grace=10.0, seconds=DEADLINE, **changes):
-        watcher = Watcher(make_info(instance, **changes), registries, grace=grace)
+    def make(instance, *registries, grace_s=10.0, seconds=DEADLINE, **changes):
+        watcher = Watcher(make_info(instance, **changes), registries, grace_s=grace_s)
         open_things.callback(watcher.member.close)
         watcher.member.join(seconds)
         return watcher

@@ -20,7 +20,7 @@ from mempool.wire import MAX_HEADER_BYTES
 
 
 def test_the_membership_imports_without_torch():
-    check = "import sys, mempool.membership.member, mempool.membership.cli; assert 'torch' not in sys.modules"
+    check = "import sys, mempool.membership.client, mempool.membership.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)
 
 

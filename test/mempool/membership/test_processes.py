@@ -8,57 +8,55 @@ import time
 def test_a_killed_process_is_dead_long_before_its_silence_would_tell(
     start_registry, join, start_member_process
 ):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     a = join("a", registry.endpoint)
     victim = start_member_process("victim", registry.endpoint)
     witness = start_member_process("witness", registry.endpoint)
     for name in ("victim", "witness"):
-        a.wait_told(name, "joined")
+        a.wait_for_changes(name, "joined")
     victim.send(signal.SIGKILL)
-    a.wait_told("victim", "joined", "died")
-    assert a.told("witness") == ["joined"]
+    a.wait_for_changes("victim", "joined", "died")
+    assert a.changes_of("witness") == ["joined"]
     assert witness.popen.poll() is None
 
 
-def test_a_stopped_process_is_suspected_then_dead_and_returns_under_a_new_incarnation(
-    start_registry, join, start_member_process
-):
-    registry = start_registry(suspicion=0.4, death=1.0)
+def test_a_stopped_process_returns_under_a_new_incarnation(start_registry, join, start_member_process):
+    registry = start_registry(suspicion_s=0.4, death_s=1.0)
     a = join("a", registry.endpoint)
     victim = start_member_process("victim", registry.endpoint)
-    a.wait_told("victim", "joined")
+    a.wait_for_changes("victim", "joined")
     old = a.member.members["victim"].info.incarnation
     victim.send(signal.SIGSTOP)
-    a.wait_told("victim", "suspected", "died")
+    a.wait_for_changes("victim", "suspected", "died")
     victim.send(signal.SIGCONT)
     fenced = json.loads(victim.line())
     assert (fenced["event"], fenced["old"]) == ("fenced", old)
-    a.wait_told("victim", "died", "joined")
+    a.wait_for_changes("victim", "died", "joined")
     assert a.member.members["victim"].info.incarnation == fenced["new"] > old
 
 
 def test_a_suspect_that_goes_on_in_time_recovers(start_registry, join, start_member_process):
-    registry = start_registry(suspicion=0.5, death=60)
+    registry = start_registry(suspicion_s=0.5, death_s=60)
     a = join("a", registry.endpoint)
     victim = start_member_process("victim", registry.endpoint)
-    a.wait_told("victim", "joined")
+    a.wait_for_changes("victim", "joined")
     victim.send(signal.SIGSTOP)
-    a.wait_told("victim", "suspected")
+    a.wait_for_changes("victim", "suspected")
     assert a.member.members["victim"].suspected
     victim.send(signal.SIGCONT)
-    a.wait_told("victim", "suspected", "recovered")
+    a.wait_for_changes("victim", "suspected", "recovered")
     assert not a.member.members["victim"].suspected
 
 
 def test_one_replaced_while_it_was_stopped_stops_for_good(start_registry, join, start_member_process):
-    registry = start_registry(suspicion=0.4, death=1.0)
+    registry = start_registry(suspicion_s=0.4, death_s=1.0)
     a = join("a", registry.endpoint)
     old = start_member_process("x", registry.endpoint)
-    a.wait_told("x", "joined")
+    a.wait_for_changes("x", "joined")
     old.send(signal.SIGSTOP)
-    a.wait_told("x", "died")
+    a.wait_for_changes("x", "died")
     new = start_member_process("x", registry.endpoint)
-    a.wait_told("x", "died", "joined")
+    a.wait_for_changes("x", "died", "joined")
     incarnation = a.member.members["x"].info.incarnation
     old.send(signal.SIGCONT)
     assert json.loads(old.line())["event"] == "stopped"
@@ -66,21 +64,21 @@ def test_one_replaced_while_it_was_stopped_stops_for_good(start_registry, join, 
     assert new.popen.poll() is None
 
 
-def test_a_killed_registry_is_rebuilt_by_its_instances_and_nobody_is_reported_dead(
+def test_instances_rebuild_a_killed_registry_and_nobody_dies(
     start_registry_process, join, start_member_process
 ):
     process, endpoint = start_registry_process()
     a, b = join("a", endpoint), join("b", endpoint)
     start_member_process("c", endpoint)
-    a.wait_told("c", "joined")
+    a.wait_for_changes("c", "joined")
     process.send(signal.SIGKILL)
     process.popen.wait(20)
     assert start_registry_process(endpoint)[1] == endpoint
     late = join("late", endpoint)
     for name in "abc":
-        late.wait_told(name, "joined")
-    a.wait_told("late", "joined")
-    assert a.told("b") == a.told("c") == b.told("a") == ["joined"]
+        late.wait_for_changes(name, "joined")
+    a.wait_for_changes("late", "joined")
+    assert a.changes_of("b") == a.changes_of("c") == b.changes_of("a") == ["joined"]
     assert a.fenced == b.fenced == []
 
 
@@ -88,15 +86,15 @@ def test_one_that_died_with_its_registry_is_reported_after_the_grace(
     start_registry_process, join, start_member_process
 ):
     process, endpoint = start_registry_process()
-    a, b = join("a", endpoint, grace=1.0), join("b", endpoint)
+    a, b = join("a", endpoint, grace_s=1.0), join("b", endpoint)
     victim = start_member_process("victim", endpoint)
-    a.wait_told("victim", "joined")
+    a.wait_for_changes("victim", "joined")
     process.send(signal.SIGKILL)
     victim.send(signal.SIGKILL)
     process.popen.wait(20)
     start_registry_process(endpoint)
-    a.wait_told("victim", "joined", "died")
-    assert a.told("b") == ["joined"]
+    a.wait_for_changes("victim", "joined", "died")
+    assert a.changes_of("b") == ["joined"]
     assert b.fenced == []
 
 
@@ -104,30 +102,30 @@ def test_with_two_registries_the_death_of_one_changes_nothing(
     start_registry_process, start_registry, join, start_member_process
 ):
     process, mortal = start_registry_process()
-    other = start_registry(suspicion=60, death=61).endpoint
+    other = start_registry(suspicion_s=60, death_s=61).endpoint
     a = join("a", mortal, other)
     victim = start_member_process("victim", mortal, other)
     start_member_process("witness", other, mortal)
     for name in ("victim", "witness"):
-        a.wait_told(name, "joined")
+        a.wait_for_changes(name, "joined")
     process.send(signal.SIGKILL)
     join("late", mortal, other)
-    a.wait_told("late", "joined")
+    a.wait_for_changes("late", "joined")
     victim.send(signal.SIGKILL)
-    a.wait_told("victim", "joined", "died")
-    assert a.told("witness") == a.told("late") == ["joined"]
+    a.wait_for_changes("victim", "joined", "died")
+    assert a.changes_of("witness") == a.changes_of("late") == ["joined"]
 
 
 def test_a_registry_that_stands_still_does_not_keep_the_dead_alive(
     start_registry_process, start_registry, join, start_member_process
 ):
     process, frozen = start_registry_process()
-    other = start_registry(suspicion=60, death=61).endpoint
+    other = start_registry(suspicion_s=60, death_s=61).endpoint
     a, victim = join("a", frozen, other), start_member_process("victim", frozen, other)
-    a.wait_told("victim", "joined")
+    a.wait_for_changes("victim", "joined")
     process.send(signal.SIGSTOP)
     victim.send(signal.SIGKILL)
-    a.wait_told("victim", "joined", "died")
+    a.wait_for_changes("victim", "joined", "died")
     assert a.fenced == []
 
 
@@ -135,11 +133,11 @@ def test_a_registry_that_stood_still_declares_nobody_dead(start_registry_process
     flags = ("--suspicion", "0.4", "--death", "0.8")
     process, endpoint = start_registry_process("tcp://127.0.0.1:0", *flags)
     a, b = join("a", endpoint), join("b", endpoint)
-    a.wait_told("b", "joined")
+    a.wait_for_changes("b", "joined")
     process.send(signal.SIGSTOP)
     time.sleep(1.5)
     process.send(signal.SIGCONT)
     join("late", endpoint)
-    a.wait_told("late", "joined")
-    assert "died" not in a.told("b")
+    a.wait_for_changes("late", "joined")
+    assert "died" not in a.changes_of("b")
     assert a.fenced == b.fenced == []

@@ -37,7 +37,7 @@ class RawClient:
         self.socket.setsockopt(zmq.LINGER, 20_000)
         self.socket.connect(endpoint)
 
-    def ask(self, message):
+    def request(self, message):
         self.socket.send(encode(message))
         return decode_to_member(self.socket.recv())
 
@@ -62,11 +62,11 @@ def names(watcher):
 def test_members_learn_of_each_other_and_of_one_that_leaves(start_registry, join, wait_until):
     registry = start_registry()
     a, b = join("a", registry.endpoint), join("b", registry.endpoint, role="decode")
-    a.wait_told("b", "joined")
+    a.wait_for_changes("b", "joined")
     assert names(b) == {"a"}
     assert a.member.members["b"].info == b.member.info
     b.member.close()
-    a.wait_told("b", "joined", "left")
+    a.wait_for_changes("b", "joined", "left")
     assert names(a) == set()
 
 
@@ -75,18 +75,18 @@ def test_an_instance_is_missed_at_once_when_its_connection_closes(
     start_registry, join, start_client, make_info, tmp_path, scheme
 ):
     url = "tcp://127.0.0.1:0" if scheme == "tcp" else f"ipc://{tmp_path}/registry"
-    registry = start_registry(url, suspicion=60, death=61)
+    registry = start_registry(url, suspicion_s=60, death_s=61)
     a, client = join("a", registry.endpoint), start_client(registry.endpoint)
-    assert isinstance(client.ask(Join(make_info("b"))), MembershipSnapshot)
-    a.wait_told("b", "joined")
+    assert isinstance(client.request(Join(make_info("b"))), MembershipSnapshot)
+    a.wait_for_changes("b", "joined")
     client.close()
-    a.wait_told("b", "joined", "died")
+    a.wait_for_changes("b", "joined", "died")
 
 
 def test_a_hint_that_means_another_connection_kills_nobody(
     start_registry, join, start_client, monkeypatch, wait_until
 ):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     a, b = join("a", registry.endpoint), join("b", registry.endpoint)
     hints, watched = [], registry._connections._by_fd
 
@@ -98,12 +98,12 @@ def test_a_hint_that_means_another_connection_kills_nobody(
     connections_event = connections.recv_monitor_message
     monkeypatch.setattr(connections, "recv_monitor_message", every_watched_fd)
     stranger = start_client(registry.endpoint)
-    assert isinstance(stranger.ask(Heartbeat("c", 1)), Refusal)
+    assert isinstance(stranger.request(Heartbeat("c", 1)), Refusal)
     stranger.close()
     wait_until(lambda: hints and not registry._connections.in_doubt, "the hint is looked into and dropped")
     join("c", registry.endpoint)
-    a.wait_told("c", "joined")
-    assert a.told("b") == ["joined"]
+    a.wait_for_changes("c", "joined")
+    assert a.changes_of("b") == ["joined"]
     assert b.fenced == a.fenced == []
 
 
@@ -131,7 +131,7 @@ def test_a_newer_incarnation_stops_the_older(start_registry, join):
     registry = start_registry()
     a, old = join("a", registry.endpoint), join("x", registry.endpoint, incarnation=1)
     new = join("x", registry.endpoint, incarnation=2)
-    a.wait_told("x", "joined", "died", "joined")
+    a.wait_for_changes("x", "joined", "died", "joined")
     assert old.stopped.wait(20)
     with pytest.raises(Superseded, match="must stop"):
         join("x", registry.endpoint, incarnation=1)
@@ -140,52 +140,52 @@ def test_a_newer_incarnation_stops_the_older(start_registry, join):
 
 
 def test_joining_again_on_a_new_connection_is_no_change(start_registry, join, start_client, make_info):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     a, info = join("a", registry.endpoint), make_info("x")
     first, second = start_client(registry.endpoint), start_client(registry.endpoint)
-    assert isinstance(first.ask(Join(info)), MembershipSnapshot)
-    assert isinstance(second.ask(Join(info)), MembershipSnapshot)
+    assert isinstance(first.request(Join(info)), MembershipSnapshot)
+    assert isinstance(second.request(Join(info)), MembershipSnapshot)
     first.close()
-    assert isinstance(second.ask(Heartbeat("x", info.incarnation)), HeartbeatAck)
+    assert isinstance(second.request(Heartbeat("x", info.incarnation)), HeartbeatAck)
     join("b", registry.endpoint)
-    a.wait_told("b", "joined")
-    assert a.told("x") == ["joined"]
+    a.wait_for_changes("b", "joined")
+    assert a.changes_of("x") == ["joined"]
 
 
 def test_a_registry_that_is_twice_in_a_list_is_no_trouble(start_registry, join, wait_until):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     twice = registry.endpoint, registry.endpoint.replace("127.0.0.1", "localhost")
     a, b = join("a", *twice), join("b", *twice)
     wait_until(lambda: all(link.joined for link in a.member._links), "both are joined")
     join("c", registry.endpoint).member.close()
-    a.wait_told("c", "joined", "left")
-    assert a.told("b") == ["joined"]
+    a.wait_for_changes("c", "joined", "left")
+    assert a.changes_of("b") == ["joined"]
     b.member.close()
-    a.wait_told("b", "joined", "left")
+    a.wait_for_changes("b", "joined", "left")
     assert a.fenced == b.fenced == []
 
 
-def test_the_dead_are_told_so_and_refused(start_registry, join, start_client, make_info):
-    registry = start_registry(suspicion=60, death=61)
+def test_the_dead_are_refused_as_dead(start_registry, join, start_client, make_info):
+    registry = start_registry(suspicion_s=60, death_s=61)
     a, info = join("a", registry.endpoint), make_info("x", 5)
     first, second = start_client(registry.endpoint), start_client(registry.endpoint)
-    first.ask(Join(info))
+    first.request(Join(info))
     first.close()
-    a.wait_told("x", "joined", "died")
-    assert second.ask(Join(info)).reason is Reason.DEAD
-    assert second.ask(Heartbeat("x", 5)).reason is Reason.DEAD
-    assert isinstance(second.ask(Join(make_info("x", 6), previous=5)), MembershipSnapshot)
-    assert second.ask(Heartbeat("x", 5)).reason is Reason.SUPERSEDED
-    a.wait_told("x", "joined", "died", "joined")
+    a.wait_for_changes("x", "joined", "died")
+    assert second.request(Join(info)).reason is Reason.DEAD
+    assert second.request(Heartbeat("x", 5)).reason is Reason.DEAD
+    assert isinstance(second.request(Join(make_info("x", 6), previous=5)), MembershipSnapshot)
+    assert second.request(Heartbeat("x", 5)).reason is Reason.SUPERSEDED
+    a.wait_for_changes("x", "joined", "died", "joined")
 
 
 def test_nobody_can_speak_for_another(start_registry, join, start_client):
     registry = start_registry()
     a, b = join("a", registry.endpoint), join("b", registry.endpoint)
     client = start_client(registry.endpoint)
-    assert isinstance(client.ask(Leave("a", a.member.info.incarnation)), Refusal)
+    assert isinstance(client.request(Leave("a", a.member.info.incarnation)), Refusal)
     join("c", registry.endpoint)
-    b.wait_told("c", "joined")
+    b.wait_for_changes("c", "joined")
     assert names(b) == {"a", "c"}
 
 
@@ -194,16 +194,16 @@ def test_a_connection_that_takes_another_name_gives_up_the_first(
 ):
     registry = start_registry()
     a, client = join("a", registry.endpoint), start_client(registry.endpoint)
-    client.ask(Join(make_info("x")))
-    client.ask(Join(make_info("y")))
-    a.wait_told("x", "joined", "died")
-    a.wait_told("y", "joined")
+    client.request(Join(make_info("x")))
+    client.request(Join(make_info("y")))
+    a.wait_for_changes("x", "joined", "died")
+    a.wait_for_changes("y", "joined")
 
 
-def test_more_members_than_fit_a_page_are_all_told(start_registry, join, start_client, make_info):
+def test_a_snapshot_of_several_pages_is_complete(start_registry, join, start_client, make_info):
     registry = start_registry()
     for n in range(60):
-        start_client(registry.endpoint).ask(Join(make_info(f"x{n}")))
+        start_client(registry.endpoint).request(Join(make_info(f"x{n}")))
     assert names(join("a", registry.endpoint)) == {f"x{n}" for n in range(60)}
 
 
@@ -230,7 +230,7 @@ def is_bad(parts):
 
 
 def test_junk_is_counted_and_hurts_nobody(start_registry, join, start_client, make_info, wait_until):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     a, b = join("a", registry.endpoint), join("b", registry.endpoint)
     client, bad = start_client(registry.endpoint), 0
     messages = [
@@ -242,9 +242,9 @@ def test_junk_is_counted_and_hurts_nobody(start_registry, join, start_client, ma
     assert bad > FRAMES / 2
     wait_until(lambda: registry.bad_frames == bad, "all that was bad is counted")
     join("c", registry.endpoint)
-    b.wait_told("c", "joined")
+    b.wait_for_changes("c", "joined")
     assert {"a", "c"} <= names(b)
-    assert a.told("b") == ["joined"]
+    assert a.changes_of("b") == ["joined"]
     assert a.fenced == b.fenced == []
 
 
@@ -253,7 +253,7 @@ def test_a_frame_too_large_costs_the_sender_its_connection_only(start_registry, 
     a, client = join("a", registry.endpoint), start_client(registry.endpoint)
     client.socket.send(bytes(1 << 20))
     join("b", registry.endpoint)
-    a.wait_told("b", "joined")
+    a.wait_for_changes("b", "joined")
     assert a.fenced == []
 
 

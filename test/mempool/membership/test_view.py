@@ -11,7 +11,7 @@ A, B = "tcp://a:1", "tcp://b:1"
 
 @pytest.fixture
 def view(clock):
-    return MembershipView("own", [A, B], grace=10.0, clock=clock)
+    return MembershipView("own", [A, B], grace_s=10.0, clock=clock)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_what_a_registry_said_is_kept_while_it_is_away(show, view, clock):
     assert alive(view) == {"x1"}
 
 
-def test_a_registry_that_lost_its_memory_kills_nobody_before_the_grace_is_over(show, say, view, clock):
+def test_a_registry_without_memory_kills_nobody_within_the_grace(show, say, view, clock):
     show(A, "x1", "y1")
     view.set_connected(A, False)
     assert show(A, epoch=2) == []
@@ -121,7 +121,7 @@ def test_a_second_look_at_a_registry_does_not_cut_the_grace_short(show, view):
     assert alive(view) == {"x1"}
 
 
-def test_a_registry_that_lost_nothing_and_names_it_no_more_has_seen_it_die(show, view):
+def test_an_instance_missing_in_a_whole_snapshot_has_died(show, view):
     show(A, "x1", "y1")
     assert show(A, "y1") == ["died x1"]
 
@@ -134,7 +134,7 @@ def test_the_dead_do_not_come_back_under_the_same_incarnation(show, say, view):
     assert say(B, "joined", incarnation=2) == ["joined x2"]
 
 
-def test_an_end_is_told_once_however_many_registries_tell_it(show, say):
+def test_an_end_is_one_change_however_many_registries_say_it(show, say):
     show(A, "x1")
     show(B, "x1")
     assert say(A, "left") == []
@@ -142,7 +142,7 @@ def test_an_end_is_told_once_however_many_registries_tell_it(show, say):
     assert say(A, "died") == say(B, "died") == []
 
 
-def test_who_left_has_left_even_if_another_registry_saw_the_connection_close(show, say):
+def test_leaving_counts_more_than_a_closed_connection(show, say):
     show(A, "x1")
     show(B, "x1")
     say(A, "left")

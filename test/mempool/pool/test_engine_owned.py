@@ -41,7 +41,7 @@ def pair(world, engine):
     return a, b
 
 
-def test_the_engine_is_given_the_last_blocks_of_the_tokens_and_their_bytes(pair, engine):
+def test_the_engine_gets_the_last_blocks_of_the_tokens(pair, engine):
     a, b = pair
     own, data = a.filled(2)
     tokens = np.arange(5 * PAGE)

@@ -60,7 +60,7 @@ def test_a_closed_pool_begins_no_transfer(world):
     assert lacks_nothing(b)
 
 
-def test_blocks_that_never_arrive_are_given_up_by_both_sides_at_the_deadline(world, deaf, until):
+def test_both_sides_give_up_missing_blocks_at_the_deadline(world, deaf, until):
     a, b = world.pair()
     a.introduce(msgspec.structs.replace(b.info, data=deaf))
     own, _ = a.filled(2)

@@ -74,13 +74,13 @@ def test_an_engine_that_owns_its_hbm_fetches_to_dram(world):
 
 
 def engine(world, name, wanted):
-    """One that owns its HBM, and is told what others want of it."""
+    """An engine that owns its HBM, and what others want of it."""
     stores = {DRAM: dram_arena(LAYOUT, 16)}
     engine = EngineHbm(on_received=lambda received: None, on_publish_request=wanted.append)
     return world.pool(name, stores=stores, engine=engine)
 
 
-def test_what_only_an_engines_hbm_has_comes_once_the_engine_has_published_it(world, until):
+def test_a_fetch_waits_until_the_engine_has_published_its_hbm(world, until):
     wanted = []
     a, b = world.pool("a"), engine(world, "b", wanted)
     b.published(tokens(2), DRAM)
@@ -95,7 +95,7 @@ def test_what_only_an_engines_hbm_has_comes_once_the_engine_has_published_it(wor
     assert torch.equal(a.found(tokens(5))[2:], data)
 
 
-def test_an_engine_that_has_no_more_sends_what_there_is_or_says_that_there_is_none(world, until):
+def test_an_engine_without_more_sends_what_there_is(world, until):
     wanted = []
     a, b = world.pool("a"), engine(world, "b", wanted)
     nothing = a.start.fetch("b", tokens(3), from_engine=True, timeout_s=60)
@@ -109,7 +109,7 @@ def test_an_engine_that_has_no_more_sends_what_there_is_or_says_that_there_is_no
     assert some.result(10) == 2
 
 
-def test_an_engine_is_asked_for_nothing_that_dram_has_or_that_nobody_waits_for(world):
+def test_an_engine_is_not_asked_for_what_dram_has(world):
     wanted = []
     a, b = world.pool("a"), engine(world, "b", wanted)
     b.published(tokens(3), DRAM)
@@ -179,6 +179,6 @@ def test_a_source_that_dies_ends_it_at_once(world):
     b._exchange.fetching.answer = lambda *given: asked.set() or FetchReply(5)
     coming = a.start.fetch("b", tokens(5), timeout_s=60)
     assert asked.wait(10)
-    a._forget("b", None)
+    a._cluster.forget("b", None)
     with pytest.raises(PeerDied):
         coming.result(10)

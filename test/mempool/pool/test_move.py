@@ -1,4 +1,4 @@
-"""What becomes of the source, and what the receiver is told."""
+"""What becomes of the source, and what the receiver gets."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_a_move_ends_also_where_the_source_was_freed_meanwhile(slow_pair):
     assert lacks_nothing(a, HBM)
 
 
-def test_the_receiver_is_told_what_came_with_the_cookie(world):
+def test_the_receiver_gets_blocks_and_cookie(world):
     received = []
     a, b = world.pair(on_received=received.append)
     own, data = a.published(tokens(2))
@@ -82,7 +82,7 @@ def test_the_receiver_is_told_what_came_with_the_cookie(world):
     assert b.used(DRAM) == (14, 0, 2)
 
 
-def test_a_receiver_that_does_not_want_what_came_fails_the_senders_transfer(world):
+def test_a_callback_that_raises_fails_the_senders_transfer(world):
     def refuse(received):
         b.free_mem(received.addresses)
         raise MemPoolError("not wanted")
@@ -95,7 +95,7 @@ def test_a_receiver_that_does_not_want_what_came_fails_the_senders_transfer(worl
     assert b.counters()["incoming"] == a.counters()["outgoing"] == 0
 
 
-def test_a_transfer_whose_head_is_deleted_meanwhile_is_refused_and_leaves_nothing(slow_pair):
+def test_a_transfer_whose_head_is_deleted_is_refused(slow_pair):
     a, b, slow = slow_pair
     own, _ = a.filled(4)
     slow.open.set()
@@ -112,7 +112,7 @@ def test_a_transfer_whose_head_is_deleted_meanwhile_is_refused_and_leaves_nothin
     assert b.counters()["leases"] == 0
 
 
-def test_what_is_under_way_is_not_visible_and_what_it_is_read_from_is_not_reused(slow_pair):
+def test_blocks_under_way_are_invisible_and_their_source_is_kept(slow_pair):
     a, b, slow = slow_pair
     own, data = a.filled(4)
     under_way = a.start.transfer_with_insert("b", tokens(4), own)

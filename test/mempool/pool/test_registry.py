@@ -39,7 +39,7 @@ def _reaches(pool, instance):
     return True
 
 
-def test_members_of_a_registry_find_each_other_and_free_what_the_dead_held(world, registry, until):
+def test_members_find_each_other_and_free_what_the_dead_held(world, registry, until):
     a = world.pool("a", "tcp", registries=[registry])
     with world.lonely("b", registries=[registry]) as b:
         until(lambda: _reaches(b, "a"))
@@ -67,9 +67,9 @@ def test_an_instance_that_does_not_fit_the_others_does_not_join(world, registry)
     assert threading.active_count() == threads
 
 
-def test_an_instance_that_was_declared_dead_goes_on_under_a_new_incarnation(world, until):
+def test_an_instance_declared_dead_goes_on_as_a_new_incarnation(world, until):
     # Instances say that they live every half second: too seldom for this one.
-    registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion=0.1, death=0.3)
+    registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion_s=0.1, death_s=0.3)
     try:
         with world.lonely("a", registries=[registry.endpoint]) as a:
             first = a.info.incarnation

@@ -37,7 +37,7 @@ def test_blocks_of_another_instance_are_allocated_and_freed(world, scheme):
     assert b.counters()["held_blocks"] == 0
 
 
-def test_more_blocks_than_the_other_instance_has_are_refused_with_its_name(world):
+def test_too_many_blocks_are_refused_with_the_instances_name(world):
     a, b = world.pair()
     with pytest.raises(OutOfBlocks, match="17 blocks asked") as caught:
         a.alloc_mem(17, DRAM, "b")
@@ -45,7 +45,7 @@ def test_more_blocks_than_the_other_instance_has_are_refused_with_its_name(world
     assert lacks_nothing(b)
 
 
-def test_what_one_instance_holds_at_another_is_not_a_thirds_to_free_or_to_write_to(world):
+def test_blocks_held_for_one_instance_are_closed_to_a_third(world):
     a, b = world.pair()
     c = world.pool("c")
     addresses = a.alloc_mem(2, DRAM, "b")

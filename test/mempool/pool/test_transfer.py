@@ -119,7 +119,7 @@ def test_the_tail_of_a_sequence_is_inserted_where_its_head_is(world):
     assert torch.equal(b.found(tokens(5)), data)
 
 
-def test_blocks_held_at_the_other_instance_are_its_own_once_they_are_published(world):
+def test_held_blocks_belong_to_the_receiver_once_published(world):
     a, b = world.pair()
     own, data = a.filled(3)
     target = a.alloc_mem(3, HBM, "b")

@@ -24,13 +24,15 @@ def is_call(frame):
 def honest_calls(pool, layout):
     incarnation = pool.info.incarnation
     blocks = messages.pack(np.arange(4))
-    asks = [
+    requests = [
         AllocMem(Medium.DRAM, 3),
         FreeMem(Medium.HBM, incarnation, blocks),
         Offer(layout=layout, medium=Medium.DRAM, count=2, tokens=messages.pack(np.arange(4))),
         Offer(layout=layout, medium=Medium.HBM, count=4, incarnation=incarnation, blocks=blocks),
     ]
-    return [messages.encode(Call(n, Caller("stranger", 1), 5.0, ask)) for n, ask in enumerate(asks)]
+    return [
+        messages.encode(Call(n, Caller("stranger", 1), 5.0, request)) for n, request in enumerate(requests)
+    ]
 
 
 def mutated(frame, chance):
@@ -80,7 +82,7 @@ def test_ten_thousand_bad_frames_touch_no_block_and_are_counted(make_pool, raw, 
     pool.free_mem(mine)
 
 
-def test_calls_of_a_stranger_with_wrong_values_are_answered_and_change_nothing(make_pool, raw, layout):
+def test_a_strangers_wrong_calls_are_answered_and_change_nothing(make_pool, raw, layout):
     pool = make_pool("pool")
     held = pool.alloc_mem(4)
     chance, stranger = random.Random(815), raw(pool.info.control)
@@ -91,7 +93,7 @@ def test_calls_of_a_stranger_with_wrong_values_are_answered_and_change_nothing(m
     for n in range(2000):
         medium, some = chance.choice(list(Medium)), chance.choice(blocks)
         count = chance.choice(numbers[3:])
-        ask = chance.choice(
+        request = chance.choice(
             [
                 AllocMem(medium, count),
                 FreeMem(medium, chance.choice([pool.info.incarnation, *numbers]), some or b"no"),
@@ -101,7 +103,7 @@ def test_calls_of_a_stranger_with_wrong_values_are_answered_and_change_nothing(m
                 Offer(layout=msgspec.structs.replace(layout, layers=3), medium=medium, count=1),
             ]
         )  # fmt: skip
-        frame = messages.encode(Call(n, Caller("stranger", 1), 5.0, ask))
+        frame = messages.encode(Call(n, Caller("stranger", 1), 5.0, request))
         sent += is_call(frame)
         stranger.send(frame)
     for _ in range(sent):

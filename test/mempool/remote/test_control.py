@@ -47,7 +47,7 @@ def make_control(things):
 
 @pytest.fixture
 def slow_owner(make_control):
-    """An owner that answers when it is told to, and what it was asked."""
+    """An owner that answers when it may, and the requests that it got."""
     asked, go = [], threading.Event()
 
     def serve(call):
@@ -71,9 +71,7 @@ class LateToOpen(InProcess):
         return connection
 
 
-def test_answers_that_make_no_sense_end_the_connection_and_the_next_question_is_answered(
-    make_control, things
-):
+def test_bad_replies_end_the_connection_and_the_next_request_works(make_control, things):
     context = zmq.Context()
     things.callback(context.destroy, linger=0)
     liar = context.socket(zmq.ROUTER)

@@ -51,7 +51,7 @@ def test_more_than_this_very_machine_has_is_refused(make):
         make(LAYOUT, "1000000 TiB")
 
 
-def test_blocks_are_copied_in_parts_where_they_are_more_than_staging_holds(monkeypatch):
+def test_blocks_beyond_the_staging_memory_are_copied_in_parts(monkeypatch):
     monkeypatch.setattr("mempool.tiers.tier._STAGING_BYTES", 3 * LAYOUT.block_bytes)
     source = Tier.of(Owner("a", 1, Medium.HBM), device_buffers(LAYOUT, 8))
     target = Tier.of(Owner("a", 1, Medium.DRAM), dram_arena(LAYOUT, 8))

@@ -223,7 +223,7 @@ def test_an_answer_for_an_old_incarnation_is_not_taken(pair, tools, caplog):
     tools.answered(decode, ROOM, PROMPT, ANSWER)
     tools.until(lambda: decode.agent.tick() or counters(decode).get("write_backs_sent"))
     old = prefill.agent._pool.info.incarnation
-    prefill.agent._pool._fenced(old, old + 1)
+    prefill.agent._pool._cluster.fenced(old, old + 1)
     prefill.agent.tick()
     assert counters(prefill)["write_backs_stale"] == 1
     assert prefill.known([*PROMPT, *ANSWER][:24]) == 8

@@ -3,8 +3,8 @@
 import pytest
 import zmq
 
+from mempool.membership.client import MembershipClient
 from mempool.membership.errors import JoinFailed
-from mempool.membership.member import MembershipClient
 from mempool.membership.messages import (
     Change,
     ChangeKind,
@@ -57,14 +57,14 @@ def test_a_lost_change_is_asked_for_again(start_registry, join, fake, make_info,
     a = join("a", start_registry().endpoint, fake.endpoint)
     fake.wait_join()
     fake.say(MembershipSnapshot(1, 5, (MemberStatus(make_info("x")),), True))
-    a.wait_told("x", "joined")
+    a.wait_for_changes("x", "joined")
     later = ChangeNotice(7, Change(ChangeKind.JOINED, make_info("z")))
     fake.say(later if loss == "a change" else HeartbeatAck(6))
     fake.wait_join()
     fake.say(MembershipSnapshot(1, 7, (MemberStatus(make_info("y")), MemberStatus(make_info("z"))), True))
     for name in "yz":
-        a.wait_told(name, "joined")
-    a.wait_told("x", "joined", "died")
+        a.wait_for_changes(name, "joined")
+    a.wait_for_changes("x", "joined", "died")
 
 
 def test_one_that_is_no_registry_is_let_go_and_tried_again(start_registry, join, fake):
@@ -90,27 +90,25 @@ def test_a_callback_that_raises_does_not_end_the_membership(start_registry, join
         on_change=refuse,
         on_fenced=print,
         on_stopped=print,
-        heartbeat=0.1,
+        heartbeat_s=0.1,
     )
     open_things.callback(member.close)
     member.join()
     b = join("b", registry.endpoint)
     c = join("c", registry.endpoint)
-    b.wait_told("c", "joined")
+    b.wait_for_changes("c", "joined")
     c.member.close()
-    b.wait_told("c", "joined", "left")
+    b.wait_for_changes("c", "joined", "left")
     assert set(b.member.members) == {"a"}
 
 
-def test_one_registry_of_two_is_enough_and_the_other_is_joined_when_it_is_there(
-    start_registry, join, free_port
-):
+def test_one_registry_of_two_is_enough_and_the_other_joins_later(start_registry, join, free_port):
     away, here = f"tcp://127.0.0.1:{free_port()}", start_registry()
     a = join("a", away, here.endpoint)
     late = start_registry(away)
     b = join("b", late.endpoint)
-    a.wait_told("b", "joined")
-    b.wait_told("a", "joined")
+    a.wait_for_changes("b", "joined")
+    b.wait_for_changes("a", "joined")
 
 
 def test_a_join_that_no_registry_answers_says_what_was_tried(join, free_port):
@@ -142,7 +140,7 @@ def test_the_fenced_give_up_their_state_before_they_join_anew_or_stay_out(
         on_change=print,
         on_fenced=fenced,
         on_stopped=lambda error: order.append("stopped"),
-        heartbeat=0.1,
+        heartbeat_s=0.1,
     )
     open_things.callback(member.close)
     member._thread.start()

@@ -1,4 +1,4 @@
-"""What depends on the version of SGLang and has no seam of its own: the version gate and the closed enum."""
+"""The version gate, and SGLang's closed enum of transfer backends and registry of radix caches."""
 
 import os
 from importlib.metadata import version
@@ -23,8 +23,8 @@ def untested_sglang() -> str | None:
 def add_transfer_backend() -> None:
     """Makes `--disaggregation-transfer-backend memserve` parse, and `TransferBackend("memserve")` valid.
 
-    The enum is closed, and replacing the class would leave modules that imported it with another one:
-    a member is added in place, and the existing ones keep their identity.
+    The enum is closed, and modules that have imported the class would keep the old one if it were replaced.
+    So a member is added in place; the existing members keep their identity.
     """
     from sglang.srt.disaggregation.utils import TransferBackend
     from sglang.srt.server_args import add_disagg_transfer_backend_choices
@@ -43,7 +43,7 @@ def add_transfer_backend() -> None:
 
 
 def add_radix_cache() -> None:
-    """Makes `--radix-cache-backend memserve` known."""
+    """Makes `--radix-cache-backend memserve` valid."""
     from sglang.srt.mem_cache.registry import get_radix_cache_factory, register_radix_cache_backend
 
     if get_radix_cache_factory(BACKEND) is None:

@@ -14,6 +14,8 @@ from mempool.tiers.sizes import bytes_of_size
 
 # A receiver acknowledges every 2 MiB, and counts as dead after 10 s without an acknowledgement.
 _MIN_BANDWIDTH = 1 << 20
+# A message for each layer of each block, arXiv 2406.17565's baseline: benchmarks measure it.
+_NOT_OFFERED = (TransferMode.BY_REQUEST,)
 _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACHING and so on; the flag wins):
   --memserve-caching {basic,1,2,3}
                         which instances keep KV. basic: none; 1: prefill keeps what it computed; 2: decode
@@ -22,17 +24,29 @@ _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACH
   --memserve-dram SIZE  host memory for KV of requests that have ended; it is loaded from there when it has
                         left the device. "8GiB", "10%" of the free memory, "4096 blocks", or 0 for none
                         (default: 2% on a GPU host, 256MiB elsewhere)
-  --memserve-transfer {aggregated,by-layer,by-request}
+  --memserve-transfer {aggregated,by-layer}
                         how prefill sends KV to decode. aggregated: all layers of a block together; by-layer:
-                        each layer while the next one computes; by-request: a message for each layer of each
-                        block, for benchmarks alone (default: aggregated)
+                        each layer while the next one computes (default: aggregated)
   --memserve-max-bandwidth SIZE
                         the most KV that is sent to each other instance in a second: "100MiB", or 0 for no
                         bound (Linux only; default: 0)
   --memserve-registries URL[,URL]
                         registries (memserve registry) through which instances find each other, to fetch
                         prefixes from one another (default: none)
+  --memserve-feed-port PORT
+                        where routers hear what this instance caches
+  --memserve-control-port PORT, --memserve-block-port PORT
+                        where other instances ask for KV, and where they send it
+  --memserve-transfer-port PORT
+                        where a decode instance receives KV from prefill; rank N listens on PORT + N
+  --memserve-rank-port PORT
+                        where SGLang's ranks hear from their peers on the other side of the split; rank N
+                        listens on PORT + N
+                        (default of all ports: 0, a free one)
 """
+
+
+_PORTS = ("feed_port", "control_port", "block_port", "transfer_port", "rank_port")
 
 
 class OptionError(ValueError):
@@ -44,7 +58,7 @@ class InstanceOptions:
     """`dram`: as `mempool.tiers.sizes.blocks_of_size` takes it; "0" for none; "" for the device's default.
 
     `registries`: endpoints, with commas between them. `max_bandwidth`: bytes, as `bytes_of_size` takes them;
-    "0" for no bound. Raises OptionError.
+    "0" for no bound. Ports: 0 for a free one. Raises OptionError.
     """
 
     caching: CachingMode = CachingMode.WRITE_BACK
@@ -52,6 +66,11 @@ class InstanceOptions:
     registries: str = ""
     transfer: TransferMode = TransferMode.AGGREGATED
     max_bandwidth: str = "0"
+    feed_port: int = 0
+    control_port: int = 0
+    block_port: int = 0
+    transfer_port: int = 0
+    rank_port: int = 0
 
     def __post_init__(self) -> None:
         for endpoint in self.all_registries:
@@ -61,6 +80,9 @@ class InstanceOptions:
                 raise OptionError(f"--memserve-registries: {error}") from None
         if self.max_bytes_per_second and self.max_bytes_per_second < _MIN_BANDWIDTH:
             raise OptionError(f"--memserve-max-bandwidth {self.max_bandwidth}: give at least 1MiB, or 0")
+        pinned = [port for port in (getattr(self, name) for name in _PORTS) if port]
+        if len(set(pinned)) < len(pinned):
+            raise OptionError(f"MemServe's ports {pinned} are not all different")
 
     def dram_for(self, device: str) -> str:
         """The size of the DRAM tier where KV is on a torch device of this type."""
@@ -85,6 +107,7 @@ class InstanceOptions:
         for name, choices in (("caching", CachingMode), ("transfer", TransferMode)):
             if name in texts:
                 values[name] = _choice(name, texts[name], choices)
+        values |= {name: _port(name, texts[name]) for name in _PORTS if name in texts}
         return cls(**values)
 
     @classmethod
@@ -117,15 +140,20 @@ def take(argv: list[str]) -> tuple[InstanceOptions, list[str]]:
             raise OptionError(f"{flag} needs a value: --help lists MemServe's flags")
         given[name] = text
     environment = InstanceOptions.from_environment()
-    return InstanceOptions.parse({**vars(environment), **given}), rest
+    return InstanceOptions.parse({**{k: str(v) for k, v in vars(environment).items()}, **given}), rest
 
 
 def flag_names() -> list[str]:
     return [f"--memserve-{field.name.replace('_', '-')}" for field in fields(InstanceOptions)]
 
 
+def port_flags() -> dict[str, str]:
+    """The flags that pin a port, each with its environment variable."""
+    return {f"--memserve-{name.replace('_', '-')}": _variable(name) for name in _PORTS}
+
+
 def variables() -> list[str]:
-    """The environment variables that instances read their options from."""
+    """The environment variables from which instances read their options."""
     return [_variable(field.name) for field in fields(InstanceOptions)]
 
 
@@ -151,7 +179,15 @@ def _choice(name: str, text: str, choices: type[StrEnum]) -> StrEnum:
     try:
         return choices(text)
     except ValueError:
-        raise OptionError(f"--memserve-{name} {text}: choose from {', '.join(choices)}") from None
+        offered = [choice for choice in choices if choice not in _NOT_OFFERED]
+        raise OptionError(f"--memserve-{name} {text}: choose from {', '.join(offered)}") from None
+
+
+def _port(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        flag = f"--memserve-{name.replace('_', '-')}"
+        raise OptionError(f"{flag} {text}: give a port from 1 to 65535, or 0 for a free one")
+    return int(text)
 
 
 def _variable(name: str) -> str:

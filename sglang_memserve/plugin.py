@@ -6,7 +6,7 @@ import sys
 from sglang_memserve import compat
 from sglang_memserve.cpu import attention as cpu_attention
 from sglang_memserve.cpu.attention import registration
-from sglang_memserve.cpu_detection import on_cpu
+from sglang_memserve.cpu_host import on_cpu
 from sglang_memserve.hooks import table as hooks
 
 logger = logging.getLogger(__name__)

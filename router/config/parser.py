@@ -23,6 +23,14 @@ class Parser(argparse.ArgumentParser):
             self.error(self._unknown(unknown))
         return found, unknown
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Names the nearest of many choices instead of all of them."""
+        if action.choices is not None and value not in action.choices:
+            near = did_you_mean(str(value), map(str, action.choices))
+            if near:
+                raise argparse.ArgumentError(action, f"invalid choice: {value!r}{near}")
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         """Exits with status 2, without the usage, which would bury the message."""
         self.exit(2, f"{self.prog}: {message}\n")

@@ -125,8 +125,8 @@ class RouterConfig(BaseModel):
     """All settings of `python -m router.launch_router`. Times are in seconds, sizes in bytes.
 
     Without instances it waits for some to be added. `without_effect`: flags of sglang_router's that were
-    given and mean nothing here. Raises ConfigError for prefill without decode or the reverse, a malformed or
-    repeated URL, and a number out of range. A profile is read when the router starts.
+    given and have no effect here. Raises ConfigError for prefill without decode or the reverse, a malformed
+    or repeated URL, and a number out of range. A profile is read when the router starts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""sglang_router's flags that the router does not have: which it takes all the same, and which it refuses."""
+"""sglang_router's flags that the router does not have: those it ignores, and those it refuses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _ONE, _ANY, _SOME, _SWITCH = None, "*", "+", 0
 
 
 class Flag(NamedTuple):
-    """`nargs` is argparse's, 0 for a switch. `harmless`: values that say what is so here anyway."""
+    """`nargs` is argparse's, 0 for a switch. `harmless`: values that describe what the router does anyway."""
 
     nargs: int | str | None
     words: str
     harmless: tuple[str, ...] = ()
 
 
-# What they tune is not here, or is the instances' own.
+# What they tune does not exist here, or belongs to the instances.
 WITHOUT_EFFECT: dict[str, Flag] = {
     **dict.fromkeys(
         ("cache-threshold", "balance-abs-threshold", "balance-rel-threshold", "eviction-interval-secs",
@@ -29,7 +29,7 @@ WITHOUT_EFFECT: dict[str, Flag] = {
     "mini-lb": Flag(_SWITCH, "there is one router"),
     **dict.fromkeys(
         ("worker-startup-timeout-secs", "worker-startup-check-interval"),
-        Flag(_ONE, "nobody waits for an instance: it serves once a probe has reached it"),
+        Flag(_ONE, "the router waits for no instance: it serves once a probe has reached it"),
     ),
     "health-success-threshold": Flag(_ONE, "one successful probe is enough", ("1",)),
     "disable-health-check": Flag(_SWITCH, "an instance serves once a probe has reached it"),
@@ -71,7 +71,7 @@ WITHOUT_EFFECT: dict[str, Flag] = {
 
 _KEYS = "the router has one key for all clients: give --api-key"
 _TLS = "the router speaks plain HTTP: let a proxy before it do TLS"
-# Serving without these would be wrong, or open to who should be kept out.
+# Serving without these would be wrong, or insecure.
 REFUSED: dict[str, Flag] = {
     "enable-igw": Flag(_SWITCH, "a router serves one model: run one for each"),
     "service-discovery": Flag(_SWITCH, "give the URLs, or add instances while it runs with POST /workers"),
@@ -95,7 +95,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def without_effect(given: argparse.Namespace) -> tuple[str, ...]:
-    """The flags given that mean nothing here. Raises ConfigError for one that cannot be left out."""
+    """The given flags that have no effect here. Raises ConfigError for a flag that cannot be ignored."""
     for name, flag in REFUSED.items():
         if _says_something(given, name, flag):
             raise ConfigError(f"--{name} of sglang_router is not supported here: {flag.words}")

@@ -20,7 +20,7 @@ class RequestRecord:
     `prefill` and `decode`: the instances that serve it, of the latest attempt; an instance that serves it
     alone is `decode`. `decision`: why those, where a policy chose. `outcome`: what the answer reported.
     `ttft_s` and `stream_s`, of a stream: from the request's headers to its first bytes, and from these to its
-    last. `stream_events`: how many events came in between.
+    last. `stream_events`: how many events it had, but for the final `[DONE]`.
     """
 
     __slots__ = (

@@ -52,7 +52,10 @@ class AccessLog:
                 logger.info(line(request.method, request.rel_url.raw_path, status, record))
 
     async def _answering(self, request: web.Request, response: web.StreamResponse) -> None:
-        record = request[RECORD]
+        record = request.get(RECORD)
+        if record is None:
+            # aiohttp refuses an unknown Expect header before any middleware.
+            record = request[RECORD] = RequestRecord(_request_id(request))
         record.answering()
         response.headers[REQUEST_ID] = record.request_id
         self._metrics.answered(_path(request), response.status, record)

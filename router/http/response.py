@@ -40,7 +40,8 @@ async def deliver(request: web.Request, answer: UpstreamAnswer, timeout_s: float
         async for chunk in answer.rest:
             await _write(request, response, chunk, timeout_s)
             last, events = chunk, events + chunk.count(sse.END)
-        record.stream_ended(events)
+        if answer.failure is None:
+            record.stream_ended(events - last.endswith(sse.DONE))
     except Failure as failure:
         logger.warning("a stream broke off: %s", failure)
         if response.content_type != sse.CONTENT_TYPE:

@@ -92,4 +92,4 @@ def least_loaded(instances: Sequence[Instance], partner: Instance | None, rng: r
     """The one with the lowest load; drawn among equals."""
     loads = [load_of(instance, partner) for instance in instances]
     lowest = min(loads)
-    return rng.choice([one for one, load in zip(instances, loads, strict=True) if load == lowest])
+    return rng.choice([instance for instance, load in zip(instances, loads, strict=True) if load == lowest])

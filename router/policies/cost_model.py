@@ -46,7 +46,7 @@ class CostModelPolicy:
             best = estimates.of(instances[totals.index(min(totals))])
             assert best is not None
             bound = best.total_s + _TIE_SHARE * best.until_prefilled_s
-            ties = [one for one, total_s in zip(instances, totals, strict=True) if total_s <= bound]
+            ties = [instance for instance, total_s in zip(instances, totals, strict=True) if total_s <= bound]
             return least_loaded(ties, partner, self._rng)
 
         route = route_by(candidates, request, cheapest, cached)

@@ -30,7 +30,7 @@ class LongestPrefix:
         def longest(instances: Sequence[Instance], partner: Instance | None) -> Instance:
             lengths = [cached.get(instance, NOTHING).tokens for instance in instances]
             best = max(lengths)
-            ties = [one for one, length in zip(instances, lengths, strict=True) if length == best]
+            ties = [instance for instance, length in zip(instances, lengths, strict=True) if length == best]
             return least_loaded(ties, partner, self._rng)
 
         return route_by(candidates, request, longest, cached)

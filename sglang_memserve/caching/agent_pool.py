@@ -39,8 +39,8 @@ def start_pool(
             role=config.role,
             namespace=config.namespace,
             registries=config.registries,
-            control_url=endpoint_of("tcp", config.host, 0),
-            data_url=endpoint_of("stream", config.host, 0),
+            control_url=endpoint_of("tcp", config.host, config.control_port),
+            data_url=endpoint_of("stream", config.host, config.block_port),
         ),
         stores={Medium.DRAM: arena},
         engine=EngineHbm(
@@ -54,4 +54,4 @@ def start_pool(
 def serve_feeds(config: CachingAgentConfig, hbm: Feed, dram: Feed) -> FeedServer:
     """DRAM that only stages what is under way has no feed."""
     feeds = {Medium.HBM: hbm} | ({Medium.DRAM: dram} if config.publishes else {})
-    return FeedServer(endpoint_of("tcp", config.host, 0), feeds)
+    return FeedServer(endpoint_of("tcp", config.host, config.feed_port), feeds)

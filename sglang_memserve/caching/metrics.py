@@ -14,7 +14,7 @@ _INTERVAL_S = 1.0
 _GAUGES = ("dram_blocks", "dram_blocks_in_use")
 
 
-class Metrics:
+class MetricsPublisher:
     """Publishes what `read` returns: numbers by name, and dicts of numbers by source. It skips other values.
 
     The scheduler's process makes it. SGLang's main process collects the metrics from files, for which

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from router.cost import ModelShape
+from sglang_memserve import cpu_host
 from sglang_memserve.calibrate.attention import BACKENDS
-from sglang_memserve.cpu import dtype as cpu_dtype
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 
 
@@ -51,6 +51,6 @@ def model_shape(folder: str) -> ModelShape:
     """The model of `folder`, in the dtype that this host computes in. Raises CalibrationError."""
     try:
         config = json.loads((Path(folder) / "config.json").read_text())
-        return ModelShape.from_config(config, "float32" if cpu_dtype.prefers_float32() else None)
+        return ModelShape.from_config(config, "float32" if cpu_host.prefers_float32() else None)
     except (OSError, ValueError, AttributeError) as error:
         raise CalibrationError(f"{folder}: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_memserve.cli.address import URL_VARIABLE, checked_url, key_of
-from sglang_memserve.cli.engine import require_engine
+from sglang_memserve.cli.engine import PUT_AFTER, require_engine
 
 _EXAMPLES = """\
 examples:
@@ -29,34 +29,35 @@ def add_command(commands: Any) -> None:
         description="Starts systems on this machine (--arms), or takes some that run already (--url), "
         "replays the same workload on each in turn, and reports latencies, load and errors.",
         epilog=_EXAMPLES,
+        passed_on=PUT_AFTER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--list", action="store_true", help="say what arms and workloads there are, and end")
+    parser.add_argument("--list", action="store_true", help="list arms and workloads, and exit")
     for title, flags in _flags().items():
         group = parser.add_argument_group(title)
         for name, text, how in flags:
             group.add_argument(name, default=None, help=text, **how)
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, passes_on=True)
 
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Returns 0 when all was measured, 1 for an error, 2 for a wrong value, 130 after Ctrl-C."""
-    # Here, so that no other command pays for what this one imports.
+    # Imported here, so that no other command loads it.
     from sglang_memserve.bench import children
     from sglang_memserve.bench.serving import arms
     from sglang_memserve.bench.serving.benchmark import benchmark
-    from sglang_memserve.bench.serving.options import Options
+    from sglang_memserve.bench.serving.options import BenchOptions
 
     if args.list:
         print(listed())
         return 0
-    names = [field.name for field in dataclasses.fields(Options)]
+    names = [field.name for field in dataclasses.fields(BenchOptions)]
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     given["api_key"] = args.api_key or key_of()
     if args.arms:
         require_engine("memserve bench --arms")
     given["urls"] = _urls(args.urls or [], bool(args.arms))
-    options = Options(**given, extra=tuple(passed_on))
+    options = BenchOptions(**given, extra=tuple(passed_on))
     for name in options.arms:
         arms.named(name)
     for url in options.urls:
@@ -94,42 +95,46 @@ def _flags() -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
             ("--api", _API, {"choices": ("generate", "generate-text", "completions", "chat")}),
             ("--request-model", "`model` in requests of OpenAI's forms", {"metavar": "NAME"}),
             ("--no-ignore-eos", _EOS, {"action": "store_false", "dest": "ignore_eos"}),
-            ("--api-key", "presented to every system (default: MEMSERVE_API_KEY)", {"metavar": "KEY"}),
+            ("--api-key", "API key for every system (default: MEMSERVE_API_KEY)", {"metavar": "KEY"}),
         ],
         "workload": [
             ("--workload", "see --list (default: sharegpt)", {"metavar": "NAME"}),
-            ("--traces", "read the workload from a file here, if it is there", _path("DIR")),
+            ("--traces", "folder to read the workload from, if it has the file", _path("DIR")),
             ("--tokenizer", "a model's folder or tokenizer.json, for texts", {"metavar": "MODEL"}),
-            ("--sessions", "how many (default: by the machine)", number),
+            ("--sessions", "number of sessions (default: by the machine)", number),
             ("--rates", _RATES, {"type": _rates, "metavar": "R,R"}),
-            ("--scale", "all lengths times this (default: by the machine)", amount | {"metavar": "S"}),
-            ("--max-context", "a session ends before it; scaled too", {"type": _count, "metavar": "TOKENS"}),
-            ("--vocabulary", "made-up token ids are from here to there", _VOCABULARY),
-            ("--seed", "of lengths, tokens, arrivals and order", {"type": int, "metavar": "N"}),
-            ("--option", "of this workload alone; repeatable", _many("more", _option, "NAME=JSON")),
+            ("--scale", "factor for all lengths (default: by the machine)", amount | {"metavar": "S"}),
+            (
+                "--max-context",
+                "maximum context of a session, before scaling",
+                {"type": _count, "metavar": "TOKENS"},
+            ),
+            ("--vocabulary", "range of generated token ids", _VOCABULARY),
+            ("--seed", "seed of lengths, tokens, arrivals and order", {"type": int, "metavar": "N"}),
+            ("--option", "option of the workload; repeatable", _many("more", _option, "NAME=JSON")),
         ],
         "measurement": [
-            ("--rounds", "in each, every arm has its turn (default: 3)", number),
-            ("--slo-ttft", "goodput counts the requests within this", amount | {"metavar": "MS"}),
-            ("--slo-tpot", "and within this", amount | {"metavar": "MS"}),
-            ("--timeout", "of one request (default: 120)", amount | {"metavar": "S"}),
-            ("--run-timeout", "of one run of one arm (default: 600)", amount | {"metavar": "S"}),
+            ("--rounds", "rounds; each measures every arm once (default: 3)", number),
+            ("--slo-ttft", "limit of TTFT for goodput", amount | {"metavar": "MS"}),
+            ("--slo-tpot", "limit of TPOT for goodput", amount | {"metavar": "MS"}),
+            ("--timeout", "timeout of a request (default: 120)", amount | {"metavar": "S"}),
+            ("--run-timeout", "timeout of a run of an arm (default: 600)", amount | {"metavar": "S"}),
             ("--up", _UP, {"choices": ("auto", "together", "in-turn")}),
         ],
         "instances that --arms starts (SGLang's own flags follow after `--`)": [
             ("--model", "a local folder or a hub name (default: the embedded model)", {}),
-            ("--attention-backend", "of every instance", {"metavar": "NAME"}),
-            ("--threads", "of every instance (default: 1)", number),
+            ("--attention-backend", "attention backend of every instance", {"metavar": "NAME"}),
+            ("--threads", "threads of every instance (default: 1)", number),
             ("--pool-tokens", "KV pool of every instance (default: 16384)", number),
-            ("--port", "takes free ports from here up (default: 39000)", number),
-            ("--log-dir", "keep the processes' logs here", _path("DIR")),
-            ("--peers", "what scripts/setup_peers.sh has installed", _path("DIR")),
+            ("--port", "first port to try (default: 39000)", number),
+            ("--log-dir", "folder for the logs", _path("DIR")),
+            ("--peers", "folder that scripts/setup_peers.sh has installed into", _path("DIR")),
         ],
         "report": [
-            ("--json", "end with one JSON object", {"action": "store_true"}),
+            ("--json", "print the report as JSON too, last", {"action": "store_true"}),
             ("--plot", "draw rates, cdf and timeline here (needs matplotlib)", _path("DIR")),
             ("--plot-format", "of the drawings (default: svg)", {"choices": ("png", "svg")}),
-            ("--records", "write a line of JSON for each request", _path("FILE")),
+            ("--records", "file for a line of JSON for each request", _path("FILE")),
         ],
     }
 

@@ -1,4 +1,4 @@
-"""`memserve calibrate`: what the router's cost model knows of a device."""
+"""`memserve calibrate`: the profile of a device, for the router's cost model."""
 
 import argparse
 import asyncio
@@ -17,32 +17,36 @@ examples:
   memserve calibrate --out profile.json
   memserve calibrate --out profile.json --url http://127.0.0.1:30001 --attention-backend torch_native
 
-Without --url, the profile holds the operators alone: what the engine adds to them is taken for nothing.
+Without --url, the profile has the operators alone, without the engine's overhead.
 Measure while the machine does nothing else. docs/cost_model.md says what the figures mean."""
 
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "calibrate",
-        help="measure the operators that the router's cost model is made of",
+        help="measure a device for the router's cost model",
         description="Measures a model's operators on the device of this machine, in under two minutes, and "
         "writes the profile that the router's cost model reads.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the profile goes")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file to write the profile to"
+    )
     parser.add_argument("--model", help="a folder with config.json (default: the embedded model)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
-        "--attention-backend", metavar="NAME", help="that the instances run (default: memserve_cpu)"
+        "--attention-backend",
+        metavar="NAME",
+        help="attention backend of the instances (default: memserve_cpu)",
     )
-    parser.add_argument("--threads", type=int, help="that an instance on a CPU has (default: 1)")
-    parser.add_argument("--page-size", type=int, help="of the instances (default: 16)")
+    parser.add_argument("--threads", type=int, help="threads of an instance on a CPU (default: 1)")
+    parser.add_argument("--page-size", type=int, help="page size of the instances (default: 16)")
     parser.add_argument(
-        "--transfer-gb-s", type=float, metavar="GB/s", help="bandwidth between instances, where it is known"
+        "--transfer-gb-s", type=float, metavar="GB/s", help="bandwidth between instances, if it is known"
     )
-    parser.add_argument("--url", help="an idle instance of this model: adds what an engine adds")
-    parser.add_argument("--api-key", metavar="KEY", help="the instance's (default: MEMSERVE_API_KEY)")
+    parser.add_argument("--url", help="an idle instance of this model, to measure the engine's overhead")
+    parser.add_argument("--api-key", metavar="KEY", help="the instance's API key (default: MEMSERVE_API_KEY)")
     parser.set_defaults(command=run)
 
 
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace, passed_on: list[str]) -> int:
         raise UsageError(f"--out {args.out}: there is no folder {args.out.parent}")
     url = checked_url(args.url, "--url") if args.url else None
     key = args.api_key or os.environ.get("MEMSERVE_API_KEY")
-    # Here, so that no other command pays for torch.
+    # Imported here, so that no other command loads torch.
     from sglang_memserve.calibrate import calibration
     from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
 

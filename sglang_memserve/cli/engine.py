@@ -4,6 +4,8 @@ import importlib.util
 
 from sglang_memserve.cluster.errors import UsageError
 
+PUT_AFTER = "put flags of SGLang after `--`"
+
 
 def require_engine(command: str) -> None:
     """Raises UsageError where `command` cannot work for lack of SGLang."""

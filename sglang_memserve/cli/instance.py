@@ -5,7 +5,7 @@ import asyncio
 import os
 from typing import Any
 
-from sglang_memserve.cli.engine import require_engine
+from sglang_memserve.cli.engine import PUT_AFTER, require_engine
 from sglang_memserve.cluster.errors import UsageError
 from sglang_memserve.cluster.sglang_flags import check_flags
 from sglang_memserve.cluster.spec import InstanceSpec
@@ -21,7 +21,7 @@ def add_command(commands: Any) -> None:
         "instance",
         help="one SGLang instance, in the foreground",
         description="Runs one SGLang instance in the foreground. Flags of SGLang go after `--`.",
-        passed_on="put flags of SGLang after `--`",
+        passed_on=PUT_AFTER,
     )
     parser.add_argument("--role", required=True, choices=("prefill", "decode", "colocated"))
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -32,7 +32,7 @@ def add_command(commands: Any) -> None:
         help=f"where decode instances find a prefill instance (default: {_BOOTSTRAP_PORT})",
     )
     parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, passes_on=True)
 
 
 def run(args: argparse.Namespace, extra: list[str]) -> int:

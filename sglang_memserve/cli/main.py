@@ -38,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = make_parser().parse_args(own)
         environment.check(os.environ)
+        if passed_on and not getattr(args, "passes_on", False):
+            raise UsageError(
+                f"{passed_on[0]} after `--`: `memserve {args.name}` starts no SGLang to pass it to"
+            )
         command: Command = args.command
         return command(args, passed_on)
     except (ClusterError, ConfigError, ModelError, OSError) as error:
@@ -56,7 +60,7 @@ def make_parser() -> Parser:
     )
     version = importlib.metadata.version("sglang-memserve")
     parser.add_argument("--version", action="version", version=f"memserve {version}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="name")
     for part in (up, instance, router, registry, status, chat, explain, doctor, bench, calibrate):
         part.add_command(commands)
     completion.add_command(commands, make_parser)

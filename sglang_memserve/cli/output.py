@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
+_WIDTH = 500
+
 
 def show(text: str, to: TextIO | None = None, end: str = "\n") -> None:
     """Prints to stdout, or `to`. Once nobody reads that (a closed pipe or terminal), all of it is dropped."""
@@ -45,10 +47,11 @@ def show_table(lines: Sequence[Sequence[str]], styles: Mapping[str, str] | None 
     numeric = [all(_is_number(row[at]) for row in rows) for at in range(len(headings))]
     table = Table(box=SIMPLE, pad_edge=False)
     for heading, right in zip(headings, numeric, strict=True):
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell, (styles or {}).get(cell, "")) for cell in row))
-    Console().print(table)
+    # A terminal wraps what is too wide, and URLs stay whole.
+    Console(width=_WIDTH).print(table)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ def add_command(commands: Any) -> None:
         parents=[make_parser(add_help=False)],
         help="the router, in the foreground (see memserve router --help)",
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, passes_on=True)
 
 
 def run(args: argparse.Namespace, flags: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`memserve up`: a cluster on this machine, with its router, until told to stop."""
+"""`memserve up`: a cluster on this machine, with its router, until a signal stops it."""
 
 import argparse
 import asyncio
@@ -10,7 +10,7 @@ from os import environ
 from typing import Any
 
 from sglang_memserve.cli.demo import examples, run_chat
-from sglang_memserve.cli.engine import require_engine
+from sglang_memserve.cli.engine import PUT_AFTER, require_engine
 from sglang_memserve.cli.output import show
 from sglang_memserve.cli.progress import Progress
 from sglang_memserve.cli.up_config import EXAMPLE, add_settings, read
@@ -36,18 +36,18 @@ def add_command(commands: Any) -> None:
         epilog=f"{EXAMPLE}\n\nA flag wins over the environment (MEMSERVE_PREFILL, MEMSERVE_PORT and so on),\n"
         "the environment over the cluster file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        passed_on="put flags of SGLang after `--`",
+        passed_on=PUT_AFTER,
     )
     add_settings(parser)
     parser.add_argument(
         "--chat", action="store_true", help="when ready, hold a short chat that shows what caching does"
     )
     parser.add_argument("--exit", action="store_true", help="stop when ready, or after the chat")
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, passes_on=True)
 
 
 def run(args: argparse.Namespace, extra: list[str]) -> int:
-    """Returns 0 when told to stop, 1 if the cluster cannot start or can serve no more."""
+    """Returns 0 after a signal, 1 if the cluster cannot start or can serve no more, 2 for a wrong value."""
     require_engine("memserve up")
     config = read(args, extra, environ)
     if config.model is not None:
@@ -71,7 +71,7 @@ class _Up:
         loop = asyncio.get_running_loop()
         work = asyncio.create_task(self._work())
         for number in _STOP_SIGNALS:
-            # nohup's, which is to outlive the terminal
+            # under nohup, which outlives the terminal
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._on_signal, work)
         try:
@@ -111,7 +111,7 @@ class _Up:
                     await self._cluster.stop()
 
     async def _model(self) -> ModelInfo | None:
-        """None if nothing hangs on it. The embedded model is made here, not by all instances at once."""
+        """None if nothing depends on it. The embedded model is made here, not by all instances at once."""
         config = self._config
         if config.model is not None and not sizes_pool(config):
             return None
@@ -129,10 +129,10 @@ class _Up:
                 show(examples(cluster.url, keyed=bool(self._config.api_key)))
                 await watching
 
-    def _say(self, who: str, what: str) -> None:
-        if who != "memserve":
-            self._progress.note(who, what)
-        show(f"[{time.monotonic() - self._began:6.1f} s] {who:<11} {what}")
+    def _say(self, name: str, what: str) -> None:
+        if name != "memserve":
+            self._progress.note(name, what)
+        show(f"[{time.monotonic() - self._began:6.1f} s] {name:<11} {what}")
 
 
 @contextlib.asynccontextmanager

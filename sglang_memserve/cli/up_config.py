@@ -13,6 +13,7 @@ from sglang_memserve.cluster.config import ROLES, ClusterConfig
 from sglang_memserve.cluster.errors import UsageError
 from sglang_memserve.cluster.spec import ROUTER_KEY_VARIABLES
 from sglang_memserve.launch_server import API_KEY_VARIABLE, given
+from sglang_memserve.options import port_flags
 
 _SETTINGS = {
     name: field for name, field in ClusterConfig.model_fields.items() if field.description is not None
@@ -63,6 +64,7 @@ def read(args: argparse.Namespace, passed_on: list[str], environ: Mapping[str, s
     config = config.model_copy(update={"args": (*config.args, *passed_on)})
     _check_router(config.router, args.config)
     _check_keys(config, environ)
+    _check_ports(config, environ)
     return config
 
 
@@ -78,6 +80,18 @@ def _check_router(settings: dict[str, Any], file: Path) -> None:
     if unknown == "without_effect":
         raise ConfigError(f"{shown((unknown,), None)}: there is no such setting")
     RouterConfig.model_validate(settings, context={"shown": shown})
+
+
+def _check_ports(config: ClusterConfig, environ: Mapping[str, str]) -> None:
+    """Raises UsageError where several instances would listen at one port."""
+    for flag, variable in port_flags().items():
+        users = sum(config.of(role).count for role in ROLES if given(list(config.args_of(role)), flag))
+        if users > 1:
+            raise UsageError(f"{flag}: {users} instances cannot listen at one port: leave it out")
+        if environ.get(variable, "0") not in ("", "0") and config.instances > 1:
+            raise UsageError(
+                f"{variable} is set, and {config.instances} instances cannot listen there: unset it"
+            )
 
 
 def _check_keys(config: ClusterConfig, environ: Mapping[str, str]) -> None:

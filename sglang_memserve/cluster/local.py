@@ -24,9 +24,9 @@ _FIRST_REQUEST_S = 120.0
 
 
 async def read_model(name: str | None, timeout_s: float) -> ModelInfo:
-    """Makes the embedded model if that is meant, and reads what is to be known of it. Raises ClusterError.
+    """Makes the embedded model if `name` is None, and describes the model. Raises ClusterError.
 
-    In a process of its own: this may import torch, and ours is to stay small.
+    This runs in a process of its own: it may import torch, and this process stays small.
     """
     command = [
         sys.executable,
@@ -93,16 +93,16 @@ class LocalCluster:
                 raise ClusterError(
                     f"{spec.name} is ready, but the router does not see it after {_NOTICE_S:.0f} s"
                 )
-        for way in _ways(list(self._instances.values())):
-            await probe.generate_on(self._session, way, _FIRST_REQUEST_S)
+        for instances in _paths(list(self._instances.values())):
+            await probe.generate_on(self._session, instances, _FIRST_REQUEST_S)
         await probe.generate_once(self._session, self.url, _FIRST_REQUEST_S)
 
     async def watch(self) -> None:
-        """Restarts what dies. Ends only with ClusterError, when nothing can serve any more."""
+        """Restarts what dies. Raises ClusterError when nothing can serve any more; does not return."""
         await self._supervisor.watch()
 
     async def stop(self) -> None:
-        """Stops the router, then the instances. No process is left."""
+        """Stops the router, then the instances. Leaves no process."""
         await self._supervisor.stop()
 
     def kill(self) -> None:
@@ -124,7 +124,7 @@ class LocalCluster:
         )
 
     def _router_settings(self) -> Path | None:
-        """The file that the router reads those settings from that are in the cluster's."""
+        """Writes the file with the router's settings of the cluster file, if it has any."""
         if not self._config.router:
             return None
         file = self._config.logs / f"{_ROUTER}.yaml"
@@ -172,8 +172,8 @@ class LocalCluster:
         return False
 
 
-def _ways(instances: Sequence[InstanceSpec]) -> list[tuple[InstanceSpec, ...]]:
-    """Each colocated instance, and pairs of prefill and decode in which each of these is."""
+def _paths(instances: Sequence[InstanceSpec]) -> list[tuple[InstanceSpec, ...]]:
+    """Each colocated instance, and pairs that cover all prefill and decode instances."""
     of = {role: [spec for spec in instances if spec.role == role] for role in ("prefill", "decode")}
     pairs = max(map(len, of.values())) if all(of.values()) else 0
     paired = [tuple(specs[number % len(specs)] for specs in of.values()) for number in range(pairs)]

@@ -13,7 +13,7 @@ _TAIL_BYTES = 256 * 1024
 _WIDTH = 240
 _NOISE = re.compile(r"server_args=|ServerArgs\(|Ignore import error")
 # An exception's own line, at the start or behind a log prefix; or a complaint in SGLang's words.
-_TELLING = re.compile(
+_REPORTS_ERROR = re.compile(
     r"(^|[\s.])\w*(Error|Exception|Exit|Interrupt)(:|$)|\b(error|fatal|crashed|killed|refused|failed)\b",
     re.IGNORECASE,
 )
@@ -42,10 +42,10 @@ def _lock(handle: int, folder: Path, port: int) -> None:
 
 
 def last_errors(log: Path, count: int = 6) -> list[str]:
-    """The last `count` different lines that tell of an error, oldest first; without any, the last lines."""
+    """The last `count` different lines that report an error, oldest first; without any, the last lines."""
     lines = [line for line in tail(log) if not _NOISE.search(line)]
-    telling = [line for line in lines if _TELLING.search(line)]
-    unique = list(dict.fromkeys(reversed(telling or lines)))
+    reports = [line for line in lines if _REPORTS_ERROR.search(line)]
+    unique = list(dict.fromkeys(reversed(reports or lines)))
     return [_shortened(line) for line in reversed(unique[:count])]
 
 

@@ -31,7 +31,7 @@ def ports_for(config: ClusterConfig) -> PortPicker:
 def plan_instances(config: ClusterConfig, model: ModelInfo | None, ports: PortPicker) -> list[InstanceSpec]:
     """The instances, each with its ports and its share of the machine. They listen on the loopback only.
 
-    `model` is not needed unless `sizes_pool`. `ports` holds what the instances get, so it outlives them.
+    `model` is needed if `sizes_pool` is true. `ports` holds the ports of the instances, so it outlives them.
     Raises ClusterError if the router's port is taken, or memory, GPUs or ports do not suffice.
     """
     if not is_free(config.host, config.port):

@@ -20,8 +20,8 @@ class PortPicker:
     """Hands out distinct free ports, upwards from `first`, and holds them until the block is left.
 
     An instance binds its port most of a minute after it was picked, and SGLang takes two minutes to give up
-    if that fails. Until then an outgoing connection of anybody's may get the port as its own. A socket
-    that is bound but never listens keeps everybody off, except a server that sets SO_REUSEADDR: ours do.
+    if that fails. Until then the kernel may give the port to an outgoing connection. A socket that is bound
+    but never listens prevents that. Servers that set SO_REUSEADDR, as SGLang's and ours do, can still listen.
     """
 
     def __init__(self, host: str, first: int) -> None:

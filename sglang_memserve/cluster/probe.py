@@ -1,4 +1,4 @@
-"""Questions to the servers of a cluster, over HTTP."""
+"""HTTP requests to the servers of a cluster."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ _LOADING = b"Load weight begin"
 
 
 def client(api_key: str | None = None) -> aiohttp.ClientSession:
-    """A session whose questions take at most a few seconds and present the key; its caller closes it."""
+    """A session with a timeout of a few seconds that presents the key. The caller closes it."""
     return aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
         timeout=aiohttp.ClientTimeout(total=_PROBE_S),
@@ -84,7 +84,7 @@ async def router_phase(session: aiohttp.ClientSession, url: str) -> str:
 
 
 async def generate_once(session: aiohttp.ClientSession, where: str, timeout_s: float, **fields: Any) -> None:
-    """One small request of a router or an instance. Raises ClusterError unless text comes back."""
+    """One small request to a router or an instance. Raises ClusterError unless text comes back."""
     url = f"{where}/generate"
     sampling = {"max_new_tokens": 2, "temperature": 0}
     body = {"text": "One, two, three,", "sampling_params": sampling, **fields}
@@ -97,26 +97,28 @@ async def generate_once(session: aiohttp.ClientSession, where: str, timeout_s: f
         raise ClusterError(f"a request to {url} failed with {response.status}: {answer[:500]!r}")
 
 
-async def generate_on(session: aiohttp.ClientSession, way: Sequence[InstanceSpec], timeout_s: float) -> None:
-    """The same of a colocated instance, or of a prefill and a decode instance, past the router."""
-    first = way[0]
+async def generate_on(
+    session: aiohttp.ClientSession, instances: Sequence[InstanceSpec], timeout_s: float
+) -> None:
+    """One small request to a colocated instance, or to a pair, without the router."""
+    first = instances[0]
     room = {
         "bootstrap_host": urlsplit(first.url).hostname,
         "bootstrap_port": first.bootstrap_port,
         "bootstrap_room": random.getrandbits(62) | 1,
     }
-    fields = room if len(way) > 1 else {}
-    await asyncio.gather(*(generate_once(session, spec.url, timeout_s, **fields) for spec in way))
+    fields = room if len(instances) > 1 else {}
+    await asyncio.gather(*(generate_once(session, spec.url, timeout_s, **fields) for spec in instances))
 
 
 async def healthy_workers(session: aiohttp.ClientSession, router: str) -> set[str]:
-    """URLs of the instances that the router sends requests to. Raises ClusterError."""
+    """The URLs of the instances that the router sends requests to. Raises ClusterError."""
     workers = await ask(session, f"{router}/workers")
     return {worker["url"].rstrip("/") for worker in worker_list(workers) if worker.get("healthy")}
 
 
 def worker_list(answer: Any) -> list[dict[str, Any]]:
-    """The entries of what GET /workers gave. Raises ClusterError if it is something else."""
+    """The entries of a GET /workers answer. Raises ClusterError if it is something else."""
     listed = answer.get("workers") if isinstance(answer, dict) else answer
     if not isinstance(listed, list) or not all(
         isinstance(w, dict) and isinstance(w.get("url"), str) for w in listed

@@ -28,7 +28,7 @@ class ServerProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Starts it with a new log, the last run's is kept beside it. Raises OSError if there can be none."""
+        """Starts it with a new log; the log of the last run is kept beside it. Raises OSError."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         if self._log.exists():
             self._log.replace(self._log.with_suffix(".previous.log"))
@@ -59,7 +59,7 @@ class ServerProcess:
         return await self._process.wait()
 
     async def stop(self, grace_s: float) -> bool:
-        """Asks it to end, and kills all of it after `grace_s` seconds. True if that was not needed.
+        """Sends SIGTERM, and kills it after `grace_s` seconds. True if it ended by itself.
 
         When this returns, none of its processes is left.
         """
@@ -77,7 +77,7 @@ class ServerProcess:
             await self.clean()
 
     async def clean(self) -> None:
-        """Kills what is left of its session, and waits until it is gone, so that its ports are free."""
+        """Kills the rest of its session and waits until it is gone, so that its ports are free."""
         while self.kill():
             await asyncio.sleep(_POLL_S)
 

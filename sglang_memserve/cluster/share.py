@@ -14,7 +14,7 @@ from sglang_memserve.cluster.errors import ClusterError
 PROCESS_BYTES = (
     4_500_000_000  # what SGLang's three processes of one instance take, beside weights and KV of any size
 )
-MAX_POOL_TOKENS = 65_536  # more helps few on a CPU, and takes memory from everything else
+MAX_POOL_TOKENS = 65_536  # more rarely helps on a CPU, and takes memory from everything else
 _CGROUP = Path("/sys/fs/cgroup")
 
 

@@ -1,4 +1,4 @@
-"""One SGLang instance or router: how it is called and where it listens."""
+"""One SGLang instance or router: its command and where it listens."""
 
 import sys
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class InstanceSpec:
 
     `threads` are OpenMP's, `max_total_tokens` is the KV pool's size in tokens, `gpus` are what CUDA may see,
     `api_key` is asked of clients (it travels in the environment, since everybody can read command lines),
-    `registries` are how instances know each other, and `extra` are flags of SGLang's that win over everything
+    through `registries` instances find each other, and `extra` are flags of SGLang's that win over everything
     else.
     """
 

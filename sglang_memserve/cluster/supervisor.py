@@ -12,12 +12,12 @@ from sglang_memserve.cluster.logs import last_errors
 from sglang_memserve.cluster.process import ServerProcess, describe_exit
 
 Report = Callable[[str, str], None]
-"""Takes a member's name and what there is to say."""
+"""Takes a member's name and its new state, in words."""
 
 
 @dataclass
 class Member:
-    """A process of the cluster. `phase` says in a word how far its start has come: "ready" when it serves."""
+    """A process of the cluster. `phase` returns how far its start has come: "ready" when it serves."""
 
     name: str
     argv: Sequence[str]
@@ -58,8 +58,8 @@ class Limits:
 class Supervisor:
     """Owns the processes of `members`.
 
-    `serves` says whether those not lost for good can still answer requests. `settle` runs after a restart and
-    returns what to report.
+    `serves`: whether the members that are not lost can still answer requests. `settle` runs after a restart
+    and returns what to report.
     """
 
     def __init__(
@@ -78,9 +78,10 @@ class Supervisor:
         self._settle = settle
 
     async def start(self, prove: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Starts all at once, returns when each is ready and `prove` has come through.
+        """Starts all at once. Returns when each is ready and `prove` has returned.
 
-        Raises ClusterError for the first that is not ready, or dies before this ends, and as `prove` does.
+        Raises ClusterError for the first that is not ready in time or dies before this ends, and what `prove`
+        raises.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -99,7 +100,7 @@ class Supervisor:
             raise errors.exceptions[0] from None
 
     async def watch(self) -> None:
-        """Restarts what dies. Returns never; raises ClusterError when what is left cannot serve."""
+        """Restarts what dies. Never returns; raises ClusterError when the rest cannot serve."""
         await _all(self._keep(member) for member in self._members)
         raise ClusterError("every process of the cluster is gone")
 
@@ -114,16 +115,16 @@ class Supervisor:
             raise failures[0]
 
     def kill(self) -> None:
-        """Ends all at once, without asking."""
+        """Kills all at once."""
         for member in self._members:
             member.process.kill()
 
     async def _stop(self, member: Member) -> None:
         if member.process.pid is None or member.lost:
             return
-        asked = await member.process.stop(self._limits.stop_s)
+        stopped = await member.process.stop(self._limits.stop_s)
         self._report(
-            member.name, "stopped" if asked else f"killed: still there after {self._limits.stop_s:.0f} s"
+            member.name, "stopped" if stopped else f"killed: still there after {self._limits.stop_s:.0f} s"
         )
 
     async def _first_launch(self, member: Member) -> None:
@@ -142,7 +143,7 @@ class Supervisor:
         try:
             await prove()
         except ClusterError:
-            # If it failed of a death, that is seen a moment later, and says more.
+            # If a process died of it, that is seen a moment later, and says more.
             await asyncio.sleep(self._limits.poll_s)
             raise
 
@@ -201,8 +202,8 @@ async def _all(work: Iterable[Coroutine[None, None, None]]) -> None:
     """Runs all of it together; the first failure ends the rest."""
     try:
         async with asyncio.TaskGroup() as group:
-            for one in work:
-                group.create_task(one)
+            for coroutine in work:
+                group.create_task(coroutine)
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
 

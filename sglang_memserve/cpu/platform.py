@@ -7,9 +7,9 @@ from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
-from sglang_memserve.cpu import dtype as cpu_dtype
+from sglang_memserve import cpu_host
 from sglang_memserve.cpu.attention import registration
-from sglang_memserve.cpu_detection import CpuPlatformMark
+from sglang_memserve.cpu_host import CpuPlatformMark
 
 
 def activate() -> str | None:
@@ -22,7 +22,7 @@ class MemServeCpuPlatform(CpuDeviceMixin, SRTPlatform, CpuPlatformMark):
     _enum = PlatformEnum.OOT
 
     def apply_server_args_defaults(self, server_args: Any) -> None:
-        if server_args.dtype == "auto" and cpu_dtype.prefers_float32():
+        if server_args.dtype == "auto" and cpu_host.prefers_float32():
             server_args.dtype = "float32"
 
     def get_default_attention_backend(self) -> str:

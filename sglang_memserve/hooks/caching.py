@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sglang_memserve.hooks.applied import require_applied
+from sglang_memserve.hook_check import require_applied
 from sglang_memserve.hooks.scheduler_state import scheduler_state
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def attach(scheduler: Any, pool: Any, host: str, wakeup: "SchedulerWakeup") -> "
         registries=options.all_registries,
         namespace={"model": model_digest(args.model_path)},
         max_bandwidth=options.max_bytes_per_second,
+        feed_port=options.feed_port,
+        control_port=options.control_port,
+        block_port=options.block_port,
     )
     state.agent = CachingAgent(
         config,
@@ -110,7 +113,7 @@ def _fetch(scheduler: Any, req: Any) -> None:
         try:
             agent.on_arrival(req)
         except Exception:
-            logger.exception("what %s could find elsewhere", req.rid)
+            logger.exception("the fetch for %s could not start", req.rid)
 
 
 @contextlib.contextmanager

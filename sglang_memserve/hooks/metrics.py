@@ -7,11 +7,13 @@ from sglang_memserve.hooks.scheduler_state import scheduler_state
 
 def start_metrics(scheduler: Any) -> None:
     """Where the server runs with `--enable-metrics`; each metric has the labels of SGLang's own."""
-    from sglang_memserve.caching.metrics import Metrics
+    from sglang_memserve.caching.metrics import MetricsPublisher
 
     collector = getattr(scheduler, "metrics_collector", None)
     if collector is not None and counters(scheduler) is not None:
-        scheduler_state(scheduler).metrics = Metrics(lambda: counters(scheduler) or {}, collector.labels)
+        scheduler_state(scheduler).metrics = MetricsPublisher(
+            lambda: counters(scheduler) or {}, collector.labels
+        )
 
 
 def publish(scheduler: Any) -> None:

@@ -1,7 +1,7 @@
 """A room for each sample of a prompt, in SGLang's main process.
 
-For `n` > 1 SGLang 0.5.23 sends a warm-up of each prompt, and then its n samples, all into the prompt's one
-room. Prefill and decode do so in the same order: the k-th use of a room names the same room on both.
+For `n` > 1, SGLang 0.5.23 sends a warm-up of each prompt and then its n samples, all into one room. Prefill
+and decode send them in the same order, so the k-th use of a room gets the same new room on both.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -9,13 +9,13 @@ from contextlib import aclosing
 from typing import Any
 
 _ROOM_BITS = (1 << 63) - 1
-# Odd, so that no two uses of a room meet, and large: a batch's rooms may be neighbours.
+# Odd, so that all uses of a room get different rooms, and large: a batch's rooms may be neighbours.
 _STRIDE = 0x1E3779B97F4A7C15
 _USES = "memserve_room_uses"
 
 
 def room_of(room: int, use: int) -> int:
-    """The room of a room's use number `use`, the first of which is the room itself; never 0."""
+    """The room for use number `use` of `room`: use 0 is the room itself. Never 0."""
     return (room + use * _STRIDE) & _ROOM_BITS or 1
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sglang_memserve.caching.agent import CachingAgent
-    from sglang_memserve.caching.metrics import Metrics
+    from sglang_memserve.caching.metrics import MetricsPublisher
     from sglang_memserve.scheduler_wakeup import SchedulerWakeup
     from sglang_memserve.transfer.manager import MemServeKVManager
 
@@ -23,7 +23,7 @@ class SchedulerState:
     manager: "MemServeKVManager | None" = None
     agent: "CachingAgent | None" = None
     wakeup: "SchedulerWakeup | None" = None
-    metrics: "Metrics | None" = None
+    metrics: "MetricsPublisher | None" = None
 
 
 def scheduler_state(scheduler: Any) -> SchedulerState:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sglang_memserve.cpu import dtype as cpu_dtype
+from sglang_memserve import cpu_host
 from sglang_memserve.model.embedded import ModelError
 
 
@@ -38,7 +38,7 @@ def describe_model(path: str) -> ModelInfo:
 
 
 def _kv_bytes(config: dict[str, Any]) -> int:
-    element = 4 if "float32" in _dtype(config) or cpu_dtype.prefers_float32() else 2
+    element = 4 if "float32" in _dtype(config) or cpu_host.prefers_float32() else 2
     layers = int(config["num_hidden_layers"])
     if config.get("kv_lora_rank"):
         return layers * (int(config["kv_lora_rank"]) + int(config["qk_rope_head_dim"])) * element
@@ -52,7 +52,7 @@ def _weight_bytes(folder: Path, config: dict[str, Any]) -> int:
     # Only one of the two forms is loaded, and the first is preferred.
     forms = (folder.glob(pattern) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
     stored = next(filter(None, (sum(file.stat().st_size for file in files) for files in forms)), 0)
-    widened = cpu_dtype.prefers_float32() and "float32" not in _dtype(config)
+    widened = cpu_host.prefers_float32() and "float32" not in _dtype(config)
     return 2 * stored if widened else stored
 
 

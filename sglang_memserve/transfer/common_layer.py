@@ -7,11 +7,28 @@ CommonKVManager everywhere.
 from collections.abc import Mapping
 from typing import Any
 
+import zmq
 from sglang.srt.disaggregation.base.conn import KVPoll
 from sglang.srt.disaggregation.common.conn import ABORT_TAG, AbortNotification
 from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
 from mempool.errors import FrameError
+from mempool.sockets import endpoint_of
+
+
+def pin_rank_port(manager: Any, first: int) -> None:
+    """Moves the socket of this rank's control messages to the port `first` + rank, unless `first` is 0.
+
+    SGLang binds it to a free port. Call this before prefill registers the port, and before a thread reads the
+    socket.
+    """
+    port = first + int(manager.kv_args.engine_rank)
+    if not first or manager.rank_port == port:
+        return
+    socket = manager.server_socket
+    socket.unbind(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+    socket.bind(endpoint_of("tcp", manager.local_ip, port))
+    manager.rank_port = port
 
 
 class CommonLayer:

@@ -18,15 +18,17 @@ from sglang_memserve.transfer.host import SideHost
 
 
 class DecodeSide:
-    """`buffers`: SGLang's KV pool. `forward_stream`: the scheduler's, on which the engine writes KV."""
+    """`buffers`: SGLang's KV pool. `forward_stream`: the scheduler's, on which the engine writes KV. `port`:
+    where blocks are received; 0 for a free one.
+    """
 
-    def __init__(self, host: SideHost, buffers: PagedBuffers, forward_stream: Any) -> None:
+    def __init__(self, host: SideHost, buffers: PagedBuffers, forward_stream: Any, *, port: int = 0) -> None:
         self._host = host
         self._common = DecodeLayer(host)
         self._forward_stream = forward_stream if buffers.device.type == "cuda" else None
         self._buffers = buffers
         self._layout = buffers.layout
-        self._blocks = BlockReceiver(endpoint_of("stream", host.local_ip, 0))
+        self._blocks = BlockReceiver(endpoint_of("stream", host.local_ip, port))
         # Scheduler thread only. Several where one decode rank gets KV from several prefill ranks.
         self._tickets: dict[int, list[int]] = {}
         self._first_tokens: FirstTokens | None = None
@@ -106,8 +108,8 @@ class DecodeSide:
             # Where one rank sends all of it, all of it is here.
             if self._first_tokens is not None and self._common.prefill_ranks(room) == 1:
                 self._first_tokens.landed(room, aux_index)
-        if handoff.prefilled is not None:
-            self._host.introduce(room, handoff.prefilled)
+        if handoff.origin is not None:
+            self._host.introduce(room, handoff.origin)
         # Last: the scheduler reads the rows once the status says that they are there.
         self._common.landed(room, handoff.prefill_rank)
 

@@ -19,6 +19,7 @@ from sglang_memserve.kv_pool import paged_buffers
 from sglang_memserve.options import InstanceOptions
 from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 from sglang_memserve.transfer.by_layer import ByLayer
+from sglang_memserve.transfer.common_layer import pin_rank_port
 from sglang_memserve.transfer.connection_watch import ConnectionWatch
 from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.prefill import PrefillSide
@@ -35,23 +36,30 @@ class MemServeKVManager(CommonKVManager):
         # Before super(): the common layer's constructor may already change a room's status.
         self.wakeup = SchedulerWakeup()
         self._status_lock = threading.Lock()
+        self._rank_port = InstanceOptions.from_environment().rank_port
         super().__init__(args, disaggregation_mode, server_args, *rest)
+        pin_rank_port(self, self._rank_port)
         self.prefill: PrefillSide | None = None
         self.decode: DecodeSide | None = None
         self.agent: CachingAgent | None = None
 
+    def register_to_bootstrap(self) -> None:
+        """Called by the common layer's constructor, on prefill: others learn the rank's port here."""
+        pin_rank_port(self, self._rank_port)
+        super().register_to_bootstrap()
+
     @property
-    def prefilled(self) -> PrefillOrigin | None:
+    def origin(self) -> PrefillOrigin | None:
         """Where decode instances send answers back to: this instance."""
         return None if self.agent is None else self.agent.prefill_origin
 
-    def introduce(self, room: int, prefilled: PrefillOrigin) -> None:
+    def introduce(self, room: int, origin: PrefillOrigin) -> None:
         """Names the prefill instance that served the room. Its request is unaffected where that fails."""
         if self.agent is not None:
             try:
-                self.agent.introduce(room, prefilled)
+                self.agent.introduce(room, origin)
             except MemPoolError as error:
-                logger.warning("answers are not sent back to %s: %s", prefilled.instance.instance, error)
+                logger.warning("answers are not sent back to %s: %s", origin.instance.instance, error)
 
     def attach_agent(self, agent: CachingAgent | None) -> None:
         """The scheduler's agent. It is made once the pool is attached."""
@@ -65,8 +73,8 @@ class MemServeKVManager(CommonKVManager):
         limits.refuse_unsupported_pool(pool, self.kv_args.state_types)
         buffers = paged_buffers(pool)
         limits.refuse_unknown_layout(buffers.layout, self.kv_args.kv_item_lens)
+        options = InstanceOptions.from_environment()
         if self.disaggregation_mode == DisaggregationMode.PREFILL:
-            options = InstanceOptions.from_environment()
             mode = TransferMode(options.transfer)
             layers = buffers.layout.layers
             by_layer = ByLayer(pool, buffers.device, layers) if mode == TransferMode.BY_LAYER else None
@@ -74,7 +82,8 @@ class MemServeKVManager(CommonKVManager):
                 self, buffers, mode=mode, by_layer=by_layer, max_bandwidth=options.max_bytes_per_second
             )
         else:
-            self.decode = DecodeSide(self, buffers, forward_stream)
+            port = options.transfer_port and options.transfer_port + self.kv_args.engine_rank
+            self.decode = DecodeSide(self, buffers, forward_stream, port=port)
             self.connections = ConnectionWatch(self._on_lost)
             self._start_heartbeat_checker_thread()
 

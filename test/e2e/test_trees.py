@@ -171,7 +171,7 @@ def test_an_instance_that_dies_leaves_the_trees_and_comes_back_to_them(two, post
 
 @pytest.mark.full
 def test_by_answers_alone_the_trees_are_stale(two, post, halves, router_over):
-    """The paper's way, for comparison: docs/router.md has the figure."""
+    """The paper's way, for comparison: docs/results/routing.md has the figure."""
     with router_over(two, "--tree-update", "response") as url:
         trees, pairs = Trees(url, two, post, halves, seed=10), []
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""A router on real sockets, and mock SGLang instances that record what they get and fail when told to."""
+"""A router on real sockets, and mock SGLang instances that record what they get and fail on request."""
 
 import asyncio
 import json
@@ -198,7 +198,7 @@ async def start(free_port):
 
 @pytest.fixture
 async def pd(start):
-    """One prefill and one decode instance: `pd.p`, `pd.d`."""
+    """A prefill and a decode instance: `pd.p`, `pd.d`."""
     cluster = await start(prefill=1, decode=1)
     cluster.p, cluster.d = cluster.prefill[0], cluster.decode[0]
     return cluster

@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 
 import aiohttp
 import pytest
+
+from router.config.flags import parse
 
 
 @pytest.fixture
@@ -43,6 +46,24 @@ def test_importing_it_brings_in_neither_torch_nor_an_engine(module):
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", code]))
     assert "aiohttp" in loaded
     assert not {"torch", "sglang", "sglang_memserve", "transformers"} & set(loaded)
+
+
+def test_it_says_its_version():
+    printed = subprocess.check_output([sys.executable, "-m", "router.launch_router", "--version"], text=True)
+    assert printed.split() == ["memserve", version("sglang-memserve")]
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "enabled"),
+    [
+        ([], {}, True),
+        (["--no-access-log"], {}, False),
+        ([], {"MEMSERVE_ROUTER_ACCESS_LOG": "0"}, False),
+        (["--access-log"], {"MEMSERVE_ROUTER_ACCESS_LOG": "false"}, True),
+    ],
+)
+def test_the_access_log_is_on_unless_it_is_switched_off(argv, environment, enabled):
+    assert parse(argv, environment).access_log is enabled
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

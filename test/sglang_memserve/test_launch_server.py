@@ -79,7 +79,7 @@ def test_the_milestones_say_who_keeps_kv(caching, prefill_keeps, decode_keeps):
         assert args.disaggregation_decode_retraction_backup == only_without
 
 
-def test_a_server_that_is_not_split_takes_part_unless_another_cache_is_asked_for():
+def test_a_colocated_server_takes_part_unless_it_has_another_cache():
     assert parsed([]).radix_cache_backend == "memserve"
     assert parsed([], caching="1").radix_cache_backend == "memserve"
     assert parsed([], caching="basic").disable_radix_cache
@@ -92,7 +92,7 @@ def test_another_transfer_backend_can_be_asked_for():
     assert parsed(argv).disaggregation_transfer_backend == "mooncake"
 
 
-def test_decode_without_a_cache_keeps_retracted_kv_where_no_gpu_kernel_is_needed():
+def test_decode_without_a_cache_keeps_retracted_kv_on_the_cpu():
     argv = ["--disaggregation-mode", "decode", "--disable-radix-cache"]
     args = parsed(argv)
     assert not args.disaggregation_decode_enable_radix_cache

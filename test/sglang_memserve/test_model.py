@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sglang_memserve.cpu import dtype as cpu_dtype
+from sglang_memserve import cpu_host
 from sglang_memserve.model import ModelError, describe_model, resolve_model
 from sglang_memserve.model import embedded as embedded_module
 
@@ -137,7 +137,7 @@ def test_a_hub_name_is_passed_on():
 @pytest.fixture
 def widened(monkeypatch):
     """widened(yes): as on a host that computes bfloat16 in float32, or as on others."""
-    return lambda yes: monkeypatch.setattr(cpu_dtype, "prefers_float32", lambda: yes)
+    return lambda yes: monkeypatch.setattr(cpu_host, "prefers_float32", lambda: yes)
 
 
 @pytest.mark.parametrize(

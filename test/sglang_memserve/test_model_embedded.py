@@ -2,7 +2,7 @@
 
 import pytest
 
-from sglang_memserve.cpu import dtype as cpu_dtype
+from sglang_memserve import cpu_host
 from sglang_memserve.model import describe_model, embedded, embedded_model
 
 pytest.importorskip("gguf")
@@ -19,7 +19,7 @@ def tokenizer(folder):
 
 
 def test_its_size(folder, monkeypatch):
-    monkeypatch.setattr(cpu_dtype, "prefers_float32", lambda: False)
+    monkeypatch.setattr(cpu_host, "prefers_float32", lambda: False)
     info = describe_model(str(folder))
     assert (info.context_length, info.kv_bytes_per_token) == (8192, 23040)
 

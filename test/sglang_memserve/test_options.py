@@ -3,7 +3,7 @@
 import pytest
 
 from mempool.flags import TransferMode
-from sglang_memserve.options import InstanceOptions, OptionError, check_variables, take
+from sglang_memserve.options import InstanceOptions, OptionError, check_variables, help_text, take
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,13 @@ def test_bad_values_are_refused_by_the_flags_name(argv, says):
         take(argv)
 
 
+def test_the_mode_for_benchmarks_is_offered_to_nobody():
+    with pytest.raises(OptionError) as refused:
+        take(["--memserve-transfer", "by-requests"])
+    assert str(refused.value).endswith("choose from aggregated, by-layer")
+    assert "by-request" not in help_text()
+
+
 @pytest.mark.parametrize("mode", TransferMode)
 def test_every_transfer_mode_of_the_mempool_can_be_chosen(mode):
     assert take(["--memserve-transfer", mode.value])[0].transfer is mode
@@ -77,3 +84,33 @@ def test_a_variable_that_is_almost_an_options_is_refused():
     with pytest.raises(OptionError, match=r"MEMSERVE_CACHNG is set.*did you mean MEMSERVE_CACHING\?"):
         check_variables({"MEMSERVE_CACHNG": "3"})
     check_variables({"MEMSERVE_CACHING": "3", "MEMSERVE_PORT": "1", "MEMSERVE_ROUTER_PORT": "1"})
+
+
+@pytest.mark.parametrize("name", ["feed", "control", "block", "transfer", "rank"])
+def test_a_port_can_be_pinned_and_reaches_the_instances_processes(name, monkeypatch):
+    options, rest = take([f"--memserve-{name}-port", "7000", "--page-size", "1"])
+    environ = {}
+    options.publish(environ)
+    assert environ[f"MEMSERVE_{name.upper()}_PORT"] == "7000"
+    assert rest == ["--page-size", "1"]
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    assert getattr(InstanceOptions.from_environment(), f"{name}_port") == 7000
+    assert getattr(take([])[0], f"{name}_port") == 7000
+
+
+def test_ports_are_free_ones_unless_pinned():
+    options = take([])[0]
+    ports = [value for name, value in vars(options).items() if name.endswith("_port")]
+    assert ports == [0] * 5
+
+
+@pytest.mark.parametrize("port", ["many", "-1", "65536"])
+def test_a_wrong_port_is_named(port):
+    with pytest.raises(OptionError, match=f"--memserve-feed-port {port}: give a port"):
+        take(["--memserve-feed-port", port])
+
+
+def test_two_pinned_ports_must_differ():
+    with pytest.raises(OptionError, match="not all different"):
+        take(["--memserve-feed-port", "7000", "--memserve-block-port", "7000"])

@@ -87,13 +87,13 @@ class MemServeCpuAttention(AttentionBackend):
     def _stored(
         self, k: torch.Tensor, v: torch.Tensor, layer: Any, forward_batch: Any, save: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The layer's K and V in the pool, with the new tokens'."""
+        """The layer's K and V buffers of the pool, once the new tokens' are in them."""
         if save and k is not None:
             self._pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         return self._pool.get_key_buffer(layer.layer_id), self._pool.get_value_buffer(layer.layer_id)
 
 
 def _by_head(q: torch.Tensor, layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """`q` as `[tokens, heads, dim]`, and room for what comes out for it."""
+    """`q` as `[tokens, heads, dim]`, and an empty tensor for its output."""
     query = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
     return query, query.new_empty(*query.shape[:2], layer.v_head_dim)

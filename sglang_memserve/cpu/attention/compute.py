@@ -11,12 +11,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sglang_memserve.cpu.attention.plan import DecodeGroup, ExtendPart
 
-# Up to here torch's fused kernel takes an extend whole: as fast, and rounded exactly as torch_native's.
+# Up to so many scores, torch's fused kernel computes an extend whole: as fast as in blocks, and rounded
+# exactly as torch_native's.
 FUSED_SCORES = 1 << 19
-# Up to here, 1,448 tokens, prompts without a prefix are worth the same answers as torch_native's. Beyond,
-# blocks are worth more: they take less than half of its time.
+# The same for a prompt without a prefix, of up to 1,448 tokens: there equal answers to torch_native's matter
+# more than time. Longer prompts are computed in blocks, in less than half of the time.
 FUSED_CAUSAL = 1 << 21
-# How many queries a block has: as many as multiply fastest; fewer where their scores would need more memory.
+# Queries of a block: as many as multiply fastest; fewer where their scores would need more memory than this.
 SCORE_BYTES = 32 << 20
 BLOCK_ROWS = range(32, 97)
 
@@ -36,7 +37,7 @@ def decode(
     page_size: int,
     scale: float,
 ) -> torch.Tensor:
-    """One token of each of the group's requests against all it has in the pool. `query`: the group's rows."""
+    """One token of each of the group's requests against all of its KV. `query`: the group's rows."""
     requests, heads, dim = query.shape
     keys, values = (
         gather(cache, group.pages, page_size)[:, : group.tokens].to(query.dtype).transpose(1, 2)
@@ -56,7 +57,7 @@ def extend(
     scale: float,
     out: torch.Tensor,
 ) -> None:
-    """A request's new tokens against its prefix and, causally, themselves. `query` and `out`: its rows."""
+    """A request's new tokens against its prefix and, causally, themselves. `query`, `out`: its rows."""
     total = part.prefix + len(query)
     keys = gather(k_cache, part.pages, page_size)[:total]
     values = gather(v_cache, part.pages, page_size)[:total]
@@ -89,12 +90,12 @@ def _extend_in_blocks(
     scale: float,
     out: torch.Tensor,
 ) -> None:
-    """Scores, their softmax and what they weigh are fp32; bf16 instructions multiply what came as bf16."""
+    """Scores, their softmax and the weighted sum are fp32; bf16 inputs multiply by bf16 instructions."""
     new, heads, dim = query.shape
     k, v = keys.float().permute(1, 2, 0), values.float().transpose(0, 1)
     rows = min(block_rows(heads, len(keys)), new)
     future = torch.full((rows, rows), float("-inf")).triu(1)
-    # Made once: new memory for every block costs more than what is computed in it.
+    # Allocated once: new memory for every block costs more than the block's arithmetic.
     scratch = torch.empty(heads * rows * len(keys))
     # Query heads of one KV head, side by side: [kv_heads, heads of it, tokens, dim].
     shared, shared_out = (x.view(new, len(k), heads // len(k), -1).permute(1, 2, 0, 3) for x in (query, out))
@@ -112,11 +113,11 @@ def _extend_in_blocks(
 
 @contextmanager
 def multiplied_as(*dtypes: torch.dtype) -> Iterator[None]:
-    """In the block fp32 matrices may be multiplied by bf16 instructions, where all of these dtypes are bf16.
+    """In the block, fp32 matrices may be multiplied by bf16 instructions if all of these dtypes are bf16.
 
-    The product of two numbers that came as bf16 is exact in fp32, in which they are summed: nothing is lost,
-    and it is more than twice as fast. Softmax's weights may be rounded to bf16, as torch's own kernel does.
-    On CPUs without the instructions nothing is another.
+    The product of two bf16 numbers is exact in fp32, in which products are summed: nothing is lost, and it is
+    more than twice as fast. Softmax's weights may be rounded to bf16, as in torch's own kernel. Nothing
+    changes on CPUs without these instructions.
     """
     matmul = torch.backends.mkldnn.matmul
     before = matmul.fp32_precision

@@ -1,4 +1,4 @@
-"""What the CPU attention does not do, refused at start by name. docs/limits.md has the same list."""
+"""What the CPU attention does not serve. It is refused at start by name; docs/limits.md has the same list."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +12,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def refuse_unsupported(model_runner: Any) -> None:
-    """Raises Unsupported with everything that the model, its pool and the arguments ask for in vain."""
-    asked = [*_of_arguments(model_runner), *_of_pool(model_runner.token_to_kv_pool)]
+    """Raises Unsupported with all that the model, its pool and the arguments need and that is not served."""
+    needed = [*_of_arguments(model_runner), *_of_pool(model_runner.token_to_kv_pool)]
     for layer in attention_layers(model_runner.model):
-        asked += _of_layer(layer)
-    if asked:
-        reasons = "; ".join(dict.fromkeys(asked))
+        needed += _of_layer(layer)
+    if needed:
+        reasons = "; ".join(dict.fromkeys(needed))
         raise Unsupported(
             f"--attention-backend {NAME} does not serve {reasons}: choose another --attention-backend"
         )

@@ -1,4 +1,4 @@
-"""What the C library does with the memory of a forward's tensors."""
+"""Lets the C library keep the memory of a forward's tensors for the next forward."""
 
 import ctypes
 
@@ -7,7 +7,7 @@ _LARGE = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Lets the process keep up to 1 GiB of what its tensors free; False where it cannot be told to.
+    """Lets the process keep up to 1 GiB of what its tensors free; False where the C library cannot.
 
     glibc otherwise gives large blocks back to the kernel, which zeroes them page by page when the next
     layer, or the next token, asks for the same again.

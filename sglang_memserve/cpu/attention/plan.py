@@ -1,17 +1,17 @@
-"""What a batch reads from the KV pool: worked out once for a forward, used by all of its layers."""
+"""The pages that a batch reads from the KV pool: planned once a forward, and used by all of its layers."""
 
 from typing import NamedTuple
 
 import torch
 
-# A group's requests are padded to its longest one: beyond this, the padding costs more than another call.
+# A group's requests are padded to its longest: beyond this, the padding costs more than another call.
 MAX_PADDING = 1.5
 
 
 class DecodeGroup(NamedTuple):
-    """Requests of similar length. `rows`: theirs in the batch. `pages`: `[requests, pages]`, int64.
+    """Requests of similar length. `rows`: their rows in the batch. `pages`: `[requests, pages]`, int64.
 
-    `tokens`: of the longest. `mask`: `[requests, 1, 1, tokens]`, 0 or -inf, to be added to the
+    `tokens`: those of the longest request. `mask`: `[requests, 1, 1, tokens]`, 0 or -inf, to be added to the
     scores; None where no token is padding.
     """
 

@@ -40,7 +40,7 @@ def test_flag_over_environment_over_default():
     assert parse(WORKER, {}) == RouterConfig(colocated=("http://a:1",))
 
 
-def test_a_port_for_prometheus_is_had_by_who_asks_for_it():
+def test_prometheus_gets_a_port_of_its_own_on_request():
     assert parse(WORKER, {}).prometheus_port is None
     config = parse([*WORKER, "--prometheus-port", "29000", "--prometheus-host", "0.0.0.0"], {})
     assert (config.prometheus_port, config.prometheus_host) == (29000, "0.0.0.0")
@@ -102,7 +102,7 @@ def test_a_wrong_value_is_named(argv, environ, words):
         assert word in str(error.value)
 
 
-def test_the_trees_are_fed_by_events_unless_told_otherwise():
+def test_trees_are_fed_by_events_by_default():
     assert parse(WORKER, {}).tree_update == "events"
     assert parse([*WORKER, "--tree-update", "response"], {}).tree_update == "response"
     with pytest.raises(ConfigError, match="tree_update 'magic' is unknown; known: events, response"):

@@ -90,7 +90,7 @@ def test_a_share_is_from_0_to_1(factor):
 
 
 def test_the_manual_lists_every_flag():
-    manual = (ROOT / "docs" / "router.md").read_text()
+    manual = (ROOT / "docs" / "guides" / "from-sglang-router.md").read_text()
     known = [*WITHOUT_EFFECT, *REFUSED]
     assert [name for name in known if f"`--{name}`" not in manual] == []
 
@@ -101,6 +101,6 @@ def test_sglang_router_has_no_flag_that_is_unknown_here():
         pytest.skip("sglang_router is not installed (scripts/setup_peers.sh)")
     flags = set(re.findall(r'f?"--(?:\{prefix\})?([a-z0-9-]+)"', path.read_text()))
     others = flags - {"prometheus-port", "prometheus-host"}
-    known = {one[2:] for action in make_parser()._actions for one in action.option_strings}
+    known = {flag[2:] for action in make_parser()._actions for flag in action.option_strings}
     assert len(others) > 90
     assert others - known == set()

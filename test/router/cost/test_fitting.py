@@ -18,7 +18,7 @@ def test_no_coefficient_is_below_0():
     assert slope > 1
 
 
-def test_two_columns_that_say_the_same_do_not_share():
+def test_two_equal_columns_do_not_share_their_weight():
     first, second = nonnegative([(n, 2.0 * n) for n in (1.0, 2.0, 5.0)], [3.0, 6.0, 15.0])
     assert (first, second) == (pytest.approx(3.0), 0.0)
 
@@ -31,7 +31,7 @@ def test_relative_errors_count_so_small_times_are_not_drowned():
 
 
 @pytest.mark.parametrize("seconds", [[0.0, 1.0], [-1.0, 1.0]])
-def test_a_time_that_is_none_is_refused(seconds):
+def test_an_impossible_time_is_refused(seconds):
     with pytest.raises(FitError, match="above 0"):
         nonnegative([(1.0,), (1.0,)], seconds)
 

@@ -25,8 +25,8 @@ def test_what_is_cached_costs_its_attention_alone(model):
 
 
 def test_a_batch_shares_the_forward(model):
-    one = model.prefill_seconds([(0, 64)])
-    assert one < model.prefill_seconds([(0, 64)] * 4) < 4 * one
+    single = model.prefill_seconds([(0, 64)])
+    assert single < model.prefill_seconds([(0, 64)] * 4) < 4 * single
 
 
 @pytest.mark.parametrize("batch", [[], [(500, 0)]])
@@ -38,18 +38,18 @@ def test_what_is_longer_than_a_forward_takes_several(profile, shape):
     model = CostModel(profile, shape, forward_tokens=1000)
     parts = [[(200, 1000)], [(1200, 500), (0, 500)], [(500, 300)]]
     assert model.prefill_seconds([(200, 1500), (0, 800)]) == pytest.approx(
-        sum(model.prefill_seconds(part) for part in parts)
+        sum(model.prefill_seconds(forward) for forward in parts)
     )
 
 
 def test_ranks_make_it_faster_and_their_all_reduce_slower(profile, shape):
     free = msgspec.structs.replace(profile, all_reduce=AllReduce(links={2: MemoryBound()}))
     slow = msgspec.structs.replace(profile, all_reduce=AllReduce(links={2: MemoryBound(call_s=1e-3)}))
-    one, two, slowed = (CostModel(p, shape, tp) for p, tp in ((profile, 1), (free, 2), (slow, 2)))
+    alone, pair, slowed = (CostModel(p, shape, tp) for p, tp in ((profile, 1), (free, 2), (slow, 2)))
     batch = [(0, 4000)]
-    assert two.prefill_seconds(batch) < 0.8 * one.prefill_seconds(batch)
+    assert pair.prefill_seconds(batch) < 0.8 * alone.prefill_seconds(batch)
     # Two all-reduces in each of 4 layers.
-    assert slowed.prefill_seconds(batch) == pytest.approx(two.prefill_seconds(batch) + 8e-3)
+    assert slowed.prefill_seconds(batch) == pytest.approx(pair.prefill_seconds(batch) + 8e-3)
 
 
 def test_ranks_without_an_all_reduce_are_refused(profile, shape):
@@ -71,7 +71,7 @@ def test_another_dtype_than_the_profile_is_refused(profile, shape):
         CostModel(profile, other)
 
 
-def test_what_the_engine_adds_to_its_operators_is_in_the_price(profile, shape):
+def test_the_engines_overhead_is_in_the_estimate(profile, shape):
     scaled = msgspec.structs.replace(profile, overhead=Overhead(scale=2.0, token_s=1e-6))
     model = CostModel(scaled, shape)
     operators = sum(model.operator_seconds([(0, 500)]).values())

@@ -56,8 +56,8 @@ def test_new_tokens_see_the_prefix_and_half_of_each_other():
 
 def test_few_queries_leave_units_idle():
     kernel = Kernel(tile=64, units=1000, wave_key_s=1e-9)
-    one, twice = kernel.seconds([(4096, 64)], HEADS), kernel.seconds([(4096, 128)], HEADS)
-    assert twice == pytest.approx(one, rel=0.02)
+    once, twice = kernel.seconds([(4096, 64)], HEADS), kernel.seconds([(4096, 128)], HEADS)
+    assert twice == pytest.approx(once, rel=0.02)
 
 
 def test_an_engine_that_pads_computes_the_prefix_again():

@@ -25,7 +25,7 @@ def test_what_is_no_profile_is_named(text, tmp_path):
         load_profile(file)
 
 
-def test_another_version_is_told_before_what_it_lacks(tmp_path):
+def test_another_version_is_named_before_missing_fields(tmp_path):
     file = tmp_path / "old.json"
     file.write_text('{"version": 0, "unknown": []}')
     with pytest.raises(ProfileError, match="version 0, not 1; run memserve calibrate"):

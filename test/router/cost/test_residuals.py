@@ -5,7 +5,7 @@ import pytest
 from router.cost import Residuals
 
 
-def test_an_instance_that_is_slower_for_long_is_priced_so():
+def test_an_instance_that_stays_slower_gets_its_factor():
     residuals = Residuals()
     for _ in range(200):
         residuals.observe("a", 1.0, 1.5)
@@ -20,7 +20,7 @@ def test_one_bad_moment_changes_little():
     assert 1.0 < residuals.factors["a"] < 1.04
 
 
-def test_it_cannot_run_away_and_comes_back():
+def test_a_factor_is_bounded_and_comes_back():
     residuals = Residuals(rate=0.2)
     for _ in range(1000):
         residuals.observe("a", 1.0, 50.0)
@@ -31,14 +31,14 @@ def test_it_cannot_run_away_and_comes_back():
 
 
 @pytest.mark.parametrize("observed", [0.0, -1.0, math.nan, math.inf])
-def test_a_time_that_is_none_is_passed_over(observed):
+def test_an_impossible_time_is_ignored(observed):
     residuals = Residuals()
     residuals.observe("a", 1.0, observed)
     residuals.observe("a", observed, 1.0)
     assert residuals.exported() == {}
 
 
-def test_the_error_is_that_of_what_was_said():
+def test_the_error_is_that_of_the_corrected_prediction():
     residuals = Residuals(rate=1.0, fixed_s=0.0)
     residuals.observe("a", 1.0, 1.5)
     assert residuals.exported()["a"].error == pytest.approx(0.5)

@@ -50,7 +50,7 @@ def test_kv_heads_fewer_than_ranks_are_on_several():
         ({"torch_dtype": "int4"}, "'int4' is not priced"),
     ],
 )
-def test_what_cannot_be_priced_is_named(other, named):
+def test_a_model_without_a_cost_model_is_named(other, named):
     with pytest.raises(ShapeError, match=named):
         ModelShape.from_config(config(**other))
 

@@ -114,7 +114,7 @@ def test_ranks_share_the_work(tmp_path):
     assert pair.send(10_000) < alone.send(10_000)
 
 
-def test_what_is_at_an_address_now_is_what_is_priced(folder):
+def test_speeds_follow_the_server_that_is_at_an_address_now(folder):
     speeds, slow, quick = (
         Speeds(),
         *(reporting(model=str(folder), device=device) for device in ("cpu", "cuda")),
@@ -127,7 +127,7 @@ def test_what_is_at_an_address_now_is_what_is_priced(folder):
     assert speeds.of(quick) is before
 
 
-def test_a_profile_of_ones_own_is_taken_for_all(tmp_path, profile):
+def test_a_given_profile_serves_all_instances(tmp_path, profile):
     profile.save(tmp_path / "p.json")
     speeds = Speeds(str(tmp_path / "p.json"))
     assert speeds.of(reporting(device="cpu")).prefill(0, 9) == speeds.of(reporting(device="cuda")).prefill(

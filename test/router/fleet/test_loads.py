@@ -33,19 +33,23 @@ def answer(*loads, **more):
 
 def test_counters_add_up_and_ratios_are_weighted_by_the_pool():
     total = summed_up([answer(load(1, 10, 100, 0.5)), answer(load(2, 20, 300, 0.1), load(4, 0, 0, 0.9))])
-    (one,) = total["loads"]
-    assert (one["num_running_reqs"], one["num_used_tokens"], one["max_total_num_tokens"]) == (7, 30, 400)
-    assert one["token_usage"] == pytest.approx(0.2)
-    assert (one["dp_rank"], one["timestamp"], one["decode_moments"]) == (0, 4, None)
+    (merged,) = total["loads"]
+    assert (merged["num_running_reqs"], merged["num_used_tokens"], merged["max_total_num_tokens"]) == (
+        7,
+        30,
+        400,
+    )
+    assert merged["token_usage"] == pytest.approx(0.2)
+    assert (merged["dp_rank"], merged["timestamp"], merged["decode_moments"]) == (0, 4, None)
     assert (total["version"], total["accelerator"], total["num_accelerators"]) == ("1", "X", 6)
 
 
 def test_sections_are_summed_up_by_those_who_have_them():
     p = load(1, 1, 1, 1, disaggregation={"mode": "prefill", "prefill_inflight_queue_reqs": 3})
     d = load(1, 1, 1, 1, disaggregation={"mode": "decode", "prefill_inflight_queue_reqs": 1}, lora={"a": 2})
-    (one,) = summed_up([answer(p), answer(d)])["loads"]
-    assert one["disaggregation"] == {"mode": None, "prefill_inflight_queue_reqs": 4}
-    assert one["lora"] == {"a": 2}
+    (merged,) = summed_up([answer(p), answer(d)])["loads"]
+    assert merged["disaggregation"] == {"mode": None, "prefill_inflight_queue_reqs": 4}
+    assert merged["lora"] == {"a": 2}
 
 
 def test_what_differs_or_makes_no_sense_is_null_and_nothing_fails():
@@ -68,10 +72,10 @@ async def test_the_router_gives_the_sum_and_each_instances_own(start):
     status, total = await ask(cluster, "/v1/loads?include=core")
     assert status == 200
     assert total["loads"][0]["num_running_reqs"] == 6
-    assert [(one["url"], one["role"]) for one in total["instances"]] == [
+    assert [(entry["url"], entry["role"]) for entry in total["instances"]] == [
         (mock.url, role) for mock, role in zip(mocks, ("prefill", "decode", "decode"), strict=True)
     ]
-    assert [one["loads"][0]["num_running_reqs"] for one in total["instances"]] == [1, 2, 3]
+    assert [entry["loads"][0]["num_running_reqs"] for entry in total["instances"]] == [1, 2, 3]
     assert [mock.seen[0][0] for mock in mocks] == ["/v1/loads?include=core"] * 3
 
 
@@ -96,6 +100,6 @@ async def test_what_all_refuse_is_answered_in_their_words(start):
 
 async def test_another_format_is_refused(start):
     cluster = await start(colocated=1)
-    status, told = await ask(cluster, "/v1/loads?format=prometheus")
+    status, answer = await ask(cluster, "/v1/loads?format=prometheus")
     assert status == 400
-    assert "prometheus" in told["error"]["message"]
+    assert "prometheus" in answer["error"]["message"]

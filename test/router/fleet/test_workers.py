@@ -20,7 +20,7 @@ async def listed(cluster):
 
 @pytest.fixture
 async def spare(start):
-    """Living instances that no router was told about."""
+    """Living instances that no router knows."""
     return (await start(colocated=3)).colocated
 
 
@@ -147,7 +147,7 @@ async def test_a_removed_instance_ends_what_it_has_and_gets_nothing_more(start, 
     assert len(busy.seen) == 2
 
 
-async def test_an_instance_that_never_gets_idle_is_forgotten_and_what_runs_there_goes_on(start):
+async def test_an_instance_that_never_gets_idle_is_removed_and_its_requests_run(start):
     cluster = await start(colocated=1, request_timeout_secs=0.5)
     mock = cluster.colocated[0]
     mock.chunks *= 10_000
@@ -207,8 +207,8 @@ async def test_who_leaves_is_not_in_the_tree_while_its_last_requests_run(start):
     running = asyncio.create_task(ask(cluster, "POST", "/generate", body))
     await has.arrived.wait()
     await ask(cluster, "DELETE", f"/workers/{has.url}")
-    told = (await ask(cluster, "POST", "/explain", body))[1]
-    assert all(one["cached_tokens"] == 0 for one in told["candidates"])
+    decision = (await ask(cluster, "POST", "/explain", body))[1]
+    assert all(candidate["cached_tokens"] == 0 for candidate in decision["candidates"])
     has.release.set()
     await running
 

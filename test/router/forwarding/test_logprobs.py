@@ -48,7 +48,7 @@ async def events(cluster, body, path="/generate"):
     assert status == 200, raw
     *parts, done, rest = raw.split(b"\n\n")
     assert (done, rest) == (b"data: [DONE]", b"")
-    return [json.loads(one.removeprefix(b"data: ")) for one in parts]
+    return [json.loads(part.removeprefix(b"data: ")) for part in parts]
 
 
 async def test_a_single_answer_gets_the_prompts_part_and_keeps_all_else(pd):
@@ -66,7 +66,7 @@ async def test_a_batch_is_matched_by_its_order(pd):
     answer(pd.p, [part([[None, n, None]]) for n in range(3)])
     answer(pd.d, [part([]) for _ in range(3)])
     _, got = await post(pd, ASKED | {"text": ["a", "b", "c"]})
-    assert [one["meta_info"]["input_token_logprobs"][0][1] for one in json.loads(got)] == [0, 1, 2]
+    assert [part["meta_info"]["input_token_logprobs"][0][1] for part in json.loads(got)] == [0, 1, 2]
 
 
 async def test_every_event_of_a_stream_has_them_as_sglang_itself_does(pd):
@@ -75,8 +75,8 @@ async def test_every_event_of_a_stream_has_them_as_sglang_itself_does(pd):
     raw = event(first) + event(second)
     pd.d.chunks = [raw[:30], raw[30:200], raw[200:], b"data: [DONE]\n\n"]
     got = await events(pd, ASKED)
-    assert [one["meta_info"]["input_token_logprobs"] for one in got] == [PROMPT, PROMPT]
-    assert [one["text"] for one in got] == ["é", "é"]
+    assert [part["meta_info"]["input_token_logprobs"] for part in got] == [PROMPT, PROMPT]
+    assert [part["text"] for part in got] == ["é", "é"]
 
 
 async def test_decode_waits_for_the_prompt_that_it_answers_and_for_no_other(pd):
@@ -117,7 +117,7 @@ async def test_a_completions_stream_has_them_once_for_each_choice(pd):
     pd.d.chunks = [event({"choices": [choice(i, ["X"], [{}])]}) for i in order]
     pd.d.chunks += [event({"choices": [], "usage": 1}), b"data: [DONE]\n\n"]
     *got, usage = await events(pd, ECHO, "/v1/completions")
-    tokens = [(one["choices"][0]["index"], one["choices"][0]["logprobs"]["tokens"]) for one in got]
+    tokens = [(part["choices"][0]["index"], part["choices"][0]["logprobs"]["tokens"]) for part in got]
     assert tokens == [(0, ["a0", "X"]), (1, ["a1", "X"]), (0, ["X"]), (1, ["X"])]
     assert usage == {"choices": [], "usage": 1}
 

@@ -126,7 +126,7 @@ async def test_the_first_half_to_die_ends_the_other(pd, dying, body):
     await waiting.aborted.wait()
 
 
-async def test_prefill_dying_before_the_first_token_is_an_error_though_decode_sent_headers(pd):
+async def test_prefill_dying_after_decodes_headers_is_an_error(pd):
     pd.p.hold, pd.d.hold_after = True, 0
     request = asyncio.create_task(post(pd, STREAM))
     await asyncio.gather(pd.p.arrived.wait(), pd.d.arrived.wait())
@@ -304,7 +304,7 @@ async def test_a_batch_over_the_limit_is_for_colocated_instances(start):
         {"return_indexer_topk": True},
     ],
 )
-async def test_what_prefill_and_decode_know_half_of_each_is_for_colocated_instances(start, asked):
+async def test_what_each_half_knows_in_part_is_for_colocated_instances(start, asked):
     mixed = await start(prefill=1, decode=1, colocated=1)
     for _ in range(3):
         assert (await post(mixed, SINGLE | asked))[0] == 200
@@ -391,10 +391,10 @@ async def test_headers_reach_both_halves_except_what_overrides_a_room(pd):
 
 
 async def test_eight_at_once_do_not_mix(pd):
-    async def one(number):
+    async def post_number(number):
         return await post(pd, {**SINGLE, "text": str(number)})
 
-    answers = await asyncio.gather(*(one(n) for n in range(8)))
+    answers = await asyncio.gather(*(post_number(n) for n in range(8)))
     assert {status for status, _ in answers} == {200}
     assert {body["bootstrap_room"]: body["text"] for body in pd.p.bodies} == {
         body["bootstrap_room"]: body["text"] for body in pd.d.bodies

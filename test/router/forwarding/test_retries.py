@@ -73,7 +73,7 @@ async def test_when_decode_fails_prefill_is_aborted_and_another_one_decodes(star
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 async def test_what_is_no_fault_of_the_requests_is_tried_elsewhere(start, status):
-    # A policy that would choose the same one again.
+    # A policy that would choose the same instance again.
     cluster = await start(colocated=2, policy="session", **FAST)
     cluster.colocated[0].refusal = (status, b"not now")
     for number in range(40):
@@ -198,7 +198,7 @@ async def test_a_name_that_somebody_elses_request_has_is_the_clients_fault(start
 
 
 async def test_what_was_aborted_past_the_router_stays_so(start):
-    """An instance was told by its own /abort_request; SGLang answers with a 500."""
+    """By the instance's own /abort_request; SGLang answers with a 500."""
     cluster = await start(colocated=2, **FAST)
     words = b'{"object": "error", "message": "Aborted by AbortReq.", "code": 500}'
     cluster.colocated[0].refusal = cluster.colocated[1].refusal = (500, words)

@@ -127,3 +127,24 @@ async def test_an_instances_own_id_does_not_replace_the_requests(pd):
     pd.d.refusal = (400, b"{}")
     response = await post(pd, {"text": "hi"}, **{"X-Request-Id": "mine"})
     assert (response.status, response.headers.getall("X-Request-Id")) == (400, ["mine"])
+
+
+@pytest.mark.parametrize(
+    "raw", [b"GET /health HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n\r\n", b"nonsense\r\n\r\n"]
+)
+async def test_what_is_refused_before_it_is_a_request_is_no_error(start, caplog, raw):
+    cluster = await start(colocated=1)
+    host, port = cluster.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(raw)
+    assert (await reader.readline()).split()[1] in (b"400", b"417")
+    writer.close()
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_probes_request_is_not_the_routers_own_answer(pd, logged):
+    async with pd.session.get(pd.url + "/health_generate") as response:
+        assert response.status == 200
+        assert pd.d.seen[0][2]["X-Request-Id"] == response.headers["X-Request-Id"]
+    (line,) = logged()
+    assert (line["path"], line["prefill"], line["decode"]) == ("/health_generate", "-", "-")

@@ -28,11 +28,11 @@ def authorizations(mock):
 async def test_who_does_not_present_the_key_gets_401_and_reaches_nobody(start, given):
     cluster = await start(prefill=1, decode=1, **KEYS)
     headers = {} if given is None else {"Authorization": given}
-    for one in ENDPOINTS:
-        if one.path in PUBLIC:
+    for endpoint in ENDPOINTS:
+        if endpoint.path in PUBLIC:
             continue
-        path = one.path.replace("{model:.+}", "m").replace("{response_id}", "r")
-        status, raw, answered = await ask(cluster, one.methods[0], path, headers, data=b"{}")
+        path = endpoint.path.replace("{model:.+}", "m").replace("{response_id}", "r")
+        status, raw, answered = await ask(cluster, endpoint.methods[0], path, headers, data=b"{}")
         assert (path, status, answered["WWW-Authenticate"]) == (path, 401, "Bearer")
         assert json.loads(raw)["error"]["type"] == "authentication_error"
         assert b"client-key" not in raw
@@ -123,8 +123,8 @@ async def test_no_key_is_told_by_what_the_router_tells(start):
 
 async def test_a_key_that_an_instance_tells_of_itself_is_blanked_out(start):
     cluster = await start(colocated=1)
-    told = {"api_key": "k1", "launch_command": "--api-key k1", "internal_states": [{"admin_api_key": "k2"}]}
-    cluster.colocated[0].info = told
+    info = {"api_key": "k1", "launch_command": "--api-key k1", "internal_states": [{"admin_api_key": "k2"}]}
+    cluster.colocated[0].info = info
     _, raw, _ = await ask(cluster, "GET", "/server_info")
     entry = json.loads(raw)["colocated"][0]
     assert entry["api_key"] == "<redacted>"

@@ -49,5 +49,5 @@ async def test_however_many_ask_one_request_answers_them(pd):
     await asyncio.sleep(0.1)
     asking[0].cancel()
     pd.d.release.set()
-    assert [(await one)[0] for one in asking[1:]] == [200] * 4
+    assert [(await answer)[0] for answer in asking[1:]] == [200] * 4
     assert len(pd.d.seen) == 1

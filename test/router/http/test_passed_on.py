@@ -10,10 +10,12 @@ from router.http.endpoint import AnsweredBy
 from router.http.endpoints import ENDPOINTS
 
 BODY = {"text": "hi"}
-ANYONE = sorted(
-    one.path for one in ENDPOINTS if one.answered_by is AnsweredBy.ANY_INSTANCE and one.methods == ("POST",)
+ANY_INSTANCE = sorted(
+    endpoint.path
+    for endpoint in ENDPOINTS
+    if endpoint.answered_by is AnsweredBy.ANY_INSTANCE and endpoint.methods == ("POST",)
 )
-COLOCATED = sorted(one.path for one in ENDPOINTS if one.answered_by is AnsweredBy.COLOCATED)
+COLOCATED = sorted(endpoint.path for endpoint in ENDPOINTS if endpoint.answered_by is AnsweredBy.COLOCATED)
 
 
 async def ask(cluster, method, path, **kwargs):
@@ -27,17 +29,18 @@ async def ask(cluster, method, path, **kwargs):
 
 def test_the_manual_lists_every_endpoint():
     manual = (Path(__file__).parents[3] / "docs" / "router.md").read_text()
-    assert [one.path for one in ENDPOINTS if one.path.replace(":.+", "") not in manual] == []
+    assert [endpoint.path for endpoint in ENDPOINTS if endpoint.path.replace(":.+", "") not in manual] == []
 
 
 def test_what_a_pair_cannot_do_has_its_reason():
     assert all(
-        bool(one.pd_unsupported_reason) == (one.answered_by in (AnsweredBy.COLOCATED, AnsweredBy.HOLDER))
-        for one in ENDPOINTS
+        bool(endpoint.pd_unsupported_reason)
+        == (endpoint.answered_by in (AnsweredBy.COLOCATED, AnsweredBy.HOLDER))
+        for endpoint in ENDPOINTS
     )
 
 
-@pytest.mark.parametrize("path", ANYONE)
+@pytest.mark.parametrize("path", ANY_INSTANCE)
 async def test_questions_about_text_and_model_go_to_any_instance_as_they_are(pd, path):
     assert await ask(pd, "POST", path + "?x=1", json=BODY) == (200, json.loads(pd.d.answer))
     assert (pd.d.seen[0][0], pd.d.bodies) == (path + "?x=1", [BODY])
@@ -52,7 +55,7 @@ async def test_a_model_whose_name_has_slashes_is_asked_for_as_it_is(pd):
 @pytest.mark.parametrize("path", COLOCATED)
 async def test_what_no_pair_can_do_is_refused_by_pairs_with_the_reason(pd, path):
     status, answer = await ask(pd, "POST", path, json=BODY)
-    reason = next(one.pd_unsupported_reason for one in ENDPOINTS if one.path == path)
+    reason = next(endpoint.pd_unsupported_reason for endpoint in ENDPOINTS if endpoint.path == path)
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
     assert answer["error"]["message"].startswith(reason)
     assert "--worker-urls" in answer["error"]["message"]
@@ -107,7 +110,7 @@ async def test_their_streams_pass_and_end_when_the_client_leaves(start):
     await mock.aborted.wait()
 
 
-async def test_a_stream_of_lines_passes_as_it_comes_and_is_cut_where_it_breaks_off(start):
+async def test_a_stream_of_lines_passes_as_it_comes_and_is_cut_if_it_breaks(start):
     cluster = await start(colocated=1)
     mock = cluster.colocated[0]
     mock.stream_type = "application/x-ndjson"

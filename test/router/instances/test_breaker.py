@@ -154,7 +154,7 @@ async def test_one_trial_at_a_time(start):
 
 
 @pytest.mark.parametrize("status", [400, 404, 408, 429, 503])
-async def test_who_is_full_or_asked_nonsense_is_not_broken(start, status):
+async def test_a_full_or_misused_instance_is_not_broken(start, status):
     cluster = await start(colocated=1, cb_failure_threshold=2, **FAST)
     mock = cluster.colocated[0]
     mock.refusal = (status, b"no")
@@ -188,7 +188,7 @@ async def test_streams_that_break_off_count_and_those_that_end_clear(start):
         assert await circuits(cluster) == {mock.url: expected}
 
 
-async def test_a_stream_that_tells_of_its_failure_is_no_success(start):
+async def test_a_stream_that_reports_a_failure_is_no_success(start):
     cluster = await start(colocated=1, cb_failure_threshold=3, **FAST)
     mock = cluster.colocated[0]
     mock.chunks = [b'data: {"error": {"code": 500}}\n\n', b"data: [DONE]\n\n"]
@@ -197,7 +197,7 @@ async def test_a_stream_that_tells_of_its_failure_is_no_success(start):
     assert await circuits(cluster) == {mock.url: "open"}
 
 
-async def test_what_clients_abort_by_name_breaks_nobody(start):
+async def test_aborts_by_name_open_no_breaker(start):
     """SGLang ends them with a 500."""
     cluster = await start(colocated=1, cb_failure_threshold=2, **FAST)
     mock = cluster.colocated[0]

@@ -24,7 +24,7 @@ def new_instance(name, role="colocated", **info):
     return instance
 
 
-def test_what_an_instance_reports_is_taken():
+def test_compatibility_fields_are_read():
     assert parse_server_info({**PREFILL, "memserve": DIGESTS}).compatibility == CompatibilityFields(
         "prefill", "m" * 32, "t" * 32, "c" * 32, 16, "bfloat16", None, 1
     )
@@ -34,7 +34,7 @@ def test_what_an_instance_reports_is_taken():
 
 
 @pytest.mark.parametrize("info", [None, [], {"memserve": [], "page_size": True, "tp_size": "1"}])
-def test_what_is_nothing_is_not_reported(info):
+def test_a_field_of_a_wrong_type_is_ignored(info):
     assert parse_server_info(info).compatibility == CompatibilityFields()
 
 
@@ -50,7 +50,7 @@ def test_what_is_nothing_is_not_reported(info):
         ({"disaggregation_mode": "decode"}, f"{RUNS_AS_DECODE} colocated"),
     ],
 )
-def test_a_misfit_is_named_with_both_values(info, words):
+def test_an_incompatibility_names_both_values(info, words):
     same = {**PREFILL, "disaggregation_mode": "null", "memserve": DIGESTS}
     fitting, odd = new_instance("a", **same), new_instance("b", **{**same, **info})
     assert list(by_instance([fitting, odd, new_instance("c", **same)])) == [odd]
@@ -58,12 +58,12 @@ def test_a_misfit_is_named_with_both_values(info, words):
     assert word.startswith(words)
 
 
-def test_the_odd_one_is_named_wherever_it_stands():
+def test_the_instance_that_differs_is_named_wherever_it_stands():
     odd, *rest = (new_instance(name, page_size=size) for name, size in (("a", 64), ("b", 16), ("c", 16)))
     assert by_instance([odd, *rest]) == {odd: ["page size 64, where colocated instance http://b:1 has 16"]}
 
 
-def test_who_does_not_tell_or_is_down_is_no_misfit():
+def test_instances_that_are_down_or_do_not_report_are_left_out():
     down = new_instance("c", page_size=64)
     down.down("gone")
     stock = new_instance("b", page_size=16, kv_cache_dtype="fp8_e4m3")
@@ -102,7 +102,7 @@ async def test_one_warning_at_joining_and_a_word_in_workers(start, caplog):
     assert warnings(caplog) == [f"decode instance {decode.url} does not fit: {role}; {page}"]
 
 
-async def test_whoever_joins_second_is_warned_about(start, caplog):
+async def test_the_warning_is_about_the_instance_that_joins(start, caplog):
     """The one that others are compared with may join last: that is told once too."""
     cluster = await start(prefill=1, decode=1, info={"page_size": 16}, health_check_interval_secs=0.02)
     prefill, decode = cluster.prefill[0], cluster.decode[0]

@@ -6,20 +6,20 @@ from router.instances.server_info import CompatibilityFields, FeedAt, ServerInfo
 
 
 @pytest.mark.parametrize("info", [None, [], "x", {}, {"memserve": 1, "page_size": None, "model_path": 3}])
-def test_who_tells_nothing_is_taken_for_stock_sglang(info):
+def test_without_a_report_an_instance_counts_as_stock_sglang(info):
     assert parse_server_info(info) == ServerInfo(False, 1, True, "", False)
 
 
-def test_what_is_told_is_taken():
-    told = {"room_per_sample": True, "caching": "3"}
-    info = {"page_size": 64, "model_path": "/m", "disable_radix_cache": True, "memserve": told}
+def test_reported_fields_are_read():
+    extension = {"room_per_sample": True, "caching": "3"}
+    info = {"page_size": 64, "model_path": "/m", "disable_radix_cache": True, "memserve": extension}
     assert parse_server_info(info) == ServerInfo(
         True, 64, False, "/m", True, model="/m", compatibility=CompatibilityFields(page_size=64)
     )
     assert parse_server_info({**info, "tokenizer_path": "/t"}).tokenizer == "/t"
 
 
-def test_what_prices_follow_from_is_taken():
+def test_fields_that_estimates_need_are_read():
     info = {"model_path": "/m", "device": "cuda", "tp_size": 4, "chunked_prefill_size": 2048}
     server_info = parse_server_info({**info, "memserve": {"instance": "10.0.0.1:30001"}})
     assert (server_info.model, server_info.device, server_info.tp, server_info.forward_tokens) == (
@@ -33,17 +33,17 @@ def test_what_prices_follow_from_is_taken():
     assert odd == ServerInfo()
 
 
-@pytest.mark.parametrize(("told", "tokens"), [(-1, 1 << 16), (1 << 40, 1 << 16), (0, 8192), (True, 8192)])
-def test_how_prompts_are_cut_is_bounded(told, tokens):
-    assert parse_server_info({"chunked_prefill_size": told}).forward_tokens == tokens
+@pytest.mark.parametrize(("size", "tokens"), [(-1, 1 << 16), (1 << 40, 1 << 16), (0, 8192), (True, 8192)])
+def test_how_prompts_are_cut_is_bounded(size, tokens):
+    assert parse_server_info({"chunked_prefill_size": size}).forward_tokens == tokens
 
 
 @pytest.mark.parametrize("size", [0, -1, True, "16", 1.5])
-def test_a_page_size_that_is_none_is_1(size):
+def test_an_impossible_page_size_counts_as_1(size):
     assert parse_server_info({"page_size": size}).page_size == 1
 
 
-def test_where_its_feed_is_is_taken():
+def test_the_address_of_a_feed_is_read():
     feed = {"endpoint": "tcp://10.0.0.1:5", "incarnation": 3}
     assert parse_server_info({"memserve": {"instance": "a", "feed": feed}}).feed == FeedAt(
         "tcp://10.0.0.1:5", 3
@@ -64,5 +64,5 @@ def test_where_its_feed_is_is_taken():
         {"endpoint": 5, "incarnation": 3},
     ],
 )
-def test_a_feed_that_is_none_is_not_taken(feed):
+def test_an_impossible_feed_is_ignored(feed):
     assert parse_server_info({"memserve": {"feed": feed}}).feed is None

@@ -165,8 +165,8 @@ def new_instance(feed, number=1):
     return made
 
 
-def tokens(*parts):
-    return np.array([token for part in parts for token in part], dtype=np.int32)
+def tokens(*pieces):
+    return np.array([token for piece in pieces for token in piece], dtype=np.int32)
 
 
 async def eventually(holds):
@@ -239,7 +239,7 @@ def unreliable(rng):
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_whatever_happens_on_the_way_it_comes_right(tree, make_feed, follow, seed):
+async def test_the_tree_comes_right_whatever_happens_to_answers(tree, make_feed, follow, seed):
     rng = random.Random(seed)
     feeds = [make_feed() for _ in range(3)]
     instances = [new_instance(feed, number) for number, feed in enumerate(feeds)]
@@ -318,7 +318,7 @@ async def test_a_new_incarnation_has_the_instance_asked_what_it_is(tree, make_fe
     assert instance.probe_requested.is_set()
 
 
-async def test_who_fell_behind_gets_a_snapshot(tree, make_feed, follow):
+async def test_a_client_that_fell_behind_gets_a_snapshot(tree, make_feed, follow):
     feed = make_feed()
     feed.indexes[HBM] = new_index(log_events=4)
     instance = new_instance(feed)
@@ -420,7 +420,7 @@ async def test_an_instance_that_is_down_is_not_followed_until_it_is_known_again(
     assert "feed" not in caplog.text
 
 
-async def test_traits_that_change_move_the_follower(tree, make_feed, follow):
+async def test_a_feed_that_moves_is_followed_there(tree, make_feed, follow):
     old, new = make_feed(), make_feed()
     old.insert(tokens(range(40)))
     new.insert(tokens(range(20)))
@@ -431,7 +431,7 @@ async def test_traits_that_change_move_the_follower(tree, make_feed, follow):
     await eventually(lambda: has(tree, instance, range(100)) == 20)
 
 
-async def test_what_a_flush_forgot_is_learned_anew(tree, make_feed, follow):
+async def test_after_a_flush_the_index_is_built_anew(tree, make_feed, follow):
     feed = make_feed()
     feed.insert(tokens(range(40)))
     instance = new_instance(feed)
@@ -475,7 +475,7 @@ async def test_the_end_of_following_leaves_nothing_in_the_tree(tree, make_feed):
     assert tree.match(tokens(range(100)), "") == {}
 
 
-async def test_who_comes_is_followed_and_who_goes_is_not(tree, make_feed):
+async def test_feeds_follow_instances_as_they_come_and_go(tree, make_feed):
     feed = make_feed()
     feed.insert(tokens(range(40)))
     instance, another = new_instance(feed, 1), new_instance(feed, 2)
@@ -491,13 +491,13 @@ async def test_who_comes_is_followed_and_who_goes_is_not(tree, make_feed):
 
 
 async def test_few_snapshots_are_under_way_at_once(tree, make_feed, follow):
-    under_way, most = set(), []
+    under_way, counts = set(), []
 
     def slow(request, frame):
         if request.seq >= 0:
             return [(0, frame)]
         under_way.add(id(request))
-        most.append(len(under_way))
+        counts.append(len(under_way))
         asyncio.get_running_loop().call_later(0.01, under_way.discard, id(request))
         return [(0.01, frame)]
 
@@ -509,7 +509,7 @@ async def test_few_snapshots_are_under_way_at_once(tree, make_feed, follow):
         instances.append(new_instance(feed, number))
     follow(*instances, timing=dataclasses.replace(TIMING, late_s=5))
     await eventually(lambda: len(tree.match(tokens(range(9)), "")) == 24)
-    assert 1 < max(most) <= 4
+    assert 1 < max(counts) <= 4
 
 
 async def test_long_work_lets_others_go_first():
@@ -535,7 +535,7 @@ async def test_long_work_lets_others_go_first():
     beside.cancel()
 
 
-async def test_work_that_raises_is_told_and_ends_nobody_elses_turn():
+async def test_work_that_raises_does_not_stop_other_work():
     turns = CooperativeRunner()
 
     def fails():
@@ -568,7 +568,7 @@ async def workers(cluster):
         return await response.json()
 
 
-async def test_a_router_routes_by_what_its_instances_tell(start, make_feed):
+async def test_a_router_routes_by_the_events_of_its_instances(start, make_feed):
     feed = make_feed()
     feed.insert(tokens(range(40)))
     cluster = await start(colocated=1, info=with_feed(feed), policy="prompt_tree")
@@ -581,7 +581,7 @@ async def test_a_router_routes_by_what_its_instances_tell(start, make_feed):
 @pytest.mark.parametrize(
     "settings", [{"policy": "round_robin"}, {"policy": "prompt_tree", "tree_update": "response"}]
 )
-async def test_nobody_follows_what_nobody_asks_for(start, make_feed, settings):
+async def test_no_feed_is_followed_for_a_policy_without_tokens(start, make_feed, settings):
     feed = make_feed()
     cluster = await start(colocated=1, info=with_feed(feed), **settings)
     await asyncio.sleep(0.3)

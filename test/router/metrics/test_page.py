@@ -23,7 +23,8 @@ TREE = {"policy": "prompt_tree"}
 def numbers(page):
     samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
     return {
-        (one.name.removeprefix("memserve:router_"), *sorted(one.labels.items())): one.value for one in samples
+        (sample.name.removeprefix("memserve:router_"), *sorted(sample.labels.items())): sample.value
+        for sample in samples
     }
 
 
@@ -58,8 +59,8 @@ async def test_requests_by_path_status_and_role(start):
     await post(cluster, {}, "/no/such/path")
     async with cluster.session.get(cluster.url + "/v1/models/m") as response:
         await response.read()
-    told = await scrape(cluster)
-    requests = {key[1:]: value for key, value in told.items() if key[0] == "requests_total"}
+    page = await scrape(cluster)
+    requests = {key[1:]: value for key, value in page.items() if key[0] == "requests_total"}
     assert requests == {
         labels(path="/generate", status="200", role="decode"): 2,
         labels(path="/generate", status="400", role="decode"): 1,
@@ -68,8 +69,8 @@ async def test_requests_by_path_status_and_role(start):
         labels(path="/v1/models/{model}", status="400", role="decode"): 1,
     }
     # A refusal comes at once, and would flatter.
-    assert told["first_byte_seconds_count", *labels(path="/generate", role="decode")] == 2
-    assert ("first_byte_seconds_count", *labels(path="/v1/models/{model}", role="decode")) not in told
+    assert page["first_byte_seconds_count", *labels(path="/generate", role="decode")] == 2
+    assert ("first_byte_seconds_count", *labels(path="/v1/models/{model}", role="decode")) not in page
 
 
 async def test_a_client_that_left_is_counted_once(start):
@@ -81,9 +82,9 @@ async def test_a_client_that_left_is_counted_once(start):
     left = ("requests_total", *labels(path="/generate", status="499", role="colocated"))
     assert left not in await scrape(cluster)
     task.cancel()
-    while (told := await scrape(cluster)).get(left) is None:
+    while (page := await scrape(cluster)).get(left) is None:
         await asyncio.sleep(0.01)
-    assert told[left] == 1
+    assert page[left] == 1
     # The stream was answered with 200; that it was left later is no second request.
     mock.hold_after = 1
     async with cluster.session.post(cluster.url + "/generate", json={"stream": True}) as response:
@@ -99,19 +100,19 @@ async def test_hit_rate_available_chosen_and_achieved(start):
     await post(cluster, {"input_ids": IDS})
     cached(cluster.colocated, 150)
     await post(cluster, {"input_ids": IDS})
-    told = await scrape(cluster)
-    assert told["prompt_tokens_total",] == 400
-    assert told["cached_tokens_available_total",] == told["cached_tokens_chosen_total",] == 199
-    assert told["cached_tokens_achieved_total",] == 150
-    assert told["cached_predictions_total", ("outcome", "as_predicted")] == 1
-    assert told["cached_predictions_total", ("outcome", "less_in_part")] == 1
+    page = await scrape(cluster)
+    assert page["prompt_tokens_total",] == 400
+    assert page["cached_tokens_available_total",] == page["cached_tokens_chosen_total",] == 199
+    assert page["cached_tokens_achieved_total",] == 150
+    assert page["cached_predictions_total", ("outcome", "as_predicted")] == 1
+    assert page["cached_predictions_total", ("outcome", "less_in_part")] == 1
     # 49 tokens too many, and 0.
-    assert told["cached_tokens_error_bucket", ("le", "15.0")] == 1
-    assert told["cached_tokens_error_bucket", ("le", "127.0")] == 2
-    assert told["decision_seconds_count",] == 2
+    assert page["cached_tokens_error_bucket", ("le", "15.0")] == 1
+    assert page["cached_tokens_error_bucket", ("le", "127.0")] == 2
+    assert page["decision_seconds_count",] == 2
     home = next(mock.url for mock in cluster.colocated if mock.seen)
-    assert told["chosen_total", *labels(instance=home, role="colocated")] == 2
-    assert told["tree_size", ("of", "inferred_tokens")] == 200
+    assert page["chosen_total", *labels(instance=home, role="colocated")] == 2
+    assert page["tree_size", ("of", "inferred_tokens")] == 200
 
 
 async def test_a_flush_in_between_explains_why_less_was_cached(start):
@@ -136,11 +137,11 @@ async def test_prompts_without_tokens_are_counted_by_reason(start):
     await post(cluster, {"text": "hi"})
     await post(cluster, {"input_ids": [[1], [2]]})
     await post(cluster, {"input_ids": IDS})
-    told = await scrape(cluster)
-    assert told["fallbacks_total", ("reason", "no tokenizer")] == 1
-    assert told["fallbacks_total", ("reason", "batch")] == 1
-    assert told["prompts_tokenised_total",] == 1
-    assert told["answers_total", ("prompt_tokens", "unreported")] == 1
+    page = await scrape(cluster)
+    assert page["fallbacks_total", ("reason", "no tokenizer")] == 1
+    assert page["fallbacks_total", ("reason", "batch")] == 1
+    assert page["prompts_tokenised_total",] == 1
+    assert page["answers_total", ("prompt_tokens", "unreported")] == 1
 
 
 async def test_instances_healthy_charged_and_in_flight(start):
@@ -153,12 +154,12 @@ async def test_instances_healthy_charged_and_in_flight(start):
         mock.arrived.clear()
     task = asyncio.create_task(post(cluster, {"text": "four" * 100}))
     await cluster.decode[0].arrived.wait()
-    told = await scrape(cluster)
+    page = await scrape(cluster)
     dead, alive = ({"instance": mock.url, "role": "decode"} for mock in reversed(cluster.decode))
-    assert told["instance_healthy", *labels(**alive)] == 1
-    assert told["instance_healthy", *labels(**dead)] == 0
-    assert told["instance_in_flight", *labels(**alive)] == 1
-    assert told["instance_charged_tokens", *labels(**alive)] > 100
+    assert page["instance_healthy", *labels(**alive)] == 1
+    assert page["instance_healthy", *labels(**dead)] == 0
+    assert page["instance_in_flight", *labels(**alive)] == 1
+    assert page["instance_charged_tokens", *labels(**alive)] > 100
     task.cancel()
 
 
@@ -188,8 +189,8 @@ async def test_plans_for_the_prompts_kv_are_counted(start):
     cached(cluster.colocated, 0)
     for _ in range(3):
         await post(cluster, {"input_ids": IDS})
-    told = await scrape(cluster)
-    assert {key[1][1]: value for key, value in told.items() if key[0] == "prefill_plans_total"} == {
+    page = await scrape(cluster)
+    assert {key[1][1]: value for key, value in page.items() if key[0] == "prefill_plans_total"} == {
         "route": 2,
         "fetch": 0,
         "recompute": 1,
@@ -218,17 +219,25 @@ async def test_time_per_token_is_from_first_bytes_to_last(start, counted):
         mock.release.set()
         await response.read()
     await post(cluster, {"input_ids": IDS})
-    told = await scrape(cluster)
+    page = await scrape(cluster)
     name, where = "time_per_output_token_seconds", {"path": "/generate", "role": "colocated"}
-    # Of 11 tokens as the answer says, or of 3 events.
-    assert told[f"{name}_count", *labels(**where)] == 1
-    seconds = told[f"{name}_sum", *labels(**where)] * (10 if counted else 2)
+    # Of 11 tokens as the answer says, or of 2 events.
+    assert page[f"{name}_count", *labels(**where)] == 1
+    seconds = page[f"{name}_sum", *labels(**where)] * (10 if counted else 1)
     assert 0.2 <= seconds < 0.5
 
 
+async def test_a_stream_that_failed_has_no_time_per_token(start):
+    cluster = await start(colocated=1)
+    event = b'data: {"error": {"message": "no", "code": 400}}\n\n'
+    cluster.colocated[0].chunks = [event, event, b"data: [DONE]\n\n"]
+    await post(cluster, {"text": "hi", "stream": True})
+    assert not any(key[0].startswith("time_per_output_token") for key in await scrape(cluster))
+
+
 async def test_routers_of_one_process_share_nothing(start):
-    one, other = await start(colocated=1), await start(colocated=1)
-    await post(one, {"text": "hi"})
+    first, other = await start(colocated=1), await start(colocated=1)
+    await post(first, {"text": "hi"})
     assert not any(key[0] == "requests_total" for key in await scrape(other))
 
 
@@ -262,10 +271,10 @@ async def test_openmetrics_for_who_asks_for_it(start):
 
 
 def test_a_distribution_counts_a_value_at_a_bound_below_it():
-    one = Distribution("x", "", (-1, 0, 5))
+    distribution = Distribution("x", "", (-1, 0, 5))
     for value in (-2, -1, 0, 0, 5, 6):
-        one.observe(value)
-    buckets = {s.labels["le"]: s.value for s in one.collect().samples if s.name.endswith("_bucket")}
+        distribution.observe(value)
+    buckets = {s.labels["le"]: s.value for s in distribution.collect().samples if s.name.endswith("_bucket")}
     assert buckets == {"-1.0": 2, "0.0": 4, "5.0": 5, "+Inf": 6}
 
 
@@ -311,14 +320,14 @@ def test_what_another_instance_had_was_available():
     decisions.add(decision)
     decisions.ended(decision, ReportedUsage(100, 48))
     decisions.ended(decided(64), ReportedUsage(100, None))
-    told = {s.name: s.value for family in predictions.collect() for s in family.samples if not s.labels}
-    assert told["memserve:router_cached_tokens_available_total"] == 96
-    assert told["memserve:router_cached_tokens_chosen_total"] == 64
-    assert told["memserve:router_cached_tokens_achieved_total"] == 48
-    assert told["memserve:router_prompt_tokens_total"] == 100
+    page = {s.name: s.value for family in predictions.collect() for s in family.samples if not s.labels}
+    assert page["memserve:router_cached_tokens_available_total"] == 96
+    assert page["memserve:router_cached_tokens_chosen_total"] == 64
+    assert page["memserve:router_cached_tokens_achieved_total"] == 48
+    assert page["memserve:router_prompt_tokens_total"] == 100
 
 
-def test_seconds_predicted_and_measured_are_compared_where_a_decision_has_both():
+def test_predicted_and_measured_seconds_are_compared_where_both_are_known():
     predictions = Predictions()
     for predicted, actual in ((0.5, 0.3), (0.5, None), (None, None)):
         estimate = None if predicted is None else SimpleNamespace(until_prefilled_s=predicted)

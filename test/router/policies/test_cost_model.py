@@ -227,7 +227,7 @@ def test_a_hot_prefix_spreads_before_its_holders_queue_costs_more(fetches):
     )
 
 
-def test_what_waits_together_shares_a_forward():
+def test_prompts_that_wait_together_share_a_forward():
     house = House(colocated=1)
     house.has(house.c[0], 4080)
     first, second = (route.estimate(house.c[0]) for route in house.burst(2))
@@ -236,7 +236,7 @@ def test_what_waits_together_shares_a_forward():
     assert second.busy_s == pytest.approx(first.busy_s - house.speed.prefill(0, 1))
 
 
-def test_cold_instances_get_what_nobody_has():
+def test_a_prompt_that_nobody_has_goes_to_a_cold_instance():
     house = House(colocated=4)
     house.has(house.c[0], 64)
     routes = house.burst(40)
@@ -251,7 +251,7 @@ def test_ties_go_to_the_less_loaded_and_then_at_random():
     assert {house.route().decode for _ in range(10)} == {house.c[2]}
 
 
-def test_a_difference_that_no_prediction_can_tell_leaves_it_to_load():
+def test_load_decides_within_the_error_of_predictions():
     house = House(colocated=2)
     house.has(house.c[0], 32)
     assert {house.route().decode for _ in range(20)} == set(house.c)
@@ -312,7 +312,7 @@ def test_without_tokens_a_guessed_length_counts_and_nothing_is_cached():
     assert huge.estimate(house.c[1]).plan.compute_s == house.speed.prefill(0, 32_768)
 
 
-def test_what_was_observed_of_an_instance_corrects_its_price():
+def test_what_was_observed_of_an_instance_corrects_its_estimate():
     house = House(colocated=2)
     slow, other = house.c
     for _ in range(200):
@@ -326,7 +326,7 @@ def test_what_was_observed_of_an_instance_corrects_its_price():
     assert route.estimate(slow).plan.uncorrected_s == route.estimate(other).plan.uncorrected_s
 
 
-def test_a_prefill_that_had_to_fetchesays_nothing_of_its_instance():
+def test_a_prefill_with_a_fetch_says_nothing_of_its_instance():
     house = House(prefill=1, decode=1)
     house.has(house.d[0], 4080)
     estimate = house.route().estimate(house.p[0])

@@ -60,7 +60,7 @@ def decoders(policy, candidates, requests):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_policy_meets_everybody_and_nobody_who_is_down(name):
+def test_every_policy_uses_all_healthy_instances_and_no_others(name):
     candidates, ps, ds, cs = cluster(prefill=3, decode=3, colocated=3)
     for instance in (ps[0], ds[0], cs[0]):
         instance.down("gone")
@@ -112,7 +112,7 @@ def test_a_pair_is_as_busy_as_its_busier_half(name):
     assert policy.route(candidates, RoutingRequest())[:2] == (ps[0], ds[0])
 
 
-def test_one_long_prompt_outweighs_several_short_ones():
+def test_a_long_prompt_outweighs_several_short_ones():
     candidates, _, _, cs = cluster(colocated=2)
     cs[0].charge(10_000)
     for _ in range(3):
@@ -120,7 +120,7 @@ def test_one_long_prompt_outweighs_several_short_ones():
     assert policy_of("least_load").route(candidates, RoutingRequest()).decode is cs[1]
 
 
-def test_round_robin_skips_who_is_down_and_comes_back_to_them():
+def test_round_robin_skips_instances_that_are_down():
     candidates, _, ds, _ = cluster(prefill=1, decode=3)
     policy = RoundRobin()
     ds[1].down("gone")
@@ -232,7 +232,7 @@ def test_the_longest_prefix_wins_whatever_the_load():
     cs[2].charge(100_000)
     route = policy.route(candidates, RoutingRequest(tokens=TOKENS))
     assert route.decode is cs[2]
-    assert {one: cached.tokens for one, cached in route.cached.items()} == {cs[1]: 40, cs[2]: 80}
+    assert {instance: cached.tokens for instance, cached in route.cached.items()} == {cs[1]: 40, cs[2]: 80}
     cs[2].down("gone")
     assert policy.route(candidates, RoutingRequest(tokens=TOKENS)).decode is cs[1]
     assert policy.route(candidates, RoutingRequest(tokens=TOKENS, namespace="other")).cached == {}
@@ -252,25 +252,25 @@ def test_equal_prefixes_go_by_load_and_no_tokens_too():
     candidates, _, _, cs = cluster(colocated=3)
     tree = ResponseTree(600, 1 << 20)
     policy = policy_of("prompt_tree", tree)
-    for one in cs[:2]:
-        tree.stored(one, TOKENS, "")
+    for instance in cs[:2]:
+        tree.stored(instance, TOKENS, "")
     cs[0].charge(100)
     assert policy.route(candidates, RoutingRequest(tokens=TOKENS)).decode is cs[1]
     cs[1].charge(100)
     assert policy.route(candidates, RoutingRequest()).decode is cs[2]
 
 
-def test_who_prefills_and_who_decodes_may_be_chosen_apart():
+def test_prefill_and_decode_may_have_policies_of_their_own():
     candidates, ps, ds, cs = cluster(prefill=3, decode=3, colocated=1)
     policy = PerRolePolicy(policy_of("session"), policy_of("round_robin"))
     routes = [policy.route(candidates, RoutingRequest(session=f"s{number % 30}")) for number in range(90)]
     pairs = [route for route in routes if route.prefill is not None]
-    assert Counter(route.decode for route in pairs) == {one: len(pairs) // 3 for one in ds}
+    assert Counter(route.decode for route in pairs) == {instance: len(pairs) // 3 for instance in ds}
     for number in range(30):
         assert len({(route.prefill, route.prefill or route.decode) for route in routes[number::30]}) == 1
     assert {route.decode for route in routes if route.prefill is None} == {*cs}
-    for one in (*ps, *ds):
-        one.down("gone")
+    for instance in (*ps, *ds):
+        instance.down("gone")
     assert policy.route(candidates, RoutingRequest(session="s"))[:2] == (None, cs[0])
     cs[0].down("gone")
     assert policy.route(candidates, RoutingRequest(session="s")) is None

@@ -98,7 +98,7 @@ def check(mirrors):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_it_has_of_each_instance_what_its_indexes_have_at_every_step(tree, seed):
+def test_the_tree_equals_the_indexes_at_every_step(tree, seed):
     rng = random.Random(seed)
     pages = (1, 4, 16, 16)
     sources = [
@@ -195,7 +195,7 @@ def test_what_an_instance_lost_is_gone_at_once_and_its_memory_in_steps(tree, end
     assert tree.match(tokens(range(40), [3] * 41), "") == {a.instance: (80, 80), b.instance: (80, 80)}
 
 
-def test_a_prediction_is_believed_until_its_events_must_be_here(tree, clock):
+def test_a_prediction_counts_until_its_events_must_be_here(tree, clock):
     source = Source(tree, new_instance(1, 4), HBM, 4)
     source.insert(tokens(range(40)))
     source.catch_up()
@@ -336,7 +336,7 @@ def test_a_gap_is_reported_with_the_event_that_was_expected(good):
 
 
 @pytest.mark.parametrize("page", [0, -1, 1 << 17])
-def test_pages_that_nobody_has_are_refused(tree, page):
+def test_impossible_page_sizes_are_refused(tree, page):
     with pytest.raises(FrameError, match=f"pages of {page} tokens"):
         tree.mirrors.open(new_instance(1, 4), HBM, page)
 
@@ -352,7 +352,7 @@ def test_a_tree_that_is_full_takes_no_more(clock):
     assert check(tree.mirrors) == 1
 
 
-def test_instances_share_what_is_alike(tree):
+def test_instances_share_the_nodes_of_equal_prompts(tree):
     sources = [Source(tree, new_instance(n, 16), HBM, 16) for n in range(8)]
     for source in sources:
         source.insert(tokens(range(1600)))

@@ -58,7 +58,7 @@ def test_what_is_cached_comes_in_whole_pages_of_each_instance(tree):
     assert found(tree, tokens(range(17)), "") == {fine: 16}
 
 
-def test_an_entry_is_believed_for_its_time_to_live(tree, clock):
+def test_an_entry_counts_for_its_time_to_live(tree, clock):
     a, b = new_instance(A), new_instance(B)
     tree.stored(a, tokens(range(100)), "")
     clock.now += 6
@@ -94,7 +94,7 @@ def test_the_oldest_go_when_it_is_full(clock):
     assert found(tree, tokens([49], range(1000, 1100)), "") == {a: 100}
 
 
-def test_asking_the_same_for_ever_takes_no_more_room(clock):
+def test_repeating_a_prompt_takes_no_more_memory(clock):
     tree = ResponseTree(1e9, 6400, clock)
     a = new_instance()
     for _ in range(2000):

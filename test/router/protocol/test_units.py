@@ -79,5 +79,5 @@ def test_an_endless_event_is_not_kept():
         (b"data: [DONE]", False),
     ],
 )
-def test_a_failure_told_in_a_stream_is_seen(event, failure):
+def test_a_failure_in_a_stream_is_seen(event, failure):
     assert (sse.failure_in(event) is not None) is failure

@@ -10,7 +10,7 @@ from router.fleet.factory import new_registry
 from router.instances.server_info import ServerInfo
 from router.prefix_tree import EventTree, ResponseTree
 from router.prompt.tokens import Tokens
-from router.protocol.usage import Outcome
+from router.protocol.usage import ReportedUsage
 from router.scheduling.core import router_core
 
 IDS = list(range(1, 201))
@@ -88,7 +88,7 @@ async def test_what_was_answered_is_known_to_the_next_decision(clock):
     simulation = Simulation(clock)
     first = await simulation.choose()
     simulation.scheduler.began(first)
-    simulation.scheduler.answered(first, Outcome(200, 0))
+    simulation.scheduler.answered(first, ReportedUsage(200, 0))
     second = await simulation.choose()
     assert second.route.first is first.route.first
     assert second.decision.predicted == 192

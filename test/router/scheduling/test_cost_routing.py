@@ -18,10 +18,10 @@ COST = {
 def answering(mocks, cached=None):
     meta = {"prompt_tokens": len(IDS), "completion_tokens": 1}
     meta |= {} if cached is None else {"cached_tokens": cached}
-    told = json.dumps({"text": "x", "output_ids": [7], "meta_info": meta})
+    record = json.dumps({"text": "x", "output_ids": [7], "meta_info": meta})
     for mock in mocks:
-        mock.answer = told.encode()
-        mock.chunks = [b'data: {"text": "x"}\n\n', b"data: ", told.encode() + b"\n\n", b"data: [DONE]\n\n"]
+        mock.answer = record.encode()
+        mock.chunks = [b'data: {"text": "x"}\n\n', b"data: ", record.encode() + b"\n\n", b"data: [DONE]\n\n"]
 
 
 async def post(cluster, body, path="/generate"):
@@ -40,7 +40,7 @@ async def decisions(cluster, last=1):
 
 
 async def seconds(cluster):
-    return [one["charged_seconds"] for one in (await workers(cluster))["workers"]]
+    return [entry["charged_seconds"] for entry in (await workers(cluster))["workers"]]
 
 
 async def until(condition):
@@ -74,13 +74,13 @@ async def test_the_one_that_prefills_is_told_what_to_fetch_and_decode_is_not(sta
     assert 1 < payload["deadline_ms"] < 1000
     assert {name: mine[name] for name in decodes} == decodes
     assert not {"kv_hints", "custom_params"} & set(decodes)
-    (told,) = await decisions(cluster)
-    assert told["fetch"] == {
+    (record,) = await decisions(cluster)
+    assert record["fetch"] == {
         "source": cluster.decode[0].url,
         "tokens": 4080,
         "deadline_ms": pytest.approx(payload["deadline_ms"], abs=0.01),
     }
-    prices = {one["url"]: one["cost"] for one in told["candidates"]}
+    prices = {entry["url"]: entry["cost"] for entry in record["candidates"]}
     assert (prices[other.url]["plan"], prices[other.url]["source"]) == ("fetch", cluster.decode[0].url)
 
 
@@ -132,8 +132,8 @@ async def test_a_refusal_that_quotes_the_body_does_not_quote_the_hint(start):
     await post(cluster, body)
     cluster.decode[0].hold = True
     other.refusal = lambda raw: (400, json.dumps({"message": f"{json.loads(raw)}"}).encode())
-    status, told = await post(cluster, body)
-    assert (status, told) == (400, {"message": str(body)})
+    status, record = await post(cluster, body)
+    assert (status, record) == (400, {"message": str(body)})
     assert "kv_hints" in other.bodies[-1]
 
 
@@ -156,8 +156,8 @@ async def post_stream(cluster, mock):
     body = {"input_ids": IDS, "stream": True}
     async with cluster.session.post(cluster.url + "/generate", json=body) as response:
         await response.content.readany()
-        told = (await workers(cluster))["workers"][0]
-        return told["in_flight"] == 1 and told["charged_seconds"] == 0
+        record = (await workers(cluster))["workers"][0]
+        return record["in_flight"] == 1 and record["charged_seconds"] == 0
 
 
 async def test_without_a_stream_prefill_is_taken_to_be_over_when_predicted(start):
@@ -209,18 +209,23 @@ async def test_a_source_is_charged_with_what_it_sends(start):
     other.hold = cluster.decode[0].hold = True
     request = asyncio.create_task(post(cluster, {"input_ids": IDS}))
     await other.arrived.wait()
-    assert [one["sending_seconds"] > 0 for one in (await workers(cluster))["workers"]] == [False, False, True]
+    assert [entry["sending_seconds"] > 0 for entry in (await workers(cluster))["workers"]] == [
+        False,
+        False,
+        True,
+    ]
     request.cancel()
 
     async def idle():
         return all(
-            one["sending_seconds"] == one["in_flight"] == 0 for one in (await workers(cluster))["workers"]
+            entry["sending_seconds"] == entry["in_flight"] == 0
+            for entry in (await workers(cluster))["workers"]
         )
 
     await until(idle)
 
 
-async def test_what_was_predicted_and_what_it_took_are_on_record_and_learned_from(start):
+async def test_predicted_and_measured_prefill_are_recorded_and_learned_from(start):
     cluster = await start(prefill=1, decode=1, **COST)
     p, d = cluster.prefill[0], cluster.decode[0]
     answering([d], cached=0)
@@ -236,11 +241,11 @@ async def test_what_was_predicted_and_what_it_took_are_on_record_and_learned_fro
     await until(prefilled)
     d.release.set()
     await request
-    (told,) = await decisions(cluster)
-    mine, decodes = (one["cost"] for one in told["candidates"])
-    assert told["actual_prefill_ms"] > 100
+    (record,) = await decisions(cluster)
+    mine, decodes = (entry["cost"] for entry in record["candidates"])
+    assert record["actual_prefill_ms"] > 100
     parts = sum(mine[name] for name in ("queue_ms", "fetch_ms", "exec_ms", "sending_ms"))
-    assert told["predicted_prefill_ms"] == pytest.approx(parts, abs=0.01)
+    assert record["predicted_prefill_ms"] == pytest.approx(parts, abs=0.01)
     assert mine["total_ms"] == pytest.approx(parts + mine["decoding_ms"], abs=0.01)
     assert (mine["plan"], decodes["plan"], decodes["exec_ms"]) == ("recompute", None, None)
     residuals = (await workers(cluster))["routing"]["residuals"]
@@ -263,7 +268,7 @@ async def test_what_says_nothing_of_an_instances_speed_is_not_learned_from(start
     mock.release.set()
     await asyncio.gather(*requests)
     residuals = (await workers(cluster))["routing"]["residuals"]
-    assert sum(one["observations"] for one in residuals.values()) == 0
+    assert sum(entry["observations"] for entry in residuals.values()) == 0
 
 
 async def read(cluster, body):
@@ -274,14 +279,14 @@ async def read(cluster, body):
 @pytest.mark.parametrize("policy", ["cost_model", "least_load"])
 async def test_explain_tells_what_would_be_done_and_does_nothing(start, policy):
     cluster = await start(prefill=1, decode=1, colocated=1, **{**COST, "policy": policy})
-    status, told = await post(cluster, {"input_ids": IDS}, "/explain")
+    status, record = await post(cluster, {"input_ids": IDS}, "/explain")
     assert status == 200
-    assert (told["policy"], told["path"]) == (policy, "/generate")
+    assert (record["policy"], record["path"]) == (policy, "/generate")
     # Without tokens, a guess.
-    assert (told["prompt_tokens"] == 4096) == told["tokenised"] == (policy == "cost_model")
-    assert [one["role"] for one in told["candidates"]] == ["prefill", "decode", "colocated"]
-    assert all((one["cost"] is None) == (policy == "least_load") for one in told["candidates"])
-    assert told["decode"] in {mock.url for mock in cluster.decode + cluster.colocated}
+    assert (record["prompt_tokens"] == 4096) == record["tokenised"] == (policy == "cost_model")
+    assert [entry["role"] for entry in record["candidates"]] == ["prefill", "decode", "colocated"]
+    assert all((entry["cost"] is None) == (policy == "least_load") for entry in record["candidates"])
+    assert record["decode"] in {mock.url for mock in cluster.decode + cluster.colocated}
     assert not any(mock.seen for mock in cluster.prefill + cluster.decode + cluster.colocated)
     assert await decisions(cluster) == []
     assert await seconds(cluster) == [0, 0, 0]
@@ -295,9 +300,9 @@ async def test_explain_knows_whose_body_it_is_and_refuses_what_is_none(start):
         ({"text": "hi"}, "/generate"),
     ):
         assert (await post(cluster, body, "/explain"))[1]["path"] == path
-    status, told = await post(cluster, [1], "/explain")
+    status, record = await post(cluster, [1], "/explain")
     assert status == 400
-    assert "JSON object" in told["error"]["message"]
+    assert "JSON object" in record["error"]["message"]
     await cluster.colocated[0].die()
     await post(cluster, {"text": "hi"})
     assert (await post(cluster, {"text": "hi"}, "/explain"))[0] == 503
@@ -309,5 +314,5 @@ async def test_what_an_instance_tells_is_what_it_is_priced_by(start, caplog):
     cluster = await start(colocated=2, policy="cost_model", info=info)
     for _ in range(3):
         await post(cluster, {"input_ids": IDS})
-    said = [one.getMessage() for one in caplog.records if "/nowhere/model" in one.getMessage()]
+    said = [entry.getMessage() for entry in caplog.records if "/nowhere/model" in entry.getMessage()]
     assert sum("priced as a dense model" in line for line in said) == 1

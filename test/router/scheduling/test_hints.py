@@ -39,7 +39,7 @@ def test_a_clients_other_hints_stay():
     given = envelope(OTHER)
     hints = hint_fields({"kv_hints": given}, "/generate", FETCH, P)["kv_hints"]
     assert hints["message_id"] == "m"
-    assert [one["action_type"] for one in hints["actions"]] == ["other", "memserve.fetch"]
+    assert [action["action_type"] for action in hints["actions"]] == ["other", "memserve.fetch"]
     assert given == envelope(OTHER)
     (listed,) = hint_fields({"kv_hints": [given]}, "/generate", FETCH, P)["kv_hints"]
     assert listed == hints
@@ -58,5 +58,5 @@ def test_a_clients_other_hints_stay():
         ({"kv_hints": {"actions": 5}}, "/generate"),
     ],
 )
-def test_a_clients_own_hint_wins_and_what_makes_no_sense_is_left_to_the_instance(fields, path):
+def test_a_clients_own_hint_wins_and_nonsense_is_left_to_the_instance(fields, path):
     assert hint_fields(fields, path, FETCH, P) == {}

@@ -11,10 +11,10 @@ TREE = {"policy": "prompt_tree"}
 
 def answering(mocks, prompt=200, cached=0, output_ids=()):
     meta = {"prompt_tokens": prompt, "cached_tokens": cached, "completion_tokens": len(output_ids)}
-    told = json.dumps({"text": "x", "output_ids": list(output_ids), "meta_info": meta})
+    answer = json.dumps({"text": "x", "output_ids": list(output_ids), "meta_info": meta})
     for mock in mocks:
-        mock.answer = told.encode()
-        mock.chunks = [b'data: {"text": "x"}\n\n', b"data: ", told.encode() + b"\n\n", b"data: [DONE]\n\n"]
+        mock.answer = answer.encode()
+        mock.chunks = [b'data: {"text": "x"}\n\n', b"data: ", answer.encode() + b"\n\n", b"data: [DONE]\n\n"]
 
 
 async def post(cluster, body, path="/generate"):
@@ -28,13 +28,13 @@ async def get(cluster, path):
 
 
 async def loads(cluster):
-    _, told = await get(cluster, "/workers")
-    return [(one["in_flight"], one["charged_tokens"]) for one in told["workers"]]
+    _, answer = await get(cluster, "/workers")
+    return [(entry["in_flight"], entry["charged_tokens"]) for entry in answer["workers"]]
 
 
 async def seconds(cluster):
-    _, told = await get(cluster, "/workers")
-    return [(one["charged_seconds"], one["sending_seconds"]) for one in told["workers"]]
+    _, answer = await get(cluster, "/workers")
+    return [(entry["charged_seconds"], entry["sending_seconds"]) for entry in answer["workers"]]
 
 
 async def until_idle(cluster):
@@ -79,7 +79,9 @@ async def test_the_next_turn_goes_where_the_answer_was_decoded(start):
     await post(cluster, {"input_ids": IDS})
     await post(cluster, {"input_ids": [*IDS, *range(500, 600), 7]})
     newest = (await get(cluster, "/decisions?last=1"))[1]["decisions"][0]
-    cached = {one["role"]: one["cached_tokens"] for one in newest["candidates"] if one["cached_tokens"]}
+    cached = {
+        entry["role"]: entry["cached_tokens"] for entry in newest["candidates"] if entry["cached_tokens"]
+    }
     assert cached == {"prefill": 200, "decode": 299}
     assert sorted(served(cluster.prefill)) == sorted(served(cluster.decode)) == [0, 0, 2]
 
@@ -90,8 +92,8 @@ async def test_prefill_has_the_answer_too_where_it_is_written_back(start):
     answering(cluster.decode, output_ids=range(500, 600))
     await post(cluster, {"input_ids": IDS})
     await post(cluster, {"input_ids": [*IDS, *range(500, 600), 7]})
-    _, told = await get(cluster, "/decisions?last=1")
-    assert [one["cached_tokens"] for one in told["decisions"][0]["candidates"]] == [288, 288]
+    _, answer = await get(cluster, "/decisions?last=1")
+    assert [entry["cached_tokens"] for entry in answer["decisions"][0]["candidates"]] == [288, 288]
 
 
 async def test_among_those_that_keep_nothing_load_decides(start):
@@ -220,8 +222,8 @@ async def test_decisions_tell_what_was_known_and_what_came_of_it(start):
     answering(cluster.colocated, cached=190)
     for _ in range(2):
         await post(cluster, {"input_ids": IDS})
-    _, told = await get(cluster, "/decisions?last=5")
-    newest, first = told["decisions"]
+    _, answer = await get(cluster, "/decisions?last=5")
+    newest, first = answer["decisions"]
     assert newest["time"] >= first["time"] > 1e9
     assert (newest["policy"], newest["path"], newest["prefill"]) == ("prompt_tree", "/generate", None)
     assert (first["predicted_cached_tokens"], newest["predicted_cached_tokens"]) == (0, 192)
@@ -231,7 +233,7 @@ async def test_decisions_tell_what_was_known_and_what_came_of_it(start):
         190,
     )
     assert newest["decode"] == first["decode"]
-    assert {one["url"]: one["cached_tokens"] for one in newest["candidates"]} == {
+    assert {entry["url"]: entry["cached_tokens"] for entry in newest["candidates"]} == {
         mock.url: 192 if mock.seen else 0 for mock in cluster.colocated
     }
     routing = (await get(cluster, "/workers"))[1]["routing"]
@@ -257,9 +259,9 @@ async def test_decisions_are_bounded_and_the_number_asked_for_is_checked(start):
         await post(cluster, {"text": "hi"})
     assert len((await get(cluster, "/decisions?last=999999999999"))[1]["decisions"]) == 3
     assert len((await get(cluster, "/decisions?last=1"))[1]["decisions"]) == 1
-    status, told = await get(cluster, "/decisions?last=-1")
+    status, answer = await get(cluster, "/decisions?last=-1")
     assert status == 400
-    assert "'-1'" in told["error"]["message"]
+    assert "'-1'" in answer["error"]["message"]
 
 
 async def test_sglang_routers_name_for_it_is_said_to_be_another_here(start, caplog):
@@ -272,10 +274,10 @@ async def test_sglang_routers_name_for_it_is_said_to_be_another_here(start, capl
     assert "cache_aware of sglang_router is prompt_tree here" in caplog.text
 
 
-async def test_a_stream_that_begins_with_its_failure_says_nothing_of_what_is_cached(start):
+async def test_a_stream_that_begins_with_its_failure_teaches_nothing(start):
     cluster = await start(colocated=1, disable_retries=True, **TREE)
     failed = b'data: {"error": {"message": "the queue is full", "code": 503}}\n\ndata: [DONE]\n\n'
     cluster.colocated[0].chunks = [failed]
     assert (await post(cluster, {"input_ids": IDS, "stream": True}))[1] == failed
-    _, told = await post(cluster, {"input_ids": IDS}, "/explain")
-    assert json.loads(told)["candidates"][0]["cached_tokens"] == 0
+    _, answer = await post(cluster, {"input_ids": IDS}, "/explain")
+    assert json.loads(answer)["candidates"][0]["cached_tokens"] == 0

@@ -27,7 +27,7 @@ class Instance:
     """A tree over a pool of `pages`, and an agent. `core`: rust or python. `events`: SGLang's own."""
 
     def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks", writes_back=True, decode=None,
-                 events=False, max_bandwidth=0):  # fmt: skip
+                 events=False, max_bandwidth=0, ports=()):  # fmt: skip
         self.pages = pages
         self.planes = [torch.zeros((pages + 1) * PAGE, HEADS, DIM) for _ in range(2 * LAYERS)]
         self.allocator = PagedTokenToKVPoolAllocator(
@@ -51,6 +51,7 @@ class Instance:
             dram=dram,
             writes_back=writes_back,
             max_bandwidth=max_bandwidth,
+            **dict(ports),
         )
         buffers = (self.buffers(), self.buffers())
         self.agent = CachingAgent(config, tree=self.tree, buffers=buffers, decode=decode)

@@ -14,7 +14,7 @@ import sys
 assert "prometheus_client" not in sys.modules
 
 numbers = {}
-published = metrics.Metrics(lambda: numbers, {"engine_type": "prefill", "tp_rank": 0})
+published = metrics.MetricsPublisher(lambda: numbers, {"engine_type": "prefill", "tp_rank": 0})
 
 def publish(**now):
     numbers.clear()
@@ -80,7 +80,7 @@ def test_metrics_are_published_once_a_second_until_that_fails(monkeypatch):
         return {"prompt_tokens": len(asked)}
 
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
-    published = metrics.Metrics(read, LABELS)
+    published = metrics.MetricsPublisher(read, LABELS)
     for now[0] in (100.0, 100.5, 101.25, 101.5, 102.5, 200.0):
         published.publish()
     assert asked == [100.0, 101.25, 102.5]

@@ -8,9 +8,7 @@ import pytest
 from sglang_memserve.caching.namespace import Namespace
 
 
-@pytest.mark.parametrize(
-    "namespace", [Namespace(None, None), Namespace("é", "salt")]
-)
+@pytest.mark.parametrize("namespace", [Namespace(None, None), Namespace("é", "salt")])
 def test_a_namespace_is_known_again_by_its_name(namespace):
     assert Namespace.from_name(namespace.name) == namespace
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from sglang_memserve.cli import main
@@ -41,6 +42,15 @@ def answers(port):
 
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until_it_asks(bench):
+    """Waits until the process has a connection to a system: however long its imports take."""
+    deadline = time.monotonic() + 60
+    while not psutil.Process(bench.pid).net_connections("tcp"):
+        assert time.monotonic() < deadline
+        assert bench.poll() is None
+        time.sleep(0.05)
 
 
 def test_two_systems_are_compared(mock, tmp_path, capsys):
@@ -152,10 +162,11 @@ def test_an_interrupted_run_shows_what_was_answered(mock, number, code):
     # One session after the other, for minutes.
     command += ["--sessions", "200", "--rates", "2", "--workload", "no-sharing"]
     bench = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
+    until_it_asks(bench)
+    time.sleep(3)
     assert bench.poll() is None
     bench.send_signal(number)
-    table, said = bench.communicate(timeout=10)
+    table, said = bench.communicate(timeout=30)
     assert bench.returncode == code
     assert "TTFT P50, ms" in table
     assert "ended early: interrupted" in table
@@ -166,7 +177,7 @@ def test_ctrl_c_ends_it_at_once(mock):
     url = mock("--first-ms", "20000")
     command = [sys.executable, "-m", "sglang_memserve.cli.main", "bench", "--url", f"a={url}", *SMALL]
     bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
-    time.sleep(2.5)
+    until_it_asks(bench)
     assert bench.poll() is None
     bench.send_signal(signal.SIGINT)
     _, said = bench.communicate(timeout=10)

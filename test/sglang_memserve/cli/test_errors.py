@@ -62,9 +62,10 @@ def error(capsys):
          "--memserve-caching?"),
         ("up --model /not/there", "memserve: no model at /not/there: give an existing folder, or a hub name such "
          "as 'org/model'"),
+        ("up -- --memserve-feed-port 7000", "memserve: --memserve-feed-port: 2 instances cannot listen at one port: "
+         "leave it out"),
         ("up -f /not/there.yaml", "memserve: /not/there.yaml: No such file or directory"),
-        ("instance --role prefil", "memserve instance: argument --role: invalid choice: 'prefil' (choose from "
-         "'prefill', 'decode', 'colocated')"),
+        ("instance --role prefil", "memserve instance: argument --role: invalid choice: 'prefil': did you mean prefill?"),
         ("instance --role decode --tp-size 2", "memserve instance: --tp-size is no flag here: put flags of SGLang "
          "after `--`"),
         ("instance --role decode -- --bogus", "memserve: --bogus: SGLang 0.5.23 has no such flag"),
@@ -80,6 +81,10 @@ def error(capsys):
          "http://127.0.0.1:30000"),
         ("explain --url 10.0.0.1 hello", "memserve: --url 10.0.0.1: a URL begins with its scheme: give "
          "http://10.0.0.1"),
+        ("status -- --tp-size 2", "memserve: --tp-size after `--`: `memserve status` starts no SGLang to pass it to"),
+        ("bench --tp-size 2", "memserve bench: --tp-size is no flag here: put flags of SGLang after `--`"),
+        ("", "memserve: the following arguments are required: COMMAND"),
+        ("stauts", "memserve: argument COMMAND: invalid choice: 'stauts': did you mean status?"),
         ("bench --url x=10.0.0.1:1", "memserve: --url x=10.0.0.1:1: give NAME=URL, as in "
          "mine=http://127.0.0.1:30000"),
         ("calibrate --out /not/there/p.json", "memserve: --out /not/there/p.json: there is no folder /not/there"),
@@ -99,6 +104,8 @@ def test_a_wrong_command_line(argv, text, error):
         ("MEMSERVE_CACHNG", "3", "memserve: MEMSERVE_CACHNG is set, and no setting has that name: did you mean "
          "MEMSERVE_CACHING?"),
         ("MEMSERVE_QQQ", "3", "memserve: MEMSERVE_QQQ is set, and no setting has that name: unset it"),
+        ("MEMSERVE_RANK_PORT", "7000", "memserve: MEMSERVE_RANK_PORT is set, and 2 instances cannot listen there: "
+         "unset it"),
         ("MEMSERVE_PREFILL", "many", "memserve: MEMSERVE_PREFILL='many': expected int"),
         ("MEMSERVE_ROUTER_API_KEY", "K", "memserve: MEMSERVE_ROUTER_API_KEY is set: set MEMSERVE_API_KEY for the "
          "whole cluster instead"),

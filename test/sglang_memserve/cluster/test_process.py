@@ -45,7 +45,7 @@ async def test_what_ignores_sigterm_is_killed_after_the_grace(run_fake, survivor
     assert survivors() == []
 
 
-async def test_children_of_a_killed_process_are_cleaned_and_its_port_can_be_used_again(run_fake, survivors):
+async def test_children_of_a_killed_process_are_killed_and_its_port_is_free(run_fake, survivors):
     process, port, _ = await run_fake()
     os.kill(process.pid, signal.SIGKILL)
     assert await process.wait() == -signal.SIGKILL

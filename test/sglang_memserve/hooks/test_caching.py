@@ -43,7 +43,7 @@ class Scheduler:
         return [req.rid for req in self.waiting_queue]
 
 
-def test_a_batch_is_made_of_those_that_do_not_wait():
+def test_a_batch_is_made_of_requests_that_do_not_wait():
     scheduler = Scheduler("a", "b", "c", held=["b"])
 
     def take_first(scheduler):
@@ -95,10 +95,10 @@ def test_a_hint_that_cannot_be_read_costs_no_request(caplog):
         hooks.fetch_for_colocated(None, scheduler, req)
         scheduler.waiting_queue = queue
     assert scheduler.memserve.agent.asked == ["good", "bad"]
-    assert "what bad could find elsewhere" in caplog.text
+    assert "the fetch for bad could not start" in caplog.text
 
 
-def test_what_sglang_did_not_queue_is_not_fetched_for():
+def test_nothing_is_fetched_for_a_request_that_sglang_rejected():
     scheduler = Scheduler("a")
     hooks.fetch_for_colocated(None, scheduler, SimpleNamespace(rid="rejected", bootstrap_room=None))
     assert scheduler.memserve.agent.asked == []

@@ -19,7 +19,7 @@ LOADED = "from sglang.srt.plugins import load_plugins\nload_plugins()\n"
 def test_sglang_loads_the_backend_and_every_hook_takes_hold():
     done = python(
         LOADED + "from sglang.srt.disaggregation.utils import TransferBackend, KVClassType, get_kv_class\n"
-        "from sglang_memserve.hooks.applied import require_applied\n"
+        "from sglang_memserve.hook_check import require_applied\n"
         "require_applied()\n"
         "ours, fake = TransferBackend('memserve'), TransferBackend.FAKE\n"
         "assert ours is TransferBackend.MEMSERVE and ours in list(TransferBackend)\n"
@@ -67,7 +67,7 @@ def test_a_server_that_is_not_served_ends_before_it_loads_anything():
 
 
 @pytest.mark.parametrize(("argv", "code"), [("'--disaggregation-transfer-backend', 'memserve'", 1), ("", 0)])
-def test_an_untested_sglang_is_refused_by_those_who_ask_for_memserve(argv, code):
+def test_an_untested_sglang_is_refused_where_memserve_is_used(argv, code):
     done = python(
         f"import sys; sys.argv += [{argv}]\n"
         "from sglang_memserve import compat, plugin\n"

@@ -56,11 +56,11 @@ async def test_prefill_and_decode_give_every_sample_the_same_room_of_its_own():
 
 
 async def test_requests_at_the_same_time_do_not_count_for_each_other():
-    one, both = Manager(), Manager()
-    [_ async for _ in one.run([ROOM], n=2)]
+    alone, both = Manager(), Manager()
+    [_ async for _ in alone.run([ROOM], n=2)]
     first, second = both.run([ROOM], n=2), both.run([99], n=2)
     await asyncio.gather(anext(first), anext(second))
-    assert [room for room in both.sent if room in one.sent] == one.sent
+    assert [room for room in both.sent if room in alone.sent] == alone.sent
     assert len(set(both.sent)) == 6
 
 
@@ -78,7 +78,7 @@ async def test_a_request_leaves_no_count_behind(leave_early):
 
 
 @pytest.mark.parametrize("rooms", [[None], [0]])
-async def test_what_has_no_room_is_sent_as_it_is(rooms):
+async def test_a_request_without_a_room_is_sent_as_it_is(rooms):
     manager = Manager()
     assert [answer async for answer in manager.run(rooms, n=2)] == ["first", "second"]
     assert manager.sent == rooms * 3

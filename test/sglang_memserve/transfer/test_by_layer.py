@@ -82,7 +82,7 @@ def test_a_layer_arrives_before_the_next_is_computed(by_layer, tools):
     assert arrived(split) == 3 * block
 
 
-def test_layers_that_nobody_named_are_sent_when_the_batch_is_over(by_layer, tools):
+def test_layers_that_no_kernel_named_are_sent_when_the_batch_is_over(by_layer, tools):
     split = by_layer
     sender, receiver = meet(split, tools, [20])
     with split.p.prefill.batch(None):

@@ -32,67 +32,67 @@ def watch(lost):
 
 
 def pair(context):
-    """What prefill listens at, and decode's line to it, over which something has come."""
-    end, line = context.socket(zmq.PULL), context.socket(zmq.PUSH)
-    line.connect(f"tcp://127.0.0.1:{end.bind_to_random_port('tcp://127.0.0.1')}")
-    line.send(b"hello")
-    assert end.recv() == b"hello"
-    return end, line
+    """Prefill's listening socket and decode's socket to it, over which a message has come."""
+    listener, socket = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    socket.connect(f"tcp://127.0.0.1:{listener.bind_to_random_port('tcp://127.0.0.1')}")
+    socket.send(b"hello")
+    assert listener.recv() == b"hello"
+    return listener, socket
 
 
-def test_a_connection_that_ends_tells_whose_it_was(context, watch, lost):
-    (a, line_a), (b, line_b) = pair(context), pair(context)
-    watch.watch("a", line_a)
-    watch.watch("b", line_b)
+def test_a_connection_that_ends_names_its_instance(context, watch, lost):
+    (a, socket_a), (b, socket_b) = pair(context), pair(context)
+    watch.watch("a", socket_a)
+    watch.watch("b", socket_b)
     b.close()
     assert lost.get(timeout=5) == "b"
     a.close()
     assert lost.get(timeout=5) == "a"
 
 
-def test_a_port_that_nobody_listens_at_counts_as_an_end(context, watch, lost, free_port):
-    line = context.socket(zmq.PUSH)
-    line.connect(f"tcp://127.0.0.1:{free_port()}")
-    watch.watch("gone", line)
+def test_a_port_without_a_listener_counts_as_an_end(context, watch, lost, free_port):
+    socket = context.socket(zmq.PUSH)
+    socket.connect(f"tcp://127.0.0.1:{free_port()}")
+    watch.watch("gone", socket)
     assert lost.get(timeout=5) == "gone"
 
 
-def test_a_line_that_its_owner_closes_is_no_end(context, watch, lost):
-    _end, line = pair(context)
-    watch.watch("a", line)
-    line.close()
+def test_a_socket_that_its_owner_closes_is_no_end(context, watch, lost):
+    _end, socket = pair(context)
+    watch.watch("a", socket)
+    socket.close()
     with pytest.raises(queue.Empty):
         lost.get(timeout=0.5)
 
 
-def test_one_failure_to_forget_an_instance_is_not_the_last_word(context, lost):
+def test_connections_are_watched_after_a_callback_has_failed(context, lost):
     def forget(name):
         lost.put(name)
         raise RuntimeError("a test's own")
 
     watch = ConnectionWatch(forget)
     for name in ("a", "b"):
-        end, line = pair(context)
-        watch.watch(name, line)
-        end.close()
+        listener, socket = pair(context)
+        watch.watch(name, socket)
+        listener.close()
         assert lost.get(timeout=5) == name
     watch.close()
 
 
-def test_others_are_heard_after_one_has_ended(context, watch, lost):
-    """What one line goes on to tell, in vain attempts to connect, must not hold up its process."""
+def test_other_connections_work_after_one_has_ended(context, watch, lost):
+    """Events of vain attempts to reconnect must not hold up the process."""
     kept = [pair(context) for _ in range(3)]
-    for number, (end, line) in enumerate(kept):
-        watch.watch(str(number), line)
-        end.close()
+    for number, (listener, socket) in enumerate(kept):
+        watch.watch(str(number), socket)
+        listener.close()
         assert lost.get(timeout=5) == str(number)
-    end, line = pair(context)
-    line.send(b"still")
-    assert end.recv() == b"still"
+    listener, socket = pair(context)
+    socket.send(b"still")
+    assert listener.recv() == b"still"
 
 
-def test_a_request_told_to_a_prefill_instance_that_dies_fails_at_once(split, tools):
-    """And nothing that was known of the instance is used again: the next request asks anew."""
+def test_a_request_to_a_prefill_instance_that_dies_fails_at_once(split, tools):
+    """Nothing that was known of the instance is used again: the next request looks it up."""
     manager, rank = split.d, split.context.socket(zmq.PULL)
     manager.connections = ConnectionWatch(manager._on_lost)
     receiver = split.receiver(ROOM)

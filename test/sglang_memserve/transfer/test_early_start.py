@@ -1,4 +1,4 @@
-"""Which prompts prefill computes before decode has answered, and which of those give way."""
+"""Which prompts prefill computes before decode has answered, and which of those yield."""
 
 from types import SimpleNamespace
 
@@ -38,7 +38,7 @@ def queue_of(comes=(), free=6, size=8):
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_a_prompt_is_begun_where_sglang_would(allowed):
+def test_a_prompt_starts_early_where_sglang_allows_it(allowed):
     asked = req("a", True)
     assert hooks.may_start_early(lambda queue, req: allowed, queue_of(), asked) == allowed
 
@@ -54,7 +54,7 @@ def test_a_prompt_is_begun_where_sglang_would(allowed):
     ],
     ids=["its KV comes", "few rows are left", "grammar", "logprobs", "mask"],
 )
-def test_a_prompt_is_not_begun_early_in_vain(queue, how):
+def test_a_prompt_does_not_start_early_in_vain(queue, how):
     assert not hooks.may_start_early(lambda queue, req: True, queue, req("a", True, **how))
 
 
@@ -64,7 +64,7 @@ def test_another_transfer_backend_is_left_alone():
     hooks.yield_optimistic_prefill(SimpleNamespace(batch_to_run=None), SimpleNamespace())
 
 
-def test_the_last_that_was_computed_early_gives_way_and_the_room_is_for_who_was_waited_for():
+def test_the_last_early_prompt_yields_to_those_that_decode_waits_for():
     scheduler = Scheduler([req("b", True), req("c", True)], [req("e", True), req("d", False)])
     hooks.yield_optimistic_prefill(SimpleNamespace(batch_to_run=None), scheduler)
     assert scheduler.back == ["c"]
@@ -77,7 +77,7 @@ def test_the_last_that_was_computed_early_gives_way_and_the_room_is_for_who_was_
     [("batch", [], [False]), (None, [], []), (None, [], [True]), (None, [False], [False])],
     ids=["there is room", "nobody waits", "decode waits for none", "there will be room"],
 )
-def test_nothing_gives_way_for_nothing(batch, sent, waiting):
+def test_no_early_prompt_yields_in_vain(batch, sent, waiting):
     sent = [req("b", True), *(req("c", pending) for pending in sent)]
     scheduler = Scheduler(sent, [req("d", pending) for pending in waiting])
     hooks.yield_optimistic_prefill(SimpleNamespace(batch_to_run=batch), scheduler)
@@ -85,7 +85,7 @@ def test_nothing_gives_way_for_nothing(batch, sent, waiting):
     assert scheduler.disagg_prefill_inflight_queue == sent
 
 
-def test_what_begins_early_is_counted_once(split):
+def test_a_prompt_that_starts_early_is_counted_once(split):
     first, second = req("a", True), req("b", False)
     for chunk in ([first, second], [first]):
         split.p.prefill.count_early(chunk)

@@ -1,4 +1,4 @@
-"""What is told of a request as its KV lands, and what is left for the scheduler to tell."""
+"""What is streamed of a request as its KV lands, and what is left to the scheduler."""
 
 import threading
 from array import array
@@ -69,7 +69,7 @@ class Scheduler:
         return self.output_streamer.send_to_detokenizer.sent
 
     def commit(self, req, token=TOKEN):
-        """The scheduler's own turn: the token, and what it tells before its next step."""
+        """The scheduler's own turn: the token, and what it streams before its next step."""
         req.output_ids.append(token)
         self.output_streamer.stream_output(first_token.not_yet_streamed([req]), False)
 
@@ -90,7 +90,7 @@ def scheduler():
     return Scheduler()
 
 
-def test_a_token_that_landed_is_told_once_and_the_next_ones_follow(scheduler, metadata):
+def test_a_landed_token_is_streamed_once_and_the_next_tokens_follow(scheduler, metadata):
     tokens, req = FirstTokens(scheduler, metadata), Req()
     tokens.expect(req)
     tokens.landed(ROOM, ROW)
@@ -123,7 +123,7 @@ def test_a_token_that_landed_is_told_once_and_the_next_ones_follow(scheduler, me
     ],
     ids=lambda how: next(iter(how)),
 )
-def test_what_needs_more_than_a_token_is_left_to_the_scheduler(scheduler, metadata, how):
+def test_requests_that_need_more_than_a_token_are_left_to_the_scheduler(scheduler, metadata, how):
     tokens, req = FirstTokens(scheduler, metadata), Req(**how)
     tokens.expect(req)
     tokens.landed(req.bootstrap_room, ROW)
@@ -142,7 +142,7 @@ def test_several_ranks_and_rooms_that_are_gone_are_left_alone(metadata):
         assert scheduler.sent == []
 
 
-def test_an_abort_between_landing_and_telling_is_the_last_word(scheduler, metadata, caplog):
+def test_an_abort_between_landing_and_streaming_is_the_last_word(scheduler, metadata, caplog):
     tokens, req = FirstTokens(scheduler, metadata), Req()
     tokens.expect(req)
     req.update_finish_state = lambda: setattr(req, "finished_reason", "abort")
@@ -151,7 +151,7 @@ def test_an_abort_between_landing_and_telling_is_the_last_word(scheduler, metada
     assert not caplog.text
 
 
-def test_an_end_that_comes_with_the_token_is_told(scheduler, metadata):
+def test_an_end_that_comes_with_the_token_is_streamed(scheduler, metadata):
     tokens, req = FirstTokens(scheduler, metadata), Req()
     tokens.expect(req)
     tokens.landed(ROOM, ROW)
@@ -177,7 +177,7 @@ def test_another_request_in_the_room_does_not_get_the_token(scheduler, metadata)
     assert [rid for rid, *_ in scheduler.sent] == ["r"]
 
 
-def test_trouble_leaves_it_to_the_scheduler(scheduler, metadata, caplog):
+def test_an_error_leaves_the_token_to_the_scheduler(scheduler, metadata, caplog):
     tokens, req = FirstTokens(scheduler, metadata), Req()
     tokens.expect(req)
     tokens.landed(ROOM, 99)
@@ -186,7 +186,7 @@ def test_trouble_leaves_it_to_the_scheduler(scheduler, metadata, caplog):
     assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN]]
 
 
-def test_while_the_scheduler_tells_something_nothing_else_is_told(scheduler, metadata):
+def test_nothing_is_streamed_ahead_while_the_scheduler_streams(scheduler, metadata):
     tokens = FirstTokens(scheduler, metadata)
     tokens.expect(Req())
     other = threading.Thread(target=tokens.landed, args=(ROOM, ROW))

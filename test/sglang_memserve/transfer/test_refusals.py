@@ -11,7 +11,7 @@ def test_a_room_is_refused_with_its_reason_and_forgotten_in_time():
     assert gone.reason(1) is None
 
 
-def test_the_oldest_rooms_make_way():
+def test_the_oldest_refusals_are_forgotten():
     rooms = Refusals(capacity=2)
     for room in (1, 2, 1, 3):
         rooms.add(room, "aborted")

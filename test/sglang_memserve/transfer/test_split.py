@@ -105,7 +105,7 @@ def test_an_abort_on_decode_fails_prefill_and_nothing_more_is_sent(split, tools,
     assert split.p.counters()["kv_bytes_sent"] == 0
 
 
-def test_an_abort_on_decode_keeps_its_reason_when_prefill_says_that_it_has_ended(split, tools, paired):
+def test_an_abort_on_decode_keeps_its_reason_when_prefill_reports_it(split, tools, paired):
     sender, receiver = paired([9, 10])
     receiver.abort()
     tools.until(lambda: sender.poll() == KVPoll.Failed)
@@ -137,7 +137,7 @@ def test_a_hundred_aborts_in_prefills_queue_leave_nothing(split, tools):
     tools.until(lambda: not split.leftovers())
 
 
-def test_a_sender_that_is_cleared_sends_nothing_from_pages_that_are_free_now(split, tools, paired):
+def test_a_cleared_sender_sends_nothing_from_pages_that_are_free(split, tools, paired):
     """SGLang clears it where another rank has failed, and frees the pages next."""
     sender, receiver = paired([9, 10])
     held = threading.Event()
@@ -230,7 +230,7 @@ def test_another_layout_is_refused_with_the_field_on_both_sides(make_split, tool
         assert "heads: 2 here, 1 at the peer" in message
 
 
-def test_a_second_rank_of_that_decode_instance_hears_the_field_too(make_split, tools):
+def test_a_second_rank_of_that_decode_instance_gets_the_field_too(make_split, tools):
     split = make_split(decode_heads=1)
     sender, receiver = split.sender(ROOM), split.ask(ROOM, [9])
     tools.until(lambda: split.p.request_status[ROOM] == KVPoll.Failed)
@@ -296,7 +296,7 @@ def test_only_so_many_destinations_wait_for_their_requests(make_split, tools):
 @pytest.mark.parametrize(
     "endpoint", ["nonsense", "stream://nonsense", "stream://127.0.0.1:0", "stream://no.such.host:7"]
 )
-def test_a_senseless_endpoint_costs_its_own_room_only(split, tools, paired, endpoint):
+def test_a_bad_endpoint_fails_its_own_room_only(split, tools, paired, endpoint):
     split.d.decode._blocks.endpoint, real = endpoint, split.d.decode._blocks.endpoint
     bad = split.ask(ROOM + 1, [9])
     split.d.decode._blocks.endpoint = real

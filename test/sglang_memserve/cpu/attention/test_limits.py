@@ -74,7 +74,7 @@ def test_a_plain_model_is_served(refuse, dtype):
         ({"layer": {"pos_encoding_mode": "ALIBI"}}, "ALIBI"),
     ],
 )
-def test_the_rest_is_refused_by_name(refuse, asked, name):
+def test_what_is_not_served_is_refused_by_name(refuse, asked, name):
     with pytest.raises(Unsupported, match="--attention-backend memserve_cpu does not serve") as refused:
         refuse(**asked)
     assert name in str(refused.value)

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from sglang_memserve.cpu_detection import on_cpu
+from sglang_memserve.cpu_host import on_cpu
 
 _PREFILL = "sglang.srt.disaggregation.prefill"
 _DECODE = "sglang.srt.disaggregation.decode"

@@ -15,7 +15,7 @@ from sglang_memserve.bench.clusters import building
 from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.bench.serving import arms as known
 from sglang_memserve.bench.serving import inputs
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.benchmark import (
     MODEL_S,
     described,
@@ -44,7 +44,7 @@ async def benchmark(asked: CachingArguments) -> None:
     outcome, failure = CachingOutcome(asked, described(options, engine)), None
     async with open_session() as session, building(engine, options.port, options.log_dir) as builder:
 
-        def start_arms(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[Target]]:
+        def start_arms(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[BenchTarget]]:
             return known.serving(chosen, builder, peers)
 
         duels = Duels(session, start_arms, outcome.duels, outcome.notes)

@@ -9,7 +9,7 @@ import aiohttp
 
 from benchmark.caching.parts import PIVOT
 from sglang_memserve.bench.serving import arms as known
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.benchmark import plan_of
 from sglang_memserve.bench.serving.options import BenchOptions
 from sglang_memserve.bench.serving.rounds import Comparison, Lap, StartArms
@@ -103,11 +103,11 @@ class Duels:
         self.notes += [note for note in comparison.notes if note not in self.notes]
 
 
-def beside(held: Target, start_arms: StartArms) -> StartArms:
+def beside(held: BenchTarget, start_arms: StartArms) -> StartArms:
     """As `start_arms`, but for `held`, which is up already."""
 
     @asynccontextmanager
-    async def others(arms: Sequence[Arm]) -> AsyncIterator[list[Target]]:
+    async def others(arms: Sequence[Arm]) -> AsyncIterator[list[BenchTarget]]:
         async with start_arms([arm for arm in arms if arm.name != held.name]) as started:
             yield [held, *started]
 

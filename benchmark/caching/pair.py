@@ -16,7 +16,7 @@ from sglang_memserve.bench.clusters import Builder
 from sglang_memserve.bench.serving import admin
 from sglang_memserve.bench.serving.answer import RequestError, StreamedAnswer
 from sglang_memserve.bench.serving.apis import Generate, RequestSettings
-from sglang_memserve.bench.serving.arms import Target
+from sglang_memserve.bench.serving.arms import BenchTarget
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
@@ -82,7 +82,7 @@ class InstancePair:
 
     async def forget(self) -> None:
         """Empties prefill's caches."""
-        await admin.flush(self.session, Target("prefill", self.prefill, (self.prefill,)))
+        await admin.flush(self.session, BenchTarget("prefill", self.prefill, (self.prefill,)))
 
     async def _answer(self, tokens: Sequence[int], fetch: bool) -> StreamedAnswer:
         sampling = {"max_new_tokens": _ANSWER_TOKENS, "temperature": 0, "ignore_eos": True}

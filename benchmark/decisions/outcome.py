@@ -8,7 +8,7 @@ import msgspec
 from benchmark.bars import Bar, report, show_bars
 from benchmark.decisions import judged, spread
 from benchmark.decisions.arguments import CROSSOVER, PARTS, DecisionsArguments
-from benchmark.decisions.points import Point
+from benchmark.decisions.points import FetchPoint
 from benchmark.decisions.spread import HotPrefixSpread
 from router.cost import Profile
 from sglang_memserve.bench.figures import Rounds
@@ -19,7 +19,7 @@ from sglang_memserve.machine import machine_description
 class DecisionsOutcome:
     asked: DecisionsArguments
     profile: Profile | None = None
-    points: list[Point] = field(default_factory=list)
+    points: list[FetchPoint] = field(default_factory=list)
     spreads: list[HotPrefixSpread] = field(default_factory=list)
 
     @property

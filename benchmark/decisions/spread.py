@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.bars import Bar, at_least, at_most
 from sglang_memserve.bench.figures import Rounds, percentile
-from sglang_memserve.bench.serving.answer import RequestRecord
+from sglang_memserve.bench.serving.answer import ReplayRecord
 
 PRICED, UNPRICED = "cost_model", "prompt_tree"
 Decision = Mapping[str, Any]
@@ -27,7 +27,7 @@ class HotPrefixSpread:
     hot: str
     recompute_ms: float
     starts: Mapping[float, float]
-    records: Sequence[RequestRecord]
+    records: Sequence[ReplayRecord]
     decisions: Sequence[Decision]
 
     @property
@@ -110,7 +110,7 @@ def _price(decision: Decision, url: str) -> Any:
     return next(candidate["cost"] for candidate in decision["candidates"] if candidate["url"] == url)
 
 
-def _latencies(records: Sequence[RequestRecord]) -> dict[str, float]:
+def _latencies(records: Sequence[ReplayRecord]) -> dict[str, float]:
     times = [1e3 * record.answer.ttft for record in records if record.answer is not None]
     if not times:
         return {}

@@ -19,7 +19,7 @@ from sglang_memserve.bench.clusters import START_S, Builder, System
 from sglang_memserve.bench.peers import ROUND_ROBIN, StockPeers
 from sglang_memserve.bench.serving.answer import RequestError
 from sglang_memserve.bench.serving.apis import Generate, RequestSettings
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.workloads.form import WorkloadTurn
 from sglang_memserve.cluster import probe
@@ -51,14 +51,14 @@ class PoliciesCluster:
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @contextlib.asynccontextmanager
-    async def behind(self, arms: Sequence[Arm]) -> AsyncIterator[list[Target]]:
+    async def behind(self, arms: Sequence[Arm]) -> AsyncIterator[list[BenchTarget]]:
         """In the block the router that the one arm names serves. It is new: it knows of no request."""
         (arm,) = arms
         async with self._serving(arm.name) as url:
             if arm.name in contenders.BY_TOKENS:
                 await _tokenises(self.builder.session, url)
             try:
-                yield [Target(arm.name, url, tuple(instance.url for instance in self.instances))]
+                yield [BenchTarget(arm.name, url, tuple(instance.url for instance in self.instances))]
             finally:
                 await self._keep_decisions(arm.name, url)
 

@@ -10,7 +10,7 @@ from router.cost.attention import AttentionRow, Heads, Kernel, PrefillAttention,
 from router.cost.shape import ModelShape
 from router.cost.streams import StreamRow
 from sglang_memserve.calibrate.operators import LONG_ENOUGH_S, copies_beyond_caches
-from sglang_memserve.calibrate.timing import Call, Timer
+from sglang_memserve.calibrate.timing import Call, CallTimer
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 from sglang_memserve.cpu.attention import compute
 from sglang_memserve.cpu.attention.plan import DecodeGroup, ExtendPart, plan_decode
@@ -37,7 +37,7 @@ class Attention:
     """
 
     shape: ModelShape
-    timer: Timer
+    timer: CallTimer
     backend: str
     page_size: int
     units: int

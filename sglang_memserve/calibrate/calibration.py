@@ -17,7 +17,7 @@ from sglang_memserve.calibrate.attention import Attention
 from sglang_memserve.calibrate.instance import SAMPLES, PrefillProbe
 from sglang_memserve.calibrate.operators import Measured
 from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
-from sglang_memserve.calibrate.timing import Timer
+from sglang_memserve.calibrate.timing import CallTimer
 from sglang_memserve.cluster import probe
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 from sglang_memserve.cpu.attention.memory import keep_freed_memory
@@ -38,7 +38,7 @@ def measure(options: CalibrationOptions, say: Say = lambda _: None) -> Profile:
         torch.set_num_threads(options.threads)
         if options.attention_backend == MEMSERVE_CPU:
             keep_freed_memory()
-    timer = Timer(device)
+    timer = CallTimer(device)
     attention = Attention(shape, timer, options.attention_backend, options.page_size, units)
     measured = Measured(shape, timer)
     with torch.inference_mode():

@@ -12,7 +12,7 @@ Call = Callable[[int], object]
 
 
 @dataclass(frozen=True)
-class Timer:
+class CallTimer:
     """Median seconds of a call: of `fewest` calls or more, up to `most` while they take under `budget_s`."""
 
     device: torch.device

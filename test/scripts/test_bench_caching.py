@@ -15,7 +15,7 @@ from benchmark.caching.duels import Duel, Duels
 from benchmark.caching.outcome import CachingOutcome
 from benchmark.caching.pair import Served
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.serving.arms import ARMS, Target
+from sglang_memserve.bench.serving.arms import ARMS, BenchTarget
 from sglang_memserve.bench.serving.options import BenchOptions
 from sglang_memserve.bench.serving.replay import ReplayResult
 from sglang_memserve.bench.serving.rounds import Comparison, Lap
@@ -164,7 +164,7 @@ def arena(monkeypatch):
         names = [arm.name for arm in arms]
         raised.append(names)
         up.extend(names)
-        yield [Target(name, name) for name in names]
+        yield [BenchTarget(name, name) for name in names]
         for name in names:
             up.remove(name)
 

@@ -14,7 +14,7 @@ from benchmark.policies.outcome import PoliciesOutcome
 from benchmark.policies.sessions import LOOGLE, duplicated
 from sglang_memserve.bench.clusters import Builder, EngineSpec
 from sglang_memserve.bench.peers import StockPeers
-from sglang_memserve.bench.serving.answer import RequestRecord, StreamedAnswer
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
 from sglang_memserve.bench.serving.replay import ReplayResult
 from sglang_memserve.bench.serving.rounds import Lap
 from sglang_memserve.bench.workloads.named import workload
@@ -33,7 +33,7 @@ def laps(failed=0.0, **p99s):
 
     def lap(name, number, value):
         answer = StreamedAnswer(token_times=[value / 1e3], reported_tokens=1)
-        run = ReplayResult([RequestRecord("s", 1, 0.0, 0.0, 1, answer)], 1, 1.0)
+        run = ReplayResult([ReplayRecord("s", 1, 0.0, 0.0, 1, answer)], 1, 1.0)
         return Lap(number, "w", name, run, {"ttft_p99_ms": value} | counts)
 
     return [lap(name, n, value) for name, values in p99s.items() for n, value in enumerate(values, 1)]
@@ -130,14 +130,14 @@ def test_there_are_as_many_requests_a_session_as_in_the_paper():
     assert sum(len(session.turns) for session in many.sessions) / 400 == pytest.approx(250 / 80, rel=0.1)
 
 
-class Ports:
+class CountingPorts:
     def pick(self):
         return 20000
 
 
 @pytest.mark.parametrize("name", [*contenders.POLICIES, PEER])
 def test_each_contender_is_a_router_before_all_instances(name, tmp_path):
-    ports, engine = Ports(), EngineSpec(model="/models/m", attention_backend="torch_native")
+    ports, engine = CountingPorts(), EngineSpec(model="/models/m", attention_backend="torch_native")
     roles = ("prefill", "prefill", "decode")
     instances = [engine.instance(role, ports) for role in roles]
     builder = Builder(engine, ports, tmp_path, session=None)

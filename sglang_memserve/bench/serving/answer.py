@@ -50,7 +50,7 @@ class StreamedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestRecord:
+class ReplayRecord:
     """One request of a run: it has an answer or an error.
 
     `turn` counts from 1. `planned`, `sent`: seconds from the run's start. `asked_tokens`: to be generated.

@@ -122,7 +122,7 @@ class Completions:
         self._text += answer.text
 
 
-class Chat:
+class ChatCompletions:
     """OpenAI's chat completions: the server puts the messages into the model's template."""
 
     path = "/v1/chat/completions"
@@ -143,11 +143,11 @@ class Chat:
         self._messages.append({"role": "assistant", "content": answer.text})
 
 
-APIS: dict[str, type[Generate] | type[Completions] | type[Chat]] = {
+APIS: dict[str, type[Generate] | type[Completions] | type[ChatCompletions]] = {
     "generate": Generate,
     "generate-text": GenerateText,
     "completions": Completions,
-    "chat": Chat,
+    "chat": ChatCompletions,
 }
 
 

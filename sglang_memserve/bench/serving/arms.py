@@ -17,7 +17,7 @@ METRICS = "--enable-metrics"
 
 
 @dataclass(frozen=True)
-class Target:
+class BenchTarget:
     """A system that serves at `url`. `engines` are the URLs of its instances, where these are known."""
 
     name: str
@@ -119,7 +119,7 @@ def running(spec: str) -> Arm:
 @contextlib.asynccontextmanager
 async def serving(
     arms: Sequence[Arm], builder: Builder | None, peers: StockPeers
-) -> AsyncIterator[list[Target]]:
+) -> AsyncIterator[list[BenchTarget]]:
     """All of `arms` serve within the block. `builder` starts those that do not run. Raises UsageError."""
     async with contextlib.AsyncExitStack() as stack:
         systems = {arm.name: arm.system(builder, peers) for arm in arms if arm.instances and builder}
@@ -128,7 +128,7 @@ async def serving(
         yield [_target(arm, systems.get(arm.name)) for arm in arms]
 
 
-def _target(arm: Arm, system: System | None) -> Target:
+def _target(arm: Arm, system: System | None) -> BenchTarget:
     if system is None:
-        return Target(arm.name, arm.url)
-    return Target(arm.name, system.url, tuple(instance.url for instance in system.instances))
+        return BenchTarget(arm.name, arm.url)
+    return BenchTarget(arm.name, system.url, tuple(instance.url for instance in system.instances))

@@ -16,7 +16,7 @@ from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.bench.serving import arms as known
 from sglang_memserve.bench.serving import inputs, pace
 from sglang_memserve.bench.serving.apis import RequestSettings
-from sglang_memserve.bench.serving.arms import INSTANCE_BYTES, METRICS, Arm, Target
+from sglang_memserve.bench.serving.arms import INSTANCE_BYTES, METRICS, Arm, BenchTarget
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.bench.serving.measure import Slo
 from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, BenchOptions, Load
@@ -53,7 +53,7 @@ async def benchmark(options: BenchOptions) -> None:
         started = building(engine, options.port, options.log_dir) if engine else nullcontext()
         builder = await stack.enter_async_context(started)
 
-        def start_arms(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[Target]]:
+        def start_arms(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[BenchTarget]]:
             return known.serving(chosen, builder, StockPeers(options.peers))
 
         together = fit_together(options, arms, model)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sglang_memserve.bench.figures import percentile
-from sglang_memserve.bench.serving.answer import RequestRecord, StreamedAnswer
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
 from sglang_memserve.bench.serving.replay import ReplayResult
 from sglang_memserve.bench.workloads.form import Workload
 
@@ -53,11 +53,11 @@ def figures(run: ReplayResult, slo: Slo) -> dict[str, float]:
     }
 
 
-def answered(records: Iterable[RequestRecord]) -> list[StreamedAnswer]:
+def answered(records: Iterable[ReplayRecord]) -> list[StreamedAnswer]:
     return [record.answer for record in records if record.answer is not None]
 
 
-def errors(records: Iterable[RequestRecord]) -> Counter[str]:
+def errors(records: Iterable[ReplayRecord]) -> Counter[str]:
     """How often each error was met."""
     return Counter(record.error for record in records if record.error is not None)
 

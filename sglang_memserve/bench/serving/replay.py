@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sglang_memserve.bench.serving.answer import RequestError, RequestRecord
+from sglang_memserve.bench.serving.answer import ReplayRecord, RequestError
 from sglang_memserve.bench.serving.apis import Conversation
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.workloads.form import Workload, WorkloadSession
 
-Watch = Callable[[RequestRecord], None]
+Watch = Callable[[ReplayRecord], None]
 """Sees each request as it ends."""
 New = Callable[[str], Conversation]
 """Takes the session's name."""
@@ -24,7 +24,7 @@ class ReplayResult:
     A session ends with its first failure, so `records` may be fewer than `planned`: those were never sent.
     """
 
-    records: list[RequestRecord]
+    records: list[ReplayRecord]
     planned: int
     seconds: float
 
@@ -47,7 +47,7 @@ class Replay:
     watch: Watch
     limit_s: float
     start: float = 0.0
-    records: list[RequestRecord] = field(default_factory=list)
+    records: list[ReplayRecord] = field(default_factory=list)
 
     async def run(self) -> None:
         """Until all is answered. What is not answered after `limit_s` seconds counts as failed."""
@@ -73,7 +73,7 @@ class Replay:
     def now(self) -> float:
         return time.perf_counter() - self.start
 
-    def keep(self, record: RequestRecord) -> None:
+    def keep(self, record: ReplayRecord) -> None:
         self.records.append(record)
         self.watch(record)
 
@@ -112,7 +112,7 @@ class _SessionReplay:
         except RequestError as error:
             return error
 
-    async def _turn(self, number: int, planned: float, body: bytes | RequestError) -> RequestRecord:
+    async def _turn(self, number: int, planned: float, body: bytes | RequestError) -> ReplayRecord:
         sent = self.replay.now()
         about = (self.session.name, number + 1, planned, sent, self.session.turns[number].output_tokens)
         try:
@@ -122,11 +122,11 @@ class _SessionReplay:
             if number + 1 < len(self.session.turns):
                 self.conversation.keep(answer)
         except RequestError as failure:
-            return RequestRecord(*about, error=str(failure))
+            return ReplayRecord(*about, error=str(failure))
         except asyncio.CancelledError:
-            self.replay.keep(RequestRecord(*about, error=self.replay.cut_off))
+            self.replay.keep(ReplayRecord(*about, error=self.replay.cut_off))
             raise
-        return RequestRecord(*about, answer=answer)
+        return ReplayRecord(*about, answer=answer)
 
 
 async def replay(workload: Workload, client: Client, new: New, watch: Watch, limit_s: float) -> ReplayResult:

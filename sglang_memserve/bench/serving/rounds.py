@@ -12,15 +12,15 @@ import aiohttp
 from sglang_memserve.bench.serving import admin
 from sglang_memserve.bench.serving.answer import RequestError
 from sglang_memserve.bench.serving.apis import APIS, Conversation, RequestSettings
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.serving.measure import Slo, figures
-from sglang_memserve.bench.serving.progress import Progress
+from sglang_memserve.bench.serving.progress import RunProgress
 from sglang_memserve.bench.serving.replay import Replay, ReplayResult
 from sglang_memserve.bench.workloads.form import Workload, WorkloadTurn
 from sglang_memserve.cluster.errors import ClusterError
 
-StartArms = Callable[[Sequence[Arm]], AbstractAsyncContextManager[list[Target]]]
+StartArms = Callable[[Sequence[Arm]], AbstractAsyncContextManager[list[BenchTarget]]]
 """Starts arms for as long as a block lasts."""
 _WARM_UP_TOKENS = 4
 _BETWEEN_S, _SEEN_S = 0.5, 60.0
@@ -82,7 +82,7 @@ class Comparison:
                     for label in self.plan.workloads:
                         await self._lap(number, label, target)
 
-    async def _lap(self, number: int, label: str, target: Target) -> None:
+    async def _lap(self, number: int, label: str, target: BenchTarget) -> None:
         plan, workload = self.plan, self.plan.workloads[label]
         client = Client(self.session, target.url, plan.request_s)
         await self._warm_up(client, target, workload)
@@ -91,7 +91,7 @@ class Comparison:
         await asyncio.sleep(_BETWEEN_S)
         before = await admin.counted(self.session, target)
         what = f"round {number} of {plan.rounds}, {label}, {target.name}"
-        with Progress(what, sum(len(session.turns) for session in workload.sessions)) as progress:
+        with RunProgress(what, sum(len(session.turns) for session in workload.sessions)) as progress:
             replay = Replay(workload, client, self._conversation, progress.count, plan.run_s)
             try:
                 await replay.run()
@@ -103,11 +103,11 @@ class Comparison:
         self._keep(number, label, target, replay.result(), grown)
 
     def _keep(
-        self, number: int, label: str, target: Target, run: ReplayResult, grown: dict[str, float]
+        self, number: int, label: str, target: BenchTarget, run: ReplayResult, grown: dict[str, float]
     ) -> None:
         self.laps.append(Lap(number, label, target.name, run, figures(run, self.plan.slo) | grown))
 
-    async def _warm_up(self, client: Client, target: Target, workload: Workload) -> None:
+    async def _warm_up(self, client: Client, target: BenchTarget, workload: Workload) -> None:
         """One request like the workload's first, with a short answer: what happens only once happens now."""
         first = _unlike(workload.sessions[0].turns[0])
         # sglang-router is ready before it has seen that its workers are.

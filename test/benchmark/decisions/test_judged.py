@@ -3,7 +3,7 @@
 import pytest
 
 from benchmark.decisions.judged import bars, by_bandwidth, by_length, crossing, crossovers, table
-from benchmark.decisions.points import COMPUTE, FETCH, Point
+from benchmark.decisions.points import COMPUTE, FETCH, FetchPoint
 
 
 def point(bandwidth, tokens, fetch, recompute, fetches=None, predicted=None):
@@ -11,7 +11,7 @@ def point(bandwidth, tokens, fetch, recompute, fetches=None, predicted=None):
     will = predicted or (fetch, recompute)
     measured = {FETCH: [fetch, 9 * fetch, fetch / 9], COMPUTE: [recompute] * 3}
     decided = will[0] < will[1] if fetches is None else fetches
-    return Point(bandwidth, tokens, dict(zip((FETCH, COMPUTE), will, strict=True)), decided, measured)
+    return FetchPoint(bandwidth, tokens, dict(zip((FETCH, COMPUTE), will, strict=True)), decided, measured)
 
 
 WON, LOST = point(2e8, 512, 0.1, 0.4), point(1e7, 512, 2.0, 0.4)

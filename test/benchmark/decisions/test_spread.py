@@ -4,7 +4,7 @@ import pytest
 
 from benchmark.decisions.spread import HotPrefixSpread, bars
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.serving.answer import RequestRecord, StreamedAnswer
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
 
 HOT, OTHER = "http://hot:1", "http://other:1"
 
@@ -19,7 +19,7 @@ def decision(chosen, hot_queue, other_queue=0.0, how="recompute", computing=2000
 
 
 def record(planned, ttft):
-    return RequestRecord("s", 1, planned, planned, 4, StreamedAnswer(token_times=[ttft]))
+    return ReplayRecord("s", 1, planned, planned, 4, StreamedAnswer(token_times=[ttft]))
 
 
 def spread(*decisions, policy="cost_model", records=()):
@@ -68,7 +68,7 @@ def test_under_prompt_tree_all_are_to_pile_up():
 
 
 def test_no_bar_is_met_where_requests_failed_or_were_not_decided_upon():
-    lost = RequestRecord("s", 1, 1.0, 1.0, 4, error="refused")
+    lost = ReplayRecord("s", 1, 1.0, 1.0, 4, error="refused")
     assert met(spread(decision(HOT, 0.0), decision(OTHER, 0.0), records=[record(0, 1), lost])) == [
         False,
         False,

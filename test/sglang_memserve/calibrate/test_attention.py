@@ -7,12 +7,12 @@ import torch
 
 from router.cost import ModelShape
 from sglang_memserve.calibrate.attention import Attention, plain_extend
-from sglang_memserve.calibrate.timing import Timer
+from sglang_memserve.calibrate.timing import CallTimer
 
 SHAPE = ModelShape(
     layers=2, hidden=32, heads=4, kv_heads=2, head_dim=8, intermediate=48, vocab=100, dtype="float32"
 )
-HASTY = Timer(torch.device("cpu"), budget_s=0.0, fewest=1)
+HASTY = CallTimer(torch.device("cpu"), budget_s=0.0, fewest=1)
 
 
 def attention(backend):
@@ -55,7 +55,7 @@ def test_the_query_is_padded_so_prefixes_tell_nothing_new():
 
 
 def test_what_takes_longer_than_long_enough_is_left_out(monkeypatch):
-    monkeypatch.setattr(Timer, "seconds", lambda *_: 5.0)
+    monkeypatch.setattr(CallTimer, "seconds", lambda *_: 5.0)
     rows = attention("memserve_cpu").prefills([(0, 64), (0, 400), (256, 16), (256, 64)])
     assert [row.batch for row in rows] == [((0, 64),), ((256, 16),)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sglang_memserve.bench.serving.answer import RequestRecord, StreamedAnswer
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
 from sglang_memserve.bench.serving.measure import Slo, errors, figures, offered_per_s
 from sglang_memserve.bench.serving.replay import ReplayResult
 
@@ -10,11 +10,11 @@ from sglang_memserve.bench.serving.replay import ReplayResult
 def record(ttft, tpot=0.05, tokens=3, asked=3, late=0.0, **fields):
     times = [ttft + tpot * n for n in range(tokens)]
     answer = StreamedAnswer(times, end=times[-1] + 0.001, reported_tokens=tokens, finished=True, **fields)
-    return RequestRecord("s", 1, planned=1.0, sent=1.0 + late, asked_tokens=asked, answer=answer)
+    return ReplayRecord("s", 1, planned=1.0, sent=1.0 + late, asked_tokens=asked, answer=answer)
 
 
 def failed(error="refused"):
-    return RequestRecord("s", 1, planned=1.0, sent=1.0, asked_tokens=3, error=error)
+    return ReplayRecord("s", 1, planned=1.0, sent=1.0, asked_tokens=3, error=error)
 
 
 def test_latencies_are_those_of_the_answers():

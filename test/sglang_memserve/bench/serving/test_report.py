@@ -6,7 +6,7 @@ import re
 import pytest
 
 from sglang_memserve.bench.serving import plots, report
-from sglang_memserve.bench.serving.answer import RequestRecord, StreamedAnswer
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
 from sglang_memserve.bench.serving.measure import Slo, figures
 from sglang_memserve.bench.serving.replay import ReplayResult
 from sglang_memserve.bench.serving.rounds import Lap
@@ -14,7 +14,7 @@ from sglang_memserve.bench.serving.rounds import Lap
 
 def lap(arm, number, ttft, workload="w", slo=None, errors=0, late=0.0, **fields):
     records = [
-        RequestRecord(
+        ReplayRecord(
             "s",
             n + 1,
             n,
@@ -24,7 +24,7 @@ def lap(arm, number, ttft, workload="w", slo=None, errors=0, late=0.0, **fields)
         )
         for n in range(3)
     ]
-    records += [RequestRecord("t", 1, 0.0, 0.0, 2, error="503: full")] * errors
+    records += [ReplayRecord("t", 1, 0.0, 0.0, 2, error="503: full")] * errors
     run = ReplayResult(records, planned=4 + errors, seconds=4.0)
     return Lap(number, workload, arm, run, figures(run, slo or Slo()))
 

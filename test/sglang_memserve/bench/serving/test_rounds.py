@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sglang_memserve.bench.serving.apis import RequestSettings
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.bench.serving.measure import Slo
 from sglang_memserve.bench.serving.rounds import Comparison, ComparisonPlan
@@ -28,7 +28,7 @@ def systems(engines):
         @contextlib.asynccontextmanager
         async def start_arms(self, arms):
             self.raised.append([arm.name for arm in arms])
-            yield [Target(arm.name, self[arm.name].url) for arm in arms]
+            yield [BenchTarget(arm.name, self[arm.name].url) for arm in arms]
 
     return Systems()
 

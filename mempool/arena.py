@@ -29,7 +29,7 @@ class DramArena:
         self._rows: npt.NDArray[np.uint8] = self.rows.numpy()
 
     def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
-        """The blocks in place; neighbouring rows are one view. None for small scattered parts: gather them."""
+        """The blocks in place; neighbouring rows are one view. None: small scattered parts."""
         columns = self._columns(planes)
         runs = self._runs(pages, columns)
         size = columns.stop - columns.start

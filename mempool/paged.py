@@ -12,8 +12,8 @@ from mempool.layout import BlockLayout
 class PagedBuffers:
     """Views over an engine's K and V buffers. It owns no memory, and takes no part in its allocation.
 
-    Not thread-safe: `gather` and `scatter` of one object belong to one thread. On CUDA both run on a stream of
-    their own, and return when their bytes are there.
+    Not thread-safe: `gather` and `scatter` of one object belong to one thread. On CUDA both run on a stream
+    of their own, and return when their bytes are there.
 
     Args:
         planes: One tensor for each plane of the block, in block order: contiguous, any dtype, all on one

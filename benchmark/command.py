@@ -4,7 +4,7 @@ import argparse
 
 
 def parser(about: str | None, *, rounds: int, full: str | None = None) -> argparse.ArgumentParser:
-    """With --json, --rounds, and --full if it is said what that means. Each adds flags of its own."""
+    """With --json, --rounds, and --full where `full` says what it means. Callers add their own flags."""
     made = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -23,7 +23,7 @@ class LoadError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class RequestTiming:
     """Seconds from the request's write: to the first byte of the answer's body, to the answer's end.
 
     `late` is how far behind its planned time the request was written, for open-loop load.
@@ -34,12 +34,12 @@ class Timing:
     late: float = 0.0
 
 
-class _Connection(asyncio.Protocol):
+class _LoadConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self._reader = Reader()
         self._sent = self._first = 0.0
-        self._answer: asyncio.Future[Timing] | None = None
+        self._answer: asyncio.Future[RequestTiming] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -49,7 +49,7 @@ class _Connection(asyncio.Protocol):
         if self._answer and not self._answer.done():
             self._answer.set_exception(LoadError(f"the connection broke off: {error or 'closed'}"))
 
-    def ask(self, request: bytes) -> "asyncio.Future[Timing]":
+    def ask(self, request: bytes) -> "asyncio.Future[RequestTiming]":
         if self.transport is None:
             raise LoadError("the connection is closed")
         self._answer = asyncio.get_running_loop().create_future()
@@ -86,20 +86,20 @@ class _Connection(asyncio.Protocol):
         assert self._answer is not None
         code = http_wire.status(self._reader.head)
         if code == 200 and b'"error"' not in self._reader.body:
-            self._answer.set_result(Timing(self._first, now - self._sent))
+            self._answer.set_result(RequestTiming(self._first, now - self._sent))
         else:
             text = self._reader.body[:300].decode(errors="replace")
             self._answer.set_exception(LoadError(f"answered {code}: {text}"))
 
 
 @dataclass
-class Client:
+class LoadClient:
     """Connections to one server, kept open between requests; as many as there are requests at a time."""
 
     url: str
-    _idle: list[_Connection] = field(default_factory=list)
+    _idle: list[_LoadConnection] = field(default_factory=list)
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> "LoadClient":
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -107,7 +107,7 @@ class Client:
             connection.close()
         self._idle.clear()
 
-    async def ask(self, body: bytes) -> Timing:
+    async def ask(self, body: bytes) -> RequestTiming:
         """POST /generate. Raises LoadError unless the answer is 200 and carries no error."""
         connection = await self._connection()
         try:
@@ -120,7 +120,7 @@ class Client:
         self._idle.append(connection)
         return timing
 
-    async def _connection(self) -> _Connection:
+    async def _connection(self) -> _LoadConnection:
         while self._idle:
             if (connection := self._idle.pop()).transport is not None:
                 return connection
@@ -129,7 +129,7 @@ class Client:
         try:
             async with asyncio.timeout(_CONNECT_S):
                 _, connection = await loop.create_connection(
-                    _Connection, str(where.hostname), int(where.port or 80)
+                    _LoadConnection, str(where.hostname), int(where.port or 80)
                 )
         except (OSError, TimeoutError) as error:
             raise LoadError(f"{self.url} cannot be reached: {error or type(error).__name__}") from error
@@ -137,8 +137,8 @@ class Client:
 
 
 async def open_loop(
-    client: Client, bodies: Iterator[bytes], rate: float, seconds: float, seed: int
-) -> list[Timing]:
+    client: LoadClient, bodies: Iterator[bytes], rate: float, seconds: float, seed: int
+) -> list[RequestTiming]:
     """Requests at random moments (Poisson), `rate` a second, whether or not earlier ones are answered."""
     rng, start, tasks = random.Random(seed), time.perf_counter(), []
     planned = start
@@ -147,10 +147,10 @@ async def open_loop(
             await asyncio.sleep(max(0.0, planned - time.perf_counter()))
             late = time.perf_counter() - planned
             tasks.append((group.create_task(client.ask(next(bodies))), late))
-    return [Timing(task.result().first, task.result().last, late) for task, late in tasks]
+    return [RequestTiming(task.result().first, task.result().last, late) for task, late in tasks]
 
 
-async def closed_loop(client: Client, bodies: Iterator[bytes], at_once: int, seconds: float) -> float:
+async def closed_loop(client: LoadClient, bodies: Iterator[bytes], at_once: int, seconds: float) -> float:
     """Answers a second with `at_once` requests always running."""
     start, done = time.perf_counter(), 0
 
@@ -166,7 +166,7 @@ async def closed_loop(client: Client, bodies: Iterator[bytes], at_once: int, sec
     return done / (time.perf_counter() - start)
 
 
-def milliseconds(timings: list[Timing]) -> dict[str, float]:
+def milliseconds(timings: list[RequestTiming]) -> dict[str, float]:
     """p50 and p99 of what was timed, by name."""
     return {
         f"{what}_p{round(100 * share)}_ms": 1e3 * percentile((getattr(t, what) for t in timings), share)

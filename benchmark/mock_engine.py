@@ -24,7 +24,7 @@ class MockEngine:
     """Sends an answer's first token after `first_s` seconds, each further one `gap_s` later.
 
     Token n of an answer is the prompt's length plus n (in characters, of a text), so that an answer shows
-    which prompt it was given to; half of the prompt is told to be cached. Each event has, under DELAY, the
+    which prompt it was given to; half of the prompt is reported as cached. Each event has, under DELAY, the
     seconds after which it was really sent. `bodies` holds what was asked. `fails` maps the number of a
     request (from 0) to a status; 200 breaks off after the first token. `pages`: what else there is to GET or
     POST, by path; the number of calls goes into `calls`. `url` is for whoever serves it to set.
@@ -40,14 +40,14 @@ class MockEngine:
 
     async def serve(self, host: str, port: int) -> asyncio.Server:
         """A server that listens; closing it is the caller's."""
-        return await asyncio.get_running_loop().create_server(lambda: _Connection(self), host, port)
+        return await asyncio.get_running_loop().create_server(lambda: _EngineConnection(self), host, port)
 
     def page(self, path: str) -> bytes | None:
         self.calls[path] = self.calls.get(path, 0) + 1
         return self.pages.get(path)
 
 
-class _Connection(asyncio.Protocol):
+class _EngineConnection(asyncio.Protocol):
     """Answers one request after the other."""
 
     def __init__(self, engine: MockEngine) -> None:
@@ -82,7 +82,7 @@ class _Connection(asyncio.Protocol):
         self._engine.bodies.append(asked)
         status = self._engine.fails.get(number)
         if status and status != 200:
-            self._transport.write(http_wire.response(status, b'{"error": {"message": "told to fail"}}'))
+            self._transport.write(http_wire.response(status, b'{"error": {"message": "meant to fail"}}'))
             return
         self._transport.write(http_wire.STREAM_HEAD)
         self._streaming = asyncio.create_task(self._stream(*_ANSWERS[path](asked), breaks=bool(status)))
@@ -120,7 +120,7 @@ def _generate(asked: dict[str, Any]) -> Stream:
     ends = [None] * (count - 1) + [{"type": "length", "length": count}]
     tokens = [
         {
-            "text": "".join(f" {one}" for one in ids[:n]),
+            "text": "".join(f" {token}" for token in ids[:n]),
             "output_ids": ids[:n],
             "meta_info": meta | {"completion_tokens": n, "finish_reason": end},
         }

@@ -37,7 +37,7 @@ class Pace:
     gap_s: float
 
 
-class Connection(asyncio.Protocol):
+class WorkerConnection(asyncio.Protocol):
     """Answers one request after the other. A connection that sends no HTTP is closed."""
 
     def __init__(self, pace: Pace) -> None:
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
 async def serve(host: str, port: int, pace: Pace) -> asyncio.Server:
     """A server that listens; closing it is the caller's."""
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: Connection(pace), host, port)
+    return await loop.create_server(lambda: WorkerConnection(pace), host, port)
 
 
 async def _forever(host: str, port: int, pace: Pace) -> None:

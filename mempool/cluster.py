@@ -10,7 +10,7 @@ from mempool.local import LocalPool
 from mempool.membership.client import MembershipClient
 from mempool.membership.messages import Change, ChangeKind, InstanceInfo
 from mempool.peers import PeerDirectory
-from mempool.remote.exchange import Exchange
+from mempool.remote.exchange import PeerExchange
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class ClusterMembership:
         info: InstanceInfo,
         local: LocalPool,
         peers: PeerDirectory,
-        exchange: Exchange,
+        exchange: PeerExchange,
         *,
         registries: Sequence[str],
         on_stopped: Callable[[MemPoolError], None] | None,

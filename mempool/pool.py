@@ -15,7 +15,7 @@ from mempool.index.keys import Tokens
 from mempool.local import LocalPool
 from mempool.membership.messages import InstanceInfo, new_incarnation
 from mempool.peers import PeerDirectory
-from mempool.remote.exchange import Exchange
+from mempool.remote.exchange import PeerExchange
 from mempool.results import BlockCounts, MatchResult, TransferResult
 from mempool.store import BlockStore, require_sendable
 from mempool.tiers.tier import Tier
@@ -69,7 +69,7 @@ class MemPool:
         )
         # Closed in the reverse order, also where one of the later steps fails.
         with ExitStack() as stack:
-            self._exchange = exchange = Exchange(
+            self._exchange = exchange = PeerExchange(
                 self.local,
                 self._peers,
                 config,

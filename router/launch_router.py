@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
     )
     if config.without_effect:
-        logger.warning("without effect here: %s (docs/router.md)", ", ".join(config.without_effect))
+        flags = ", ".join(config.without_effect)
+        logger.warning("without effect here: %s (docs/guides/from-sglang-router.md)", flags)
     try:
         code: int = uvloop.run(serve(config))
     except ConfigError as error:

@@ -3,7 +3,7 @@
 
 Its client asks a mock server whose delays are known: the first token after 50 ms, each further one 10 ms
 later, 16 in all; prompts of 500 tokens, 50 requests a second at random moments (Poisson).
-- TTFT error, TPOT error: what the client measured less what the server was told to do, p50 and p99.
+- TTFT error, TPOT error: what the client measured less what the server was set to do, p50 and p99.
 - The client's share of the TTFT error: what it measured less when the server says it really sent the first
   token, for a timer and an event loop are late by themselves; p50 and p99.
 - Lateness: how long after its planned time a request is written, p99. Once with that server, and once with
@@ -29,11 +29,11 @@ from benchmark.bars import Bar, at_least, at_most, report, show_bars
 from benchmark.mock_engine import DELAY
 from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import Rounds, percentile
-from sglang_memserve.bench.serving.answer import Answer
-from sglang_memserve.bench.serving.apis import APIS, Asking, Conversation
+from sglang_memserve.bench.serving.answer import StreamedAnswer
+from sglang_memserve.bench.serving.apis import APIS, Conversation, RequestSettings
 from sglang_memserve.bench.serving.client import Client, open_session
 from sglang_memserve.bench.serving.replay import replay
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.ports import PortPicker
@@ -49,11 +49,11 @@ MOCK = "benchmark.mock_engine"
 
 
 def workload(seconds: float, seed: int) -> Workload:
-    rng, now, sessions = random.Random(seed), 0.0, list[Session]()
+    rng, now, sessions = random.Random(seed), 0.0, list[WorkloadSession]()
     while (now := now + rng.expovariate(RATE)) < seconds:
         tokens = tuple(rng.choices(range(1000, 40_000), k=PROMPT))
-        turn = Turn(tokens, ANSWER, " ".join(map(str, tokens)))
-        sessions.append(Session(f"s{len(sessions)}", now, (turn,)))
+        turn = WorkloadTurn(tokens, ANSWER, " ".join(map(str, tokens)))
+        sessions.append(WorkloadSession(f"s{len(sessions)}", now, (turn,)))
     return Workload("known delays", tuple(sessions))
 
 
@@ -63,12 +63,12 @@ def telling(api: str, sent: list[float]) -> Conversation:
     form: Any = APIS[api]
 
     class TellingConversation(form):
-        def hear(self, event: dict[str, Any], at: float, answer: Answer) -> None:
+        def on_event(self, event: dict[str, Any], at: float, answer: StreamedAnswer) -> None:
             if DELAY in event and not answer.token_times:
                 sent.append(at - event[DELAY])
-            super().hear(event, at, answer)
+            super().on_event(event, at, answer)
 
-    conversation: Conversation = TellingConversation(Asking())
+    conversation: Conversation = TellingConversation(RequestSettings())
     return conversation
 
 

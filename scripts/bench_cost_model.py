@@ -33,7 +33,7 @@ from benchmark.cost.grid import CELLS, grid
 from benchmark.cost.live import ARCHITECTURE, OPERATORS, Live
 from sglang_memserve.bench import children
 from sglang_memserve.bench.chart import Chart, Panel, Point, require_matplotlib
-from sglang_memserve.bench.clusters import Engine, building
+from sglang_memserve.bench.clusters import EngineSpec, building
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
@@ -53,7 +53,7 @@ def on_h100(folder: Path) -> dict[str, h100.Errors]:
 
 
 async def here(options: argparse.Namespace) -> Live:
-    engine = Engine(
+    engine = EngineSpec(
         model=resolve_model(options.model),
         attention_backend=options.attention_backend,
         threads=options.threads,

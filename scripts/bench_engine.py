@@ -26,7 +26,7 @@ import orjson
 from benchmark import command
 from benchmark.bars import Bar, at_least, at_most, report, show_bars
 from sglang_memserve.bench import children
-from sglang_memserve.bench.clusters import Engine, System, building
+from sglang_memserve.bench.clusters import EngineSpec, System, building
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.machine import machine_description
@@ -114,7 +114,7 @@ def bars(rounds: Rounds) -> list[Bar]:
 async def benchmark(options: argparse.Namespace) -> None:
     rounds = Rounds()
     async with AsyncExitStack() as stack:
-        engine = Engine(resolve_model(None), OURS, threads=options.threads, extra=tuple(options.flags))
+        engine = EngineSpec(resolve_model(None), OURS, threads=options.threads, extra=tuple(options.flags))
         builder = await stack.enter_async_context(building(engine, options.port, options.log_dir))
         session = builder.session
         systems = [

@@ -28,15 +28,15 @@ import psutil
 from benchmark import command
 from benchmark.bars import Bar, at_most, report, show_bars
 from sglang_memserve.bench import children
-from sglang_memserve.bench.clusters import Engine, System, building
+from sglang_memserve.bench.clusters import EngineSpec, System, building
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.spec import InstanceSpec
 from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
-PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
+PEERS = StockPeers(Path(__file__).resolve().parents[1] / ".peers")
 OURS, MOONCAKE = "memserve", "mooncake"
 BARS = {"idle": 5.0, "waiting": 25.0}
 SETTLE_S = 3.0
@@ -44,7 +44,7 @@ _PATIENT = aiohttp.ClientTimeout(total=300)
 
 
 @dataclass(frozen=True)
-class Instance:
+class InstanceProcesses:
     """One server of `system`, and all of its processes."""
 
     system: System
@@ -52,7 +52,7 @@ class Instance:
     family: tuple[psutil.Process, ...]
 
     @classmethod
-    def find(cls, system: System, spec: InstanceSpec) -> Instance:
+    def find(cls, system: System, spec: InstanceSpec) -> InstanceProcesses:
         """Raises ClusterError if no process listens as `spec` says."""
         port = ["--port", str(spec.port)]
         for process in psutil.Process().children(recursive=True):
@@ -66,7 +66,7 @@ class Instance:
         return float(sum(each.user + each.system for each in times))
 
 
-async def shares(instances: list[Instance], seconds: float) -> list[float]:
+async def shares(instances: list[InstanceProcesses], seconds: float) -> list[float]:
     """Percent of a core that each instance burns in the next `seconds`."""
     before = [instance.cpu_seconds() for instance in instances]
     await asyncio.sleep(seconds)
@@ -77,7 +77,7 @@ async def shares(instances: list[Instance], seconds: float) -> list[float]:
 
 
 @asynccontextmanager
-async def half_a_request(session: aiohttp.ClientSession, instance: Instance) -> AsyncIterator[None]:
+async def half_a_request(session: aiohttp.ClientSession, instance: InstanceProcesses) -> AsyncIterator[None]:
     """In the block the instance waits for the other half of a request. Raises ClusterError if it does not."""
     prefill = next(spec for spec in instance.system.instances if spec.role == "prefill")
     body = {
@@ -101,7 +101,10 @@ async def half_a_request(session: aiohttp.ClientSession, instance: Instance) -> 
 
 
 async def measure(
-    rounds: Rounds, instances: list[Instance], session: aiohttp.ClientSession, options: argparse.Namespace
+    rounds: Rounds,
+    instances: list[InstanceProcesses],
+    session: aiohttp.ClientSession,
+    options: argparse.Namespace,
 ) -> None:
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}: idle", file=sys.stderr)
@@ -136,13 +139,13 @@ async def benchmark(options: argparse.Namespace) -> None:
     skipped = ["Mooncake TCP: --without-peer"] if options.without_peer else []
     rounds = Rounds()
     async with AsyncExitStack() as stack:
-        engine = Engine(model=resolve_model(None), attention_backend="torch_native")
+        engine = EngineSpec(model=resolve_model(None), attention_backend="torch_native")
         builder = await stack.enter_async_context(building(engine, options.port, options.log_dir))
         systems = [builder.pair(OURS)]
         if not options.without_peer:
             systems.append(builder.stock_pair(MOONCAKE, PEERS))
         await stack.enter_async_context(builder.serving(*systems))
-        instances = [Instance.find(system, spec) for system in systems for spec in system.instances]
+        instances = [InstanceProcesses.find(system, spec) for system in systems for spec in system.instances]
         await measure(rounds, instances, builder.session, options)
     print(rounds.table())
     print(show_bars(bars(rounds), skipped))

@@ -37,14 +37,14 @@ from typing import Any
 from benchmark import command
 from benchmark.bars import report, show_bars
 from benchmark.mempool import books, fairness, index, modes, throughput
-from benchmark.mempool.plan import Plan, say
+from benchmark.mempool.plan import MeasurementPlan, say
 from sglang_memserve.bench.chart import FORMATS, require_matplotlib
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.machine import machine_description
 
-PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
+PEERS = StockPeers(Path(__file__).resolve().parents[1] / ".peers")
 PARTS = {"books": books, "index": index, "throughput": throughput, "fairness": fairness, "modes": modes}
 
 
@@ -60,7 +60,7 @@ def benchmark(options: argparse.Namespace) -> None:
         require_matplotlib()
     rounds, skipped = Rounds(), [f"{name}: --only" for name in PARTS if name not in options.only]
     with tempfile.TemporaryDirectory(prefix="bench_mempool.") as folder:
-        plan = Plan(options.rounds, options.log_dir or Path(folder), PEERS if uses_peer else None)
+        plan = MeasurementPlan(options.rounds, options.log_dir or Path(folder), PEERS if uses_peer else None)
         for name in options.only:
             skipped += PARTS[name].measure(rounds, plan)
     bars = [bar for part in PARTS.values() for bar in part.bars(rounds)]

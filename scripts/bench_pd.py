@@ -37,14 +37,14 @@ import orjson
 from benchmark import command
 from benchmark.bars import Bar, at_most, report, show_bars
 from sglang_memserve.bench import children
-from sglang_memserve.bench.clusters import Engine, System, building
+from sglang_memserve.bench.clusters import EngineSpec, System, building
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
-PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
+PEERS = StockPeers(Path(__file__).resolve().parents[1] / ".peers")
 OURS, MOONCAKE, COLOCATED = "memserve", "mooncake", "colocated"
 LENGTHS = (512, 2048, 6144)
 JUDGED = (2048, 6144)
@@ -165,7 +165,7 @@ async def benchmark(options: argparse.Namespace) -> None:
         *(["stock colocated server: --only-handoff"] if options.only_handoff else []),
     ]
     rounds = Rounds()
-    engine = Engine(
+    engine = EngineSpec(
         model=resolve_model(options.model),
         attention_backend=options.attention_backend,
         threads=options.threads,

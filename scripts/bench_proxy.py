@@ -30,7 +30,7 @@ from aiohttp import web
 
 from benchmark import command
 from benchmark.bars import Bar, at_least, at_most, report, show_bars
-from benchmark.load import Client, closed_loop
+from benchmark.load import LoadClient, closed_loop
 from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.cluster import probe
@@ -115,7 +115,7 @@ def serve_starlette(port: int, worker: str) -> None:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ProxyArm:
     """A server that answers at `url`, and its process."""
 
     name: str
@@ -127,11 +127,11 @@ class Arm:
         return float(times.user + times.system)
 
 
-async def measure(arm: Arm, kind: str, options: argparse.Namespace) -> dict[str, float]:
+async def measure(arm: ProxyArm, kind: str, options: argparse.Namespace) -> dict[str, float]:
     """One round: latencies one by one, then as many as go through `AT_ONCE` at a time."""
     bodies = itertools.repeat(orjson.dumps({"text": "hello", "stream": kind == "stream"}))
     what = "first" if kind == "stream" else "last"
-    async with Client(arm.url) as client:
+    async with LoadClient(arm.url) as client:
         await closed_loop(client, bodies, AT_ONCE, 0.2)
         alone = [1e3 * getattr(await client.ask(next(bodies)), what) for _ in range(options.alone)]
         cpu, start = arm.cpu_seconds(), time.perf_counter()
@@ -145,7 +145,7 @@ async def measure(arm: Arm, kind: str, options: argparse.Namespace) -> dict[str,
     }
 
 
-async def one_round(rounds: Rounds, arms: list[Arm], options: argparse.Namespace) -> None:
+async def one_round(rounds: Rounds, arms: list[ProxyArm], options: argparse.Namespace) -> None:
     for kind in KINDS:
         timed = {arm.name: await measure(arm, kind, options) for arm in arms}
         for name, figures in timed.items():
@@ -191,7 +191,7 @@ async def benchmark(options: argparse.Namespace) -> None:
         for name, port in taken.items():
             process = member(name, port, worker, logs, session, options.chunks)
             await stack.enter_async_context(children.running([process], 30))
-            arms.append(Arm(name, f"http://{children.HOST}:{port}", process))
+            arms.append(ProxyArm(name, f"http://{children.HOST}:{port}", process))
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
             await one_round(rounds, arms, options)

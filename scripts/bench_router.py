@@ -33,10 +33,10 @@ import orjson
 
 from benchmark import command
 from benchmark.bars import Bar, at_most, report, show_bars
-from benchmark.load import Client, closed_loop, milliseconds, open_loop
+from benchmark.load import LoadClient, closed_loop, milliseconds, open_loop
 from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.peers import ROUTER_NAME, Peers, router_command
+from sglang_memserve.bench.peers import ROUTER_NAME, StockPeers, router_command
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.spec import InstanceSpec, router_argv
@@ -44,7 +44,7 @@ from sglang_memserve.cluster.supervisor import Member
 from sglang_memserve.machine import machine_description
 from sglang_memserve.model import resolve_model
 
-PEERS = Peers(Path(__file__).resolve().parents[1] / ".peers")
+PEERS = StockPeers(Path(__file__).resolve().parents[1] / ".peers")
 OURS, DIRECT = "memserve", "direct"
 SETUPS = ("colocated", "pd")
 KINDS = ("json", "stream")
@@ -56,12 +56,12 @@ EVENTS, GAP_MS = 16, 5
 
 
 @dataclass(frozen=True)
-class Arm:
+class RouterArm:
     """One way to the workers in one set-up: directly, through our router, through the peer's."""
 
     name: str
     setup: str
-    client: Client
+    client: LoadClient
 
 
 def request_bodies(stream: bool, count: int = 512, seed: int = 1) -> Iterator[bytes]:
@@ -81,7 +81,7 @@ def request_bodies(stream: bool, count: int = 512, seed: int = 1) -> Iterator[by
 
 
 @asynccontextmanager
-async def arms(options: argparse.Namespace, logs: Path) -> AsyncIterator[list[Arm]]:
+async def arms(options: argparse.Namespace, logs: Path) -> AsyncIterator[list[RouterArm]]:
     """All arms, with the processes behind them."""
     async with probe.client() as session:
         with PortPicker(children.HOST, options.port) as ports:
@@ -105,7 +105,7 @@ async def arms(options: argparse.Namespace, logs: Path) -> AsyncIterator[list[Ar
                     )
             workers = [worker(spec, logs, session) for spec in (prefill, decode)]
             async with children.running(workers, 30), children.running(routers, 120):
-                yield [Arm(name, setup, Client(url)) for (name, setup), url in urls.items()]
+                yield [RouterArm(name, setup, LoadClient(url)) for (name, setup), url in urls.items()]
 
 
 def worker(spec: InstanceSpec, logs: Path, session: Any) -> Member:
@@ -116,7 +116,7 @@ def worker(spec: InstanceSpec, logs: Path, session: Any) -> Member:
     return children.answering(f"mock-{spec.name}", argv, spec.url, logs, session)
 
 
-async def measure(arm: Arm, kind: str, options: argparse.Namespace, number: int) -> dict[str, float]:
+async def measure(arm: RouterArm, kind: str, options: argparse.Namespace, number: int) -> dict[str, float]:
     """One round of one arm."""
     seconds = options.seconds
     bodies = request_bodies(kind == "stream")
@@ -147,7 +147,7 @@ def bars(rounds: Rounds) -> list[Bar]:
     ]
 
 
-async def one_round(rounds: Rounds, ways: list[Arm], options: argparse.Namespace, number: int) -> None:
+async def one_round(rounds: Rounds, ways: list[RouterArm], options: argparse.Namespace, number: int) -> None:
     for setup, kind in itertools.product(SETUPS, KINDS):
         timed = {arm.name: await measure(arm, kind, options, number) for arm in ways if arm.setup == setup}
         for name, figures in timed.items():

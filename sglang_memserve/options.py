@@ -14,6 +14,8 @@ from mempool.tiers.sizes import bytes_of_size
 
 # A receiver acknowledges every 2 MiB, and counts as dead after 10 s without an acknowledgement.
 _MIN_BANDWIDTH = 1 << 20
+# A message for each layer of each block, arXiv 2406.17565's baseline: benchmarks measure it.
+_NOT_OFFERED = (TransferMode.BY_REQUEST,)
 _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACHING and so on; the flag wins):
   --memserve-caching {basic,1,2,3}
                         which instances keep KV. basic: none; 1: prefill keeps what it computed; 2: decode
@@ -22,10 +24,9 @@ _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACH
   --memserve-dram SIZE  host memory for KV of requests that have ended; it is loaded from there when it has
                         left the device. "8GiB", "10%" of the free memory, "4096 blocks", or 0 for none
                         (default: 2% on a GPU host, 256MiB elsewhere)
-  --memserve-transfer {aggregated,by-layer,by-request}
+  --memserve-transfer {aggregated,by-layer}
                         how prefill sends KV to decode. aggregated: all layers of a block together; by-layer:
-                        each layer while the next one computes; by-request: a message for each layer of each
-                        block, for benchmarks alone (default: aggregated)
+                        each layer while the next one computes (default: aggregated)
   --memserve-max-bandwidth SIZE
                         the most KV that is sent to each other instance in a second: "100MiB", or 0 for no
                         bound (Linux only; default: 0)
@@ -178,7 +179,8 @@ def _choice(name: str, text: str, choices: type[StrEnum]) -> StrEnum:
     try:
         return choices(text)
     except ValueError:
-        raise OptionError(f"--memserve-{name} {text}: choose from {', '.join(choices)}") from None
+        offered = [choice for choice in choices if choice not in _NOT_OFFERED]
+        raise OptionError(f"--memserve-{name} {text}: choose from {', '.join(offered)}") from None
 
 
 def _port(name: str, text: str) -> int:

@@ -2,11 +2,13 @@ import itertools
 import random
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
 # Below the ephemeral range, where an outgoing connection may take a port between the pick and its use.
 PORTS = range(10_000, 30_000)
+E2E = Path(__file__).parent / "e2e"
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +35,13 @@ def is_free(port):
 def pytest_configure(config):
     # In the background of a script it is ignored, by all that tests start too: nothing would end by Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if getattr(config.option, "numprocesses", None) and any(map(holds_e2e, config.args)):
+        raise pytest.UsageError("test/e2e starts real servers, one cluster at a time: leave it out, or -n")
+
+
+def holds_e2e(argument):
+    path = Path(argument.split("::")[0]).resolve()
+    return path == E2E or E2E in path.parents or path in E2E.parents
 
 
 def pytest_addoption(parser):

@@ -9,7 +9,7 @@ from benchmark import command
 from benchmark.caching import parts
 from benchmark.caching.crossover import LENGTHS
 from benchmark.caching.pair import PAGE
-from sglang_memserve.bench.serving.options import Options
+from sglang_memserve.bench.serving.options import BenchOptions
 
 _ROUNDS = 3
 _LONGEST = 8000
@@ -18,7 +18,7 @@ _UP = "two systems at a time, or each for its turn (default: two if memory allow
 
 
 @dataclass(frozen=True)
-class Asked:
+class CachingArguments:
     """`options` are what all parts have in common. `sessions`, `seed`: None where a part's own is meant."""
 
     parts: tuple[str, ...]
@@ -27,10 +27,10 @@ class Asked:
     full: bool
     peer: bool
     lengths: tuple[int, ...]
-    options: Options
+    options: BenchOptions
 
     def against(self, part: str) -> tuple[str, ...]:
-        """Whom a part compares with. None in the crossover."""
+        """The systems that a part compares with. None in the crossover."""
         found = parts.PARTS.get(part)
         return found.against(self.full, self.peer) if found else ()
 
@@ -42,8 +42,8 @@ class Asked:
         return left + ([] if self.peer else [f"{parts.PEER}: --without-peer"])
 
 
-def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Asked:
-    """`peers`: what scripts/setup_peers.sh filled. Exits with a message for what cannot be."""
+def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> CachingArguments:
+    """`peers`: the folder that scripts/setup_peers.sh filled. Exits with a message for a bad argument."""
     parser = _parser(about)
     found = parser.parse_args(arguments)
     for tokens in found.lengths:
@@ -55,10 +55,10 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Asked:
     chosen = found.part or (parts.ALL if found.full else parts.DEFAULT)
     names = ("traces", "up", "model", "attention_backend", "threads", "port", "log_dir")
     given = {name: value for name in names if (value := getattr(found, name)) is not None}
-    options = Options(
+    options = BenchOptions(
         arms=(parts.PIVOT,), rounds=found.rounds, json=found.json, plot=found.plot, peers=peers, **given
     )
-    return Asked(
+    return CachingArguments(
         parts=tuple(dict.fromkeys(chosen)),
         sessions=found.sessions,
         seed=found.seed,

@@ -1,4 +1,4 @@
-"""What issue 6 promises of context caching, judged on the duels."""
+"""What is promised of context caching, judged on the duels."""
 
 from collections.abc import Sequence
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.caching import crossover
-from benchmark.caching.arguments import Asked
+from benchmark.caching.arguments import CachingArguments
 from benchmark.caching.duels import Duels
-from benchmark.caching.outcome import Outcome
+from benchmark.caching.outcome import CachingOutcome
 from benchmark.caching.parts import CROSSOVER, PARTS, PEER, PIVOT
 from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import building
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.bench.serving import arms as known
 from sglang_memserve.bench.serving import inputs
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.benchmark import (
     MODEL_S,
     described,
@@ -24,16 +24,16 @@ from sglang_memserve.bench.serving.benchmark import (
     label,
 )
 from sglang_memserve.bench.serving.client import open_session
-from sglang_memserve.bench.serving.options import GPU_LOAD, Options
+from sglang_memserve.bench.serving.options import GPU_LOAD, BenchOptions
 from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.local import read_model
 from sglang_memserve.model import ModelInfo
 
 
-async def benchmark(asked: Asked) -> None:
+async def benchmark(asked: CachingArguments) -> None:
     """Measures and prints, also what there is when something fails on the way. Raises ClusterError."""
-    options, peers = asked.options, Peers(asked.options.peers)
+    options, peers = asked.options, StockPeers(asked.options.peers)
     if any(PEER in asked.against(part) for part in asked.parts):
         peers.require()
     if options.plot:
@@ -41,13 +41,13 @@ async def benchmark(asked: Asked) -> None:
     gpus = bool(share.visible_gpus())
     model = await read_model(options.model, MODEL_S)
     engine = engine_of(options, model, gpus)
-    outcome, failure = Outcome(asked, described(options, engine)), None
+    outcome, failure = CachingOutcome(asked, described(options, engine)), None
     async with open_session() as session, building(engine, options.port, options.log_dir) as builder:
 
-        def raise_(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[Target]]:
+        def start_arms(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[BenchTarget]]:
             return known.serving(chosen, builder, peers)
 
-        duels = Duels(session, raise_, outcome.duels, outcome.notes)
+        duels = Duels(session, start_arms, outcome.duels, outcome.notes)
         try:
             for name in asked.parts:
                 if name == CROSSOVER:
@@ -67,7 +67,7 @@ async def benchmark(asked: Asked) -> None:
 
 
 async def _fight(
-    name: str, asked: Asked, duels: Duels, outcome: Outcome, model: ModelInfo, gpus: bool
+    name: str, asked: CachingArguments, duels: Duels, outcome: CachingOutcome, model: ModelInfo, gpus: bool
 ) -> None:
     options, partners = options_of(name, asked, gpus), asked.against(name)
     made = inputs.make(options, GPU_LOAD if gpus else PARTS[name].load, Path(model.path))
@@ -79,7 +79,7 @@ async def _fight(
     await duels.fight(name, partners, workloads, options, fit_together(options, two, model))
 
 
-def options_of(name: str, asked: Asked, gpus: bool) -> Options:
+def options_of(name: str, asked: CachingArguments, gpus: bool) -> BenchOptions:
     """Those of `memserve bench` for a part: its own load, where there is no GPU."""
     part = PARTS[name]
     seed = part.seed if asked.seed is None else asked.seed

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 
-from benchmark.caching.pair import PAGE, Pair, raised
-from benchmark.caching.sources import RECOMPUTE, REMOTE, SOURCES, Source, Tokens
+from benchmark.caching.pair import PAGE, InstancePair, raised
+from benchmark.caching.sources import RECOMPUTE, REMOTE, SOURCES, PrefixSource, Tokens
 from sglang_memserve.bench.chart import Chart, Panel, Point
 from sglang_memserve.bench.clusters import Builder
 from sglang_memserve.bench.figures import Rounds
@@ -36,12 +36,16 @@ def cached_tokens(tokens: int, percent: int) -> int:
     return tokens * percent // 100 // PAGE * PAGE
 
 
-def sources_at(percent: int) -> tuple[Source, ...]:
+def sources_at(percent: int) -> tuple[PrefixSource, ...]:
     """What is to be measured there.
 
     Nothing cached is the same request wherever it is not: measured once, and with a hint that is in vain.
     """
-    return (RECOMPUTE, REMOTE) if percent == 0 else tuple(one for one in SOURCES if one is not RECOMPUTE)
+    return (
+        (RECOMPUTE, REMOTE)
+        if percent == 0
+        else tuple(source for source in SOURCES if source is not RECOMPUTE)
+    )
 
 
 async def measure(
@@ -64,7 +68,7 @@ async def measure(
 
 
 async def _one_round(
-    rounds: Rounds, pair: Pair, fillers: Sequence[Tokens], tokens: int, rng: Random, phase: str
+    rounds: Rounds, pair: InstancePair, fillers: Sequence[Tokens], tokens: int, rng: Random, phase: str
 ) -> None:
     """All points of one length, in an order of its own; the prompts' beginning is the same for all."""
     base = _drawn(rng, tokens)
@@ -87,7 +91,7 @@ async def _one_round(
                 rounds.note(workload(tokens), source.name, **{name: ttft})
 
 
-async def _introduce(pair: Pair, seed: int) -> None:
+async def _introduce(pair: InstancePair, seed: int) -> None:
     """Until the instances have heard of each other, and their code is warm."""
     prompt = _drawn(Random(f"{seed} first"), 4 * PAGE)
     await pair.bring(prompt)

@@ -9,10 +9,10 @@ import aiohttp
 
 from benchmark.caching.parts import PIVOT
 from sglang_memserve.bench.serving import arms as known
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.benchmark import plan_of
-from sglang_memserve.bench.serving.options import Options
-from sglang_memserve.bench.serving.rounds import Comparison, Lap, Raise
+from sglang_memserve.bench.serving.options import BenchOptions
+from sglang_memserve.bench.serving.rounds import Comparison, Lap, StartArms
 from sglang_memserve.bench.workloads.form import Workload
 
 RATIOS = ("ttft_avg_ms", "ttft_p50_ms", "ttft_p99_ms", "tpot_avg_ms", "jct_avg_ms", "jct_p99_ms")
@@ -20,7 +20,7 @@ RATIOS = ("ttft_avg_ms", "ttft_p50_ms", "ttft_p99_ms", "tpot_avg_ms", "jct_avg_m
 
 @dataclass(frozen=True)
 class Duel:
-    """What came of `pivot` and `partner` on a workload; `label` names it with its rate."""
+    """The laps of `pivot` and `partner` on a workload; `label` names it with its rate."""
 
     part: str
     label: str
@@ -62,10 +62,10 @@ class Duel:
 
 @dataclass
 class Duels:
-    """Lets them meet. `done` holds what came of it, `notes` what a reader of it has to know."""
+    """Runs the duels. `done` holds the results, `notes` what a reader of them has to know."""
 
     session: aiohttp.ClientSession
-    raise_: Raise
+    start_arms: StartArms
     done: list[Duel]
     notes: list[str]
 
@@ -74,7 +74,7 @@ class Duels:
         part: str,
         partners: Sequence[str],
         workloads: dict[str, Workload],
-        options: Options,
+        options: BenchOptions,
         together: bool,
     ) -> None:
         """PIVOT against each of `partners`, who is started when the one before has gone.
@@ -84,12 +84,12 @@ class Duels:
         """
         pivot = known.named(PIVOT)
         async with AsyncExitStack() as stack:
-            raise_ = self.raise_
+            start_arms = self.start_arms
             if together:
-                (held,) = await stack.enter_async_context(self.raise_([pivot]))
-                raise_ = beside(held, self.raise_)
+                (held,) = await stack.enter_async_context(self.start_arms([pivot]))
+                start_arms = beside(held, self.start_arms)
             for partner in partners:
-                comparison = Comparison(plan_of(options, workloads, together), self.session, raise_)
+                comparison = Comparison(plan_of(options, workloads, together), self.session, start_arms)
                 try:
                     await comparison.run([pivot, known.named(partner)])
                 finally:
@@ -103,12 +103,12 @@ class Duels:
         self.notes += [note for note in comparison.notes if note not in self.notes]
 
 
-def beside(held: Target, raise_: Raise) -> Raise:
-    """As `raise_`, but for `held`, which is up already."""
+def beside(held: BenchTarget, start_arms: StartArms) -> StartArms:
+    """As `start_arms`, but for `held`, which is up already."""
 
     @asynccontextmanager
-    async def others(arms: Sequence[Arm]) -> AsyncIterator[list[Target]]:
-        async with raise_([arm for arm in arms if arm.name != held.name]) as started:
+    async def others(arms: Sequence[Arm]) -> AsyncIterator[list[BenchTarget]]:
+        async with start_arms([arm for arm in arms if arm.name != held.name]) as started:
             yield [held, *started]
 
     return others

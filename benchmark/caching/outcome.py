@@ -9,7 +9,7 @@ from typing import Any
 from benchmark.bars import report as as_json
 from benchmark.bars import show_bars
 from benchmark.caching import crossover
-from benchmark.caching.arguments import Asked
+from benchmark.caching.arguments import CachingArguments
 from benchmark.caching.bars import bars
 from benchmark.caching.duels import RATIOS, Duel
 from benchmark.caching.parts import PIVOT
@@ -23,10 +23,10 @@ from sglang_memserve.bench.workloads.statistics import summarise
 
 
 @dataclass
-class Outcome:
+class CachingOutcome:
     """`workloads` by part and label, `rates` in sessions a second by label; `crossover` as Rounds has it."""
 
-    asked: Asked
+    asked: CachingArguments
     machine: dict[str, Any]
     duels: list[Duel] = field(default_factory=list)
     crossover: Rounds = field(default_factory=Rounds)

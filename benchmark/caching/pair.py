@@ -1,4 +1,4 @@
-"""The pair of instances on which prefixes are measured: asked one request at a time, and what it counts."""
+"""The pair of instances on which prefixes are measured, one request at a time, and its counters."""
 
 import asyncio
 import time
@@ -14,9 +14,9 @@ import orjson
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Builder
 from sglang_memserve.bench.serving import admin
-from sglang_memserve.bench.serving.answer import Answer, RequestError
-from sglang_memserve.bench.serving.apis import Asking, Generate
-from sglang_memserve.bench.serving.arms import Target
+from sglang_memserve.bench.serving.answer import RequestError, StreamedAnswer
+from sglang_memserve.bench.serving.apis import Generate, RequestSettings
+from sglang_memserve.bench.serving.arms import BenchTarget
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
@@ -39,7 +39,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Pair:
+class InstancePair:
     """`url` is the router's, `prefill` and `decode` those of the instances; `source` is decode's name.
 
     It may be two colocated instances as well: `prefill` is the one that is asked then, and `role` says so.
@@ -76,22 +76,22 @@ class Pair:
         await self.settled()
 
     async def settled(self) -> None:
-        """What both are to keep is copied."""
+        """Waits until both have copied what they keep to DRAM."""
         for url in (self.prefill, self.decode):
             await self._until(url, lambda now: not now["dram_blocks_in_use"], "all KV in its DRAM")
 
     async def forget(self) -> None:
-        """Prefill has no KV then, of any prompt."""
-        await admin.flush(self.session, Target("prefill", self.prefill, (self.prefill,)))
+        """Empties prefill's caches."""
+        await admin.flush(self.session, BenchTarget("prefill", self.prefill, (self.prefill,)))
 
-    async def _answer(self, tokens: Sequence[int], fetch: bool) -> Answer:
+    async def _answer(self, tokens: Sequence[int], fetch: bool) -> StreamedAnswer:
         sampling = {"max_new_tokens": _ANSWER_TOKENS, "temperature": 0, "ignore_eos": True}
         body = {"input_ids": list(tokens), "sampling_params": sampling, "stream": True}
         if fetch:
             body["kv_hints"] = _hint(self.source, self.role)
         client = Client(self.session, self.url, _REQUEST_S)
         try:
-            return await client.ask(Generate(Asking()), orjson.dumps(body))
+            return await client.ask(Generate(RequestSettings()), orjson.dumps(body))
         except RequestError as error:
             raise ClusterError(f"a prompt of {len(tokens)} tokens got no answer: {error}") from error
 
@@ -105,7 +105,9 @@ class Pair:
 
 
 @asynccontextmanager
-async def raised(builder: Builder, session: aiohttp.ClientSession, pool_tokens: int) -> AsyncIterator[Pair]:
+async def raised(
+    builder: Builder, session: aiohttp.ClientSession, pool_tokens: int
+) -> AsyncIterator[InstancePair]:
     """In the block one prefill and one decode instance serve, and know each other.
 
     `pool_tokens`: prefill's HBM. Raises ClusterError if they do not come up.
@@ -119,7 +121,7 @@ async def raised(builder: Builder, session: aiohttp.ClientSession, pool_tokens: 
         builder.serving(replace(system, instances=(prefill, decode))),
     ):
         source = await name(session, decode.url)
-        yield Pair(session, system.url, prefill.url, decode.url, source)
+        yield InstancePair(session, system.url, prefill.url, decode.url, source)
 
 
 def _part(spec: InstanceSpec, registry: str, pool_tokens: int) -> InstanceSpec:
@@ -130,17 +132,17 @@ def _part(spec: InstanceSpec, registry: str, pool_tokens: int) -> InstanceSpec:
 
 
 async def counters(session: aiohttp.ClientSession, url: str) -> Counter[str]:
-    """MemServe's of an instance, by name; 0 of what it has not counted yet. Raises ClusterError."""
-    told = await _told(session, url)
-    return Counter({name: count for name, count in told.items() if isinstance(count, int)})
+    """MemServe's counters of an instance, by name; 0 for one that has not begun. Raises ClusterError."""
+    counters = await _counters(session, url)
+    return Counter({name: count for name, count in counters.items() if isinstance(count, int)})
 
 
 async def name(session: aiohttp.ClientSession, url: str) -> str:
-    """By which an instance is known to the others. Raises ClusterError."""
-    return str((await _told(session, url))["instance"])
+    """The name by which the others know an instance. Raises ClusterError."""
+    return str((await _counters(session, url))["instance"])
 
 
-async def _told(session: aiohttp.ClientSession, url: str) -> dict[str, object]:
+async def _counters(session: aiohttp.ClientSession, url: str) -> dict[str, object]:
     info = await probe.ask(session, f"{url}/server_info")
     try:
         return dict(info["internal_states"][0]["memserve"])

@@ -25,7 +25,7 @@ class Part:
     seed: int = 0
 
     def against(self, full: bool, peer: bool) -> tuple[str, ...]:
-        """Whom PIVOT meets; without `peer`, stock SGLang's pair is left out."""
+        """The systems that PIVOT meets. Without `peer`, stock SGLang's pair is left out."""
         chosen = (*self.partners, *(self.more if full else ()))
         return tuple(name for name in chosen if peer or name != PEER)
 

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from benchmark.caching.pair import Pair, Served
+from benchmark.caching.pair import InstancePair, Served
 from sglang_memserve.cluster.errors import ClusterError
 
 Tokens = Sequence[int]
@@ -17,13 +17,13 @@ _HBM, _DRAM, _FETCHED, _COMPUTED = _COUNTERS = (
 
 
 @dataclass(frozen=True)
-class Source:
+class PrefixSource:
     """`arrange(pair, prefix, fillers)`: prefill has the prefix there, and nowhere nearer. `counter`: of
     prefill's, to which such tokens add. `fetches`: with a hint.
     """
 
     name: str
-    arrange: Callable[[Pair, Tokens, Sequence[Tokens]], Awaitable[None]]
+    arrange: Callable[[InstancePair, Tokens, Sequence[Tokens]], Awaitable[None]]
     counter: str
     fetches: bool = False
 
@@ -40,29 +40,29 @@ class Source:
             )
 
 
-async def _in_hbm(pair: Pair, prefix: Tokens, fillers: Sequence[Tokens]) -> None:
+async def _in_hbm(pair: InstancePair, prefix: Tokens, fillers: Sequence[Tokens]) -> None:
     await pair.bring(prefix)
 
 
-async def _in_dram(pair: Pair, prefix: Tokens, fillers: Sequence[Tokens]) -> None:
+async def _in_dram(pair: InstancePair, prefix: Tokens, fillers: Sequence[Tokens]) -> None:
     """The fillers are as much as HBM holds: what was there before them is evicted."""
     await pair.bring(prefix)
     for filler in fillers:
         await pair.bring(filler)
 
 
-async def _at_decode(pair: Pair, prefix: Tokens, fillers: Sequence[Tokens]) -> None:
+async def _at_decode(pair: InstancePair, prefix: Tokens, fillers: Sequence[Tokens]) -> None:
     if prefix:
         await pair.bring(prefix)
     await pair.forget()
 
 
-async def _nowhere(pair: Pair, prefix: Tokens, fillers: Sequence[Tokens]) -> None:
+async def _nowhere(pair: InstancePair, prefix: Tokens, fillers: Sequence[Tokens]) -> None:
     await pair.forget()
 
 
-HBM = Source("HBM hit", _in_hbm, _HBM)
-DRAM = Source("DRAM hit", _in_dram, _DRAM)
-REMOTE = Source("remote fetch", _at_decode, _FETCHED, fetches=True)
-RECOMPUTE = Source("recompute", _nowhere, _COMPUTED)
+HBM = PrefixSource("HBM hit", _in_hbm, _HBM)
+DRAM = PrefixSource("DRAM hit", _in_dram, _DRAM)
+REMOTE = PrefixSource("remote fetch", _at_decode, _FETCHED, fetches=True)
+RECOMPUTE = PrefixSource("recompute", _nowhere, _COMPUTED)
 SOURCES = (RECOMPUTE, HBM, DRAM, REMOTE)

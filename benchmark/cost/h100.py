@@ -28,7 +28,7 @@ LLAMA2_7B = ModelShape(
     dtype="bfloat16",
 )
 TPS = (2, 4)
-# SGLang's attention was not measured with Llama-2-7B's 32 heads: TP=1 is told from these. With 16, as on each
+# SGLang's attention was not measured with Llama-2-7B's 32 heads: TP=1 is fitted on these. With 16, as on each
 # rank of TP=2, it was.
 FITTED_HEADS = (24, 40)
 

@@ -90,7 +90,7 @@ async def calibrate(builder: Builder, system: System, file: Path) -> None:
 
 
 def predictions(profile: Profile, shape: ModelShape, cells: list[Cell]) -> dict[str, dict[Cell, float]]:
-    """Both ways', told from the same calibration: the polynomial is fitted on its whole prefills."""
+    """By operator and by architecture, from one calibration. The polynomial is fitted on its prefills."""
     model = CostModel(profile, shape)
     polynomial = ArchitectureFit.fit(
         [prefill.batch for prefill in profile.prefills], [prefill.seconds for prefill in profile.prefills]

@@ -17,7 +17,7 @@ _RATES = "requests a second of the hot prefix (default: 0.5, 1 and 1.5 times wha
 
 
 @dataclass(frozen=True)
-class Asked:
+class DecisionsArguments:
     """`bandwidths`: bytes a second, the highest first; none: by the profile. `rates`: requests a second, each
     for `seconds`; none: by the profile. `profile`: a file; None: it is measured.
     """
@@ -38,27 +38,38 @@ class Asked:
     json: bool = False
 
 
-def parsed(arguments: Sequence[str] | None, about: str) -> Asked:
-    """Exits with a message for what cannot be."""
-    parser = command.parser(about, rounds=Asked.rounds)
+def parsed(arguments: Sequence[str] | None, about: str) -> DecisionsArguments:
+    """Exits with a message for a bad argument."""
+    parser = command.parser(about, rounds=DecisionsArguments.rounds)
     parser.add_argument("--part", action="append", choices=PARTS, help="this part alone")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="of prefixes, in tokens")
     parser.add_argument("--bandwidths", type=float, nargs="+", default=(), metavar="MB/s", help=_BANDWIDTHS)
     parser.add_argument("--rates", type=float, nargs="+", default=(), help=_RATES)
     parser.add_argument(
-        "--seconds", type=float, default=Asked.seconds, help="at each rate (default: %(default)s)"
+        "--seconds",
+        type=float,
+        default=DecisionsArguments.seconds,
+        help="at each rate (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=Asked.seed, help="of prompts and arrivals (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=DecisionsArguments.seed, help="of prompts and arrivals (default: 0)"
+    )
     parser.add_argument(
         "--profile", type=Path, metavar="FILE", help="of `memserve calibrate` here (default: measured now)"
     )
     parser.add_argument("--model", help="a local folder (default: the embedded model)")
     parser.add_argument("--attention-backend", default=MEMSERVE_CPU, help="(default: %(default)s)")
     parser.add_argument(
-        "--threads", type=int, default=Asked.threads, help="of an instance (default: %(default)s)"
+        "--threads",
+        type=int,
+        default=DecisionsArguments.threads,
+        help="of an instance (default: %(default)s)",
     )
     parser.add_argument(
-        "--port", type=int, default=Asked.port, help="takes free ports from here up (default: %(default)s)"
+        "--port",
+        type=int,
+        default=DecisionsArguments.port,
+        help="takes free ports from here up (default: %(default)s)",
     )
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
     found = parser.parse_args(arguments)
@@ -73,7 +84,7 @@ def parsed(arguments: Sequence[str] | None, about: str) -> Asked:
             parser.error(f"--{name} {min(values):g}: give more than 0")
     given = dict(vars(found))
     parts, bandwidths = given.pop("part"), given.pop("bandwidths")
-    return Asked(
+    return DecisionsArguments(
         parts=tuple(part for part in PARTS if part in (parts or PARTS)),
         bandwidths=tuple(sorted((1e6 * rate for rate in bandwidths), reverse=True)),
         lengths=tuple(given.pop("lengths")),

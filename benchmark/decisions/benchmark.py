@@ -9,14 +9,14 @@ import aiohttp
 from benchmark.caching.pair import PAGE
 from benchmark.cost import live
 from benchmark.decisions import points
-from benchmark.decisions.arguments import CROSSOVER, HOT, Asked
+from benchmark.decisions.arguments import CROSSOVER, HOT, DecisionsArguments
 from benchmark.decisions.hot import OWN, PREFIX, Heat, heated
-from benchmark.decisions.outcome import Outcome
-from benchmark.decisions.predicted import Predictions, with_transfer
+from benchmark.decisions.outcome import DecisionsOutcome
+from benchmark.decisions.predicted import PredictedTimes, with_transfer
 from benchmark.decisions.spread import PRICED, UNPRICED
 from benchmark.decisions.two import raised
 from router.cost import Profile, load_profile
-from sglang_memserve.bench.clusters import Builder, Engine, building
+from sglang_memserve.bench.clusters import Builder, EngineSpec, building
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.calibrate.options import model_shape
 from sglang_memserve.cluster import probe
@@ -30,16 +30,16 @@ _LEAST_POOL = 16_384
 _RISING = (0.5, 1.0, 1.5)
 
 
-async def benchmark(asked: Asked) -> None:
+async def benchmark(asked: DecisionsArguments) -> None:
     """Measures and prints, also what there is when something fails on the way. Raises ClusterError."""
-    engine = Engine(
+    engine = EngineSpec(
         model=resolve_model(asked.model),
         attention_backend=asked.attention_backend,
         threads=asked.threads,
         pool_tokens=max(_LEAST_POOL, 2 * max(asked.lengths)),
         page_size=PAGE,
     )
-    outcome, failure = Outcome(asked), None
+    outcome, failure = DecisionsOutcome(asked), None
     with tempfile.TemporaryDirectory(prefix="bench_decisions.") as folder:
         async with open_session() as session, building(engine, asked.port, asked.log_dir) as builder:
             try:
@@ -52,7 +52,9 @@ async def benchmark(asked: Asked) -> None:
         raise failure
 
 
-async def _measure(outcome: Outcome, builder: Builder, session: aiohttp.ClientSession, folder: Path) -> None:
+async def _measure(
+    outcome: DecisionsOutcome, builder: Builder, session: aiohttp.ClientSession, folder: Path
+) -> None:
     asked, engine = outcome.asked, builder.engine
     outcome.profile = profile = await _calibrated(asked, builder, folder)
     bandwidths = asked.bandwidths or _bandwidths(engine, profile, folder)
@@ -60,7 +62,7 @@ async def _measure(outcome: Outcome, builder: Builder, session: aiohttp.ClientSe
         file = folder / f"{bandwidth:.0f}.json"
         with_transfer(profile, bandwidth).save(file)
         async with raised(builder, session, round(bandwidth), engine.pool_tokens // 2) as two:
-            predictions = Predictions(file, await probe.ask(session, f"{two.here.url}/server_info"))
+            predictions = PredictedTimes(file, await probe.ask(session, f"{two.here.url}/server_info"))
             if CROSSOVER in asked.parts:
                 found = points.points(predictions, bandwidth, asked.lengths)
                 await points.measure(two, found, asked.rounds, asked.seed)
@@ -71,7 +73,7 @@ async def _measure(outcome: Outcome, builder: Builder, session: aiohttp.ClientSe
                     outcome.spreads.append(await heated(builder, two, policy, heat))
 
 
-async def _calibrated(asked: Asked, builder: Builder, folder: Path) -> Profile:
+async def _calibrated(asked: DecisionsArguments, builder: Builder, folder: Path) -> Profile:
     if asked.profile is not None:
         return load_profile(asked.profile)
     system, file = builder.colocated("calibrated"), folder / "profile.json"
@@ -80,16 +82,16 @@ async def _calibrated(asked: Asked, builder: Builder, folder: Path) -> Profile:
     return load_profile(file)
 
 
-def _bandwidths(engine: Engine, profile: Profile, folder: Path) -> Sequence[float]:
+def _bandwidths(engine: EngineSpec, profile: Profile, folder: Path) -> Sequence[float]:
     """One for either way to win, and one between: bytes a second, the highest first."""
     file = folder / "profile.json"
     profile.save(file)
-    predictions = Predictions(file, {"model_path": engine.model, "page_size": engine.page_size})
+    predictions = PredictedTimes(file, {"model_path": engine.model, "page_size": engine.page_size})
     middle = predictions.bandwidth(_MIDDLE_TOKENS, model_shape(engine.model).kv_token_bytes)
     return (_APART * middle, middle, middle / _APART)
 
 
-def _heat(asked: Asked, predictions: Predictions, bandwidth: float, profile: Path) -> Heat:
+def _heat(asked: DecisionsArguments, predictions: PredictedTimes, bandwidth: float, profile: Path) -> Heat:
     alone = predictions.prefill(PREFIX, OWN)
     rates = asked.rates or tuple(share / alone for share in _RISING)
     return Heat(bandwidth, profile, predictions.prefill(0, PREFIX + OWN), rates, asked.seconds, asked.seed)

@@ -13,22 +13,22 @@ from typing import Any
 import orjson
 
 from benchmark.decisions.points import drawn
-from benchmark.decisions.spread import Decision, Spread
+from benchmark.decisions.spread import Decision, HotPrefixSpread
 from benchmark.decisions.two import Two
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Builder
 from sglang_memserve.bench.serving.answer import RequestError
-from sglang_memserve.bench.serving.apis import Asking, Generate
+from sglang_memserve.bench.serving.apis import Generate, RequestSettings
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.serving.replay import replay
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
 
 # Of each prompt, in tokens: what all have, and what each has of its own; and of each answer.
 PREFIX, OWN, ANSWER = 2000, 64, 8
 _REQUEST_S, _RUN_S, _KNOWN_S = 180.0, 400.0, 20.0
-_MOST_DECISIONS = 5000
+_MAX_DECISIONS = 5000
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def rising(rates: Sequence[float], seconds: float, rng: Random) -> list[float]:
 
 def workload(prefix: Sequence[int], due: Sequence[float], rng: Random) -> Workload:
     sessions = (
-        Session(str(number), at, (Turn((*prefix, *drawn(rng, OWN)), ANSWER),))
+        WorkloadSession(str(number), at, (WorkloadTurn((*prefix, *drawn(rng, OWN)), ANSWER),))
         for number, at in enumerate(due)
     )
     return Workload("one hot prefix", tuple(sessions))
 
 
-async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> Spread:
+async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> HotPrefixSpread:
     """The same requests at the same moments for every policy. Raises ClusterError."""
     rng, session = Random(f"{heat.seed} hot"), two.here.session
     prefix, due = drawn(rng, PREFIX), rising(heat.rates, heat.seconds, rng)
@@ -74,17 +74,23 @@ async def heated(builder: Builder, two: Two, policy: str, heat: Heat) -> Spread:
         hot = await _warmed(client, prefix)
         begun = time.time()
         print(f"{policy}: {len(due)} requests of a prefix that {hot} has", file=sys.stderr)
-        run = await replay(asked, client, lambda name: Generate(Asking(), name), lambda _: None, _RUN_S)
-        decisions = [one for one in await _decisions(client, _MOST_DECISIONS) if one["time"] >= begun]
+        run = await replay(
+            asked, client, lambda name: Generate(RequestSettings(), name), lambda _: None, _RUN_S
+        )
+        decisions = [
+            decision for decision in await _decisions(client, _MAX_DECISIONS) if decision["time"] >= begun
+        ]
     starts = {rate: number * heat.seconds for number, rate in enumerate(heat.rates)}
-    return Spread(policy, heat.bandwidth, hot, 1e3 * heat.recompute_s, starts, run.records, decisions)
+    return HotPrefixSpread(
+        policy, heat.bandwidth, hot, 1e3 * heat.recompute_s, starts, run.records, decisions
+    )
 
 
 @asynccontextmanager
 async def _router(builder: Builder, two: Two, policy: str, profile: Path) -> AsyncIterator[str]:
     """Its URL, once it knows that both instances serve."""
     instances = [spec for system in two.systems for spec in system.instances]
-    flags = ("--policy", policy, "--profile", str(profile), "--decisions-kept", str(_MOST_DECISIONS))
+    flags = ("--policy", policy, "--profile", str(profile), "--decisions-kept", str(_MAX_DECISIONS))
     system = builder.routed(policy, instances, *flags)
     assert system.router is not None
     async with children.running([system.router]):
@@ -100,7 +106,7 @@ async def _warmed(client: Client, prefix: Sequence[int]) -> str:
     """The URL of the instance that has the prefix, once the router knows."""
     body = {"input_ids": list(prefix), "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
     try:
-        await client.ask(Generate(Asking()), orjson.dumps(body | {"stream": True}))
+        await client.ask(Generate(RequestSettings()), orjson.dumps(body | {"stream": True}))
     except RequestError as error:
         raise ClusterError(f"{client.url}: the hot prefix got no answer: {error}") from error
     hot = str((await _decisions(client, 1))[0]["decode"])
@@ -113,7 +119,7 @@ async def _warmed(client: Client, prefix: Sequence[int]) -> str:
 
 
 def _has(record: Mapping[str, Any], hot: str) -> bool:
-    return any(one["url"] == hot and one["cached_tokens"] for one in record["candidates"])
+    return any(candidate["url"] == hot and candidate["cached_tokens"] for candidate in record["candidates"])
 
 
 async def _decisions(client: Client, count: int) -> list[Decision]:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from benchmark.bars import Bar, at_least, at_most
-from benchmark.decisions.points import CLEAR, COMPUTE, FETCH, Point
+from benchmark.decisions.points import CLEAR, COMPUTE, FETCH, FetchPoint
 from sglang_memserve.bench.figures import Rounds
 
 _MODEL = "the router's cost model"
@@ -21,7 +21,7 @@ def crossing(gains: Sequence[tuple[float, float]]) -> float | None:
     return None
 
 
-def by_length(points: Sequence[Point]) -> dict[float, Places]:
+def by_length(points: Sequence[FetchPoint]) -> dict[float, Places]:
     """By bandwidth: from how many tokens on the other way is the faster one."""
     return {
         bandwidth: _places([(point.tokens, point) for point in points if point.bandwidth == bandwidth])
@@ -29,7 +29,7 @@ def by_length(points: Sequence[Point]) -> dict[float, Places]:
     }
 
 
-def by_bandwidth(points: Sequence[Point]) -> dict[int, Places]:
+def by_bandwidth(points: Sequence[FetchPoint]) -> dict[int, Places]:
     """By tokens: the bandwidth, in bytes a second, at which both ways are as fast.
 
     A fetch's time is a straight line over the inverse of it.
@@ -41,14 +41,14 @@ def by_bandwidth(points: Sequence[Point]) -> dict[int, Places]:
     return found
 
 
-def _places(points: Sequence[tuple[float, Point]]) -> Places:
+def _places(points: Sequence[tuple[float, FetchPoint]]) -> Places:
     return (
         crossing([(place, point.gained) for place, point in points]),
         crossing([(place, point.expected) for place, point in points]),
     )
 
 
-def bars(points: Sequence[Point]) -> list[Bar]:
+def bars(points: Sequence[FetchPoint]) -> list[Bar]:
     clear = [point for point in points if point.clear]
     wrong = [point for point in clear if not point.right]
     won, lost = (sum((point.gained > 0) == wins for point in clear) for wins in (True, False))
@@ -60,7 +60,7 @@ def bars(points: Sequence[Point]) -> list[Bar]:
     ]
 
 
-def rounds_of(points: Sequence[Point]) -> Rounds:
+def rounds_of(points: Sequence[FetchPoint]) -> Rounds:
     """For a table, and for the JSON."""
     rounds = Rounds()
     for point in points:
@@ -71,25 +71,25 @@ def rounds_of(points: Sequence[Point]) -> Rounds:
     return rounds
 
 
-def table(points: Sequence[Point]) -> str:
+def table(points: Sequence[FetchPoint]) -> str:
     """A row for each point; times in ms."""
     head = "    MB/s  tokens     fetch  predicted  recompute  predicted  the router  "
     return "\n".join([head, *map(_row, points)])
 
 
-def _row(point: Point) -> str:
+def _row(point: FetchPoint) -> str:
     times = [f"{1e3 * seconds:9.0f}" for way in (FETCH, COMPUTE) for seconds in _both(point, way)]
     verdict = ("right" if point.right else "WRONG") if point.clear else "as fast"
     choice = FETCH if point.fetches else COMPUTE
     return f"{point.bandwidth / 1e6:8.1f}  {point.tokens:6}  {'  '.join(times)}  {choice:>10}  {verdict}"
 
 
-def _both(point: Point, way: str) -> tuple[float, float]:
+def _both(point: FetchPoint, way: str) -> tuple[float, float]:
     return point.median(way), point.predicted[way]
 
 
-def crossovers(points: Sequence[Point]) -> str:
-    """For a reader."""
+def crossovers(points: Sequence[FetchPoint]) -> str:
+    """A sentence for each crossover."""
     lines = [
         f"at {bandwidth / 1e6:.3g} MB/s the other way is faster from {_said(measured, 1)} tokens on, "
         f"computed: {_said(computed, 1)}"

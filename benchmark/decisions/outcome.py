@@ -7,20 +7,20 @@ import msgspec
 
 from benchmark.bars import Bar, report, show_bars
 from benchmark.decisions import judged, spread
-from benchmark.decisions.arguments import CROSSOVER, PARTS, Asked
-from benchmark.decisions.points import Point
-from benchmark.decisions.spread import Spread
+from benchmark.decisions.arguments import CROSSOVER, PARTS, DecisionsArguments
+from benchmark.decisions.points import FetchPoint
+from benchmark.decisions.spread import HotPrefixSpread
 from router.cost import Profile
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.machine import machine_description
 
 
 @dataclass
-class Outcome:
-    asked: Asked
+class DecisionsOutcome:
+    asked: DecisionsArguments
     profile: Profile | None = None
-    points: list[Point] = field(default_factory=list)
-    spreads: list[Spread] = field(default_factory=list)
+    points: list[FetchPoint] = field(default_factory=list)
+    spreads: list[HotPrefixSpread] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
@@ -32,7 +32,7 @@ class Outcome:
         if self.points:
             print(judged.table(self.points), judged.crossovers(self.points), sep="\n\n", end="\n\n")
         if self.spreads:
-            lines = [f"{one.name}: {one.described()}" for one in self.spreads]
+            lines = [f"{spread.name}: {spread.described()}" for spread in self.spreads]
             print(latencies.table(), "\n".join(lines), sep="\n\n", end="\n\n")
         left = [f"{part}: --part" for part in PARTS if part not in self.asked.parts]
         left += [f"the rest: {ended}"] if ended else []
@@ -44,8 +44,8 @@ class Outcome:
 
     def _latencies(self) -> Rounds:
         rounds = Rounds()
-        for one in self.spreads:
-            one.note(rounds)
+        for measured in self.spreads:
+            measured.note(rounds)
         return rounds
 
     def _bars(self) -> list[Bar]:
@@ -57,7 +57,7 @@ class Outcome:
             "points": judged.rounds_of(self.points).results(),
             "crossover_tokens": {f"{at:.0f}": found for at, found in judged.by_length(self.points).items()},
             "crossover_bandwidth": judged.by_bandwidth(self.points),
-            "spread": {one.name: one.described() for one in self.spreads},
+            "spread": {spread.name: spread.described() for spread in self.spreads},
             "hot": latencies.results(),
             "profile": msgspec.to_builtins(self.profile),
         }

@@ -9,7 +9,7 @@ from statistics import median
 
 from benchmark.caching.pair import PAGE, Served
 from benchmark.caching.sources import RECOMPUTE, REMOTE
-from benchmark.decisions.predicted import NEW, Predictions
+from benchmark.decisions.predicted import NEW, PredictedTimes
 from benchmark.decisions.two import Two
 from sglang_memserve.cluster.errors import ClusterError
 
@@ -22,7 +22,7 @@ _TOKEN_IDS = (1000, 40_000)  # ordinary tokens of any vocabulary
 
 
 @dataclass(frozen=True)
-class Point:
+class FetchPoint:
     """A prefix of `tokens`, under a bound of `bandwidth` bytes a second. Seconds by way.
 
     `predicted`: until prefill is over; `measured`: until the first token, of each round. `fetches`: what the
@@ -59,10 +59,10 @@ class Point:
         return self.fetches == (self.gained > 0)
 
 
-def points(predictions: Predictions, bandwidth: float, lengths: Sequence[int]) -> list[Point]:
+def points(predictions: PredictedTimes, bandwidth: float, lengths: Sequence[int]) -> list[FetchPoint]:
     """Nothing of them is measured yet."""
     return [
-        Point(
+        FetchPoint(
             bandwidth,
             tokens,
             {FETCH: predictions.fetch(tokens), COMPUTE: predictions.recompute(tokens)},
@@ -72,7 +72,7 @@ def points(predictions: Predictions, bandwidth: float, lengths: Sequence[int]) -
     ]
 
 
-async def measure(two: Two, found: Sequence[Point], rounds: int, seed: int) -> None:
+async def measure(two: Two, found: Sequence[FetchPoint], rounds: int, seed: int) -> None:
     """One request at a time, in an order of its own in each round.
 
     Raises ClusterError, also for a request that was not served as it should have been.

@@ -23,9 +23,10 @@ def with_transfer(profile: Profile, bandwidth: float) -> Profile:
     return msgspec.structs.replace(profile, transfer=MemoryBound(byte_s=1 / bandwidth))
 
 
-class Predictions:
-    """`profile`: a file; `info`: what an instance tells at /server_info. Seconds, for prompts of a prefix and
-    NEW tokens more.
+class PredictedTimes:
+    """Seconds, for prompts of a prefix and NEW tokens more.
+
+    `profile`: a file; `info`: the /server_info of an instance.
     """
 
     def __init__(self, profile: Path, info: Any) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 from benchmark.bars import Bar, at_least, at_most
 from sglang_memserve.bench.figures import Rounds, percentile
-from sglang_memserve.bench.serving.answer import Record
+from sglang_memserve.bench.serving.answer import ReplayRecord
 
 PRICED, UNPRICED = "cost_model", "prompt_tree"
 Decision = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Spread:
+class HotPrefixSpread:
     """A load under one policy, whose requests, `records`, were decided upon in `decisions`.
 
     `hot`: the URL of the instance that had the prefix; `recompute_ms`: what computing such a prompt is
@@ -27,7 +27,7 @@ class Spread:
     hot: str
     recompute_ms: float
     starts: Mapping[float, float]
-    records: Sequence[Record]
+    records: Sequence[ReplayRecord]
     decisions: Sequence[Decision]
 
     @property
@@ -51,13 +51,16 @@ class Spread:
     @property
     def beyond(self) -> int:
         """Requests that waited there although to compute all of it elsewhere was predicted to be sooner."""
-        return sum(_price(one, self.hot)["queue_ms"] > self._computed_elsewhere(one) for one in self._at_hot)
+        return sum(
+            _price(decision, self.hot)["queue_ms"] > self._computed_elsewhere(decision)
+            for decision in self._at_hot
+        )
 
     @property
     def ways(self) -> Counter[str]:
-        """How those who were chosen were to come by the KV."""
+        """How many chosen instances were to find, fetch or compute the KV."""
         chosen = ((decision, decision["decode"]) for decision in self.decisions)
-        return Counter(str((_price(*one) or {}).get("plan")) for one in chosen)
+        return Counter(str((_price(*choice) or {}).get("plan")) for choice in chosen)
 
     @property
     def failed(self) -> int:
@@ -94,7 +97,9 @@ class Spread:
 
     def _computed_elsewhere(self, decision: Decision) -> float:
         """The other instance's queue, and computing all of the prompt: ms; infinite where there was none."""
-        price = next((one["cost"] for one in decision["candidates"] if one["url"] != self.hot), None)
+        price = next(
+            (candidate["cost"] for candidate in decision["candidates"] if candidate["url"] != self.hot), None
+        )
         if price is None:
             return inf
         computing = price["exec_ms"] if price["plan"] == "recompute" else self.recompute_ms
@@ -102,10 +107,10 @@ class Spread:
 
 
 def _price(decision: Decision, url: str) -> Any:
-    return next(one["cost"] for one in decision["candidates"] if one["url"] == url)
+    return next(candidate["cost"] for candidate in decision["candidates"] if candidate["url"] == url)
 
 
-def _latencies(records: Sequence[Record]) -> dict[str, float]:
+def _latencies(records: Sequence[ReplayRecord]) -> dict[str, float]:
     times = [1e3 * record.answer.ttft for record in records if record.answer is not None]
     if not times:
         return {}
@@ -116,7 +121,7 @@ def _latencies(records: Sequence[Record]) -> dict[str, float]:
     }
 
 
-def bars(spreads: Sequence[Spread]) -> list[Bar]:
+def bars(spreads: Sequence[HotPrefixSpread]) -> list[Bar]:
     """None is met by a run in which a request failed."""
     return [
         bar
@@ -125,7 +130,7 @@ def bars(spreads: Sequence[Spread]) -> list[Bar]:
     ]
 
 
-def _priced(spread: Spread) -> list[Bar]:
+def _priced(spread: HotPrefixSpread) -> list[Bar]:
     beyond, elsewhere = (None, None) if spread.failed else (spread.beyond, spread.elsewhere)
     queued = f"{spread.name}: sent to the hot instance's queue though computing elsewhere is sooner"
     return [
@@ -134,6 +139,6 @@ def _priced(spread: Spread) -> list[Bar]:
     ]
 
 
-def _unpriced(spread: Spread) -> list[Bar]:
+def _unpriced(spread: HotPrefixSpread) -> list[Bar]:
     share = None if spread.failed else spread.share
     return [at_least(f"{spread.name}: share that the hot instance gets", share, 1, "", PRICED)]

@@ -7,7 +7,7 @@ from functools import partial
 
 import aiohttp
 
-from benchmark.caching.pair import PAGE, Pair, name
+from benchmark.caching.pair import PAGE, InstancePair, name
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Builder, System
 from sglang_memserve.cluster import probe
@@ -19,12 +19,12 @@ from sglang_memserve.cluster.supervisor import Member
 class Two:
     """`here` asks one instance, to which a hint names the other; `there` the other way round."""
 
-    here: Pair
-    there: Pair
+    here: InstancePair
+    there: InstancePair
     systems: tuple[System, System]
 
     async def forget(self) -> None:
-        """Neither has any KV then."""
+        """Empties the caches of both."""
         await self.here.forget()
         await self.there.forget()
 
@@ -44,8 +44,8 @@ async def raised(
     ):
         names = [await name(session, system.url) for system in (here, there)]
         yield Two(
-            Pair(session, here.url, here.url, there.url, names[1], "colocated"),
-            Pair(session, there.url, there.url, here.url, names[0], "colocated"),
+            InstancePair(session, here.url, here.url, there.url, names[1], "colocated"),
+            InstancePair(session, there.url, there.url, here.url, names[0], "colocated"),
             (here, there),
         )
 

@@ -1,4 +1,4 @@
-"""Part 1: what the books of a medium cost a block."""
+"""Part 1: what the allocator of a medium costs a block."""
 
 import time
 from collections import deque
@@ -6,7 +6,7 @@ from collections import deque
 import numpy as np
 
 from benchmark.bars import Bar, at_most
-from benchmark.mempool.plan import Plan, say
+from benchmark.mempool.plan import MeasurementPlan, say
 from mempool.address import Addresses, Medium, Owner
 from mempool.tiers.allocator import BlockAllocator
 from sglang_memserve.bench.figures import Rounds
@@ -18,7 +18,7 @@ _TURNS = 5
 
 
 def half_full(total: int, batch: int) -> tuple[BlockAllocator, deque[Addresses]]:
-    """Books of which every second block, by chance, is free; the others in batches, as they are held."""
+    """An allocator with every second block free, by chance, and the batches that hold the others."""
     books = BlockAllocator(Owner("bench", 1, Medium.DRAM), total)
     blocks = np.random.default_rng(1).permutation(books.alloc(total).blocks)
     batches = [Addresses(books.owner, blocks[at : at + batch]) for at in range(0, total, batch)]
@@ -41,7 +41,7 @@ def seconds_a_block(books: BlockAllocator, held: deque[Addresses], batch: int) -
     return (time.perf_counter() - began) / (_TURNS * batches * batch)
 
 
-def measure(rounds: Rounds, plan: Plan) -> list[str]:
+def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
     say("books: alloc and free")
     books, held = half_full(TOTAL, BATCH)
     for number in range(plan.rounds + 1):

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmark.bars import Bar, at_most
 from benchmark.mempool.far import Far
-from benchmark.mempool.plan import Plan, say
+from benchmark.mempool.plan import MeasurementPlan, say
 from benchmark.mempool.throughput import ARENA_BYTES, KIB, layout
 from sglang_memserve.bench.figures import Rounds, percentile
 
@@ -40,7 +40,7 @@ def beside(flowing: Far, sender: Far, receiver: Far, endpoint: str) -> list[floa
     return times
 
 
-def measure(rounds: Rounds, plan: Plan) -> list[str]:
+def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
     shape: dict[str, Any] = {"layout": layout(BLOCK_BYTES), "blocks": ARENA_BYTES // BLOCK_BYTES}
     with contextlib.ExitStack() as stack:
         one, two, receiver = (

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from benchmark.bars import Bar, at_most
 from benchmark.mempool.far import Far, FarError
-from benchmark.mempool.index_arms import ARMS, TOKENS, Ours, Radix, Rust
-from benchmark.mempool.plan import Plan, say
+from benchmark.mempool.index_arms import ARMS, TOKENS, Ours, RadixCacheArm, Rust
+from benchmark.mempool.plan import MeasurementPlan, say
 from sglang_memserve.bench.figures import Rounds
 
 SHAPES = {"one run": TOKENS, "8 nodes": TOKENS // 8}
@@ -83,14 +83,14 @@ def note(rounds: Rounds, name: str, found: dict[str, Medians]) -> None:
     for figure, medians in found.items():
         for arm, value in medians.items():
             rounds.note(name, arm, **{figure: value})
-        rounds.note(name, Ours.name, **{_ratio(figure): medians[Ours.name] / medians[Radix.name]})
+        rounds.note(name, Ours.name, **{_ratio(figure): medians[Ours.name] / medians[RadixCacheArm.name]})
 
 
 def _ratio(figure: str) -> str:
     return f"{figure.removesuffix('_us')}_to_radix"
 
 
-def measure_size(rounds: Rounds, plan: Plan, arms: dict[str, Far], shape: str, size: str) -> None:
+def measure_size(rounds: Rounds, plan: MeasurementPlan, arms: dict[str, Far], shape: str, size: str) -> None:
     """Small indexes are made anew for each round: what it inserts would make them large ones."""
     sequences, node_tokens, name = SIZES[size], SHAPES[shape], workload(shape, size)
     for number in range(plan.rounds):
@@ -112,7 +112,7 @@ def build(arms: dict[str, Far], sequences: int, node_tokens: int) -> Medians:
 
 
 @contextlib.contextmanager
-def arms_of(plan: Plan, skipped: list[str]) -> Iterator[dict[str, Far]]:
+def arms_of(plan: MeasurementPlan, skipped: list[str]) -> Iterator[dict[str, Far]]:
     """New processes, which have no memory to use again. The Rust core may be missing: no bar hangs on it."""
     with contextlib.ExitStack() as stack:
         arms = {
@@ -126,7 +126,7 @@ def arms_of(plan: Plan, skipped: list[str]) -> Iterator[dict[str, Far]]:
         yield arms
 
 
-def measure(rounds: Rounds, plan: Plan) -> list[str]:
+def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
     skipped = list[str]()
     for shape in SHAPES:
         for size in SIZES:

@@ -25,7 +25,7 @@ def sequence(number: int) -> "array[int]":
     return tokens
 
 
-class Arm(Protocol):
+class IndexArm(Protocol):
     """What a caller would have at hand is made before, and not timed."""
 
     name: str
@@ -92,7 +92,7 @@ class _OfSGLang:
         raise NotImplementedError
 
 
-class _NoAllocator:
+class NullAllocator:
     """For the slots that `evict` gives back."""
 
     device = "cpu"
@@ -101,7 +101,7 @@ class _NoAllocator:
         pass
 
 
-class Radix(_OfSGLang):
+class RadixCacheArm(_OfSGLang):
     name = "RadixCache"
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Radix(_OfSGLang):
         from sglang.srt.mem_cache.base_prefix_cache import EvictParams
         from sglang.srt.mem_cache.radix_cache import RadixCache
 
-        self._cache = RadixCache.create_simulated(page_size=PAGE, mock_allocator=_NoAllocator())
+        self._cache = RadixCache.create_simulated(page_size=PAGE, mock_allocator=NullAllocator())
         self._room = EvictParams(num_tokens=TOKENS)
 
     def make_room(self) -> bool:
@@ -150,16 +150,20 @@ class Rust(_OfSGLang):
         self._core.end_insert()
 
 
-ARMS: dict[str, Callable[[], Arm]] = {Ours.name: Ours, Radix.name: Radix, Rust.name: Rust}
+ARMS: dict[str, Callable[[], IndexArm]] = {
+    Ours.name: Ours,
+    RadixCacheArm.name: RadixCacheArm,
+    Rust.name: Rust,
+}
 
 
-def steps(arm: Arm, tokens: "array[int]", node_tokens: int) -> Iterator[Step]:
+def steps(arm: IndexArm, tokens: "array[int]", node_tokens: int) -> Iterator[Step]:
     """Inserting one new sequence, `node_tokens` a call: as many nodes as calls."""
     for end in range(node_tokens, len(tokens) + 1, node_tokens):
         yield arm.inserter(tokens[:end], end - node_tokens)
 
 
-def fill(arm: Arm, first: int, count: int, node_tokens: int) -> None:
+def fill(arm: IndexArm, first: int, count: int, node_tokens: int) -> None:
     """Sequences `first` and on."""
     for number in range(first, first + count):
         for step in steps(arm, sequence(number), node_tokens):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from benchmark.mempool.index_arms import ARMS, BLOCKS, TOKENS, Arm, fill, sequence, steps
+from benchmark.mempool.index_arms import ARMS, BLOCKS, TOKENS, IndexArm, fill, sequence, steps
 
 
 class IndexEnd:
@@ -15,7 +15,7 @@ class IndexEnd:
 
     def __init__(self, arm: str) -> None:
         self._name = arm
-        self._arm: Arm = ARMS[arm]()
+        self._arm: IndexArm = ARMS[arm]()
 
     def build(self, sequences: int, node_tokens: int) -> float:
         """Sequences 0 and on in a new index. Returns the resident memory that each block cost.

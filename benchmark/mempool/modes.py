@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from benchmark.bars import Bar, at_least
 from benchmark.mempool.far import Far
-from benchmark.mempool.plan import Plan, say
+from benchmark.mempool.plan import MeasurementPlan, say
 from benchmark.mempool.throughput import as_options
 from mempool.flags import TransferMode
 from mempool.layout import BlockLayout
@@ -28,7 +28,7 @@ ARENA_BLOCKS = LENGTHS[0] // PAGE
 BAR_MESSAGES = 10.0
 
 
-class Arm(NamedTuple):
+class TransferArm(NamedTuple):
     """Blocks lie as the paper has them for the mode; for `gathered` aggregated ones are made on the way."""
 
     name: str
@@ -36,10 +36,10 @@ class Arm(NamedTuple):
     store: str
 
 
-BY_LAYER = Arm("by-layer", TransferMode.BY_LAYER, "paged")
-BY_REQUEST = Arm("by-request", TransferMode.BY_REQUEST, "paged")
-AGGREGATED = Arm("aggregated", TransferMode.AGGREGATED, "arena")
-GATHERED = Arm("aggregated, gathered", TransferMode.AGGREGATED, "paged")
+BY_LAYER = TransferArm("by-layer", TransferMode.BY_LAYER, "paged")
+BY_REQUEST = TransferArm("by-request", TransferMode.BY_REQUEST, "paged")
+AGGREGATED = TransferArm("aggregated", TransferMode.AGGREGATED, "arena")
+GATHERED = TransferArm("aggregated, gathered", TransferMode.AGGREGATED, "paged")
 ARMS = (BY_LAYER, BY_REQUEST, AGGREGATED, GATHERED)
 
 
@@ -47,7 +47,7 @@ def workload(tokens: int) -> str:
     return f"KV of {tokens} tokens"
 
 
-def measure(rounds: Rounds, plan: Plan) -> list[str]:
+def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
     options: dict[str, Any] = {"layout": as_options(LLAMA_2_13B_TP2), "blocks": ARENA_BLOCKS}
     with (
         Far("channel", "modes sender", plan.logs, paged=True, **options) as sender,
@@ -66,7 +66,7 @@ def measure(rounds: Rounds, plan: Plan) -> list[str]:
     return []
 
 
-def measure_one(sender: Far, receiver: Far, endpoint: str, tokens: int, arm: Arm) -> dict[str, float]:
+def measure_one(sender: Far, receiver: Far, endpoint: str, tokens: int, arm: TransferArm) -> dict[str, float]:
     blocks = tokens // PAGE
     (ticket,) = receiver.ask("expect", blocks=blocks)
     sent = sender.ask("send", endpoint=endpoint, ticket=ticket, blocks=blocks, mode=arm.mode, store=arm.store)

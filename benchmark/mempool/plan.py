@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.peers import StockPeers
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasurementPlan:
     """`rounds`: how often all is measured; `logs`: where processes write; `peers`: None to do without."""
 
     rounds: int
     logs: Path
-    peers: Peers | None
+    peers: StockPeers | None
 
     def turns(self, part: str, arms: Sequence[T], seed: int = 0) -> list[list[T]]:
         """The arms for each round, in another order each time, so that none always has the better moments."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from benchmark.bars import Bar, at_least
 from benchmark.mempool import mooncake_end
 from benchmark.mempool.far import Far, FarError
-from benchmark.mempool.plan import Plan, say
+from benchmark.mempool.plan import MeasurementPlan, say
 from mempool.layout import BlockLayout
 from sglang_memserve.bench.figures import Rounds
 
@@ -20,7 +20,7 @@ BAR_SOCKET, BAR_MOONCAKE = 0.8, 2.0
 _WARM_UPS = 3
 
 
-class Pair(Protocol):
+class ArenaPair(Protocol):
     """A sender and a receiver, each a process of its own."""
 
     name: str
@@ -35,7 +35,7 @@ class Pair(Protocol):
         """Of one transfer."""
 
 
-class _Ends:
+class _ArenaPairEnds:
     def __init__(self, sender: Far, receiver: Far) -> None:
         self.sender, self.receiver = sender, receiver
 
@@ -46,7 +46,7 @@ class _Ends:
         return bool(self.receiver.ask("holds", stamp=stamp))
 
 
-class Channel(_Ends):
+class ChannelPair(_ArenaPairEnds):
     def __init__(self, name: str, scheme: str, sender: Far, receiver: Far) -> None:
         super().__init__(sender, receiver)
         self.name = name
@@ -58,7 +58,7 @@ class Channel(_Ends):
         return float(sent["seconds"])
 
 
-class Socket(_Ends):
+class SocketPair(_ArenaPairEnds):
     name = SOCKET
 
     def __init__(self, sender: Far, receiver: Far) -> None:
@@ -72,7 +72,7 @@ class Socket(_Ends):
         return seconds
 
 
-class Mooncake(_Ends):
+class MooncakePair(_ArenaPairEnds):
     name = MOONCAKE
 
     def __init__(self, sender: Far, receiver: Far) -> None:
@@ -108,8 +108,8 @@ def workload(size: str) -> str:
 
 
 @contextlib.contextmanager
-def pairs(plan: Plan, size: str, skipped: list[str]) -> Iterator[list[Pair]]:
-    """All pairs that can be had; `skipped` is told of Mooncake where it is not."""
+def pairs(plan: MeasurementPlan, size: str, skipped: list[str]) -> Iterator[list[ArenaPair]]:
+    """All pairs that can be started. `skipped` gets a line about Mooncake where it cannot."""
     block_bytes = SIZES[size]
     blocks = ARENA_BYTES // block_bytes
     plain = {"block_bytes": block_bytes, "blocks": blocks}
@@ -122,19 +122,19 @@ def pairs(plan: Plan, size: str, skipped: list[str]) -> Iterator[list[Pair]]:
         ours = far("channel", "sender", **shape), far("channel", "receiver", **shape)
         queued = far("channel", "zmq sender", **shape), far("channel", "zmq receiver", **shape)
         raw = far("socket", "raw sender", **plain), far("socket", "raw receiver", **plain)
-        found: list[Pair] = []
+        found: list[ArenaPair] = []
         if plan.peers is not None:
             env = plan.peers.env() | mooncake_end.ENV
             peer = [far("mooncake", f"mooncake {role}", env=env, **plain) for role in ("sender", "receiver")]
             try:
-                found.append(Mooncake(*peer))
+                found.append(MooncakePair(*peer))
             except FarError as error:
                 skipped.append(f"{MOONCAKE}, blocks of {size}: {error}")
-        channels = Channel(OURS, "stream", *ours), Channel(ZEROMQ, "tcp", *queued)
-        yield [*channels, Socket(*raw), *found]
+        channels = ChannelPair(OURS, "stream", *ours), ChannelPair(ZEROMQ, "tcp", *queued)
+        yield [*channels, SocketPair(*raw), *found]
 
 
-def one_transfer(pair: Pair, block_bytes: int, stamp: int) -> float:
+def one_transfer(pair: ArenaPair, block_bytes: int, stamp: int) -> float:
     """GB/s of the round `stamp`. Raises FarError, also where what was sent has not landed."""
     pair.fill(stamp)
     _warm_up(pair, max(1, WARM_UP_BYTES // block_bytes))
@@ -144,7 +144,7 @@ def one_transfer(pair: Pair, block_bytes: int, stamp: int) -> float:
     return TOTAL_BYTES / seconds / 1e9
 
 
-def _warm_up(pair: Pair, blocks: int) -> None:
+def _warm_up(pair: ArenaPair, blocks: int) -> None:
     """Mooncake fails the first transfer after a pause at times, and recovers."""
     for attempt in range(_WARM_UPS):
         try:
@@ -155,7 +155,7 @@ def _warm_up(pair: Pair, blocks: int) -> None:
                 raise
 
 
-def measure_size(rounds: Rounds, plan: Plan, size: str) -> list[str]:
+def measure_size(rounds: Rounds, plan: MeasurementPlan, size: str) -> list[str]:
     skipped = list[str]()
     with pairs(plan, size, skipped) as found:
         speeds: dict[str, list[float]] = {pair.name: [] for pair in found}
@@ -182,7 +182,7 @@ def _ratio(arm: str) -> str:
     return f"times_{arm.replace(' ', '_').lower()}"
 
 
-def measure(rounds: Rounds, plan: Plan) -> list[str]:
+def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
     skipped = [] if plan.peers is not None else [f"{MOONCAKE}: --without-peer"]
     for size in SIZES:
         say(workload(size))

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmark import command
 from benchmark.policies.contenders import COST_MODEL, DEFAULT, PEER, POLICIES
 from benchmark.policies.sessions import LOOGLE, USERS
-from sglang_memserve.bench.serving.options import Options
+from sglang_memserve.bench.serving.options import BenchOptions
 
 _ROUNDS, _ROUNDS_FULL = 3, 5
 # One at a time, and every document computed once, such a session takes 1.18 s of a core with all that it
@@ -16,17 +16,17 @@ DOCUMENTS, RATE, SCALE = 12, 1.1, 0.25
 
 
 @dataclass(frozen=True)
-class Asked:
+class PoliciesArguments:
     """`contenders`: in the order of the tables. `rate`: sessions a second. `profile`: for cost_model."""
 
     contenders: tuple[str, ...]
     rate: float
-    options: Options
+    options: BenchOptions
     skipped: tuple[str, ...]
     profile: Path | None = None
 
 
-def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Asked:
+def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> PoliciesArguments:
     """`peers`: what scripts/setup_peers.sh filled. Exits with a message for what cannot be."""
     parser = command.parser(about, rounds=_ROUNDS, full=f"all policies, {_ROUNDS_FULL} rounds")
     parser.set_defaults(rounds=None)
@@ -66,10 +66,10 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Asked:
     skipped = [f"{name}: --policy" for name in usual if name not in ours]
     if found.without_peer:
         skipped.append(f"{PEER}: --without-peer")
-    return Asked(
+    return PoliciesArguments(
         contenders=ours if found.without_peer else (*ours, PEER),
         rate=found.rate,
-        options=Options(
+        options=BenchOptions(
             arms=(COST_MODEL,),
             workload="loogle",
             api="generate-text",

@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.policies import contenders
-from benchmark.policies.arguments import Asked
+from benchmark.policies.arguments import PoliciesArguments
 from benchmark.policies.cluster import ROLES, raised
-from benchmark.policies.outcome import Outcome
+from benchmark.policies.outcome import PoliciesOutcome
 from benchmark.policies.sessions import USERS, duplicated
 from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import building
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.bench.serving import inputs
 from sglang_memserve.bench.serving.arms import INSTANCE_BYTES
 from sglang_memserve.bench.serving.benchmark import MODEL_S, described, engine_of, label, plan_of
@@ -24,9 +24,9 @@ from sglang_memserve.cluster.local import read_model
 from sglang_memserve.model import ModelInfo
 
 
-async def benchmark(asked: Asked) -> None:
+async def benchmark(asked: PoliciesArguments) -> None:
     """Measures and prints, also what there is when something fails on the way. Raises ClusterError."""
-    options, peers = asked.options, Peers(asked.options.peers)
+    options, peers = asked.options, StockPeers(asked.options.peers)
     if contenders.PEER in asked.contenders:
         peers.require()
     if options.plot:
@@ -47,17 +47,17 @@ async def benchmark(asked: Asked) -> None:
         await cluster.rehearse(len(workload.sessions[0].turns[0].tokens))
         comparison = Comparison(plan, session, cluster.behind)
         try:
-            await comparison.run([contenders.arm(one) for one in asked.contenders])
+            await comparison.run([contenders.arm(name) for name in asked.contenders])
         except ClusterError as error:
             failure = error
     notes = [*comparison.notes, *([f"ended early: {failure}"] if failure else [])]
     if comparison.laps:
-        Outcome(asked, name, workload, comparison.laps, notes, described(options, engine)).publish()
+        PoliciesOutcome(asked, name, workload, comparison.laps, notes, described(options, engine)).publish()
     if failure:
         raise failure
 
 
-def asked_for(asked: Asked, model: Path) -> Workload:
+def asked_for(asked: PoliciesArguments, model: Path) -> Workload:
     """What every router gets. Raises ClusterError."""
     (base,) = inputs.make(asked.options, GPU_LOAD, model).values()
     return duplicated(base, USERS, asked.rate, asked.options.seed)

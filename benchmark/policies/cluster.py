@@ -16,12 +16,12 @@ import orjson
 from benchmark.policies import contenders
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import START_S, Builder, System
-from sglang_memserve.bench.peers import ROUND_ROBIN, Peers
+from sglang_memserve.bench.peers import ROUND_ROBIN, StockPeers
 from sglang_memserve.bench.serving.answer import RequestError
-from sglang_memserve.bench.serving.apis import Asking, Generate
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.apis import Generate, RequestSettings
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.client import Client
-from sglang_memserve.bench.workloads.form import Turn
+from sglang_memserve.bench.workloads.form import WorkloadTurn
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.spec import InstanceSpec, Role, registry_argv
@@ -37,28 +37,28 @@ _PAGES = ("decisions?last=1000", "workers")
 
 
 @dataclass(frozen=True)
-class Cluster:
+class PoliciesCluster:
     """`instances` serve. `records`: a folder for the routers' decisions, or None; `profile`: what cost_model
     prices by, or None for the built-in one.
     """
 
     builder: Builder
     session: aiohttp.ClientSession
-    peers: Peers
+    peers: StockPeers
     instances: tuple[InstanceSpec, ...]
     records: Path | None = None
     profile: Path | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @contextlib.asynccontextmanager
-    async def behind(self, arms: Sequence[Arm]) -> AsyncIterator[list[Target]]:
+    async def behind(self, arms: Sequence[Arm]) -> AsyncIterator[list[BenchTarget]]:
         """In the block the router that the one arm names serves. It is new: it knows of no request."""
         (arm,) = arms
         async with self._serving(arm.name) as url:
             if arm.name in contenders.BY_TOKENS:
                 await _tokenises(self.builder.session, url)
             try:
-                yield [Target(arm.name, url, tuple(one.url for one in self.instances))]
+                yield [BenchTarget(arm.name, url, tuple(instance.url for instance in self.instances))]
             finally:
                 await self._keep_decisions(arm.name, url)
 
@@ -68,10 +68,10 @@ class Cluster:
         async with self._serving(ROUND_ROBIN) as url:
             client = Client(self.session, url, _REQUEST_S)
             for _ in range(_REHEARSALS * ROLES.count("prefill")):
-                talk = Generate(Asking())
+                talk = Generate(RequestSettings())
                 prompt = tuple(rng.randrange(*_TOKEN_IDS) for _ in range(tokens))
                 try:
-                    await client.ask(talk, talk.ask(Turn(prompt, 4)))
+                    await client.ask(talk, talk.ask(WorkloadTurn(prompt, 4)))
                 except RequestError as error:
                     raise ClusterError(f"the cluster does not answer: {error}") from error
 
@@ -96,10 +96,10 @@ class Cluster:
 async def raised(
     builder: Builder,
     session: aiohttp.ClientSession,
-    peers: Peers,
+    peers: StockPeers,
     records: Path | None,
     profile: Path | None = None,
-) -> AsyncIterator[Cluster]:
+) -> AsyncIterator[PoliciesCluster]:
     """In the block the instances serve, and know each other. Raises ClusterError if they do not come up."""
     registry = f"tcp://{children.HOST}:{builder.ports.pick()}"
     made = [builder.engine.instance(role, builder.ports, *_CACHING) for role in ROLES]
@@ -112,7 +112,7 @@ async def raised(
         children.running([Member("registry", registry_argv(registry), {}, log, phase)]),
         builder.serving(System("cluster", "", instances)),
     ):
-        yield Cluster(builder, session, peers, instances, records, profile)
+        yield PoliciesCluster(builder, session, peers, instances, records, profile)
 
 
 async def _tokenises(session: aiohttp.ClientSession, url: str) -> None:

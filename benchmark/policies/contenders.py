@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_memserve.bench.clusters import Builder, System
-from sglang_memserve.bench.peers import CACHE_AWARE, ROUTER_NAME, Peers
+from sglang_memserve.bench.peers import CACHE_AWARE, ROUTER_NAME, StockPeers
 from sglang_memserve.bench.serving.arms import Arm
 from sglang_memserve.cluster.spec import InstanceSpec
 
@@ -33,7 +33,7 @@ def behind(
     name: str,
     builder: Builder,
     instances: Sequence[InstanceSpec],
-    peers: Peers,
+    peers: StockPeers,
     profile: Path | None = None,
 ) -> System:
     """`instances` with this router before them; it is to be started. `profile`: for cost_model."""

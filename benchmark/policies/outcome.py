@@ -8,7 +8,7 @@ from typing import Any
 from benchmark.bars import report as as_json
 from benchmark.bars import show_bars
 from benchmark.caching.duels import RATIOS
-from benchmark.policies.arguments import Asked
+from benchmark.policies.arguments import PoliciesArguments
 from benchmark.policies.bars import bars, duels
 from benchmark.policies.contenders import COST_MODEL
 from sglang_memserve.bench.figures import Rounds, percentile
@@ -23,10 +23,10 @@ TOGETHER = "ttft_p99_of_all_rounds_ms"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PoliciesOutcome:
     """`notes`: what a reader of it has to know."""
 
-    asked: Asked
+    asked: PoliciesArguments
     label: str
     workload: Workload
     laps: Sequence[Lap]
@@ -72,5 +72,5 @@ class Outcome:
     def _together(self, results: dict[str, Any]) -> str:
         arms = results[self.label].items()
         found = {name: arm[TOGETHER]["median"] for name, arm in arms if TOGETHER in arm}
-        told = ", ".join(f"{name} {value:,.0f}" for name, value in found.items())
-        return f"TTFT P99 of all rounds' requests together, ms: {told}"
+        cells = ", ".join(f"{name} {value:,.0f}" for name, value in found.items())
+        return f"TTFT P99 of all rounds' requests together, ms: {cells}"

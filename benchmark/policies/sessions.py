@@ -16,7 +16,7 @@ def duplicated(workload: Workload, users: int, rate: float, seed: int) -> Worklo
     They arrive at random, `rate` a second in all.
     """
     rng, now, sessions = Random(f"{seed} users"), 0.0, []
-    copies = [(one, user) for one in workload.sessions for user in range(users)]
+    copies = [(session, user) for session in workload.sessions for user in range(users)]
     for session, user in rng.sample(copies, len(copies)):
         now += rng.expovariate(rate)
         sessions.append(replace(session, name=f"{session.name}, user {user}", arrival=now))

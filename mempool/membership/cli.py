@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         _check_bind(arguments.bind)
         registry = MembershipRegistry(
             arguments.bind,
-            suspicion=arguments.suspicion,
-            death=arguments.death,
+            suspicion_s=arguments.suspicion,
+            death_s=arguments.death,
             max_members=arguments.max_members,
         )
         print(registry.endpoint, flush=True)

@@ -11,7 +11,7 @@ import zmq
 
 from mempool.errors import LayoutMismatch, MemPoolError, NamespaceMismatch
 from mempool.membership.errors import JoinFailed, Superseded
-from mempool.membership.link import LinkLost, RegistryLink
+from mempool.membership.link import MAX_MEMBERS, LinkLost, RegistryLink
 from mempool.membership.messages import (
     Change,
     ChangeNotice,
@@ -32,21 +32,21 @@ from mempool.sockets import Wakeup
 
 logger = logging.getLogger(__name__)
 
-_JOIN_AGAIN_SECONDS = 2.0
 _SILENT_BEATS = 4
-_MOST_MEMBERS = 65536
 
 
 class MembershipClient:
-    """Joins every registry of a list, each by itself, and stays there; one that is away is tried for ever.
+    """Joins every registry of a list, each by itself, and stays there. A registry that is away is tried for
+    ever.
 
-    Callbacks come on the member's thread, one at a time; one that takes long lets the heartbeat stop.
-    `on_change`: what became of another instance. `on_fenced(old, new)`: this instance was declared dead under
-    the incarnation `old`; drop whatever bears it, for on return it joins as `new`, and if this raises it does
-    not. `on_stopped`: it has left for good, since a newer incarnation of it is there: its process must stop.
+    Callbacks run on the client's thread, one at a time. A slow callback delays the heartbeat. `on_change`
+    gets each change of another instance. `on_fenced(old, new)`: this instance was declared dead under the
+    incarnation `old`. The callback drops everything of that incarnation; on return the instance joins as
+    `new`. If it raises, the instance leaves. `on_stopped`: the instance has left for good, because a newer
+    incarnation of it exists.
 
-    `heartbeat`: seconds, far below the registries' suspicion. `grace`: seconds for which what a registry said
-    is kept after it came back without memory, no less than its death time.
+    `heartbeat_s` has to be far below the registries' suspicion. `grace_s`: for how long the client keeps what
+    a registry said before it came back without memory; no less than the registry's death time.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class MembershipClient:
         on_change: Callable[[Change], None],
         on_fenced: Callable[[int, int], None],
         on_stopped: Callable[[MemPoolError], None],
-        heartbeat: float = 0.5,
-        grace: float = 10.0,
+        heartbeat_s: float = 0.5,
+        grace_s: float = 10.0,
     ) -> None:
         """Raises ValueError for endpoints or settings that make no sense."""
-        if not registries or not (heartbeat > 0 and grace > 0):
+        if not registries or not (heartbeat_s > 0 and grace_s > 0):
             raise ValueError("a member needs a registry, a heartbeat and a grace above 0")
         for endpoint in registries:
             check_endpoint(endpoint)
@@ -69,9 +69,9 @@ class MembershipClient:
         self._on_change = on_change
         self._on_fenced = on_fenced
         self._on_stopped = on_stopped
-        self._heartbeat = heartbeat
+        self._heartbeat_s = heartbeat_s
         names = list(dict.fromkeys(registries))
-        self._view = MembershipView(info.instance, names, grace=grace, clock=time.monotonic)
+        self._view = MembershipView(info.instance, names, grace_s=grace_s, clock=time.monotonic)
         self._members: Mapping[str, MemberStatus] = {}
         self._previous = 0
         self._beat_at = 0.0
@@ -123,7 +123,7 @@ class MembershipClient:
             for link in self._links:
                 self._serve(link, now)
             if now >= self._beat_at:
-                self._beat_at = now + self._heartbeat
+                self._beat_at = now + self._heartbeat_s
                 self._say(Heartbeat(self.info.instance, self.info.incarnation))
             self._report(self._view.tick())
         self._say(Leave(self.info.instance, self.info.incarnation))
@@ -143,16 +143,11 @@ class MembershipClient:
         except Exception:
             logger.exception("a message from %s", link.endpoint)
         if link.connected and not link.joined and now >= link.join_at:
-            self._join(link, now)
-        if link.connected and now - link.heard > _SILENT_BEATS * self._heartbeat:
+            link.join(Join(self.info, self._previous), now)
+        if link.connected and now - link.heard > _SILENT_BEATS * self._heartbeat_s:
             self._report(self._view.set_connected(link.endpoint, False))
         elif link.joined:
             self._report(self._view.set_connected(link.endpoint, True))
-
-    def _join(self, link: RegistryLink, now: float) -> None:
-        link.join_at = now + _JOIN_AGAIN_SECONDS
-        link.pages = []
-        link.send(Join(self.info, self._previous))
 
     def _take(self, link: RegistryLink, message: ToMember) -> None:
         if isinstance(message, Refusal):
@@ -163,29 +158,23 @@ class MembershipClient:
         elif not link.joined:
             return
         elif isinstance(message, ChangeNotice) and message.seq == link.seq + 1:
-            if len(self._members) >= _MOST_MEMBERS:
-                raise LinkLost(f"more than {_MOST_MEMBERS} members")
-            link.seq = message.seq
+            if len(self._members) >= MAX_MEMBERS:
+                raise LinkLost(f"more than {MAX_MEMBERS} members")
+            link.advance()
             self._report(self._view.change(link.endpoint, message.change))
         elif message.seq > link.seq:
             # Something was lost on the way.
-            link.joined, link.join_at = False, 0.0
+            link.rejoin()
 
     def _take_snapshot(self, link: RegistryLink, page: MembershipSnapshot) -> None:
-        link.pages += page.members
-        if len(link.pages) > _MOST_MEMBERS:
-            raise LinkLost(f"more than {_MOST_MEMBERS} members")
-        if not page.done:
-            return
-        link.joined, link.seq = True, page.seq
-        changes = self._view.snapshot(link.endpoint, page.epoch, link.pages)
-        link.pages = []
-        self._report(changes)
-        self._accepted.set()
+        members = link.take_page(page)
+        if members is not None:
+            self._report(self._view.snapshot(link.endpoint, page.epoch, members))
+            self._accepted.set()
 
     def _refused(self, link: RegistryLink, refusal: Refusal) -> None:
         error = _error(self.info, refusal)
-        known, link.joined, link.why_not = link.why_not, False, str(error)
+        is_news = link.refuse(str(error))
         if refusal.reason is Reason.DEAD:
             self._fence()
         elif isinstance(error, Superseded):
@@ -194,7 +183,7 @@ class MembershipClient:
             self._error = error
             self._stopping = True
             self._accepted.set()
-        elif link.why_not != known:
+        elif is_news:
             logger.warning("%s refuses %s: %s", link.endpoint, self.info.instance, error)
 
     def _fence(self) -> None:
@@ -209,7 +198,7 @@ class MembershipClient:
         self._previous = old
         self.info = msgspec.structs.replace(self.info, incarnation=new)
         for link in self._links:
-            link.joined, link.join_at = False, 0.0
+            link.rejoin()
 
     def _stop(self, error: MemPoolError) -> None:
         self._stopping = True

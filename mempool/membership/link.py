@@ -7,13 +7,23 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from mempool.errors import FrameError
-from mempool.membership.messages import MemberStatus, ToMember, ToRegistry, decode_to_member, encode
+from mempool.membership.messages import (
+    Join,
+    MembershipSnapshot,
+    MemberStatus,
+    ToMember,
+    ToRegistry,
+    decode_to_member,
+    encode,
+)
 from mempool.wire import MAX_HEADER_BYTES
 
 logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS = 0.1
+_JOIN_AGAIN_SECONDS = 2.0
+MAX_MEMBERS = 65536
 _LONGEST_PAUSE_SECONDS = 2.0
 # A registry that has so many beats to read is not reading.
 _SEND_QUEUE_MESSAGES = 16
@@ -50,7 +60,7 @@ class RegistryLink:
         self.join_at = 0.0
         self.seq = 0
         self.heard = 0.0
-        self.pages: list[MemberStatus] = []
+        self._pages: list[MemberStatus] = []
         self._context = context
         self._poller = poller
         self._sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]] | None = None
@@ -88,6 +98,36 @@ class RegistryLink:
         except zmq.ZMQError as error:
             logger.debug("%s takes no message: %s", self.endpoint, error)
 
+    def join(self, message: Join, now: float) -> None:
+        """Asks the registry for a snapshot, and again after a while if it sends none."""
+        self.join_at = now + _JOIN_AGAIN_SECONDS
+        self._pages = []
+        self.send(message)
+
+    def rejoin(self) -> None:
+        """What was received so far does not count any more: the next turn joins again."""
+        self.joined, self.join_at = False, 0.0
+
+    def take_page(self, page: MembershipSnapshot) -> list[MemberStatus] | None:
+        """All members once the last page is here, None before. Raises LinkLost for too many."""
+        self._pages += page.members
+        if len(self._pages) > MAX_MEMBERS:
+            raise LinkLost(f"more than {MAX_MEMBERS} members")
+        if not page.done:
+            return None
+        self.joined, self.seq = True, page.seq
+        members, self._pages = self._pages, []
+        return members
+
+    def advance(self) -> None:
+        """The next change of the registry was taken."""
+        self.seq += 1
+
+    def refuse(self, reason: str) -> bool:
+        """The registry refuses this instance. Returns whether the reason is a new one."""
+        known, self.joined, self.why_not = self.why_not, False, reason
+        return reason != known
+
     def lose(self, now: float, cause: str) -> None:
         """Closes the connection; the next is tried after a pause, each longer than the one before."""
         self.why_not = cause
@@ -107,7 +147,7 @@ class RegistryLink:
         socket.close(linger=_LINGER_MILLISECONDS)
         self._sockets = None
         self.connected = self.joined = False
-        self.pages = []
+        self._pages = []
 
     def _open(self, now: float) -> None:
         socket = self._context.socket(zmq.DEALER)

@@ -42,26 +42,30 @@ _MESSAGES_A_TURN = 1000
 
 
 class MembershipRegistry:
-    """Serves on a thread of its own until `close`; `endpoint` is what instances connect to.
+    """A registry, on a thread of its own until `close`. Instances connect to `endpoint`.
 
-    The first to join fixes layout and namespace for as long as anyone is alive. `suspicion`, `death`: seconds
-    of silence; a closed connection is death at once. `bad_frames` counts what was not of the protocol.
-    Raises ValueError for settings that make no sense, MemPoolError when `url` cannot be listened on.
+    The first instance that joins fixes layout and namespace, until no instance is alive any more. An instance
+    is suspected after `suspicion_s` seconds of silence, and dead after `death_s`, or at once when its
+    connection closes. `bad_frames` counts messages that break the protocol.
+
+    Raises:
+        ValueError: The settings contradict each other.
+        MemPoolError: `url` cannot be listened at.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        suspicion: float = SUSPICION_SECONDS,
-        death: float = DEATH_SECONDS,
+        suspicion_s: float = SUSPICION_SECONDS,
+        death_s: float = DEATH_SECONDS,
         max_members: int = MAX_MEMBERS,
     ) -> None:
         self.bad_frames = 0
         self._roll = MembershipTable(
-            suspicion=suspicion, death=death, max_members=max_members, clock=time.monotonic
+            suspicion_s=suspicion_s, death_s=death_s, max_members=max_members, clock=time.monotonic
         )
-        self._tick_milliseconds = max(1, int(min(suspicion / 8, 0.25) * 1000))
+        self._tick_milliseconds = max(1, int(min(suspicion_s / 8, 0.25) * 1000))
         self._epoch = new_incarnation()
         self._seq = 0
         self._identities: dict[bytes, tuple[str, int]] = {}
@@ -70,7 +74,7 @@ class MembershipRegistry:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._connections = Connections(
-                self._context, url, max_frame_bytes=MAX_JOIN_BYTES, silence=2 * death
+                self._context, url, max_frame_bytes=MAX_JOIN_BYTES, silence=2 * death_s
             )
         except BaseException:
             self._context.term()

@@ -1,4 +1,4 @@
-"""Who is alive, as one registry sees it. Knows no sockets."""
+"""Which instances are alive, as one registry sees it. Knows no sockets."""
 
 from collections.abc import Callable
 
@@ -27,21 +27,21 @@ class _Entry:
 class MembershipTable:
     """Every method returns the changes that it makes, in order.
 
-    `suspicion`, `death`: seconds of silence. `tick` has to be called much more often than that.
+    `suspicion_s`, `death_s`: seconds of silence. `tick` has to be called much more often than that.
     """
 
     def __init__(
-        self, *, suspicion: float, death: float, max_members: int, clock: Callable[[], float]
+        self, *, suspicion_s: float, death_s: float, max_members: int, clock: Callable[[], float]
     ) -> None:
-        if not 0 < suspicion < death <= _LONGEST_SECONDS:
+        if not 0 < suspicion_s < death_s <= _LONGEST_SECONDS:
             raise ValueError(
                 f"silence must be suspected before it is death, and that within {_LONGEST_SECONDS} s: "
-                f"{suspicion:g} s and {death:g} s were given"
+                f"{suspicion_s:g} s and {death_s:g} s were given"
             )
         if max_members < 1:
             raise ValueError(f"a registry needs room for one member, {max_members} were given")
-        self._suspicion = suspicion
-        self._death = death
+        self._suspicion_s = suspicion_s
+        self._death_s = death_s
         self._max_members = max_members
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
@@ -95,7 +95,7 @@ class MembershipTable:
     def tick(self) -> list[Change]:
         now, before = self._clock(), self._ticked
         self._ticked = now
-        if now - before > self._suspicion / 2:
+        if now - before > self._suspicion_s / 2:
             # This registry stood still, and cannot know who else was silent meanwhile.
             for entry in self._entries.values():
                 entry.heard = min(now, entry.heard + now - before)
@@ -103,9 +103,9 @@ class MembershipTable:
 
     def _judge(self, entry: _Entry, now: float) -> list[Change]:
         silence = now - entry.heard
-        if silence > self._death:
+        if silence > self._death_s:
             return self._end(entry, ChangeKind.DIED)
-        if silence > self._suspicion and not entry.suspected:
+        if silence > self._suspicion_s and not entry.suspected:
             entry.suspected = True
             return [Change(ChangeKind.SUSPECTED, entry.info)]
         return []

@@ -1,4 +1,4 @@
-"""Who is alive, as an instance makes it out from what several registries say. Knows no sockets."""
+"""Which instances are alive, by what several registries say. Knows no sockets."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -33,17 +33,17 @@ class MembershipView:
 
     One is alive while any connected registry says so, and ends when all of them that knew it say so. What a
     registry said is kept while the connection to it is lost, and after that, should it come back with an
-    empty memory, for another `grace` seconds, in which the instances register anew. It counts only where no
+    empty memory, for another `grace_s` seconds, in which the instances register anew. It counts only where no
     connected registry knows better.
 
     Every method returns the changes that it makes, in order.
     """
 
     def __init__(
-        self, own: str, registries: Iterable[str], *, grace: float, clock: Callable[[], float]
+        self, own: str, registries: Iterable[str], *, grace_s: float, clock: Callable[[], float]
     ) -> None:
         self._own = own
-        self._grace = grace
+        self._grace_s = grace_s
         self._clock = clock
         self._registries = {name: _Registry() for name in registries}
         self._members: dict[str, MemberStatus] = {}
@@ -70,7 +70,7 @@ class MembershipView:
                 lost = saying.remembered or forgot
                 registry.sayings[instance] = kept if lost else _Report(saying.info, ChangeKind.DIED)
         if forgot:
-            registry.forgets_at = self._clock() + self._grace
+            registry.forgets_at = self._clock() + self._grace_s
         return self._weigh({**before, **registry.sayings})
 
     def change(self, name: str, change: Change) -> list[Change]:

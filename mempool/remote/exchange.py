@@ -19,7 +19,7 @@ from mempool.transfer.sender import BlockSender
 from mempool.transports.registry import Transports
 
 
-class Exchange:
+class PeerExchange:
     """The control channel and the block channel of an instance, put together.
 
     Each part gets the parts that it uses: nothing is connected afterwards. Raises MemPoolError where a URL of

@@ -43,7 +43,7 @@ One HTTP endpoint for a group of SGLang instances: prefill/decode pairs, colocat
 A setting comes from its flag, else from the environment (MEMSERVE_ROUTER_PORT for --port, and so on), else
 from the YAML file of --config (port: 30000), else from its default. In the environment and in the file, the
 instances are prefill ("URL" or "URL BOOTSTRAP_PORT"), decode and colocated.
-sglang_router's other flags are accepted with a warning, or refused: see docs/router.md."""
+sglang_router's other flags are accepted with a warning, or refused: see docs/guides/from-sglang-router.md."""
 
 
 def make_parser(*, add_help: bool = True) -> argparse.ArgumentParser:

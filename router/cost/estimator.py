@@ -200,16 +200,13 @@ class CostEstimates:
                 yield found[0], amount, found[1]
 
     def _idlest_source(self, tokens: int, page: int) -> tuple[Instance, float] | None:
-        holders = [
-            (instance, self._speed_of(instance))
-            for instance, has in self._cached.items()
-            if has.tokens == tokens
-        ]
-        sources = [
-            (_source_waiting_s(instance, speed), self._draw(), instance)
-            for instance, speed in holders
-            if speed.fetched_page == page
-        ]
+        speeds, speed_of = self._speeds, self._speed_of
+        sources = []
+        for instance, has in self._cached.items():
+            if has.tokens == tokens:
+                speed = speeds.get(instance) or speed_of(instance)
+                if speed.fetched_page == page:
+                    sources.append((_source_waiting_s(instance, speed), self._draw(), instance))
         if not sources:
             return None
         waiting_s, _, source = min(sources)

@@ -20,6 +20,8 @@ _UNPROBED = "not probed yet"
 
 
 class Role(StrEnum):
+    """What an instance does of a request."""
+
     PREFILL = "prefill"
     DECODE = "decode"
     COLOCATED = "colocated"
@@ -121,6 +123,13 @@ class Instance:
         if first:
             self.first_seconds = next(iter(self._prefills.values()), 0.0)
             self.first_since = self.clock()
+
+    def begin_sending(self, seconds: float) -> None:
+        """Charges the KV that another instance fetches from it. Call `end_sending` in any case."""
+        self.sending_seconds += seconds
+
+    def end_sending(self, seconds: float) -> None:
+        self.sending_seconds -= seconds
 
     @property
     def id(self) -> str:

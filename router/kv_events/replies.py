@@ -17,18 +17,24 @@ from mempool.wire import Unsigned, decode_bounded
 
 
 class RawEventBatch(msgspec.Struct, tag="event_batch", frozen=True):
+    """`mempool.feed.messages.EventBatch`, with its events not decoded."""
+
     number: Unsigned
     incarnation: Unsigned
     events: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_EVENTS)]
 
 
 class RawSnapshot(msgspec.Struct, tag="Snapshot", frozen=True):
+    """A snapshot of an index, with its runs not decoded. `page_size` in tokens."""
+
     seq: Unsigned
     page_size: int
     stored: list[msgspec.Raw]
 
 
 class RawSnapshotReply(msgspec.Struct, tag="snapshot_reply", frozen=True):
+    """`mempool.feed.messages.SnapshotReply`, with its runs not decoded."""
+
     number: Unsigned
     incarnation: Unsigned
     snapshot: RawSnapshot

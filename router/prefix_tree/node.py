@@ -49,6 +49,8 @@ class TokenNode(Generic[H, V]):
 
 
 class NamespaceRoot(TokenNode[H, V]):
+    """The root of all prompts of one namespace."""
+
     __slots__ = ("namespace",)
 
     def __init__(self, namespace: str) -> None:

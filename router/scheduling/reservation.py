@@ -54,13 +54,13 @@ class PrefillReservation:
         self._instance.begin_prefill(self, self._seconds)
         self._reserved = True
         if self._source is not None:
-            self._source.sending_seconds += self._sending_s
+            self._source.begin_sending(self._sending_s)
             self._sending = True
 
     def fetched(self) -> None:
         """The source has sent what it was asked for, or should have."""
         if self._source is not None and self._sending:
-            self._source.sending_seconds -= self._sending_s
+            self._source.end_sending(self._sending_s)
             self._sending = False
 
     def done(self) -> None:

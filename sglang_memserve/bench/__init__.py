@@ -1,1 +1,1 @@
-"""What the benchmarks in scripts/ share: figures and bars, load, mock workers, and the stock systems."""
+"""`memserve bench`: systems to start, workloads to send them, and the figures that come of it."""

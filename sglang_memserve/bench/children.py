@@ -15,12 +15,12 @@ from sglang_memserve.cluster.errors import exit_status
 from sglang_memserve.cluster.supervisor import Limits, Member, Supervisor
 
 HOST = "127.0.0.1"
-_MEANT_TO_STOP = (signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.asynccontextmanager
 async def running(members: Sequence[Member], start_s: float = 300.0) -> AsyncIterator[None]:
-    """In the block all of `members` serve. Raises ClusterError if one does not within `start_s` seconds.
+    """All of `members` serve within the block. Raises ClusterError if one does not within `start_s` seconds.
 
     Leaving the block stops them; no process is left.
     """
@@ -54,7 +54,7 @@ def answering(
 def run(benchmark: Coroutine[Any, Any, None]) -> int:
     """Runs it to its end, Ctrl-C or SIGTERM; its processes are stopped either way. Returns the exit code."""
     try:
-        asyncio.run(_until_told(benchmark))
+        asyncio.run(_until_signalled(benchmark))
     except KeyboardInterrupt:
         return 130
     except asyncio.CancelledError:
@@ -67,25 +67,25 @@ def run(benchmark: Coroutine[Any, Any, None]) -> int:
     return 0
 
 
-async def _until_told(benchmark: Coroutine[Any, Any, None]) -> None:
+async def _until_signalled(benchmark: Coroutine[Any, Any, None]) -> None:
     task = asyncio.current_task()
     assert task is not None
-    for number in _MEANT_TO_STOP:
+    for number in _STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     await benchmark
 
 
 def _leaves(error: Exception) -> list[Exception]:
-    """What went wrong, out of a group. Raises what is no RuntimeError: that is a fault of the benchmark's."""
+    """The errors of a group. Raises what is no RuntimeError: that is a fault of the benchmark."""
     if isinstance(error, ExceptionGroup):
-        return [leaf for one in error.exceptions for leaf in _leaves(one)]
+        return [leaf for member in error.exceptions for leaf in _leaves(member)]
     if not isinstance(error, RuntimeError):
         raise error
     return [error]
 
 
-def _say(who: str, what: str) -> None:
-    print(f"{who}: {what}", file=sys.stderr, flush=True)
+def _say(name: str, text: str) -> None:
+    print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 async def _never(_: Member) -> str:

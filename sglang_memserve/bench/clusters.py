@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 
 from sglang_memserve.bench import children
-from sglang_memserve.bench.peers import ROUND_ROBIN, Peers, StockSpec, router_command
+from sglang_memserve.bench.peers import ROUND_ROBIN, StockPeers, StockSpec, router_command
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.ports import PortPicker
 from sglang_memserve.cluster.spec import InstanceSpec, Role, router_argv, url_of
@@ -20,7 +20,7 @@ START_S = 400.0
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineSpec:
     """What is the same for every instance of every system.
 
     `threads` are OpenMP's, `pool_tokens` the size of the KV pool, `extra` further flags of SGLang's.
@@ -63,7 +63,7 @@ class System:
 class Builder:
     """Makes systems that share nothing but the machine; `logs` is a folder, `session` stays the caller's."""
 
-    engine: Engine
+    engine: EngineSpec
     ports: PortPicker
     logs: Path
     session: aiohttp.ClientSession
@@ -78,12 +78,14 @@ class Builder:
         spec = self.engine.instance("colocated", self.ports)
         return System(name, spec.url, (spec,))
 
-    def stock_pair(self, name: str, peers: Peers, *prefill_flags: str, policy: str = ROUND_ROBIN) -> System:
+    def stock_pair(
+        self, name: str, peers: StockPeers, *prefill_flags: str, policy: str = ROUND_ROBIN
+    ) -> System:
         """The same of stock SGLang over Mooncake's TCP, with sglang-router and a policy of its."""
         pair = [StockSpec.like(spec, peers) for spec in self._pair(prefill_flags)]
         return self.stock_routed(name, pair, peers, policy)
 
-    def stock_colocated(self, name: str, peers: Peers) -> System:
+    def stock_colocated(self, name: str, peers: StockPeers) -> System:
         """One stock server, without a router. Needs no peer to be installed."""
         spec = StockSpec.like(self.engine.instance("colocated", self.ports), peers)
         return System(name, spec.url, (spec,))
@@ -94,7 +96,9 @@ class Builder:
         argv = [*router_argv(children.HOST, port, instances), *flags]
         return self._behind(name, instances, port, argv, {})
 
-    def stock_routed(self, name: str, instances: Sequence[InstanceSpec], peers: Peers, policy: str) -> System:
+    def stock_routed(
+        self, name: str, instances: Sequence[InstanceSpec], peers: StockPeers, policy: str
+    ) -> System:
         """The same behind sglang-router."""
         port = self.ports.pick()
         argv = router_command(children.HOST, port, self.ports.pick(), instances, policy=policy)
@@ -132,7 +136,7 @@ class Builder:
 
 
 @contextlib.asynccontextmanager
-async def building(engine: Engine, first_port: int, logs: Path | None = None) -> AsyncIterator[Builder]:
+async def building(engine: EngineSpec, first_port: int, logs: Path | None = None) -> AsyncIterator[Builder]:
     """In the block systems of `engine` can be started, on free ports from `first_port` up.
 
     `logs`: a folder; None: one that is gone afterwards.

@@ -24,7 +24,7 @@ _PYTHON = (sys.executable, "-P", "-m")
 
 
 @dataclass(frozen=True)
-class Peers:
+class StockPeers:
     """The folder that scripts/setup_peers.sh filled. Only a peer's processes are to have it on their path."""
 
     folder: Path
@@ -63,10 +63,10 @@ class StockSpec(InstanceSpec):
     on an instance with neither MemServe's transfer backend nor its radix cache.
     """
 
-    peers: Peers = Peers(Path())
+    peers: StockPeers = StockPeers(Path())
 
     @classmethod
-    def like(cls, ours: InstanceSpec, peers: Peers) -> "StockSpec":
+    def like(cls, ours: InstanceSpec, peers: StockPeers) -> "StockSpec":
         """With everything as `ours` has it."""
         return cls(**{field.name: getattr(ours, field.name) for field in fields(InstanceSpec)}, peers=peers)
 

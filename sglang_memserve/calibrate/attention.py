@@ -10,7 +10,7 @@ from router.cost.attention import AttentionRow, Heads, Kernel, PrefillAttention,
 from router.cost.shape import ModelShape
 from router.cost.streams import StreamRow
 from sglang_memserve.calibrate.operators import LONG_ENOUGH_S, copies_beyond_caches
-from sglang_memserve.calibrate.timing import Call, Timer
+from sglang_memserve.calibrate.timing import Call, CallTimer
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 from sglang_memserve.cpu.attention import compute
 from sglang_memserve.cpu.attention.plan import DecodeGroup, ExtendPart, plan_decode
@@ -37,7 +37,7 @@ class Attention:
     """
 
     shape: ModelShape
-    timer: Timer
+    timer: CallTimer
     backend: str
     page_size: int
     units: int
@@ -47,7 +47,7 @@ class Attention:
         return self.shape.heads_of(1)
 
     def kernels(self) -> PrefillAttention:
-        """What is to be fitted."""
+        """The kernels to fit."""
         rest = Kernel(tile=16, units=self.units)
         if self.backend != MEMSERVE_CPU:
             return PrefillAttention(kernels=(rest,), pads_query=self.backend == TORCH_NATIVE)
@@ -58,7 +58,7 @@ class Attention:
         return PrefillAttention(kernels=(fused, masked, rest))
 
     def prefills(self, sizes: Sequence[Request] = PREFILLS) -> list[AttentionRow]:
-        """Without those that are longer in every way than one that took long enough."""
+        """Measures `sizes`, without those that exceed in both lengths one that took long enough already."""
         pools, rows = self._pools(), list[AttentionRow]()
         long: list[Request] = []
         # The prefix is computed again where the query is padded: one measurement of each length is enough.

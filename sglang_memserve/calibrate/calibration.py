@@ -17,7 +17,7 @@ from sglang_memserve.calibrate.attention import Attention
 from sglang_memserve.calibrate.instance import SAMPLES, PrefillProbe
 from sglang_memserve.calibrate.operators import Measured
 from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
-from sglang_memserve.calibrate.timing import Timer
+from sglang_memserve.calibrate.timing import CallTimer
 from sglang_memserve.cluster import probe
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 from sglang_memserve.cpu.attention.memory import keep_freed_memory
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 def measure(options: CalibrationOptions, say: Say = lambda _: None) -> Profile:
-    """Measures and fits all operators. Raises CalibrationError. Sets this process's threads of torch."""
+    """Measures and fits all operators. Sets the number of torch's threads. Raises CalibrationError."""
     begun, device = time.perf_counter(), options.torch_device
     shape, units, tiles = model_shape(options.model), options.threads, _CPU_TILES
     if device.type == "cuda":
@@ -38,7 +38,7 @@ def measure(options: CalibrationOptions, say: Say = lambda _: None) -> Profile:
         torch.set_num_threads(options.threads)
         if options.attention_backend == MEMSERVE_CPU:
             keep_freed_memory()
-    timer = Timer(device)
+    timer = CallTimer(device)
     attention = Attention(shape, timer, options.attention_backend, options.page_size, units)
     measured = Measured(shape, timer)
     with torch.inference_mode():
@@ -94,7 +94,7 @@ async def sample_prefills(url: str, vocab: int, api_key: str | None = None) -> l
 
 
 def with_overhead(profile: Profile, shape: ModelShape, prefills: Sequence[Prefill]) -> Profile:
-    """The profile with what an engine adds to its operators. Raises ShapeError, FitError."""
+    """The profile with the overhead that an engine adds to its operators. Raises ShapeError, FitError."""
     model = CostModel(profile, shape)
     rows = []
     for batch, seconds in prefills:

@@ -1,4 +1,4 @@
-"""A running instance, asked for prefills of known lengths."""
+"""Prefills of known lengths, timed on a running instance."""
 
 import random
 import statistics
@@ -45,9 +45,9 @@ class PrefillProbe:
         self._documents: list[list[int]] = []
 
     async def forward_tokens(self) -> int | None:
-        """How many new tokens its forwards have at most; None where it does not say."""
-        told = await ask(self._session, f"{self._url}/server_info")
-        size = told.get("chunked_prefill_size") if isinstance(told, dict) else None
+        """How many new tokens a forward has at most. None where the instance does not report it."""
+        info = await ask(self._session, f"{self._url}/server_info")
+        size = info.get("chunked_prefill_size") if isinstance(info, dict) else None
         return size if isinstance(size, int) and size > 0 else None
 
     async def median_seconds(self, batch: Sequence[Request], rounds: int = 3) -> float:
@@ -87,7 +87,7 @@ class PrefillProbe:
         return self._random.choices(self._tokens, k=max(0, tokens))
 
     async def _cached(self, prompts: list[list[int]]) -> list[int]:
-        """Has the prompts prefilled. Returns how many tokens of each were cached."""
+        """Prefills the prompts. Returns how many tokens of each were cached."""
         body = {"input_ids": prompts, "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
         url, timeout = f"{self._url}/generate", aiohttp.ClientTimeout(total=_ANSWER_S)
         try:
@@ -95,7 +95,7 @@ class PrefillProbe:
                 answer = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ClusterError(f"{url} does not answer: {error or type(error).__name__}") from error
-        return [_cached_tokens(url, one) for one in (answer if isinstance(answer, list) else [answer])]
+        return [_cached_tokens(url, reply) for reply in (answer if isinstance(answer, list) else [answer])]
 
 
 def _cached_tokens(url: str, answer: Any) -> int:

@@ -12,7 +12,7 @@ from mempool.paged import PagedBuffers
 from router.cost.gemm import GemmRow
 from router.cost.shape import ModelShape
 from router.cost.streams import StreamRow
-from sglang_memserve.calibrate.timing import Call, Timer
+from sglang_memserve.calibrate.timing import Call, CallTimer
 
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 8192)
 REQUESTS = (1, 2, 4, 8)
@@ -28,7 +28,7 @@ class Measured:
     """Operators of `shape` in `dtype` on the timer's device."""
 
     shape: ModelShape
-    timer: Timer
+    timer: CallTimer
 
     @property
     def dtype(self) -> torch.dtype:
@@ -131,7 +131,7 @@ def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def copies_beyond_caches(size: int, most: int) -> int:
-    """How many of `size` bytes to go round in, so that none is still in a cache when its turn comes."""
+    """How many copies of `size` bytes to use in turn, so that none is still in a cache when used again."""
     return max(1, min(most, math.ceil(BEYOND_CACHES / size)))
 
 

@@ -12,7 +12,7 @@ Call = Callable[[int], object]
 
 
 @dataclass(frozen=True)
-class Timer:
+class CallTimer:
     """Median seconds of a call: of `fewest` calls or more, up to `most` while they take under `budget_s`."""
 
     device: torch.device
@@ -21,11 +21,11 @@ class Timer:
     most: int = 50
 
     def seconds(self, call: Call) -> float:
-        one = self._on_cuda if self.device.type == "cuda" else self._on_host
-        one(call, 0)
+        timed = self._on_cuda if self.device.type == "cuda" else self._on_host
+        timed(call, 0)
         times: list[float] = []
         while len(times) < self.fewest or (len(times) < self.most and sum(times) < self.budget_s):
-            times.append(one(call, len(times) + 1))
+            times.append(timed(call, len(times) + 1))
         return statistics.median(times)
 
     def _on_host(self, call: Call, number: int) -> float:

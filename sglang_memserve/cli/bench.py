@@ -46,18 +46,18 @@ def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     from sglang_memserve.bench import children
     from sglang_memserve.bench.serving import arms
     from sglang_memserve.bench.serving.benchmark import benchmark
-    from sglang_memserve.bench.serving.options import Options
+    from sglang_memserve.bench.serving.options import BenchOptions
 
     if args.list:
         print(listed())
         return 0
-    names = [field.name for field in dataclasses.fields(Options)]
+    names = [field.name for field in dataclasses.fields(BenchOptions)]
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     given["api_key"] = args.api_key or key_of()
     if args.arms:
         require_engine("memserve bench --arms")
     given["urls"] = _urls(args.urls or [], bool(args.arms))
-    options = Options(**given, extra=tuple(passed_on))
+    options = BenchOptions(**given, extra=tuple(passed_on))
     for name in options.arms:
         arms.named(name)
     for url in options.urls:

@@ -45,7 +45,7 @@ def fallbacks(evidence: Evidence) -> Iterator[Finding]:
     if total >= _MIN_PROMPTS and untokenised > _MAX_UNTOKENISED * total:
         share = _share(untokenised, total)
         words = f"{share} of the prompts were routed without their tokens: {_by_count(reasons)}"
-        yield wrong("fallbacks", words, "docs/router.md, Tokens, says what each reason means")
+        yield wrong("fallbacks", words, "docs/reference/routing.md, Tokens, says what each reason means")
 
 
 def predictions(evidence: Evidence) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sglang_memserve.hooks.applied import require_applied
+from sglang_memserve.hook_check import require_applied
 from sglang_memserve.hooks.scheduler_state import scheduler_state
 
 if TYPE_CHECKING:

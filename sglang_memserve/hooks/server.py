@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sglang_memserve.hooks.applied import require_applied
+from sglang_memserve.hook_check import require_applied
 from sglang_memserve.hooks.scheduler_state import scheduler_state
 
 

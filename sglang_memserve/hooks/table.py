@@ -7,8 +7,8 @@ Imported in all of SGLang's processes: nothing heavy at import.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from sglang_memserve.hook_targets import Target, targets
 from sglang_memserve.hooks import caching, cpu, decode, metrics, prefill, samples, server, transfer
-from sglang_memserve.hooks.targets import Target, targets
 
 Hook = Callable[..., Any]
 

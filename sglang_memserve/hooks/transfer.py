@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_memserve import compat
+from sglang_memserve.hook_check import require_applied
 from sglang_memserve.hooks import caching
-from sglang_memserve.hooks.applied import require_applied
 from sglang_memserve.hooks.scheduler_state import scheduler_state
 
 

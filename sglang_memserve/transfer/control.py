@@ -44,12 +44,12 @@ class Destination(msgspec.Struct, tag="destination", frozen=True):
 class Handoff(msgspec.Struct, frozen=True):
     """The cookie of a transfer: the request's row of each of SGLang's metadata buffers.
 
-    `prefilled`: the prefill instance in the MemPool, where answers are to be sent back to.
+    `origin`: the prefill instance in the MemPool, where answers are to be sent back to.
     """
 
     prefill_rank: Unsigned
     rows: list[bytes]
-    prefilled: PrefillOrigin | None = None
+    origin: PrefillOrigin | None = None
 
 
 _control = msgspec.msgpack.Decoder(Registration | Destination)

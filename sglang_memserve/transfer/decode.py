@@ -108,8 +108,8 @@ class DecodeSide:
             # Where one rank sends all of it, all of it is here.
             if self._first_tokens is not None and self._common.prefill_ranks(room) == 1:
                 self._first_tokens.landed(room, aux_index)
-        if handoff.prefilled is not None:
-            self._host.introduce(room, handoff.prefilled)
+        if handoff.origin is not None:
+            self._host.introduce(room, handoff.origin)
         # Last: the scheduler reads the rows once the status says that they are there.
         self._common.landed(room, handoff.prefill_rank)
 

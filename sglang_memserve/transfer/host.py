@@ -14,8 +14,8 @@ class SideHost(Protocol):
     server_socket: "zmq.Socket[bytes]"
 
     @property
-    def prefilled(self) -> PrefillOrigin | None:
+    def origin(self) -> PrefillOrigin | None:
         """This instance, where answers can be sent back to it."""
 
-    def introduce(self, room: int, prefilled: PrefillOrigin) -> None:
+    def introduce(self, room: int, origin: PrefillOrigin) -> None:
         """Names the prefill instance that served the room."""

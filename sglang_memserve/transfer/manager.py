@@ -49,17 +49,17 @@ class MemServeKVManager(CommonKVManager):
         super().register_to_bootstrap()
 
     @property
-    def prefilled(self) -> PrefillOrigin | None:
+    def origin(self) -> PrefillOrigin | None:
         """Where decode instances send answers back to: this instance."""
         return None if self.agent is None else self.agent.prefill_origin
 
-    def introduce(self, room: int, prefilled: PrefillOrigin) -> None:
+    def introduce(self, room: int, origin: PrefillOrigin) -> None:
         """Names the prefill instance that served the room. Its request is unaffected where that fails."""
         if self.agent is not None:
             try:
-                self.agent.introduce(room, prefilled)
+                self.agent.introduce(room, origin)
             except MemPoolError as error:
-                logger.warning("answers are not sent back to %s: %s", prefilled.instance.instance, error)
+                logger.warning("answers are not sent back to %s: %s", origin.instance.instance, error)
 
     def attach_agent(self, agent: CachingAgent | None) -> None:
         """The scheduler's agent. It is made once the pool is attached."""

@@ -173,7 +173,7 @@ class PrefillSide:
 
     def _handoff(self, aux_index: int) -> bytes:
         rows = self._common.read_rows(aux_index)
-        return control.encode(control.Handoff(self._common.rank, rows, self._host.prefilled))
+        return control.encode(control.Handoff(self._common.rank, rows, self._host.origin))
 
     def _open_transfer(self, message: control.Destination, destination: RoomDestination) -> OutgoingTransfer:
         """On the control thread."""

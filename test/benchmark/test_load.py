@@ -9,7 +9,7 @@ import pytest
 
 from benchmark import mock_worker
 from benchmark.http_wire import Reader, WireError, chunk, request, response
-from benchmark.load import Client, LoadError, Timing, closed_loop, milliseconds, open_loop
+from benchmark.load import LoadClient, LoadError, RequestTiming, closed_loop, milliseconds, open_loop
 from benchmark.mock_worker import ANSWER, DONE, EVENT, Pace
 
 PLAIN, STREAM = json.dumps({"text": "hi"}).encode(), json.dumps({"text": "hi", "stream": True}).encode()
@@ -25,7 +25,7 @@ async def worker(free_port):
 
 @pytest.fixture
 async def answering(free_port):
-    """Starts servers that answer any request with given bytes, and close the connection if told so."""
+    """Starts servers that answer any request with given bytes, and close the connection if asked to."""
     servers = []
 
     async def start(raw, close=False):
@@ -107,7 +107,10 @@ async def test_the_worker_drops_what_is_not_http_1_1(worker):
 
 async def test_a_stream_is_timed_to_its_first_event_and_its_end(free_port):
     port = free_port()
-    worker, client = mock_worker.serve("127.0.0.1", port, Pace(3, 0.05)), Client(f"http://127.0.0.1:{port}")
+    worker, client = (
+        mock_worker.serve("127.0.0.1", port, Pace(3, 0.05)),
+        LoadClient(f"http://127.0.0.1:{port}"),
+    )
     async with await worker, client:
         timing = await client.ask(STREAM)
     assert timing.last - timing.first >= 0.09
@@ -122,7 +125,7 @@ async def test_connections_are_kept(worker, monkeypatch):
         return await connect(*args)
 
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", counted)
-    async with Client(worker) as client:
+    async with LoadClient(worker) as client:
         for body in (PLAIN, STREAM, PLAIN):
             await client.ask(body)
     assert len(made) == 1
@@ -139,7 +142,7 @@ async def test_connections_are_kept(worker, monkeypatch):
 )
 async def test_an_answer_that_is_none_ends_the_benchmark(answering, raw, close, complaint):
     url = await answering(raw, close)
-    async with Client(url) as client:
+    async with LoadClient(url) as client:
         with pytest.raises(LoadError, match=complaint) as caught:
             await client.ask(PLAIN)
     assert url in str(caught.value)
@@ -147,14 +150,17 @@ async def test_an_answer_that_is_none_ends_the_benchmark(answering, raw, close, 
 
 async def test_a_server_that_is_not_there_is_named(free_port):
     url = f"http://127.0.0.1:{free_port()}"
-    async with Client(url) as client:
+    async with LoadClient(url) as client:
         with pytest.raises(LoadError, match=f"{url} cannot be reached"):
             await client.ask(PLAIN)
 
 
 async def test_open_loop_does_not_wait_for_answers(free_port):
     port = free_port()
-    worker, client = mock_worker.serve("127.0.0.1", port, Pace(2, 0.5)), Client(f"http://127.0.0.1:{port}")
+    worker, client = (
+        mock_worker.serve("127.0.0.1", port, Pace(2, 0.5)),
+        LoadClient(f"http://127.0.0.1:{port}"),
+    )
     async with await worker, client:
         timings = await open_loop(client, itertools.repeat(STREAM), rate=100, seconds=0.4, seed=1)
     # One by one, no more than one could have been answered in that time.
@@ -162,7 +168,7 @@ async def test_open_loop_does_not_wait_for_answers(free_port):
 
 
 async def test_open_loop_sends_the_same_for_the_same_seed(worker):
-    async with Client(worker) as client:
+    async with LoadClient(worker) as client:
         counts = [
             len(await open_loop(client, itertools.repeat(PLAIN), rate=200, seconds=0.2, seed=seed))
             for seed in (3, 3, 3)
@@ -172,13 +178,13 @@ async def test_open_loop_sends_the_same_for_the_same_seed(worker):
 
 async def test_closed_loop_counts_answers(worker):
     bodies = itertools.count()
-    async with Client(worker) as client:
+    async with LoadClient(worker) as client:
         rate = await closed_loop(client, (PLAIN for _ in bodies), at_once=4, seconds=0.2)
     assert rate * 0.2 <= next(bodies) <= rate * 0.4
 
 
 def test_milliseconds_are_named_by_what_was_timed():
-    timings = [Timing(first=n / 1e3, last=2 * n / 1e3) for n in range(1, 101)]
+    timings = [RequestTiming(first=n / 1e3, last=2 * n / 1e3) for n in range(1, 101)]
     figures = milliseconds(timings)
     assert figures["first_p50_ms"] == pytest.approx(50)
     assert figures["last_p99_ms"] == pytest.approx(198)

@@ -45,9 +45,9 @@ class Trees:
 
     def looked_up(self, ids):
         """By instance, how many of a prompt's first tokens the router takes it to have."""
-        status, told = self._post(self.url, "/explain", body(ids, 1))
-        assert status == 200, told
-        return {one["url"]: one["cached_tokens"] for one in told["candidates"]}
+        status, explained = self._post(self.url, "/explain", body(ids, 1))
+        assert status == 200, explained
+        return {candidate["url"]: candidate["cached_tokens"] for candidate in explained["candidates"]}
 
     def settled(self, ids):
         """The same once nothing changes any more."""
@@ -171,7 +171,7 @@ def test_an_instance_that_dies_leaves_the_trees_and_comes_back_to_them(two, post
 
 @pytest.mark.full
 def test_by_answers_alone_the_trees_are_stale(two, post, halves, router_over):
-    """The paper's way, for comparison: docs/router.md has the figure."""
+    """The paper's way, for comparison: docs/results/routing.md has the figure."""
     with router_over(two, "--tree-update", "response") as url:
         trees, pairs = Trees(url, two, post, halves, seed=10), []
         for _ in range(3):

@@ -12,14 +12,14 @@ from benchmark.caching.arguments import parsed
 from benchmark.caching.bars import bars
 from benchmark.caching.benchmark import options_of
 from benchmark.caching.duels import Duel, Duels
-from benchmark.caching.outcome import Outcome
+from benchmark.caching.outcome import CachingOutcome
 from benchmark.caching.pair import Served
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.serving.arms import ARMS, Target
-from sglang_memserve.bench.serving.options import Options
-from sglang_memserve.bench.serving.replay import Run
+from sglang_memserve.bench.serving.arms import ARMS, BenchTarget
+from sglang_memserve.bench.serving.options import BenchOptions
+from sglang_memserve.bench.serving.replay import ReplayResult
 from sglang_memserve.bench.serving.rounds import Comparison, Lap
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 from sglang_memserve.cluster.errors import ClusterError
 
 PEERS = Path(".peers")
@@ -32,7 +32,7 @@ def duel(partner, ours, theirs, part="sharegpt", failed=0.0):
         names = ("ttft_avg_ms", "tpot_avg_ms", "jct_avg_ms")
         counts = {"failed_percent": failed, "unsent_percent": 0.0, "short_answers": 0}
         figures = dict(zip(names, values, strict=True)) | counts
-        return Lap(number, "w", arm, Run([], 1, 1.0), figures)
+        return Lap(number, "w", arm, ReplayResult([], 1, 1.0), figures)
 
     laps = [lap(parts.PIVOT, n, values) for n, values in enumerate(ours, 1)]
     return Duel(part, "w", partner, [*laps, *(lap(partner, n, values) for n, values in enumerate(theirs, 1))])
@@ -160,11 +160,11 @@ def arena(monkeypatch):
     raised, up = [], []
 
     @contextlib.asynccontextmanager
-    async def raise_(arms):
+    async def start_arms(arms):
         names = [arm.name for arm in arms]
         raised.append(names)
         up.extend(names)
-        yield [Target(name, name) for name in names]
+        yield [BenchTarget(name, name) for name in names]
         for name in names:
             up.remove(name)
 
@@ -172,16 +172,16 @@ def arena(monkeypatch):
         assert target.name in up
         assert len(up) <= 2
         figures = {"failed_percent": 0.0, "unsent_percent": 0.0, "ttft_avg_ms": 1.0}
-        self.laps.append(Lap(number, label, target.name, Run([], 1, 1.0), figures))
+        self.laps.append(Lap(number, label, target.name, ReplayResult([], 1, 1.0), figures))
 
     monkeypatch.setattr(Comparison, "_lap", lap)
-    duels = WatchedDuels(None, raise_, [], [])
+    duels = WatchedDuels(None, start_arms, [], [])
     duels.raised = raised
     return duels
 
 
 async def test_all_caching_stays_up_and_meets_the_others_in_rounds(arena):
-    options = Options(arms=("a",), rounds=2)
+    options = BenchOptions(arms=("a",), rounds=2)
     await arena.fight("sharegpt", [parts.BASIC, parts.PEER], {"low": None, "high": None}, options, True)
     assert arena.raised == [[parts.PIVOT], [parts.BASIC], [parts.PEER]]
     met = [(one.partner, one.label, len(one.laps), len(one.ratios("ttft_avg_ms"))) for one in arena.done]
@@ -190,24 +190,24 @@ async def test_all_caching_stays_up_and_meets_the_others_in_rounds(arena):
 
 
 async def test_without_room_for_two_each_is_started_for_its_turn(arena):
-    await arena.fight("sharegpt", [parts.BASIC], {"w": None}, Options(arms=("a",), rounds=2), False)
+    await arena.fight("sharegpt", [parts.BASIC], {"w": None}, BenchOptions(arms=("a",), rounds=2), False)
     assert sorted(arena.raised) == sorted([[parts.PIVOT], [parts.BASIC]] * 2)
 
 
 async def test_what_was_measured_before_a_system_failed_is_kept(arena):
-    started = arena.raise_
+    started = arena.start_arms
 
     @contextlib.asynccontextmanager
-    async def raise_(arms):
+    async def start_arms(arms):
         if arms == [ARMS[parts.PEER]]:
             raise ClusterError("it does not come up")
         async with started(arms) as targets:
             yield targets
 
-    arena.raise_ = raise_
+    arena.start_arms = start_arms
     with pytest.raises(ClusterError):
         await arena.fight(
-            "sharegpt", [parts.BASIC, parts.PEER], {"w": None}, Options(arms=("a",), rounds=1), True
+            "sharegpt", [parts.BASIC, parts.PEER], {"w": None}, BenchOptions(arms=("a",), rounds=1), True
         )
     assert [one.partner for one in arena.done] == [parts.BASIC]
 
@@ -263,8 +263,10 @@ def test_a_crossover_that_was_not_measured_is_not_drawn():
 
 def test_a_report_has_all_rounds_the_ratios_and_the_points(tmp_path, capsys):
     one = asked("--json", "--plot", str(tmp_path), "--part", "sharegpt", "--part", "crossover")
-    chats = Workload("w", (Session("s", 0.0, (Turn((1, 2, 3), 2),)),))
-    outcome = Outcome(one, {"cpu": "c", "cores": 2}, [BASIC, MODE_2], workloads={"sharegpt": {"w": chats}})
+    chats = Workload("w", (WorkloadSession("s", 0.0, (WorkloadTurn((1, 2, 3), 2),)),))
+    outcome = CachingOutcome(
+        one, {"cpu": "c", "cores": 2}, [BASIC, MODE_2], workloads={"sharegpt": {"w": chats}}
+    )
     outcome.crossover.note("512 tokens", "recompute", ttft_ms_0_percent_cached=500.0)
     outcome.publish(ended=ClusterError("stock-pd-radix does not come up"))
     *_, last = capsys.readouterr().out.splitlines()

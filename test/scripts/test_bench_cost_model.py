@@ -41,7 +41,7 @@ def test_too_much_and_too_little_do_not_cancel_out(bench):
     assert bench.live_bars(live([0.92, 1.1], [1.0, 1.0]))[1].ok
 
 
-def test_a_long_calibration_is_told(bench):
+def test_a_long_calibration_misses_its_bar(bench):
     assert not bench.live_bars(live([1.0, 1.0], [1.0, 1.0], 121.0))[0].ok
 
 
@@ -56,9 +56,9 @@ def test_on_h100_the_polynomial_must_err_more(bench):
 def test_without_tables_nothing_is_judged_and_it_says_why(bench, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench", "--only-h100", "--json", "--tables", str(tmp_path)])
     assert bench.main() == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["bars"] == []
-    assert any("vidur" in line for line in told["skipped"])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["bars"] == []
+    assert any("vidur" in line for line in report["skipped"])
 
 
 def test_the_table_and_the_chart_show_both_ways(bench):

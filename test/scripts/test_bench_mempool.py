@@ -18,9 +18,9 @@ from benchmark.mempool import books, fairness, index, modes, throughput
 from benchmark.mempool.far import Far, FarError
 from benchmark.mempool.index_end import IndexEnd
 from benchmark.mempool.pages import scattered
-from benchmark.mempool.plan import Plan
+from benchmark.mempool.plan import MeasurementPlan
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.peers import StockPeers
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_mempool.py"
 
@@ -101,7 +101,7 @@ def test_the_figure_is_drawn_from_medians():
 
 
 def test_arms_take_turns_in_other_orders():
-    orders = Plan(4, Path(), None).turns("part", ["a", "b", "c"])
+    orders = MeasurementPlan(4, Path(), None).turns("part", ["a", "b", "c"])
     assert all(sorted(order) == ["a", "b", "c"] for order in orders)
     assert orders[1] == orders[0][::-1]
     assert orders[3] == orders[2][::-1]
@@ -159,7 +159,9 @@ def test_a_process_that_does_not_answer_in_time_answers_nothing_more(tmp_path):
 def test_a_peer_that_cannot_be_had_is_named_and_the_others_are_measured(small, tmp_path):
     rounds = Rounds()
     (tmp_path / "peers").mkdir()
-    skipped = throughput.measure_size(rounds, Plan(1, tmp_path, Peers(tmp_path / "peers")), "64 KiB")
+    skipped = throughput.measure_size(
+        rounds, MeasurementPlan(1, tmp_path, StockPeers(tmp_path / "peers")), "64 KiB"
+    )
     assert len(skipped) == 1
     assert "Mooncake TCP, blocks of 64 KiB" in skipped[0]
     assert "No module named 'mooncake'" in skipped[0]

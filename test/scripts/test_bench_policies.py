@@ -10,12 +10,12 @@ from benchmark.policies import contenders
 from benchmark.policies.arguments import parsed
 from benchmark.policies.bars import bars, duels
 from benchmark.policies.contenders import COST_MODEL, LEAST_LOAD, PEER, PROMPT_TREE, SESSION
-from benchmark.policies.outcome import Outcome
+from benchmark.policies.outcome import PoliciesOutcome
 from benchmark.policies.sessions import LOOGLE, duplicated
-from sglang_memserve.bench.clusters import Builder, Engine
-from sglang_memserve.bench.peers import Peers
-from sglang_memserve.bench.serving.answer import Answer, Record
-from sglang_memserve.bench.serving.replay import Run
+from sglang_memserve.bench.clusters import Builder, EngineSpec
+from sglang_memserve.bench.peers import StockPeers
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
+from sglang_memserve.bench.serving.replay import ReplayResult
 from sglang_memserve.bench.serving.rounds import Lap
 from sglang_memserve.bench.workloads.named import workload
 from sglang_memserve.launch_server import value_of
@@ -32,8 +32,8 @@ def laps(failed=0.0, **p99s):
     counts = {"failed_percent": failed, "unsent_percent": 0.0, "short_answers": 0}
 
     def lap(name, number, value):
-        answer = Answer(token_times=[value / 1e3], told_tokens=1)
-        run = Run([Record("s", 1, 0.0, 0.0, 1, answer)], 1, 1.0)
+        answer = StreamedAnswer(token_times=[value / 1e3], reported_tokens=1)
+        run = ReplayResult([ReplayRecord("s", 1, 0.0, 0.0, 1, answer)], 1, 1.0)
         return Lap(number, "w", name, run, {"ttft_p99_ms": value} | counts)
 
     return [lap(name, n, value) for name, values in p99s.items() for n, value in enumerate(values, 1)]
@@ -56,14 +56,14 @@ def test_another_is_better_where_all_of_its_rounds_are(theirs, ok):
     assert (peer, value, met) == (PROMPT_TREE, pytest.approx(90 / max(theirs)), ok)
 
 
-def test_who_was_not_measured_or_failed_requests_meets_no_bar():
+def test_a_policy_without_figures_or_with_failures_meets_no_bar():
     names = (COST_MODEL, SESSION, PEER)
     assert judged(names, cost_model=[1, 1]) == [(SESSION, None, False), (PEER, None, False)]
     failing = judged(names, failed=1.0, cost_model=[1], session=[9], **{PEER: [9]})
     assert failing == [(SESSION, None, False), (PEER, None, False)]
 
 
-def test_the_default_is_the_policies_of_the_paper_the_cost_model_and_the_peer():
+def test_the_default_is_the_papers_policies_cost_model_and_peer():
     one = asked()
     assert one.contenders == (COST_MODEL, SESSION, PROMPT_TREE, LEAST_LOAD, PEER)
     assert (one.options.rounds, one.skipped) == (3, ())
@@ -130,18 +130,18 @@ def test_there_are_as_many_requests_a_session_as_in_the_paper():
     assert sum(len(session.turns) for session in many.sessions) / 400 == pytest.approx(250 / 80, rel=0.1)
 
 
-class Ports:
+class CountingPorts:
     def pick(self):
         return 20000
 
 
 @pytest.mark.parametrize("name", [*contenders.POLICIES, PEER])
 def test_each_contender_is_a_router_before_all_instances(name, tmp_path):
-    ports, engine = Ports(), Engine(model="/models/m", attention_backend="torch_native")
+    ports, engine = CountingPorts(), EngineSpec(model="/models/m", attention_backend="torch_native")
     roles = ("prefill", "prefill", "decode")
     instances = [engine.instance(role, ports) for role in roles]
     builder = Builder(engine, ports, tmp_path, session=None)
-    system = contenders.behind(name, builder, instances, Peers(PEERS), tmp_path / "profile.json")
+    system = contenders.behind(name, builder, instances, StockPeers(PEERS), tmp_path / "profile.json")
     argv = list(system.router.argv)
     assert ("--profile" in argv) == (name == COST_MODEL)
     assert (argv.count("--prefill"), argv.count("--decode")) == (2, 1)
@@ -152,7 +152,7 @@ def test_each_contender_is_a_router_before_all_instances(name, tmp_path):
 def test_a_report_has_all_rounds_the_ratios_and_the_p99_of_all_requests(tmp_path, capsys, documents):
     one = asked("--json", "--plot", str(tmp_path), "--log-dir", str(tmp_path), "--policy", SESSION)
     measured = laps(cost_model=[10, 60], session=[100, 100])
-    Outcome(one, "w", documents, measured, ["ended early: no memory"], {"cpu": "c"}).publish()
+    PoliciesOutcome(one, "w", documents, measured, ["ended early: no memory"], {"cpu": "c"}).publish()
     *_, last = capsys.readouterr().out.splitlines()
     report = json.loads(last)
     assert report["results"]["w"][COST_MODEL]["ttft_p99_ms"] == {"median": 35, "low": 10, "high": 60}

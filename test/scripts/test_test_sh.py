@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,11 @@ exit 0
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder with the scripts, and fakes of what they call: one fails that begins as a line of `fails`."""
+    """A folder with the scripts and fakes of what they call. Lines of `fails`: how calls that fail begin."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("e2e", "mempool", "router"):
+        (tmp_path / "test" / name).mkdir(parents=True)
     for name in ("mkdocs.yml", "calls", "environment"):
         (tmp_path / name).touch()
     for name in ("test.sh", "check.sh"):
@@ -58,8 +61,7 @@ def test_all_stages_run_and_the_last_line_is_of_the_last(run):
     status, printed, calls = run()
     assert status == 0
     unit, e2e = pytests(calls)
-    assert "--ignore=test/e2e" in unit
-    assert "-n 2" in unit
+    assert unit.startswith("test/mempool/ test/router/ -n 2 ")
     assert e2e == "test/e2e"
     assert [call.split()[0] for call in calls] == [
         "setup.sh", "ruff", "ruff", "lint-imports", "mypy", "mkdocs", "python", "python",
@@ -79,8 +81,8 @@ def test_all_stages_run_and_the_last_line_is_of_the_last(run):
         "lint-imports",
         "mypy",
         "mkdocs",
-        "python -m pytest --ignore",
-        "python -m pytest test",
+        "python -m pytest test/mempool",
+        "python -m pytest test/e2e",
     ],
 )
 def test_a_failure_of_any_stage_is_the_result_and_the_others_still_run(run, tool):
@@ -120,3 +122,21 @@ def test_servers_do_not_read_what_a_users_shell_has_set(run, checkout):
     run()
     seen = (checkout / "environment").read_text().splitlines()
     assert seen == ["MEMSERVE_PORT=1"]  # the set-up's alone
+
+
+@pytest.mark.parametrize("arguments", [("test/e2e",), ("test/e2e/test_answers.py::test_x",), ("test",), ()])
+def test_real_servers_are_not_started_side_by_side(arguments):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "-p",
+        "no:cacheprovider",
+        "--collect-only",
+        *arguments,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4
+    assert "leave it out, or -n" in done.stderr

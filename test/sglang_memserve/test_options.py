@@ -3,7 +3,7 @@
 import pytest
 
 from mempool.flags import TransferMode
-from sglang_memserve.options import InstanceOptions, OptionError, check_variables, take
+from sglang_memserve.options import InstanceOptions, OptionError, check_variables, help_text, take
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,13 @@ def test_spawned_processes_find_what_was_asked_for(monkeypatch):
 def test_bad_values_are_refused_by_the_flags_name(argv, says):
     with pytest.raises(OptionError, match=says):
         take(argv)
+
+
+def test_the_mode_for_benchmarks_is_offered_to_nobody():
+    with pytest.raises(OptionError) as refused:
+        take(["--memserve-transfer", "by-requests"])
+    assert str(refused.value).endswith("choose from aggregated, by-layer")
+    assert "by-request" not in help_text()
 
 
 @pytest.mark.parametrize("mode", TransferMode)

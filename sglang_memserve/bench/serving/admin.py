@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from sglang_memserve.bench.serving.arms import Target
+from sglang_memserve.bench.serving.arms import BenchTarget
 from sglang_memserve.cluster.errors import ClusterError
 
 _REPLY_S = 10.0
@@ -22,7 +22,7 @@ _ORIGINS = ("from_hbm", "from_dram", "fetched", "computed")
 _MOVED_MIB = re.compile(r"^sglang:kv_transfer_total_mb_sum(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
-async def flush(session: aiohttp.ClientSession, target: Target) -> str | None:
+async def flush(session: aiohttp.ClientSession, target: BenchTarget) -> str | None:
     """Empties the caches. Returns why that cannot be done with a system that was not started here, or None.
 
     Waits until running requests have ended: SGLang refuses before. Raises ClusterError if it still does then,
@@ -53,7 +53,7 @@ async def _flush(session: aiohttp.ClientSession, url: str) -> str | None:
         await asyncio.sleep(0.5)
 
 
-async def counted(session: aiohttp.ClientSession, target: Target) -> dict[str, float]:
+async def counted(session: aiohttp.ClientSession, target: BenchTarget) -> dict[str, float]:
     """What the system has counted since its start, as far as it reports that.
 
     kv_moved_mb: KV from prefill to decode, as MemServe's prefill instances count it in /server_info, or else

@@ -1,4 +1,4 @@
-"""What a client learns from one streamed answer, and what a run keeps of a request."""
+"""One streamed answer as the client sees it, and the record of a request."""
 
 from dataclasses import dataclass, field
 
@@ -8,20 +8,20 @@ class RequestError(RuntimeError):
 
 
 @dataclass(slots=True)
-class Answer:
+class StreamedAnswer:
     """Filled while it streams. Times are seconds from the request's write.
 
     `token_times`: when each generated token arrived; tokens of one event have one time. `end`: when the whole
-    answer was there. `ids`: the generated tokens. `told_tokens`: how many the server says it generated.
+    answer was there. `ids`: the generated tokens. `reported_tokens`: how many the server says it generated.
     `cached_tokens`: of the prompt's, those that were not computed again; `cached_by`: the same by source.
-    None, or empty, is what the server did not tell.
+    What the server does not report is None, or empty.
     """
 
     token_times: list[float] = field(default_factory=list)
     end: float = 0.0
     text: str = ""
     ids: list[int] = field(default_factory=list)
-    told_tokens: int | None = None
+    reported_tokens: int | None = None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     cached_by: dict[str, int] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Answer:
     @property
     def tokens(self) -> int:
         """Generated tokens: the server's count, or else one for each event that carried any."""
-        return self.told_tokens or len(self.token_times)
+        return self.reported_tokens or len(self.token_times)
 
     @property
     def ttft(self) -> float:
@@ -44,13 +44,13 @@ class Answer:
             return None
         return (self.token_times[-1] - self.token_times[0]) / (self.tokens - 1)
 
-    def heard(self, at: float, tokens: int) -> None:
+    def add_tokens(self, at: float, tokens: int) -> None:
         """`tokens` more have arrived."""
         self.token_times += [at] * tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ReplayRecord:
     """One request of a run: it has an answer or an error.
 
     `turn` counts from 1. `planned`, `sent`: seconds from the run's start. `asked_tokens`: to be generated.
@@ -61,7 +61,7 @@ class Record:
     planned: float
     sent: float
     asked_tokens: int
-    answer: Answer | None = None
+    answer: StreamedAnswer | None = None
     error: str | None = None
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sglang_memserve.bench.clusters import Builder, System
-from sglang_memserve.bench.peers import CACHE_AWARE, Peers
+from sglang_memserve.bench.peers import CACHE_AWARE, StockPeers
 from sglang_memserve.cluster.errors import UsageError
 
 # What an instance takes in memory beside weights and KV pool: 2.2 GB at rest, as measured, and a prefill's
@@ -17,7 +17,7 @@ METRICS = "--enable-metrics"
 
 
 @dataclass(frozen=True)
-class Target:
+class BenchTarget:
     """A system that serves at `url`. `engines` are the URLs of its instances, where these are known."""
 
     name: str
@@ -36,7 +36,7 @@ _NO_RADIX = ("--disable-radix-cache",)
 
 @dataclass(frozen=True)
 class Arm:
-    """One system: what is started, with flags beyond those that all have; or the `url` of one that runs."""
+    """One system to compare: started with flags of its own, or running already at `url`."""
 
     name: str
     about: str
@@ -48,15 +48,15 @@ class Arm:
 
     @property
     def instances(self) -> int:
-        """How many are started."""
+        """How many instances are started."""
         return {"colocated": 1, "stock pair": 2, "pair": 2, "running": 0}[self.kind]
 
     @property
     def needs_peers(self) -> bool:
         return self.kind == "stock pair"
 
-    def system(self, builder: Builder, peers: Peers) -> System:
-        """What is to be started."""
+    def system(self, builder: Builder, peers: StockPeers) -> System:
+        """The system to start."""
         if self.kind == "pair":
             system = builder.pair(self.name)
         elif self.kind == "stock pair":
@@ -102,7 +102,7 @@ ARMS = {
 
 
 def named(name: str) -> Arm:
-    """Raises UsageError for an arm that there is not."""
+    """Raises UsageError for an unknown name."""
     if name not in ARMS:
         raise UsageError(f"--arms {name}: there is no such arm; choose from {', '.join(ARMS)}")
     return ARMS[name]
@@ -117,8 +117,10 @@ def running(spec: str) -> Arm:
 
 
 @contextlib.asynccontextmanager
-async def serving(arms: Sequence[Arm], builder: Builder | None, peers: Peers) -> AsyncIterator[list[Target]]:
-    """In the block all of `arms` serve; `builder` starts those that do not yet. Raises UsageError."""
+async def serving(
+    arms: Sequence[Arm], builder: Builder | None, peers: StockPeers
+) -> AsyncIterator[list[BenchTarget]]:
+    """All of `arms` serve within the block. `builder` starts those that do not run. Raises UsageError."""
     async with contextlib.AsyncExitStack() as stack:
         systems = {arm.name: arm.system(builder, peers) for arm in arms if arm.instances and builder}
         if builder:
@@ -126,7 +128,7 @@ async def serving(arms: Sequence[Arm], builder: Builder | None, peers: Peers) ->
         yield [_target(arm, systems.get(arm.name)) for arm in arms]
 
 
-def _target(arm: Arm, system: System | None) -> Target:
+def _target(arm: Arm, system: System | None) -> BenchTarget:
     if system is None:
-        return Target(arm.name, arm.url)
-    return Target(arm.name, system.url, tuple(instance.url for instance in system.instances))
+        return BenchTarget(arm.name, arm.url)
+    return BenchTarget(arm.name, system.url, tuple(instance.url for instance in system.instances))

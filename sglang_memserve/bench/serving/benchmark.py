@@ -11,17 +11,17 @@ from typing import Any
 import aiohttp
 
 from sglang_memserve.bench.chart import require_matplotlib
-from sglang_memserve.bench.clusters import Engine, building
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.clusters import EngineSpec, building
+from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.bench.serving import arms as known
 from sglang_memserve.bench.serving import inputs, pace
-from sglang_memserve.bench.serving.apis import Asking
-from sglang_memserve.bench.serving.arms import INSTANCE_BYTES, METRICS, Arm, Target
+from sglang_memserve.bench.serving.apis import RequestSettings
+from sglang_memserve.bench.serving.arms import INSTANCE_BYTES, METRICS, Arm, BenchTarget
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.bench.serving.measure import Slo
-from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, Load, Options
-from sglang_memserve.bench.serving.outcome import Outcome
-from sglang_memserve.bench.serving.rounds import Comparison, Plan
+from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, BenchOptions, Load
+from sglang_memserve.bench.serving.outcome import BenchOutcome
+from sglang_memserve.bench.serving.rounds import Comparison, ComparisonPlan
 from sglang_memserve.bench.workloads.form import Workload
 from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
@@ -34,11 +34,11 @@ MODEL_S = 600.0
 _GPU_ATTENTION = "flashinfer"
 
 
-async def benchmark(options: Options) -> None:
+async def benchmark(options: BenchOptions) -> None:
     """Measures and prints, also what there is when it is interrupted. Raises ClusterError."""
     arms = [*map(known.named, options.arms), *map(known.running, options.urls)]
     if any(arm.needs_peers for arm in arms):
-        Peers(options.peers).require()
+        StockPeers(options.peers).require()
     if options.plot:
         require_matplotlib()
     inputs.check(options)
@@ -53,14 +53,14 @@ async def benchmark(options: Options) -> None:
         started = building(engine, options.port, options.log_dir) if engine else nullcontext()
         builder = await stack.enter_async_context(started)
 
-        def raise_(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[Target]]:
-            return known.serving(chosen, builder, Peers(options.peers))
+        def start_arms(chosen: Sequence[Arm]) -> AbstractAsyncContextManager[list[BenchTarget]]:
+            return known.serving(chosen, builder, StockPeers(options.peers))
 
         together = fit_together(options, arms, model)
-        comparison = Comparison(plan_of(options, workloads, together), session, raise_)
+        comparison = Comparison(plan_of(options, workloads, together), session, start_arms)
         failure = await _measured(comparison, arms)
         # While the servers still run: stopping them takes time, and may be cut short.
-        Outcome(
+        BenchOutcome(
             comparison.laps,
             comparison.notes,
             workloads,
@@ -73,8 +73,10 @@ async def benchmark(options: Options) -> None:
         raise failure
 
 
-async def _load(options: Options, arms: Sequence[Arm], session: aiohttp.ClientSession, gpus: bool) -> Load:
-    """What the weakest of the arms can bear, as far as the options leave it open."""
+async def _load(
+    options: BenchOptions, arms: Sequence[Arm], session: aiohttp.ClientSession, gpus: bool
+) -> Load:
+    """The load for what the options leave open: one that the weakest of the arms can bear."""
     load, reason = (GPU_LOAD if gpus else CPU_LOAD), ""
     running = [arm for arm in arms if arm.kind == "running"]
     if running and not options.says_load and (gpus or not options.arms):
@@ -86,7 +88,7 @@ async def _load(options: Options, arms: Sequence[Arm], session: aiohttp.ClientSe
 
 
 async def _measured(comparison: Comparison, arms: Sequence[Arm]) -> BaseException | None:
-    """What ended it early, if there are figures from before. Raises it where there are none."""
+    """Runs the comparison. Returns what ended it early, or raises that where nothing was measured before."""
     try:
         await comparison.run(arms)
     except (ClusterError, asyncio.CancelledError) as error:
@@ -101,15 +103,15 @@ def label(workload: Workload, rate: float | None) -> str:
     return f"{workload.name}, " + ("its own times" if rate is None else f"{rate:g} sessions a second")
 
 
-def plan_of(options: Options, workloads: dict[str, Workload], together: bool) -> Plan:
+def plan_of(options: BenchOptions, workloads: dict[str, Workload], together: bool) -> ComparisonPlan:
     def seconds(limit_ms: float | None) -> float | None:
         return None if limit_ms is None else limit_ms / 1e3
 
-    return Plan(
+    return ComparisonPlan(
         workloads=workloads,
         rounds=options.rounds,
         api=options.api,
-        asking=Asking(options.request_model, options.ignore_eos),
+        asking=RequestSettings(options.request_model, options.ignore_eos),
         slo=Slo(seconds(options.slo_ttft), seconds(options.slo_tpot)),
         request_s=options.timeout,
         run_s=options.run_timeout,
@@ -118,9 +120,9 @@ def plan_of(options: Options, workloads: dict[str, Workload], together: bool) ->
     )
 
 
-def engine_of(options: Options, model: ModelInfo, gpus: bool) -> Engine:
+def engine_of(options: BenchOptions, model: ModelInfo, gpus: bool) -> EngineSpec:
     """What every instance of every started arm has in common."""
-    return Engine(
+    return EngineSpec(
         model=model.path,
         attention_backend=options.attention_backend or (_GPU_ATTENTION if gpus else cpu_attention.NAME),
         threads=options.threads,
@@ -129,8 +131,8 @@ def engine_of(options: Options, model: ModelInfo, gpus: bool) -> Engine:
     )
 
 
-def fit_together(options: Options, arms: Sequence[Arm], model: ModelInfo | None) -> bool:
-    """Whether all arms are up at once: they need no time to start then, between runs."""
+def fit_together(options: BenchOptions, arms: Sequence[Arm], model: ModelInfo | None) -> bool:
+    """Whether all arms run at once, so that none has to be started between runs."""
     if model is None or options.up != "auto":
         return options.up != "in-turn"
     each = INSTANCE_BYTES + model.weight_bytes + options.pool_tokens * model.kv_bytes_per_token
@@ -141,12 +143,12 @@ def fit_together(options: Options, arms: Sequence[Arm], model: ModelInfo | None)
     return fits
 
 
-def described(options: Options, engine: Engine | None) -> dict[str, Any]:
+def described(options: BenchOptions, engine: EngineSpec | None) -> dict[str, Any]:
     """The machine, the versions, and what was held constant."""
     values = {field.name: getattr(options, field.name) for field in fields(options) if field.repr}
     return {
         **machine_description("sglang", "torch", "sglang-memserve"),
-        **Peers(options.peers).versions(),
+        **StockPeers(options.peers).versions(),
         "engine": engine and asdict(engine),
         "options": {name: str(value) if isinstance(value, Path) else value for name, value in values.items()},
     }

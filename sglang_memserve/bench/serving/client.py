@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import orjson
 
-from sglang_memserve.bench.serving.answer import Answer, RequestError
+from sglang_memserve.bench.serving.answer import RequestError, StreamedAnswer
 from sglang_memserve.bench.serving.apis import Conversation
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
@@ -19,7 +19,7 @@ _ERROR_CHARS = 300
 
 
 def open_session(api_key: str | None = None) -> aiohttp.ClientSession:
-    """Connections without a limit, kept between requests; its caller closes it."""
+    """A session without a limit of connections, which it keeps between requests. The caller closes it."""
     return aiohttp.ClientSession(
         # SGLang's servers close what was idle for 5 s: no connection is to be taken up at that very moment.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
@@ -51,16 +51,16 @@ class _Events:
 
 @dataclass(frozen=True)
 class Client:
-    """Asks the server at `url`. `timeout_s` bounds each request from its write to the answer's end."""
+    """Sends requests to the server at `url`. `timeout_s` bounds each, from its write to the answer's end."""
 
     session: aiohttp.ClientSession
     url: str
     timeout_s: float
 
-    async def ask(self, conversation: Conversation, body: bytes) -> Answer:
-        """The whole answer to `body`. Raises RequestError: refused, broken off, empty, too late."""
+    async def ask(self, conversation: Conversation, body: bytes) -> StreamedAnswer:
+        """The whole answer to `body`. Raises RequestError if it is refused, broken off, empty or too late."""
         timeout = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=_CONNECT_S)
-        answer, start = Answer(), time.perf_counter()
+        answer, start = StreamedAnswer(), time.perf_counter()
         try:
             async with self.session.post(
                 self.url + conversation.path, data=body, headers=_JSON, timeout=timeout
@@ -79,7 +79,7 @@ class Client:
 
 
 async def _listen(
-    response: aiohttp.ClientResponse, conversation: Conversation, answer: Answer, start: float
+    response: aiohttp.ClientResponse, conversation: Conversation, answer: StreamedAnswer, start: float
 ) -> None:
     events = _Events()
     _acknowledge(response)
@@ -89,7 +89,7 @@ async def _listen(
         for text in events.feed(data):
             event = _event(text)
             try:
-                conversation.hear(event, at, answer)
+                conversation.on_event(event, at, answer)
             except (AttributeError, KeyError, TypeError, ValueError):
                 raise RequestError(f"an event of no known form: {_short(text)}") from None
     answer.finished = answer.finished or events.done
@@ -107,11 +107,11 @@ def _event(text: bytes) -> dict[str, object]:
     return event
 
 
-def _whole(answer: Answer) -> Answer:
+def _whole(answer: StreamedAnswer) -> StreamedAnswer:
     if not answer.finished:
         raise RequestError(f"broke off after {len(answer.token_times)} tokens")
-    if not answer.token_times and answer.told_tokens:
-        answer.heard(answer.end, 1)  # tokens that have no text of their own
+    if not answer.token_times and answer.reported_tokens:
+        answer.add_tokens(answer.end, 1)  # tokens that have no text of their own
     if not answer.token_times:
         raise RequestError("an answer without a token")
     return answer

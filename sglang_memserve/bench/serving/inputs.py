@@ -1,44 +1,44 @@
-"""The workloads of a benchmark, as its options say."""
+"""The workloads of a benchmark, made by its options."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from sglang_memserve.bench.serving.options import Load, Options
+from sglang_memserve.bench.serving.options import BenchOptions, Load
+from sglang_memserve.bench.workloads import named as workloads
 from sglang_memserve.bench.workloads.errors import WorkloadError
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
-from sglang_memserve.bench.workloads.named import option_names, workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 from sglang_memserve.cluster.errors import UsageError
 
 
-class Tokenizer(Protocol):
+class TextTokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, ids: list[int]) -> str: ...
 
 
-def check(options: Options) -> None:
-    """Raises UsageError for a workload that there is not, or an option that it does not take."""
+def check(options: BenchOptions) -> None:
+    """Raises UsageError for an unknown workload, or an option that it does not take."""
     try:
-        known = option_names(options.workload)
+        known = workloads.option_names(options.workload)
     except WorkloadError as error:
         raise UsageError(str(error)) from error
     if unknown := [name for name, _ in options.more if name not in known]:
         raise UsageError(f"--option {unknown[0]}: {options.workload} takes {', '.join(known)}")
 
 
-def make(options: Options, load: Load, model: Path | None) -> dict[float | None, Workload]:
-    """By rate: the same sessions at each. Raises UsageError for what cannot be made.
+def make(options: BenchOptions, load: Load, model: Path | None) -> dict[float | None, Workload]:
+    """By rate, the same sessions at each. Raises UsageError if they cannot be made.
 
-    The tokenizer is the one that was named, else that of `model` if it is a folder that has one, else none.
+    The tokenizer is that of the options, or else that of `model` where the folder has one.
     """
     own = str(model) if model and (model / "tokenizer.json").is_file() else None
-    named = options.tokenizer or own
+    chosen = options.tokenizer or own
     needed = options.traces is not None or options.api != "generate"
-    tokenizer = read_tokenizer(named) if named and needed else None
+    tokenizer = read_tokenizer(chosen) if chosen and needed else None
 
     def at(rate: float | None, load: Load) -> Workload:
-        return workload(options.workload, options.settings(rate, load), options.traces, tokenizer)
+        return workloads.workload(options.workload, options.settings(rate, load), options.traces, tokenizer)
 
     try:
         if all(len(session.turns) == 1 for session in at(load.rate, load).sessions):
@@ -48,29 +48,29 @@ def make(options: Options, load: Load, model: Path | None) -> dict[float | None,
         raise UsageError(str(error)) from error
     if options.api == "generate":
         return made
-    return {rate: in_text(one, tokenizer) for rate, one in made.items()}
+    return {rate: in_text(workload, tokenizer) for rate, workload in made.items()}
 
 
-def in_text(one: Workload, tokenizer: Tokenizer | None) -> Workload:
-    """With a text for every turn: of its tokens where the source has none; a server may read other tokens."""
-    if all(turn.text is not None for session in one.sessions for turn in session.turns):
-        return one
+def in_text(workload: Workload, tokenizer: TextTokenizer | None) -> Workload:
+    """Adds a text to every turn without one, decoded from its tokens. Servers may tokenise it otherwise."""
+    if all(turn.text is not None for session in workload.sessions for turn in session.turns):
+        return workload
     if tokenizer is None:
         raise UsageError(
-            f"{one.name} is made of token ids, and --api asks by text: name the model with --tokenizer"
+            f"{workload.name} is made of token ids, and --api asks by text: name the model with --tokenizer"
         )
-    return replace(one, sessions=tuple(_spoken(session, tokenizer) for session in one.sessions))
+    return replace(workload, sessions=tuple(_with_texts(session, tokenizer) for session in workload.sessions))
 
 
-def _spoken(session: Session, tokenizer: Tokenizer) -> Session:
-    def spoken(turn: Turn) -> Turn:
+def _with_texts(session: WorkloadSession, tokenizer: TextTokenizer) -> WorkloadSession:
+    def with_text(turn: WorkloadTurn) -> WorkloadTurn:
         return turn if turn.text is not None else replace(turn, text=tokenizer.decode(list(turn.tokens)))
 
-    return replace(session, turns=tuple(map(spoken, session.turns)))
+    return replace(session, turns=tuple(map(with_text, session.turns)))
 
 
-def read_tokenizer(name: str) -> Tokenizer:
-    """That of a model's folder (its tokenizer.json), without torch. Raises UsageError."""
+def read_tokenizer(name: str) -> TextTokenizer:
+    """The tokenizer of a model's folder (tokenizer.json), loaded without torch. Raises UsageError."""
     file = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
     try:
         from tokenizers import Tokenizer as Rust

@@ -6,19 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sglang_memserve.bench.figures import percentile
-from sglang_memserve.bench.serving.answer import Answer, Record
-from sglang_memserve.bench.serving.replay import Run
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
+from sglang_memserve.bench.serving.replay import ReplayResult
 from sglang_memserve.bench.workloads.form import Workload
 
 
 @dataclass(frozen=True)
 class Slo:
-    """What a good request keeps to, in seconds; None is no limit."""
+    """Limits that a good request keeps, in seconds. None is no limit."""
 
     ttft: float | None = None
     tpot: float | None = None
 
-    def met(self, answer: Answer) -> bool:
+    def met(self, answer: StreamedAnswer) -> bool:
         """An answer of one token has no time per token, and so cannot miss that limit."""
         return not (
             (self.ttft is not None and answer.ttft > self.ttft)
@@ -26,8 +26,8 @@ class Slo:
         )
 
 
-def figures(run: Run, slo: Slo) -> dict[str, float]:
-    """A run's figures by name. Those that nothing was told about, or that no answer came for, are left out.
+def figures(run: ReplayResult, slo: Slo) -> dict[str, float]:
+    """A run's figures by name. A figure that no answer reports is left out.
 
     Latencies are of answered requests, in ms; rates per second of the run; shares in percent of the requests
     planned (failed, unsent) or of the prompts' tokens (cached).
@@ -53,11 +53,11 @@ def figures(run: Run, slo: Slo) -> dict[str, float]:
     }
 
 
-def answered(records: Iterable[Record]) -> list[Answer]:
+def answered(records: Iterable[ReplayRecord]) -> list[StreamedAnswer]:
     return [record.answer for record in records if record.answer is not None]
 
 
-def errors(records: Iterable[Record]) -> Counter[str]:
+def errors(records: Iterable[ReplayRecord]) -> Counter[str]:
     """How often each error was met."""
     return Counter(record.error for record in records if record.error is not None)
 
@@ -83,19 +83,19 @@ def _latencies(name: str, seconds: Iterable[float]) -> dict[str, float]:
     }
 
 
-def _tokens(answers: Sequence[Answer]) -> dict[str, float]:
-    """Prompts' tokens by where their KV came from, over the answers that tell, and generated tokens."""
+def _tokens(answers: Sequence[StreamedAnswer]) -> dict[str, float]:
+    """Tokens of the prompts by where their KV came from, over the answers that report it, and of answers."""
     telling = [a for a in answers if a.prompt_tokens is not None and a.cached_tokens is not None]
     prompt = sum(answer.prompt_tokens or 0 for answer in telling)
     cached = sum(answer.cached_tokens or 0 for answer in telling)
     by_source: Counter[str] = Counter()
     for answer in telling:
         by_source.update(answer.cached_by)
-    told = {
+    totals = {
         "prompt_tokens": prompt,
         "cached_tokens": cached,
         "computed_tokens": prompt - cached,
         **{f"cached_{source}_tokens": tokens for source, tokens in by_source.items()},
         "cached_percent": 100 * cached / prompt if prompt else 0.0,
     }
-    return {**(told if telling else {}), "output_tokens": sum(answer.tokens for answer in answers)}
+    return {**(totals if telling else {}), "output_tokens": sum(answer.tokens for answer in answers)}

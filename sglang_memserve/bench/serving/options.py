@@ -32,7 +32,7 @@ GPU_LOAD = Load(sessions=200, rate=2.0, scale=1.0)
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """Times are in seconds but for the limits of the SLO, which are in ms.
 
     `arms`: names of systems to start; `urls`: NAME=URL of systems that run. `rates`: sessions a second, one
@@ -87,11 +87,11 @@ class Options:
 
     @property
     def says_load(self) -> bool:
-        """Whether nothing of the load is left to be chosen."""
+        """Whether the options name the whole load."""
         return self.sessions is not None and self.scale is not None and bool(self.rates)
 
     def settings(self, rate: float | None, load: Load) -> dict[str, Any]:
-        """The workload's, at one rate; `load` where nothing was said."""
+        """The settings of the workload at one rate. `load` has what the options leave open."""
         given = {
             "sessions": load.sessions if self.sessions is None else self.sessions,
             "rate": rate,

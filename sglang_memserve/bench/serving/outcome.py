@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a table, JSON, pictures, and a line for each request."""
+"""The results of a benchmark: a table, JSON, plots, and a line for each request."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from sglang_memserve.bench.chart import Chart
 from sglang_memserve.bench.serving import plots, report
 from sglang_memserve.bench.serving.arms import Arm
 from sglang_memserve.bench.serving.measure import Slo, offered_per_s
-from sglang_memserve.bench.serving.options import Options
+from sglang_memserve.bench.serving.options import BenchOptions
 from sglang_memserve.bench.serving.rounds import Lap
 from sglang_memserve.bench.workloads.form import Workload
 from sglang_memserve.bench.workloads.statistics import summarise
@@ -21,7 +21,7 @@ _PAGE = 16
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BenchOutcome:
     """`workloads` and `rates` by label; a rate is in sessions a second, None for a trace's own times."""
 
     laps: Sequence[Lap]
@@ -32,7 +32,7 @@ class Outcome:
     arms: Sequence[Arm]
     machine: dict[str, Any]
 
-    def publish(self, options: Options) -> None:
+    def publish(self, options: BenchOptions) -> None:
         """Prints, and writes the files that were asked for."""
         results = report.collected(self.laps, [arm.name for arm in self.arms]).results()
         doubts = [*self.notes, *report.warnings(self.laps)]
@@ -66,7 +66,7 @@ class Outcome:
 
 
 def heading(label: str, workload: Workload) -> str:
-    """What was asked, in a line."""
+    """The workload in a line."""
     summary, offered = summarise(workload, _PAGE), offered_per_s(workload)
     rate = f"{offered:.2f} requests a second offered, " if offered else ""
     return (
@@ -77,7 +77,7 @@ def heading(label: str, workload: Workload) -> str:
 
 
 def write(file: Path, picture: Callable[[], Chart]) -> None:
-    """Says so where there is nothing to draw."""
+    """Draws it, or says that there is nothing to draw."""
     try:
         picture().save(file)
     except ValueError as nothing:

@@ -7,11 +7,11 @@ import aiohttp
 
 from sglang_memserve.bench.serving import admin
 from sglang_memserve.bench.serving.answer import RequestError
-from sglang_memserve.bench.serving.apis import APIS, Asking
+from sglang_memserve.bench.serving.apis import APIS, RequestSettings
 from sglang_memserve.bench.serving.arms import Arm
 from sglang_memserve.bench.serving.client import Client
-from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, Load, Options
-from sglang_memserve.bench.workloads.form import Turn
+from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, BenchOptions, Load
+from sglang_memserve.bench.workloads.form import WorkloadTurn
 
 # A prompt that takes a CPU most of a second, and a GPU a few hundredths.
 _PROMPT_TOKENS = 512
@@ -20,8 +20,10 @@ _QUICK_S = 0.25
 _PROBE_S = 10.0
 
 
-async def load_for(options: Options, arms: Sequence[Arm], session: aiohttp.ClientSession) -> tuple[Load, str]:
-    """What every one of the running `arms` can bear, and why it was chosen.
+async def load_for(
+    options: BenchOptions, arms: Sequence[Arm], session: aiohttp.ClientSession
+) -> tuple[Load, str]:
+    """A load that every one of the running `arms` can bear, and the reason for it.
 
     A system that reports its device is believed. Any other gets two short requests, and a GPU's load if the
     quicker of them is answered as fast as a GPU does.
@@ -35,7 +37,7 @@ async def load_for(options: Options, arms: Sequence[Arm], session: aiohttp.Clien
     return GPU_LOAD, ", ".join(reasons)
 
 
-async def _bears_little(arm: Arm, options: Options, session: aiohttp.ClientSession) -> tuple[bool, str]:
+async def _bears_little(arm: Arm, options: BenchOptions, session: aiohttp.ClientSession) -> tuple[bool, str]:
     if found := await admin.devices(session, arm.url):
         return "cpu" in found, f"{arm.name} computes on {' and '.join(sorted(found))}"
     seconds = await _first_token_s(Client(session, arm.url, _PROBE_S), options)
@@ -47,7 +49,7 @@ async def _bears_little(arm: Arm, options: Options, session: aiohttp.ClientSessi
     )
 
 
-async def _first_token_s(client: Client, options: Options) -> float | None:
+async def _first_token_s(client: Client, options: BenchOptions) -> float | None:
     """Of two requests the quicker one: what happens only once may slow the first. None: not answered."""
     found = []
     for number in range(2):
@@ -55,8 +57,8 @@ async def _first_token_s(client: Client, options: Options) -> float | None:
         # Never the same prompt twice: a cache would answer it.
         start = time.time_ns() // 1_000_000 + number
         tokens = tuple(low + (start + n) % (high - low) for n in range(_PROMPT_TOKENS))
-        turn = Turn(tokens, 2, f"{start} " + "word " * (_PROMPT_TOKENS - 8))
-        conversation = APIS[options.api](Asking(options.request_model, options.ignore_eos), "probe")
+        turn = WorkloadTurn(tokens, 2, f"{start} " + "word " * (_PROMPT_TOKENS - 8))
+        conversation = APIS[options.api](RequestSettings(options.request_model, options.ignore_eos), "probe")
         try:
             answer = await client.ask(conversation, conversation.ask(turn))
         except RequestError:

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from sglang_memserve.bench.chart import Chart, Panel, Point, scale_of
-from sglang_memserve.bench.serving.answer import Answer
+from sglang_memserve.bench.serving.answer import StreamedAnswer
 from sglang_memserve.bench.serving.measure import answered
 from sglang_memserve.bench.serving.rounds import Lap
 
@@ -104,7 +104,7 @@ def _distribution(values: Sequence[float], rounds: Sequence[Sequence[float]]) ->
     return points
 
 
-def _latencies(answers: Sequence[Answer], name: str) -> list[float]:
+def _latencies(answers: Sequence[StreamedAnswer], name: str) -> list[float]:
     """In ms, in order; answers of one token have no TPOT."""
     found = (answer.end if name == "jct" else getattr(answer, name) for answer in answers)
     return sorted(1e3 * value for value in found if value is not None)

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from sglang_memserve.bench.serving.answer import Record
+from sglang_memserve.bench.serving.answer import ReplayRecord
 
 _DRAWN_A_SECOND = 5
 
 
-class Progress:
+class RunProgress:
     """A bar on a terminal. Elsewhere nothing until the block ends, and then one line."""
 
     def __init__(self, what: str, total: int, to: TextIO | None = None) -> None:
@@ -46,7 +46,7 @@ class Progress:
         if not self._console.is_terminal:
             self._console.print(str(self), markup=False, soft_wrap=True)
 
-    def count(self, record: Record) -> None:
+    def count(self, record: ReplayRecord) -> None:
         """One more request has ended."""
         self._done += 1
         self._failed += record.error is not None

@@ -6,25 +6,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sglang_memserve.bench.serving.answer import Record, RequestError
+from sglang_memserve.bench.serving.answer import ReplayRecord, RequestError
 from sglang_memserve.bench.serving.apis import Conversation
 from sglang_memserve.bench.serving.client import Client
-from sglang_memserve.bench.workloads.form import Session, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession
 
-Watch = Callable[[Record], None]
+Watch = Callable[[ReplayRecord], None]
 """Sees each request as it ends."""
 New = Callable[[str], Conversation]
 """Takes the session's name."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """What came of a workload. `seconds`: from the start to the last answer. `planned`: its requests.
+class ReplayResult:
+    """The records of a replay. `seconds`: from its start to the last answer. `planned`: all requests.
 
     A session ends with its first failure, so `records` may be fewer than `planned`: those were never sent.
     """
 
-    records: list[Record]
+    records: list[ReplayRecord]
     planned: int
     seconds: float
 
@@ -47,7 +47,7 @@ class Replay:
     watch: Watch
     limit_s: float
     start: float = 0.0
-    records: list[Record] = field(default_factory=list)
+    records: list[ReplayRecord] = field(default_factory=list)
 
     async def run(self) -> None:
         """Until all is answered. What is not answered after `limit_s` seconds counts as failed."""
@@ -56,16 +56,16 @@ class Replay:
             async with asyncio.timeout(self.limit_s):
                 await self._send()
 
-    def result(self) -> Run:
+    def result(self) -> ReplayResult:
         """What has come so far; a run that was cancelled has a result too."""
         planned = sum(len(session.turns) for session in self.workload.sessions)
-        return Run(self.records, planned, self.now())
+        return ReplayResult(self.records, planned, self.now())
 
     async def _send(self) -> None:
         async with asyncio.TaskGroup() as group:
             for session in self.workload.sessions:
                 # Written out before it is due, so that it can leave at once.
-                talk = _Talk(self, session, self.new(session.name))
+                talk = _SessionReplay(self, session, self.new(session.name))
                 body = talk.body(0)
                 await asyncio.sleep(session.arrival - self.now())
                 group.create_task(talk.hold(body))
@@ -73,7 +73,7 @@ class Replay:
     def now(self) -> float:
         return time.perf_counter() - self.start
 
-    def keep(self, record: Record) -> None:
+    def keep(self, record: ReplayRecord) -> None:
         self.records.append(record)
         self.watch(record)
 
@@ -86,11 +86,11 @@ class Replay:
 
 
 @dataclass
-class _Talk:
+class _SessionReplay:
     """One session."""
 
     replay: Replay
-    session: Session
+    session: WorkloadSession
     conversation: Conversation
 
     async def hold(self, body: bytes | RequestError) -> None:
@@ -112,7 +112,7 @@ class _Talk:
         except RequestError as error:
             return error
 
-    async def _turn(self, number: int, planned: float, body: bytes | RequestError) -> Record:
+    async def _turn(self, number: int, planned: float, body: bytes | RequestError) -> ReplayRecord:
         sent = self.replay.now()
         about = (self.session.name, number + 1, planned, sent, self.session.turns[number].output_tokens)
         try:
@@ -122,14 +122,14 @@ class _Talk:
             if number + 1 < len(self.session.turns):
                 self.conversation.keep(answer)
         except RequestError as failure:
-            return Record(*about, error=str(failure))
+            return ReplayRecord(*about, error=str(failure))
         except asyncio.CancelledError:
-            self.replay.keep(Record(*about, error=self.replay.cut_off))
+            self.replay.keep(ReplayRecord(*about, error=self.replay.cut_off))
             raise
-        return Record(*about, answer=answer)
+        return ReplayRecord(*about, answer=answer)
 
 
-async def replay(workload: Workload, client: Client, new: New, watch: Watch, limit_s: float) -> Run:
+async def replay(workload: Workload, client: Client, new: New, watch: Watch, limit_s: float) -> ReplayResult:
     """Sends the whole workload, as Replay does."""
     sending = Replay(workload, client, new, watch, limit_s)
     await sending.run()

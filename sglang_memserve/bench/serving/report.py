@@ -41,7 +41,7 @@ Latencies are of answered requests alone: read them beside the requests failed a
 
 
 def collected(laps: Sequence[Lap], arms: Sequence[str] = ()) -> Rounds:
-    """The figures of all laps, those of `arms` in that order and not as they happened to come."""
+    """The figures of all laps, in the order of `arms`."""
     rounds = Rounds()
     for lap in sorted(laps, key=lambda lap: arms.index(lap.arm) if lap.arm in arms else len(arms)):
         rounds.note(lap.workload, lap.arm, **lap.figures)
@@ -49,7 +49,7 @@ def collected(laps: Sequence[Lap], arms: Sequence[str] = ()) -> Rounds:
 
 
 def tables(results: Mapping[str, Any], headings: Mapping[str, str], slo: Slo) -> str:
-    """`results` as Rounds gives them; `headings` by workload."""
+    """A table for each workload of `results`, which are as Rounds gives them. `headings` by workload."""
     parts = [f"{headings[workload]}\n{_table(arms, _slo(slo))}" for workload, arms in results.items()]
     return "\n\n".join([*parts, _LEGEND])
 

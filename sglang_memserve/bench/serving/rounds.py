@@ -11,23 +11,23 @@ import aiohttp
 
 from sglang_memserve.bench.serving import admin
 from sglang_memserve.bench.serving.answer import RequestError
-from sglang_memserve.bench.serving.apis import APIS, Asking, Conversation
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.apis import APIS, Conversation, RequestSettings
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.bench.serving.measure import Slo, figures
-from sglang_memserve.bench.serving.progress import Progress
-from sglang_memserve.bench.serving.replay import Replay, Run
-from sglang_memserve.bench.workloads.form import Turn, Workload
+from sglang_memserve.bench.serving.progress import RunProgress
+from sglang_memserve.bench.serving.replay import Replay, ReplayResult
+from sglang_memserve.bench.workloads.form import Workload, WorkloadTurn
 from sglang_memserve.cluster.errors import ClusterError
 
-Raise = Callable[[Sequence[Arm]], AbstractAsyncContextManager[list[Target]]]
+StartArms = Callable[[Sequence[Arm]], AbstractAsyncContextManager[list[BenchTarget]]]
 """Starts arms for as long as a block lasts."""
 _WARM_UP_TOKENS = 4
 _BETWEEN_S, _SEEN_S = 0.5, 60.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """How arms are compared. `workloads`: the same sessions at each rate, by label. Seconds throughout.
 
     `request_s` bounds a request, `run_s` one run of a workload. `together`: all arms are up all the time;
@@ -37,7 +37,7 @@ class Plan:
     workloads: dict[str, Workload]
     rounds: int
     api: str
-    asking: Asking
+    asking: RequestSettings
     slo: Slo
     request_s: float
     run_s: float
@@ -52,17 +52,17 @@ class Lap:
     round: int
     workload: str
     arm: str
-    run: Run
+    run: ReplayResult
     figures: dict[str, float]
 
 
 @dataclass
 class Comparison:
-    """Runs a plan. `laps` holds what came of it; `notes` what a reader of it has to know."""
+    """Runs a plan. `laps` holds the results, `notes` what a reader of them has to know."""
 
-    plan: Plan
+    plan: ComparisonPlan
     session: aiohttp.ClientSession
-    raise_: Raise
+    start_arms: StartArms
     laps: list[Lap] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Comparison:
         """Raises ClusterError if an arm cannot be started, or answers no request at all."""
         rng = random.Random(self.plan.seed)
         if self.plan.together:
-            async with self.raise_(arms) as targets:
+            async with self.start_arms(arms) as targets:
                 for number in range(1, self.plan.rounds + 1):
                     for label in self.plan.workloads:
                         for target in rng.sample(targets, len(targets)):
@@ -78,11 +78,11 @@ class Comparison:
             return
         for number in range(1, self.plan.rounds + 1):
             for arm in rng.sample(list(arms), len(arms)):
-                async with self.raise_([arm]) as (target,):
+                async with self.start_arms([arm]) as (target,):
                     for label in self.plan.workloads:
                         await self._lap(number, label, target)
 
-    async def _lap(self, number: int, label: str, target: Target) -> None:
+    async def _lap(self, number: int, label: str, target: BenchTarget) -> None:
         plan, workload = self.plan, self.plan.workloads[label]
         client = Client(self.session, target.url, plan.request_s)
         await self._warm_up(client, target, workload)
@@ -91,7 +91,7 @@ class Comparison:
         await asyncio.sleep(_BETWEEN_S)
         before = await admin.counted(self.session, target)
         what = f"round {number} of {plan.rounds}, {label}, {target.name}"
-        with Progress(what, sum(len(session.turns) for session in workload.sessions)) as progress:
+        with RunProgress(what, sum(len(session.turns) for session in workload.sessions)) as progress:
             replay = Replay(workload, client, self._conversation, progress.count, plan.run_s)
             try:
                 await replay.run()
@@ -102,11 +102,13 @@ class Comparison:
         grown = admin.grown(before, await admin.counted(self.session, target))
         self._keep(number, label, target, replay.result(), grown)
 
-    def _keep(self, number: int, label: str, target: Target, run: Run, grown: dict[str, float]) -> None:
+    def _keep(
+        self, number: int, label: str, target: BenchTarget, run: ReplayResult, grown: dict[str, float]
+    ) -> None:
         self.laps.append(Lap(number, label, target.name, run, figures(run, self.plan.slo) | grown))
 
-    async def _warm_up(self, client: Client, target: Target, workload: Workload) -> None:
-        """A request like the workload's first, answered shortly: what is done once only is done now."""
+    async def _warm_up(self, client: Client, target: BenchTarget, workload: Workload) -> None:
+        """One request like the workload's first, with a short answer: what happens only once happens now."""
         first = _unlike(workload.sessions[0].turns[0])
         # sglang-router is ready before it has seen that its workers are.
         deadline = time.monotonic() + (_SEEN_S if target.engines else 0.0)
@@ -129,7 +131,7 @@ class Comparison:
             self.notes.append(text)
 
 
-def _unlike(turn: Turn) -> Turn:
-    """As long, backwards: a router is not to take the workload's own prompts for cached ones."""
+def _unlike(turn: WorkloadTurn) -> WorkloadTurn:
+    """The turn backwards: as long, and no router takes the workload's own prompts for cached ones."""
     text = None if turn.text is None else turn.text[::-1]
     return replace(turn, tokens=turn.tokens[::-1], text=text, output_tokens=_WARM_UP_TOKENS)

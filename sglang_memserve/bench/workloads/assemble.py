@@ -6,7 +6,7 @@ from random import Random
 from typing import NamedTuple
 
 from sglang_memserve.bench.workloads.errors import WorkloadError, refused
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 from sglang_memserve.bench.workloads.settings import Settings
 
 _TRIES = 20
@@ -16,7 +16,7 @@ class Draft(NamedTuple):
     """A conversation with as many turns as the source has. `time`: seconds, where a trace has them."""
 
     name: str
-    turns: Iterable[Turn]
+    turns: Iterable[WorkloadTurn]
     time: float | None = None
 
 
@@ -28,7 +28,9 @@ def assemble(name: str, settings: Settings, drafts: Iterable[Draft]) -> Workload
             f"{name}: no session fits in max_context {settings.max_context}: set a larger one"
         )
     arrivals = _arrivals(name, settings, [draft.time for draft in kept])
-    sessions = [Session(draft.name, at, tuple(draft.turns)) for draft, at in zip(kept, arrivals, strict=True)]
+    sessions = [
+        WorkloadSession(draft.name, at, tuple(draft.turns)) for draft, at in zip(kept, arrivals, strict=True)
+    ]
     return Workload(name, tuple(sorted(sessions, key=lambda session: session.arrival)))
 
 
@@ -43,9 +45,9 @@ def generate(name: str, settings: Settings, drafts: Iterable[Draft]) -> Workload
     return workload
 
 
-def cut_turn(settings: Settings, tokens: tuple[int, ...], answer: int) -> Turn:
+def cut_turn(settings: Settings, tokens: tuple[int, ...], answer: int) -> WorkloadTurn:
     """A session's only turn, with an answer that ends where the context does."""
-    return Turn(tokens, max(1, int(min(answer, settings.context - len(tokens)))))
+    return WorkloadTurn(tokens, max(1, int(min(answer, settings.context - len(tokens)))))
 
 
 def _fitting(drafts: Iterable[Draft], context: float) -> Iterator[Draft]:
@@ -54,7 +56,7 @@ def _fitting(drafts: Iterable[Draft], context: float) -> Iterator[Draft]:
             yield draft._replace(turns=turns)
 
 
-def _first_turns(turns: Iterable[Turn], context: float) -> Iterator[Turn]:
+def _first_turns(turns: Iterable[WorkloadTurn], context: float) -> Iterator[WorkloadTurn]:
     length = 0
     for turn in turns:
         length += len(turn.tokens) + turn.output_tokens

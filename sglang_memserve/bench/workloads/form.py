@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class WorkloadTurn:
     """What is added to the conversation before an answer of `output_tokens`.
 
     `tokens`: the added token ids (after the previous answer). `text`: the same as text, where the source has
@@ -23,15 +23,15 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class WorkloadSession:
     """`arrival`: seconds after the start at which its first turn is sent."""
 
     name: str
     arrival: float
-    turns: tuple[Turn, ...]
+    turns: tuple[WorkloadTurn, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     name: str
-    sessions: tuple[Session, ...]  # in order of arrival
+    sessions: tuple[WorkloadSession, ...]  # in order of arrival

@@ -26,8 +26,8 @@ class Quantiles:
         return self.at(rng.random())
 
 
-class Kin:
-    """Draws that are alike, by normal scores with a common part. Each alone follows its distribution."""
+class CorrelatedDraws:
+    """Correlated draws, by normal scores with a common part. Each alone follows its distribution."""
 
     def __init__(self, rng: Random, likeness: float) -> None:
         """`likeness`: the correlation (0 to 1) between two of the scores."""

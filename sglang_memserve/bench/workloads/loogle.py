@@ -14,10 +14,10 @@ from msgspec import Struct
 from sglang_memserve.bench.workloads import reading
 from sglang_memserve.bench.workloads.assemble import Draft, assemble, cut_turn, generate
 from sglang_memserve.bench.workloads.errors import WorkloadError, refused
-from sglang_memserve.bench.workloads.form import Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadTurn
 from sglang_memserve.bench.workloads.lengths import Scaler
 from sglang_memserve.bench.workloads.settings import PAPER_CONTEXT, Settings
-from sglang_memserve.bench.workloads.tokens import Tokenizer, TokenSource
+from sglang_memserve.bench.workloads.tokens import TextEncoder, TokenSource
 
 # Of the normal distributions of the logarithms: mean and deviation.
 _QUESTION = (3.0, 0.5)
@@ -65,7 +65,7 @@ class _Pair(Struct):
     A: str
 
 
-class _Line(Struct):
+class _DocumentLine(Struct):
     input: str
     qa_pairs: str | list[_Pair]
 
@@ -89,7 +89,7 @@ def loogle(settings: LoogleSettings) -> Workload:
     return generate("loogle", settings, _drafts(settings, map(document, count())))
 
 
-def loogle_texts(path: Path, settings: LoogleSettings, tokenizer: Tokenizer) -> Workload:
+def loogle_texts(path: Path, settings: LoogleSettings, tokenizer: TextEncoder) -> Workload:
     """LooGLE's own questions: lines of {"input": document, "qa_pairs": [{"Q", "A"}, ...] or that as text}.
 
     A document's tokens end where its length is cut, so its turns have no text.
@@ -100,7 +100,7 @@ def loogle_texts(path: Path, settings: LoogleSettings, tokenizer: Tokenizer) -> 
         tokens = tokenizer.encode(text)
         return tuple(tokens[: scaled(kind, min(at_most, len(tokens)))])
 
-    def document(n: int, where: str, line: _Line) -> _Document:
+    def document(n: int, where: str, line: _DocumentLine) -> _Document:
         length = rng.uniform(*settings.document)
         questions = [
             (encoded("question", pair.Q), scaled("answer", len(tokenizer.encode(pair.A))))
@@ -108,7 +108,7 @@ def loogle_texts(path: Path, settings: LoogleSettings, tokenizer: Tokenizer) -> 
         ]
         return _Document(f"loogle-{n}", encoded("document", line.input, length), questions)
 
-    lines = enumerate(reading.json_lines(path, _Line))
+    lines = enumerate(reading.json_lines(path, _DocumentLine))
     documents = (document(n, where, line) for n, (where, line) in lines)
     return assemble(f"loogle ({path.name})", settings, _drafts(settings, documents))
 
@@ -141,7 +141,9 @@ def _enough(settings: LoogleSettings, documents: Iterable[_Document]) -> Iterato
 def _readings(settings: LoogleSettings, document: _Document) -> Iterator[Draft]:
     if settings.in_turn:
         asked = enumerate(document.questions)
-        turns = [Turn((() if n else document.tokens) + question, answer) for n, (question, answer) in asked]
+        turns = [
+            WorkloadTurn((() if n else document.tokens) + question, answer) for n, (question, answer) in asked
+        ]
         yield from (Draft(f"{document.name}-{user}", turns) for user in range(settings.share_ratio))
         return
     for n, (question, answer) in enumerate(document.questions):

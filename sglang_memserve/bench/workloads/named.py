@@ -30,14 +30,14 @@ from sglang_memserve.bench.workloads.sharegpt import (
     sharegpt_lengths,
     sharegpt_texts,
 )
-from sglang_memserve.bench.workloads.tokens import Tokenizer
+from sglang_memserve.bench.workloads.tokens import TextEncoder
 from sglang_memserve.bench.workloads.traces import azure, mooncake
 
 _REACT_PROMPTS = "react_prompts_naive.json"
 
 
 @dataclass(frozen=True)
-class _Source:
+class _TraceFile:
     """A file that a workload is read from by `load(path, settings, tokenizer)`."""
 
     file: str
@@ -46,14 +46,14 @@ class _Source:
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _WorkloadKind:
     settings: type[Settings]
     generate: Callable[[Any], Workload] | None = None
-    sources: tuple[_Source, ...] = ()
+    sources: tuple[_TraceFile, ...] = ()
 
 
 def workload(
-    name: str, options: Mapping[str, Any], traces: Path | None = None, tokenizer: Tokenizer | None = None
+    name: str, options: Mapping[str, Any], traces: Path | None = None, tokenizer: TextEncoder | None = None
 ) -> Workload:
     """The workload `name` with `options`, the fields of its settings (see `option_names`), also as text.
 
@@ -87,14 +87,14 @@ def trace_files(name: str) -> tuple[str, ...]:
     return tuple(source.file for source in _kind(name).sources)
 
 
-def _kind(name: str) -> _Kind:
+def _kind(name: str) -> _WorkloadKind:
     try:
         return _kinds()[name]
     except KeyError:
         raise WorkloadError(f"unknown workload {name!r}: known are {', '.join(_kinds())}") from None
 
 
-def _found(name: str, traces: Path, tokenizer: Tokenizer | None) -> _Source | None:
+def _found(name: str, traces: Path, tokenizer: TextEncoder | None) -> _TraceFile | None:
     if not traces.is_dir():
         raise WorkloadError(f"{traces} is no directory of traces")
     there = [source for source in _kind(name).sources if (traces / source.file).is_file()]
@@ -104,37 +104,41 @@ def _found(name: str, traces: Path, tokenizer: Tokenizer | None) -> _Source | No
     return usable[0] if usable else None
 
 
-def _kinds() -> dict[str, _Kind]:
+def _kinds() -> dict[str, _WorkloadKind]:
     return {
-        "sharegpt": _Kind(
+        "sharegpt": _WorkloadKind(
             ShareGptSettings,
             sharegpt,
             (
-                _Source("ShareGPT_V3_unfiltered_cleaned_split.json", sharegpt_texts, needs_tokenizer=True),
-                _Source("sharegpt_v3_sessions_llama2tok.jsonl", lambda path, s, _: sharegpt_lengths(path, s)),
+                _TraceFile("ShareGPT_V3_unfiltered_cleaned_split.json", sharegpt_texts, needs_tokenizer=True),
+                _TraceFile(
+                    "sharegpt_v3_sessions_llama2tok.jsonl", lambda path, s, _: sharegpt_lengths(path, s)
+                ),
             ),
         ),
-        "loogle": _Kind(
+        "loogle": _WorkloadKind(
             LoogleSettings,
             loogle,
             (
-                _Source("loogle_test_shortdep_qa.jsonl", loogle_texts, needs_tokenizer=True),
-                _Source("loogle_test_longdep_qa.jsonl", loogle_texts, needs_tokenizer=True),
+                _TraceFile("loogle_test_shortdep_qa.jsonl", loogle_texts, needs_tokenizer=True),
+                _TraceFile("loogle_test_longdep_qa.jsonl", loogle_texts, needs_tokenizer=True),
             ),
         ),
-        "react": _Kind(ReactSettings, react, (_Source("react_hotpotqa_fireact_llama2tok.jsonl", _react),)),
-        "no-sharing": _Kind(NoSharingSettings, no_sharing),
-        "mooncake": _Kind(
+        "react": _WorkloadKind(
+            ReactSettings, react, (_TraceFile("react_hotpotqa_fireact_llama2tok.jsonl", _react),)
+        ),
+        "no-sharing": _WorkloadKind(NoSharingSettings, no_sharing),
+        "mooncake": _WorkloadKind(
             Settings,
             None,
-            (_Source("mooncake_conversation_trace.jsonl", lambda path, s, _: mooncake(path, s)),),
+            (_TraceFile("mooncake_conversation_trace.jsonl", lambda path, s, _: mooncake(path, s)),),
         ),
-        "azure": _Kind(
-            Settings, None, (_Source("azure_llm_2023_conv.csv", lambda path, s, _: azure(path, s)),)
+        "azure": _WorkloadKind(
+            Settings, None, (_TraceFile("azure_llm_2023_conv.csv", lambda path, s, _: azure(path, s)),)
         ),
     }
 
 
-def _react(path: Path, settings: ReactSettings, tokenizer: Tokenizer | None) -> Workload:
+def _react(path: Path, settings: ReactSettings, tokenizer: TextEncoder | None) -> Workload:
     prompts = path.with_name(_REACT_PROMPTS)
     return react_lengths(path, settings, prompts if prompts.is_file() else None, tokenizer)

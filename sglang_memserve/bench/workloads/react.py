@@ -12,10 +12,10 @@ from msgspec import Struct
 from sglang_memserve.bench.workloads import reading
 from sglang_memserve.bench.workloads.assemble import Draft, assemble, generate
 from sglang_memserve.bench.workloads.errors import refused
-from sglang_memserve.bench.workloads.form import Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadTurn
 from sglang_memserve.bench.workloads.lengths import Quantiles, Scaler
 from sglang_memserve.bench.workloads.settings import PAPER_CONTEXT, Settings
-from sglang_memserve.bench.workloads.tokens import Tokenizer, TokenSource
+from sglang_memserve.bench.workloads.tokens import TextEncoder, TokenSource
 
 _SHOTS = "webthink_simple6"
 
@@ -53,7 +53,7 @@ class _Run(NamedTuple):
     observations: Sequence[float]
 
 
-class _Line(Struct):
+class _TrajectoryLine(Struct):
     segments: list[tuple[Literal["q", "ta", "o"], reading.Count]]
 
 
@@ -74,7 +74,7 @@ def _run(name: str, rng: Random) -> _Run:
 
 
 def react_lengths(
-    path: Path, settings: ReactSettings, prompts: Path | None = None, tokenizer: Tokenizer | None = None
+    path: Path, settings: ReactSettings, prompts: Path | None = None, tokenizer: TextEncoder | None = None
 ) -> Workload:
     """Runs of given lengths: lines of {"segments": [["q", 49], ["ta", 61], ["o", 65], ...]}.
 
@@ -83,7 +83,7 @@ def react_lengths(
     webthink_simple6 is the common prefix's text. Without it the prefix is `settings.prefix` made-up tokens.
     """
     shots = _shots(prompts, tokenizer) if prompts and tokenizer else None
-    lines = enumerate(reading.json_lines(path, _Line))
+    lines = enumerate(reading.json_lines(path, _TrajectoryLine))
     runs = (_recorded(f"react-{n}", where, line) for n, (where, line) in lines)
     return assemble(f"react ({path.name})", settings, _drafts(settings, shots, runs))
 
@@ -93,23 +93,25 @@ def _drafts(settings: ReactSettings, shots: Sequence[int] | None, runs: Iterable
     shots = shots or tokens("react", settings.prefix)
     prefix = tuple(shots[: scaled("prefix", len(shots))])
 
-    def turns(run: _Run) -> Iterator[Turn]:
+    def turns(run: _Run) -> Iterator[WorkloadTurn]:
         question = tokens(f"{run.name} question", scaled("question", run.question))
-        yield Turn(prefix + question, scaled("thought", run.thoughts[0]))
+        yield WorkloadTurn(prefix + question, scaled("thought", run.thoughts[0]))
         for n, (seen, thought) in enumerate(zip(run.observations, run.thoughts[1:], strict=True)):
-            yield Turn(tokens(f"{run.name} {n}", scaled("observation", seen)), scaled("thought", thought))
+            yield WorkloadTurn(
+                tokens(f"{run.name} {n}", scaled("observation", seen)), scaled("thought", thought)
+            )
 
     return (Draft(run.name, turns(run)) for run in runs)
 
 
-def _shots(path: Path, tokenizer: Tokenizer) -> Sequence[int]:
+def _shots(path: Path, tokenizer: TextEncoder) -> Sequence[int]:
     text = reading.json_file(path, dict[str, str]).get(_SHOTS)
     if not text:
         raise refused(str(path), _SHOTS, text, "expected the few-shot prompt")
     return tokenizer.encode(text)
 
 
-def _recorded(name: str, where: str, line: _Line) -> _Run:
+def _recorded(name: str, where: str, line: _TrajectoryLine) -> _Run:
     kinds, lengths = zip(*line.segments, strict=True) if line.segments else ((), ())
     if kinds[:2] != ("q", "ta") or any(kind != ("o", "ta")[n % 2] for n, kind in enumerate(kinds[2:])):
         raise refused(where, "segments", line.segments, "expected a question, then steps of ta and o")

@@ -1,4 +1,4 @@
-"""What every generator and loader takes."""
+"""Settings of every generator and loader."""
 
 import math
 from dataclasses import dataclass

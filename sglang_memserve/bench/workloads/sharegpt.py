@@ -11,10 +11,10 @@ from msgspec import Struct, field
 from sglang_memserve.bench.workloads import reading
 from sglang_memserve.bench.workloads.assemble import Draft, assemble, generate
 from sglang_memserve.bench.workloads.errors import refused
-from sglang_memserve.bench.workloads.form import Turn, Workload
-from sglang_memserve.bench.workloads.lengths import Kin, Quantiles, Scaler
+from sglang_memserve.bench.workloads.form import Workload, WorkloadTurn
+from sglang_memserve.bench.workloads.lengths import CorrelatedDraws, Quantiles, Scaler
 from sglang_memserve.bench.workloads.settings import PAPER_CONTEXT, Settings
-from sglang_memserve.bench.workloads.tokens import Tokenizer, TokenSource
+from sglang_memserve.bench.workloads.tokens import TextEncoder, TokenSource
 
 _PERSON = {"human", "user", "system"}
 _MODEL = {"gpt", "chatgpt", "bing", "bard"}
@@ -59,7 +59,7 @@ def sharegpt(settings: ShareGptSettings) -> Workload:
 
 def _chat(rng: Random) -> Iterator[tuple[float, float]]:
     turns = round(_TURNS.draw(rng))
-    questions, answers = Kin(rng, _LIKENESS), Kin(rng, _LIKENESS)
+    questions, answers = CorrelatedDraws(rng, _LIKENESS), CorrelatedDraws(rng, _LIKENESS)
     for _ in range(turns):
         yield questions.draw(_QUESTION), answers.draw(_ANSWER)
 
@@ -71,7 +71,7 @@ def sharegpt_lengths(path: Path, settings: ShareGptSettings) -> Workload:
     return assemble(f"sharegpt ({path.name})", settings, _drafts(settings, chats))
 
 
-def sharegpt_texts(path: Path, settings: ShareGptSettings, tokenizer: Tokenizer) -> Workload:
+def sharegpt_texts(path: Path, settings: ShareGptSettings, tokenizer: TextEncoder) -> Workload:
     """Chats of ShareGPT_V3: a JSON list of {"conversations": [{"from": "human" or "gpt", "value"}]}.
 
     What a person says before an answer is one turn; what no answer follows is left out. A scaled message is
@@ -84,25 +84,25 @@ def sharegpt_texts(path: Path, settings: ShareGptSettings, tokenizer: Tokenizer)
 def _drafts(settings: Settings, chats: Iterable[tuple[str, Lengths]]) -> Iterator[Draft]:
     tokens, scaled = TokenSource(settings.seed, settings.vocabulary), Scaler(settings.scale)
 
-    def turns(name: str, lengths: Lengths) -> Iterator[Turn]:
+    def turns(name: str, lengths: Lengths) -> Iterator[WorkloadTurn]:
         for n, (question, answer) in enumerate(lengths):
-            yield Turn(tokens(f"{name} {n}", scaled("question", question)), scaled("answer", answer))
+            yield WorkloadTurn(tokens(f"{name} {n}", scaled("question", question)), scaled("answer", answer))
 
     return (Draft(name, turns(name, lengths)) for name, lengths in chats)
 
 
 def _text_drafts(
-    settings: Settings, tokenizer: Tokenizer, chats: Iterable[tuple[str, _Chat]]
+    settings: Settings, tokenizer: TextEncoder, chats: Iterable[tuple[str, _Chat]]
 ) -> Iterator[Draft]:
     scaled = Scaler(settings.scale)
 
-    def turns(where: str, chat: _Chat) -> Iterator[Turn]:
+    def turns(where: str, chat: _Chat) -> Iterator[WorkloadTurn]:
         for question, answer in _exchanges(where, chat):
             tokens = tokenizer.encode(question)
             kept = tokens[: scaled("question", len(tokens))]
             length = scaled("answer", len(tokenizer.encode(answer)))
             if kept:
-                yield Turn(tuple(kept), length, question if len(kept) == len(tokens) else None)
+                yield WorkloadTurn(tuple(kept), length, question if len(kept) == len(tokens) else None)
 
     return (Draft(f"sharegpt-{n}", turns(where, chat)) for n, (where, chat) in enumerate(chats))
 

@@ -1,4 +1,4 @@
-"""What a workload is made of, and how much of its prompts a cache could hold."""
+"""The lengths in a workload, and how much of its prompts a cache could hold."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from sglang_memserve.bench.figures import percentile
-from sglang_memserve.bench.workloads.form import Session, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def summarise(workload: Workload, page_size: int = 1) -> Summary:
     )
 
 
-def reusable(sessions: Sequence[Session], page_size: int = 1) -> list[int]:
+def reusable(sessions: Sequence[WorkloadSession], page_size: int = 1) -> list[int]:
     """For each request, session by session, how many tokens of its prompt were there before, in whole pages.
 
     A first turn may begin as another session's did. A later one holds an answer, which no other session has,
@@ -95,7 +95,7 @@ def reusable(sessions: Sequence[Session], page_size: int = 1) -> list[int]:
     return held
 
 
-def _prompts(session: Session) -> list[int]:
+def _prompts(session: WorkloadSession) -> list[int]:
     lengths, history = [], 0
     for turn in session.turns:
         lengths.append(history + len(turn.tokens))
@@ -103,8 +103,8 @@ def _prompts(session: Session) -> list[int]:
     return lengths
 
 
-def _common(one: bytes, other: bytes) -> int:
+def _common(first: bytes, second: bytes) -> int:
     """How many tokens two sequences have in common at their beginning."""
-    size = min(len(one), len(other)) // 4
-    differ = np.frombuffer(one, np.uint32, size) != np.frombuffer(other, np.uint32, size)
+    size = min(len(first), len(second)) // 4
+    differ = np.frombuffer(first, np.uint32, size) != np.frombuffer(second, np.uint32, size)
     return int(differ.argmax()) if differ.any() else size

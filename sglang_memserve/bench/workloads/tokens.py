@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 
-class Tokenizer(Protocol):
+class TextEncoder(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
 

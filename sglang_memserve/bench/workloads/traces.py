@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from sglang_memserve.bench.workloads import reading
 from sglang_memserve.bench.workloads.assemble import Draft, assemble
 from sglang_memserve.bench.workloads.errors import refused
-from sglang_memserve.bench.workloads.form import Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadTurn
 from sglang_memserve.bench.workloads.lengths import Scaler
 from sglang_memserve.bench.workloads.settings import Settings
 from sglang_memserve.bench.workloads.tokens import TokenSource
@@ -52,7 +52,7 @@ def _mooncake(path: Path, settings: Settings) -> Iterator[Draft]:
         end = min(block, scaled("rest", rest))
         prompt = [token for name in whole for token in tokens(f"block {name}", block)]
         prompt += tokens(f"block {last}", end)
-        turn = Turn(tuple(prompt), scaled("answer", line.output_length))
+        turn = WorkloadTurn(tuple(prompt), scaled("answer", line.output_length))
         yield Draft(f"mooncake-{n}", [turn], line.timestamp / 1e3)
 
 
@@ -65,5 +65,5 @@ def _azure(path: Path, settings: Settings) -> Iterator[Draft]:
     tokens, scaled = TokenSource(settings.seed, settings.vocabulary), Scaler(settings.scale)
     for n, (_, row) in enumerate(reading.csv_lines(path, _Azure)):
         prompt = tokens(f"azure-{n}", scaled("prompt", row.ContextTokens))
-        turn = Turn(prompt, scaled("answer", row.GeneratedTokens))
+        turn = WorkloadTurn(prompt, scaled("answer", row.GeneratedTokens))
         yield Draft(f"azure-{n}", [turn], row.TIMESTAMP.replace(tzinfo=UTC).timestamp())

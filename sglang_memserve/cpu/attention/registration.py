@@ -22,7 +22,7 @@ def register() -> None:
 def _create(model_runner: object) -> object:
     from sglang_memserve.cpu.attention.backend import MemServeCpuAttention
     from sglang_memserve.cpu.attention.memory import keep_freed_memory
-    from sglang_memserve.hooks.applied import require_applied
+    from sglang_memserve.hook_check import require_applied
 
     require_applied()
     keep_freed_memory()

@@ -2,11 +2,11 @@
 
 import pytest
 
-from benchmark.decisions.arguments import Asked, parsed
+from benchmark.decisions.arguments import DecisionsArguments, parsed
 
 
 def test_without_flags_it_is_what_the_defaults_say():
-    assert parsed([], "about") == Asked()
+    assert parsed([], "about") == DecisionsArguments()
 
 
 def test_bandwidths_are_in_megabytes_a_second_and_begin_with_the_highest():

@@ -9,7 +9,7 @@ import pytest
 from benchmark.decisions.hot import OWN, Heat, heated, rising, workload
 from benchmark.mock_engine import MockEngine
 from router.cost.speeds import built_in
-from sglang_memserve.bench.clusters import Builder, Engine
+from sglang_memserve.bench.clusters import Builder, EngineSpec
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.spec import InstanceSpec
@@ -52,7 +52,7 @@ class Forgetful:
         self.forgot += 1
 
 
-async def test_under_prompt_tree_the_router_sends_all_to_who_has_the_prefix(free_port, tmp_path):
+async def test_prompt_tree_sends_all_to_the_holder_of_the_prefix(free_port, tmp_path):
     mocks, servers = [MockEngine(pages=dict(PAGES)) for _ in range(2)], []
     ports = [free_port() for _ in mocks]
     for mock, port in zip(mocks, ports, strict=True):
@@ -60,7 +60,7 @@ async def test_under_prompt_tree_the_router_sends_all_to_who_has_the_prefix(free
     built_in("cpu").save(tmp_path / "profile.json")
     async with open_session() as session, probe.client() as asking:
         two = Forgetful(session, [f"http://127.0.0.1:{port}" for port in ports])
-        builder = Builder(Engine("", ""), SimpleNamespace(pick=free_port), tmp_path, asking)
+        builder = Builder(EngineSpec("", ""), SimpleNamespace(pick=free_port), tmp_path, asking)
         heat = Heat(50e6, tmp_path / "profile.json", 2.0, [20.0, 40.0], 0.4, seed=3)
         found = await heated(builder, two, "prompt_tree", heat)
     for server in servers:

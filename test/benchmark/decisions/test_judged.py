@@ -3,7 +3,7 @@
 import pytest
 
 from benchmark.decisions.judged import bars, by_bandwidth, by_length, crossing, crossovers, table
-from benchmark.decisions.points import COMPUTE, FETCH, Point
+from benchmark.decisions.points import COMPUTE, FETCH, FetchPoint
 
 
 def point(bandwidth, tokens, fetch, recompute, fetches=None, predicted=None):
@@ -11,7 +11,7 @@ def point(bandwidth, tokens, fetch, recompute, fetches=None, predicted=None):
     will = predicted or (fetch, recompute)
     measured = {FETCH: [fetch, 9 * fetch, fetch / 9], COMPUTE: [recompute] * 3}
     decided = will[0] < will[1] if fetches is None else fetches
-    return Point(bandwidth, tokens, dict(zip((FETCH, COMPUTE), will, strict=True)), decided, measured)
+    return FetchPoint(bandwidth, tokens, dict(zip((FETCH, COMPUTE), will, strict=True)), decided, measured)
 
 
 WON, LOST = point(2e8, 512, 0.1, 0.4), point(1e7, 512, 2.0, 0.4)
@@ -49,7 +49,7 @@ def test_the_crossing_is_on_the_line_between_its_neighbours():
     assert crossing([]) is None
 
 
-def test_crossovers_are_told_as_measured_and_as_computed():
+def test_crossovers_are_printed_as_measured_and_as_computed():
     points = [
         point(5e7, 100, 0.2, 0.1, predicted=(0.1, 0.1)),
         point(5e7, 200, 0.2, 0.3, predicted=(0.1, 0.3)),
@@ -62,9 +62,9 @@ def test_crossovers_are_told_as_measured_and_as_computed():
     assert found[100] == (None, None)
     # 0.1 s is gained at 1/50, 0.7 lost at 1/10 of a microsecond for each MB: an eighth of the way.
     assert found[200][0] == pytest.approx(1e6 / (0.02 + 0.08 / 8))
-    told = crossovers(points)
-    assert "at 50 MB/s the other way is faster from 150 tokens on, computed: 100" in told
-    assert "at 10 MB/s the other way is faster from none of these tokens on" in told
+    text = crossovers(points)
+    assert "at 50 MB/s the other way is faster from 150 tokens on, computed: 100" in text
+    assert "at 10 MB/s the other way is faster from none of these tokens on" in text
 
 
 def test_the_table_has_a_verdict_for_each():

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from benchmark.caching.pair import PAGE, Served
-from benchmark.decisions.points import COMPUTE, FETCH, Point, measure
+from benchmark.decisions.points import COMPUTE, FETCH, FetchPoint, measure
 from benchmark.decisions.two import Two
 from sglang_memserve.cluster.errors import ClusterError
 
@@ -55,7 +55,7 @@ def run(ends, points, rounds=2):
 
 
 def point(tokens):
-    return Point(1e7, tokens, {}, True)
+    return FetchPoint(1e7, tokens, {}, True)
 
 
 def test_each_point_is_measured_either_way_in_each_round(ends):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmark.decisions.points import COMPUTE, FETCH, points
-from benchmark.decisions.predicted import Predictions, with_transfer
+from benchmark.decisions.predicted import PredictedTimes, with_transfer
 from router.cost.speeds import built_in
 
 # SmolLM2-135M.
@@ -30,7 +30,7 @@ def at(tmp_path):
     def made(bandwidth):
         file = tmp_path / "profile.json"
         with_transfer(built_in("cpu"), bandwidth).save(file)
-        return Predictions(file, info)
+        return PredictedTimes(file, info)
 
     return made
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmark.decisions.spread import Spread, bars
+from benchmark.decisions.spread import HotPrefixSpread, bars
 from sglang_memserve.bench.figures import Rounds
-from sglang_memserve.bench.serving.answer import Answer, Record
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
 
 HOT, OTHER = "http://hot:1", "http://other:1"
 
@@ -19,11 +19,11 @@ def decision(chosen, hot_queue, other_queue=0.0, how="recompute", computing=2000
 
 
 def record(planned, ttft):
-    return Record("s", 1, planned, planned, 4, Answer(token_times=[ttft]))
+    return ReplayRecord("s", 1, planned, planned, 4, StreamedAnswer(token_times=[ttft]))
 
 
 def spread(*decisions, policy="cost_model", records=()):
-    return Spread(policy, 50e6, HOT, 2200.0, {1.0: 0.0, 3.0: 10.0}, records, decisions)
+    return HotPrefixSpread(policy, 50e6, HOT, 2200.0, {1.0: 0.0, 3.0: 10.0}, records, decisions)
 
 
 def unpriced(chosen):
@@ -34,7 +34,7 @@ def met(one):
     return [bar.ok for bar in bars([one])]
 
 
-def test_who_waits_for_less_than_computing_elsewhere_takes_waits_rightly():
+def test_waiting_less_than_computing_elsewhere_is_right():
     found = spread(decision(HOT, 0.0), decision(HOT, 1999.0), decision(OTHER, 2001.0))
     assert found.share == pytest.approx(2 / 3)
     assert found.beyond == 0
@@ -53,7 +53,7 @@ def test_the_other_ones_queue_is_part_of_what_computing_there_costs():
 
 
 @pytest.mark.parametrize("how", ["fetch", "route"])
-def test_where_the_other_one_has_a_cheaper_way_computing_costs_what_the_profile_says(how):
+def test_computing_elsewhere_costs_what_the_profile_says(how):
     assert spread(decision(HOT, 2201.0, how=how, computing=50.0)).beyond == 1
     assert spread(decision(HOT, 2199.0, how=how, computing=50.0)).beyond == 0
 
@@ -68,7 +68,7 @@ def test_under_prompt_tree_all_are_to_pile_up():
 
 
 def test_no_bar_is_met_where_requests_failed_or_were_not_decided_upon():
-    lost = Record("s", 1, 1.0, 1.0, 4, error="refused")
+    lost = ReplayRecord("s", 1, 1.0, 1.0, 4, error="refused")
     assert met(spread(decision(HOT, 0.0), decision(OTHER, 0.0), records=[record(0, 1), lost])) == [
         False,
         False,
@@ -77,7 +77,7 @@ def test_no_bar_is_met_where_requests_failed_or_were_not_decided_upon():
     assert met(spread()) == [True, False]
 
 
-def test_latencies_are_told_by_the_rate_at_which_requests_came():
+def test_latencies_are_grouped_by_the_request_rate():
     rounds = Rounds()
     found = spread(
         unpriced(HOT), policy="prompt_tree", records=[record(1, 0.1), record(9, 0.3), record(10, 5.0)]

@@ -9,10 +9,10 @@ import pytest
 from benchmark.mock_engine import MockEngine
 from benchmark.policies import cluster as module
 from benchmark.policies import contenders
-from benchmark.policies.cluster import ROLES, Cluster, raised
+from benchmark.policies.cluster import ROLES, PoliciesCluster, raised
 from sglang_memserve.bench import children
-from sglang_memserve.bench.clusters import Builder, Engine, System
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.clusters import Builder, EngineSpec, System
+from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import client
@@ -54,8 +54,8 @@ async def router(free_port, monkeypatch):
 @pytest.fixture
 async def cluster(router, started, tmp_path):
     async with client() as probing, open_session() as session:
-        builder = Builder(Engine("/models/m", "torch_native"), None, tmp_path, probing)
-        yield Cluster(builder, session, Peers(tmp_path), (), tmp_path)
+        builder = Builder(EngineSpec("/models/m", "torch_native"), None, tmp_path, probing)
+        yield PoliciesCluster(builder, session, StockPeers(tmp_path), (), tmp_path)
 
 
 async def test_each_turn_has_a_router_of_its_own_whose_decisions_are_kept(cluster, started, tmp_path):
@@ -117,8 +117,8 @@ async def test_instances_have_names_and_ports_of_their_own_and_one_registry(star
         def pick(self):
             return next(self._next)
 
-    builder = Builder(Engine("/models/m", "torch_native"), Ports(), tmp_path, None)
-    async with raised(builder, None, Peers(tmp_path), None) as cluster:
+    builder = Builder(EngineSpec("/models/m", "torch_native"), Ports(), tmp_path, None)
+    async with raised(builder, None, StockPeers(tmp_path), None) as cluster:
         names = ["cluster-prefill-0", "cluster-prefill-1", "cluster-prefill-2", "cluster-decode-0"]
         assert started == ["registry", *names]
         ports = [port for one in cluster.instances for port in (one.port, one.bootstrap_port) if port]

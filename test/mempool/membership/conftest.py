@@ -61,7 +61,7 @@ class Watcher:
             on_change=self.changes.append,
             on_fenced=lambda old, new: self.fenced.append((old, new)),
             on_stopped=lambda error: self.stopped.set(),
-            **{"heartbeat": 0.1, **settings},
+            **{"heartbeat_s": 0.1, **settings},
         )
 
     def changes_of(self, instance):
@@ -161,8 +161,8 @@ def start_member_process(start_process):
 
 @pytest.fixture
 def join(open_things):
-    def make(instance, *registries, grace=10.0, seconds=DEADLINE, **changes):
-        watcher = Watcher(make_info(instance, **changes), registries, grace=grace)
+    def make(instance, *registries, grace_s=10.0, seconds=DEADLINE, **changes):
+        watcher = Watcher(make_info(instance, **changes), registries, grace_s=grace_s)
         open_things.callback(watcher.member.close)
         watcher.member.join(seconds)
         return watcher

@@ -34,7 +34,7 @@ def main():
         on_change=lambda change: None,
         on_fenced=lambda old, new: say("fenced", old=old, new=new),
         on_stopped=lambda error: say("stopped", why=str(error)),
-        heartbeat=0.1,
+        heartbeat_s=0.1,
     )
     member.join(20)
     signal.pause()

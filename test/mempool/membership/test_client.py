@@ -90,7 +90,7 @@ def test_a_callback_that_raises_does_not_end_the_membership(start_registry, join
         on_change=refuse,
         on_fenced=print,
         on_stopped=print,
-        heartbeat=0.1,
+        heartbeat_s=0.1,
     )
     open_things.callback(member.close)
     member.join()
@@ -140,7 +140,7 @@ def test_the_fenced_give_up_their_state_before_they_join_anew_or_stay_out(
         on_change=print,
         on_fenced=fenced,
         on_stopped=lambda error: order.append("stopped"),
-        heartbeat=0.1,
+        heartbeat_s=0.1,
     )
     open_things.callback(member.close)
     member._thread.start()

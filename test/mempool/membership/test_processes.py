@@ -8,7 +8,7 @@ import time
 def test_a_killed_process_is_dead_long_before_its_silence_would_tell(
     start_registry, join, start_member_process
 ):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     a = join("a", registry.endpoint)
     victim = start_member_process("victim", registry.endpoint)
     witness = start_member_process("witness", registry.endpoint)
@@ -21,7 +21,7 @@ def test_a_killed_process_is_dead_long_before_its_silence_would_tell(
 
 
 def test_a_stopped_process_returns_under_a_new_incarnation(start_registry, join, start_member_process):
-    registry = start_registry(suspicion=0.4, death=1.0)
+    registry = start_registry(suspicion_s=0.4, death_s=1.0)
     a = join("a", registry.endpoint)
     victim = start_member_process("victim", registry.endpoint)
     a.wait_for_changes("victim", "joined")
@@ -36,7 +36,7 @@ def test_a_stopped_process_returns_under_a_new_incarnation(start_registry, join,
 
 
 def test_a_suspect_that_goes_on_in_time_recovers(start_registry, join, start_member_process):
-    registry = start_registry(suspicion=0.5, death=60)
+    registry = start_registry(suspicion_s=0.5, death_s=60)
     a = join("a", registry.endpoint)
     victim = start_member_process("victim", registry.endpoint)
     a.wait_for_changes("victim", "joined")
@@ -49,7 +49,7 @@ def test_a_suspect_that_goes_on_in_time_recovers(start_registry, join, start_mem
 
 
 def test_one_replaced_while_it_was_stopped_stops_for_good(start_registry, join, start_member_process):
-    registry = start_registry(suspicion=0.4, death=1.0)
+    registry = start_registry(suspicion_s=0.4, death_s=1.0)
     a = join("a", registry.endpoint)
     old = start_member_process("x", registry.endpoint)
     a.wait_for_changes("x", "joined")
@@ -86,7 +86,7 @@ def test_one_that_died_with_its_registry_is_reported_after_the_grace(
     start_registry_process, join, start_member_process
 ):
     process, endpoint = start_registry_process()
-    a, b = join("a", endpoint, grace=1.0), join("b", endpoint)
+    a, b = join("a", endpoint, grace_s=1.0), join("b", endpoint)
     victim = start_member_process("victim", endpoint)
     a.wait_for_changes("victim", "joined")
     process.send(signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_with_two_registries_the_death_of_one_changes_nothing(
     start_registry_process, start_registry, join, start_member_process
 ):
     process, mortal = start_registry_process()
-    other = start_registry(suspicion=60, death=61).endpoint
+    other = start_registry(suspicion_s=60, death_s=61).endpoint
     a = join("a", mortal, other)
     victim = start_member_process("victim", mortal, other)
     start_member_process("witness", other, mortal)
@@ -120,7 +120,7 @@ def test_a_registry_that_stands_still_does_not_keep_the_dead_alive(
     start_registry_process, start_registry, join, start_member_process
 ):
     process, frozen = start_registry_process()
-    other = start_registry(suspicion=60, death=61).endpoint
+    other = start_registry(suspicion_s=60, death_s=61).endpoint
     a, victim = join("a", frozen, other), start_member_process("victim", frozen, other)
     a.wait_for_changes("victim", "joined")
     process.send(signal.SIGSTOP)

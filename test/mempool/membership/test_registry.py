@@ -75,7 +75,7 @@ def test_an_instance_is_missed_at_once_when_its_connection_closes(
     start_registry, join, start_client, make_info, tmp_path, scheme
 ):
     url = "tcp://127.0.0.1:0" if scheme == "tcp" else f"ipc://{tmp_path}/registry"
-    registry = start_registry(url, suspicion=60, death=61)
+    registry = start_registry(url, suspicion_s=60, death_s=61)
     a, client = join("a", registry.endpoint), start_client(registry.endpoint)
     assert isinstance(client.request(Join(make_info("b"))), MembershipSnapshot)
     a.wait_for_changes("b", "joined")
@@ -86,7 +86,7 @@ def test_an_instance_is_missed_at_once_when_its_connection_closes(
 def test_a_hint_that_means_another_connection_kills_nobody(
     start_registry, join, start_client, monkeypatch, wait_until
 ):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     a, b = join("a", registry.endpoint), join("b", registry.endpoint)
     hints, watched = [], registry._connections._by_fd
 
@@ -140,7 +140,7 @@ def test_a_newer_incarnation_stops_the_older(start_registry, join):
 
 
 def test_joining_again_on_a_new_connection_is_no_change(start_registry, join, start_client, make_info):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     a, info = join("a", registry.endpoint), make_info("x")
     first, second = start_client(registry.endpoint), start_client(registry.endpoint)
     assert isinstance(first.request(Join(info)), MembershipSnapshot)
@@ -153,7 +153,7 @@ def test_joining_again_on_a_new_connection_is_no_change(start_registry, join, st
 
 
 def test_a_registry_that_is_twice_in_a_list_is_no_trouble(start_registry, join, wait_until):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     twice = registry.endpoint, registry.endpoint.replace("127.0.0.1", "localhost")
     a, b = join("a", *twice), join("b", *twice)
     wait_until(lambda: all(link.joined for link in a.member._links), "both are joined")
@@ -166,7 +166,7 @@ def test_a_registry_that_is_twice_in_a_list_is_no_trouble(start_registry, join, 
 
 
 def test_the_dead_are_refused_as_dead(start_registry, join, start_client, make_info):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     a, info = join("a", registry.endpoint), make_info("x", 5)
     first, second = start_client(registry.endpoint), start_client(registry.endpoint)
     first.request(Join(info))
@@ -230,7 +230,7 @@ def is_bad(parts):
 
 
 def test_junk_is_counted_and_hurts_nobody(start_registry, join, start_client, make_info, wait_until):
-    registry = start_registry(suspicion=60, death=61)
+    registry = start_registry(suspicion_s=60, death_s=61)
     a, b = join("a", registry.endpoint), join("b", registry.endpoint)
     client, bad = start_client(registry.endpoint), 0
     messages = [

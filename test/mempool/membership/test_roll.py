@@ -8,7 +8,7 @@ from mempool.membership.roll import JoinRefused, MembershipTable
 
 @pytest.fixture
 def roll(clock):
-    return MembershipTable(suspicion=2.0, death=10.0, max_members=3, clock=clock)
+    return MembershipTable(suspicion_s=2.0, death_s=10.0, max_members=3, clock=clock)
 
 
 def kinds(changes):
@@ -139,4 +139,4 @@ def test_there_is_room_for_so_many_and_a_replacement_needs_none(roll, make_info)
 @pytest.mark.parametrize("settings", [(0, 10), (10, 10), (2, float("nan")), (2, float("inf"))])
 def test_settings_that_make_no_sense_are_refused(clock, settings):
     with pytest.raises(ValueError, match="silence"):
-        MembershipTable(suspicion=settings[0], death=settings[1], max_members=3, clock=clock)
+        MembershipTable(suspicion_s=settings[0], death_s=settings[1], max_members=3, clock=clock)

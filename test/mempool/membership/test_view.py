@@ -11,7 +11,7 @@ A, B = "tcp://a:1", "tcp://b:1"
 
 @pytest.fixture
 def view(clock):
-    return MembershipView("own", [A, B], grace=10.0, clock=clock)
+    return MembershipView("own", [A, B], grace_s=10.0, clock=clock)
 
 
 @pytest.fixture

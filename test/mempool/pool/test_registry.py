@@ -69,7 +69,7 @@ def test_an_instance_that_does_not_fit_the_others_does_not_join(world, registry)
 
 def test_an_instance_declared_dead_goes_on_as_a_new_incarnation(world, until):
     # Instances say that they live every half second: too seldom for this one.
-    registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion=0.1, death=0.3)
+    registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion_s=0.1, death_s=0.3)
     try:
         with world.lonely("a", registries=[registry.endpoint]) as a:
             first = a.info.incarnation

@@ -90,7 +90,7 @@ def test_a_share_is_from_0_to_1(factor):
 
 
 def test_the_manual_lists_every_flag():
-    manual = (ROOT / "docs" / "router.md").read_text()
+    manual = (ROOT / "docs" / "guides" / "from-sglang-router.md").read_text()
     known = [*WITHOUT_EFFECT, *REFUSED]
     assert [name for name in known if f"`--{name}`" not in manual] == []
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from sglang_memserve.bench.children import HOST
-from sglang_memserve.bench.clusters import Builder, Engine
-from sglang_memserve.bench.peers import Peers, StockSpec, router_command
+from sglang_memserve.bench.clusters import Builder, EngineSpec
+from sglang_memserve.bench.peers import StockPeers, StockSpec, router_command
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.launch_server import value_of, with_defaults
 
-ENGINE = Engine(model="/models/m", attention_backend="torch_native", threads=3, pool_tokens=4096)
+ENGINE = EngineSpec(model="/models/m", attention_backend="torch_native", threads=3, pool_tokens=4096)
 
 
 class Ports:
@@ -27,7 +27,7 @@ class Ports:
 def peers(tmp_path):
     folder = tmp_path / ".peers"
     folder.mkdir()
-    return Peers(folder)
+    return StockPeers(folder)
 
 
 def flags_of(argv):
@@ -41,7 +41,7 @@ def flags_of(argv):
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode", "colocated"])
-def test_a_stock_instance_gets_the_flags_of_ours_but_for_transfer_and_cache(peers, role):
+def test_a_stock_instance_gets_our_flags_except_transfer_and_cache(peers, role):
     ours = ENGINE.instance(role, Ports())
     stock = StockSpec.like(ours, peers)
     argv = ours.argv()

@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 
 from sglang_memserve.calibrate import calibration
-from sglang_memserve.calibrate.timing import Timer
+from sglang_memserve.calibrate.timing import CallTimer
 
 CONFIG = {
     "num_hidden_layers": 2,
@@ -27,4 +27,4 @@ def folder(tmp_path):
 @pytest.fixture
 def hasty(monkeypatch):
     """Every call is measured once: figures mean nothing."""
-    monkeypatch.setattr(calibration, "Timer", partial(Timer, budget_s=0.0, fewest=1))
+    monkeypatch.setattr(calibration, "CallTimer", partial(CallTimer, budget_s=0.0, fewest=1))

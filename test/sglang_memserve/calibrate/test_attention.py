@@ -7,12 +7,12 @@ import torch
 
 from router.cost import ModelShape
 from sglang_memserve.calibrate.attention import Attention, plain_extend
-from sglang_memserve.calibrate.timing import Timer
+from sglang_memserve.calibrate.timing import CallTimer
 
 SHAPE = ModelShape(
     layers=2, hidden=32, heads=4, kv_heads=2, head_dim=8, intermediate=48, vocab=100, dtype="float32"
 )
-HASTY = Timer(torch.device("cpu"), budget_s=0.0, fewest=1)
+HASTY = CallTimer(torch.device("cpu"), budget_s=0.0, fewest=1)
 
 
 def attention(backend):
@@ -39,7 +39,7 @@ def test_only_an_engine_that_pads_is_fitted_as_one():
     assert not attention("memserve_cpu").kernels().pads_query
 
 
-def test_each_kernel_of_memserve_cpu_is_measured_often_enough_to_be_fitted(monkeypatch):
+def test_each_kernel_of_memserve_cpu_can_be_fitted(monkeypatch):
     monkeypatch.setattr("sglang_memserve.calibrate.attention.LONG_ENOUGH_S", math.inf)
     sizes = [(0, 16), (0, 1440), (0, 2048), (256, 64), (1024, 16), (256, 4096), (4096, 1024)]
     rows = attention("memserve_cpu").prefills(sizes)
@@ -55,13 +55,13 @@ def test_the_query_is_padded_so_prefixes_tell_nothing_new():
 
 
 def test_what_takes_longer_than_long_enough_is_left_out(monkeypatch):
-    monkeypatch.setattr(Timer, "seconds", lambda *_: 5.0)
+    monkeypatch.setattr(CallTimer, "seconds", lambda *_: 5.0)
     rows = attention("memserve_cpu").prefills([(0, 64), (0, 400), (256, 16), (256, 64)])
     assert [row.batch for row in rows] == [((0, 64),), ((256, 16),)]
 
 
 @pytest.mark.parametrize("backend", ["memserve_cpu", "torch_native"])
-def test_decode_is_told_by_bytes_and_requests(backend):
+def test_decode_rows_have_bytes_and_requests(backend):
     rows = attention(backend).decodes([(100,), (30, 300)])
     assert [(row.bytes, row.items) for row in rows] == [(100 * 2 * 2 * 8 * 4, 1), (330 * 2 * 2 * 8 * 4, 2)]
     assert all(row.seconds > 0 for row in rows)

@@ -27,7 +27,7 @@ def test_a_profile_prices_all_that_a_router_asks(folder, hasty, backend):
     assert profile.about["attention_backend"] == backend
 
 
-def test_what_the_engine_adds_is_fitted_from_whole_prefills(folder, hasty):
+def test_the_engines_overhead_is_fitted_from_whole_prefills(folder, hasty):
     shape = model_shape(str(folder))
     profile = calibration.measure(CalibrationOptions(model=str(folder), device="cpu"))
     plain = CostModel(profile, shape)
@@ -71,7 +71,7 @@ def test_the_command_writes_a_profile_and_says_how_well_it_fits(folder, hasty, c
     assert str(file) in said
 
 
-def test_a_place_that_is_not_there_is_told_before_anything_is_measured(folder, capsys):
+def test_a_missing_folder_is_refused_before_anything_is_measured(folder, capsys):
     begun = time.monotonic()
     assert main(["calibrate", "--model", str(folder), "--out", str(folder / "none" / "profile.json")]) == 2
     assert "there is no folder" in capsys.readouterr().err

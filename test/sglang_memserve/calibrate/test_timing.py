@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sglang_memserve.calibrate.timing import Timer
+from sglang_memserve.calibrate.timing import CallTimer
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def test_it_is_the_median_without_the_first_call(clock):
     def call(number):
         clock[0] += takes[number]
 
-    assert Timer(torch.device("cpu"), budget_s=0.0).seconds(call) == 2.0
+    assert CallTimer(torch.device("cpu"), budget_s=0.0).seconds(call) == 2.0
 
 
 def test_short_calls_are_repeated_and_long_ones_are_not(clock):
@@ -28,7 +28,7 @@ def test_short_calls_are_repeated_and_long_ones_are_not(clock):
         numbers.append(number)
         clock[0] += seconds
 
-    timer = Timer(torch.device("cpu"), budget_s=1.0, fewest=3, most=20)
+    timer = CallTimer(torch.device("cpu"), budget_s=1.0, fewest=3, most=20)
     timer.seconds(lambda number: call(0.1875, number))
     assert numbers == list(range(7))
     numbers.clear()

@@ -19,7 +19,7 @@ LOADED = "from sglang.srt.plugins import load_plugins\nload_plugins()\n"
 def test_sglang_loads_the_backend_and_every_hook_takes_hold():
     done = python(
         LOADED + "from sglang.srt.disaggregation.utils import TransferBackend, KVClassType, get_kv_class\n"
-        "from sglang_memserve.hooks.applied import require_applied\n"
+        "from sglang_memserve.hook_check import require_applied\n"
         "require_applied()\n"
         "ours, fake = TransferBackend('memserve'), TransferBackend.FAKE\n"
         "assert ours is TransferBackend.MEMSERVE and ours in list(TransferBackend)\n"

@@ -4,21 +4,21 @@ from types import SimpleNamespace
 
 import pytest
 
+from sglang_memserve import hook_targets
+from sglang_memserve.hook_targets import Target
 from sglang_memserve.hooks import caching, decode, metrics, prefill, server, table
-from sglang_memserve.hooks import targets as targets_module
-from sglang_memserve.hooks.targets import Target
 
 
 @pytest.fixture(params=[True, False], ids=["on CPU", "elsewhere"])
 def on_cpu(request, monkeypatch):
-    monkeypatch.setattr(targets_module, "on_cpu", lambda: request.param)
+    monkeypatch.setattr(hook_targets, "on_cpu", lambda: request.param)
     return request.param
 
 
 def test_each_target_has_one_hook_and_each_hook_a_known_target(on_cpu):
     hooked = [spec.target for spec in table.specs()]
     assert len(set(hooked)) == len(hooked)
-    assert set(hooked) == set(targets_module.targets())
+    assert set(hooked) == set(hook_targets.targets())
     assert set(Target) - set(hooked) == (set() if on_cpu else {Target.LAST_LOC})
 
 

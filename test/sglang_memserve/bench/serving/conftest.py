@@ -1,9 +1,9 @@
 import pytest
 
 from benchmark.mock_engine import MockEngine
-from sglang_memserve.bench.serving.apis import APIS, Asking
+from sglang_memserve.bench.serving.apis import APIS, RequestSettings
 from sglang_memserve.bench.serving.client import Client, open_session
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 
 
 @pytest.fixture
@@ -41,11 +41,13 @@ def api(request):
 @pytest.fixture
 def conversing():
     """Makes conversations in one of the forms, each for a session's name."""
-    return lambda api="generate", **asking: lambda session="": APIS[api](Asking(**asking), session)
+    return lambda api="generate", **asking: lambda session="": APIS[api](RequestSettings(**asking), session)
 
 
 def turn(tokens=10, output=3, text=None, after=0.0):
-    return Turn(tuple(range(100, 100 + tokens)), output, "word " * tokens if text is None else text, after)
+    return WorkloadTurn(
+        tuple(range(100, 100 + tokens)), output, "word " * tokens if text is None else text, after
+    )
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def dialogue():
 
         def __call__(self, *arrivals, turns=None):
             turns = turns or [turn()]
-            sessions = (Session(f"s{n}", at, tuple(turns)) for n, at in enumerate(arrivals))
+            sessions = (WorkloadSession(f"s{n}", at, tuple(turns)) for n, at in enumerate(arrivals))
             return Workload("test", tuple(sessions))
 
     return Dialogue()

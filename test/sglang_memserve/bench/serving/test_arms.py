@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 
-from sglang_memserve.bench.clusters import Builder, Engine
-from sglang_memserve.bench.peers import Peers
+from sglang_memserve.bench.clusters import Builder, EngineSpec
+from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.bench.serving import arms
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.ports import PortPicker
@@ -15,13 +15,13 @@ from sglang_memserve.cluster.ports import PortPicker
 def commands(tmp_path, free_port):
     """The commands of an arm's instances, by role."""
     with PortPicker("127.0.0.1", free_port()) as ports:
-        engine = Engine(
+        engine = EngineSpec(
             model=str(tmp_path), attention_backend="a", threads=2, pool_tokens=512, extra=("--e", "1")
         )
         builder = Builder(engine, ports, tmp_path, session=None)
 
         def of(name):
-            system = arms.ARMS[name].system(builder, Peers(tmp_path))
+            system = arms.ARMS[name].system(builder, StockPeers(tmp_path))
             return {spec.role: spec.argv() for spec in system.instances}
 
         yield of
@@ -73,8 +73,8 @@ def test_our_pairs_differ_in_how_kv_is_sent(commands, mode):
 @pytest.mark.parametrize("name", ["stock-pd", "stock-pd-radix"])
 def test_the_stock_pairs_router_has_the_policy_that_is_its_default(tmp_path, free_port, name):
     with PortPicker("127.0.0.1", free_port()) as ports:
-        builder = Builder(Engine(str(tmp_path), "a"), ports, tmp_path, session=None)
-        system = arms.ARMS[name].system(builder, Peers(tmp_path))
+        builder = Builder(EngineSpec(str(tmp_path), "a"), ports, tmp_path, session=None)
+        system = arms.ARMS[name].system(builder, StockPeers(tmp_path))
     assert value(system.router.argv, "--policy") == "cache_aware"
 
 
@@ -100,7 +100,7 @@ def test_a_url_is_taken_with_or_without_its_api(url):
 
 
 async def test_systems_that_run_already_need_no_builder(tmp_path):
-    async with arms.serving([arms.running("a=http://x:1")], None, Peers(tmp_path)) as (target,):
+    async with arms.serving([arms.running("a=http://x:1")], None, StockPeers(tmp_path)) as (target,):
         assert (target.name, target.administered) == ("a", ("http://x:1",))
 
 
@@ -111,7 +111,7 @@ async def test_caches_are_flushed_at_the_instances_of_what_was_started(tmp_path,
 
     monkeypatch.setattr(Builder, "serving", nothing)
     with PortPicker("127.0.0.1", free_port()) as ports:
-        builder = Builder(Engine(str(tmp_path), "a"), ports, tmp_path, session=None)
-        async with arms.serving([arms.named("memserve-pd")], builder, Peers(tmp_path)) as (target,):
+        builder = Builder(EngineSpec(str(tmp_path), "a"), ports, tmp_path, session=None)
+        async with arms.serving([arms.named("memserve-pd")], builder, StockPeers(tmp_path)) as (target,):
             assert len(target.administered) == 2
             assert target.url not in target.administered

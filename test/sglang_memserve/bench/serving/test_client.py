@@ -8,9 +8,9 @@ from aiohttp.test_utils import TestServer
 
 from sglang_memserve.bench.serving.answer import RequestError
 from sglang_memserve.bench.serving.client import Client, open_session
-from sglang_memserve.bench.workloads.form import Turn
+from sglang_memserve.bench.workloads.form import WorkloadTurn
 
-TURN = Turn(tuple(range(10)), 4, "ten letter")
+TURN = WorkloadTurn(tuple(range(10)), 4, "ten letter")
 
 
 @pytest.fixture
@@ -66,12 +66,12 @@ async def test_first_token_and_gaps_are_timed(engine, client, conversing, api):
 
 
 async def test_an_answer_of_one_token_has_no_time_per_token(client, conversing):
-    answer = await ask(client, conversing()(), Turn((1,), 1))
+    answer = await ask(client, conversing()(), WorkloadTurn((1,), 1))
     assert answer.tpot is None
 
 
 @pytest.mark.parametrize("ignore", [True, False])
-async def test_exact_lengths_are_asked_for_unless_told_otherwise(engine, client, conversing, api, ignore):
+async def test_exact_lengths_are_asked_for_by_default(engine, client, conversing, api, ignore):
     await ask(client, conversing(api, ignore_eos=ignore)())
     body = engine.bodies[0]
     asked = body.get("sampling_params", body)
@@ -125,7 +125,7 @@ async def test_what_is_no_whole_answer_fails(saying, conversing, events, complai
         await ask(await saying(*events), conversing()())
 
 
-async def test_a_refusal_is_told_with_its_text(saying, conversing):
+async def test_a_refusal_is_reported_with_its_text(saying, conversing):
     with pytest.raises(RequestError, match="503: no worker"):
         await ask(await saying("no worker", status=503), conversing()())
 
@@ -141,7 +141,7 @@ async def test_a_server_that_is_not_there_fails_the_request(conversing, free_por
             await ask(Client(session, f"http://127.0.0.1:{free_port()}", 5.0), conversing()())
 
 
-async def test_an_answer_whose_ids_are_not_told_cannot_be_continued(saying, conversing):
+async def test_an_answer_without_reported_ids_cannot_be_continued(saying, conversing):
     event = (
         'data: {"text": "x", "meta_info": {"completion_tokens": 2, "finish_reason": {"type": "length"}}}\n\n'
     )
@@ -154,4 +154,4 @@ async def test_an_answer_whose_ids_are_not_told_cannot_be_continued(saying, conv
 @pytest.mark.parametrize("api", ["completions", "chat"])
 def test_token_ids_alone_cannot_be_asked_by_text(conversing, api):
     with pytest.raises(RequestError, match="--api generate"):
-        conversing(api)().ask(Turn((1, 2), 3))
+        conversing(api)().ask(WorkloadTurn((1, 2), 3))

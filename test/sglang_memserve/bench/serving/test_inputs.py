@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from sglang_memserve.bench.serving import inputs
-from sglang_memserve.bench.serving.options import CPU_LOAD, Options
+from sglang_memserve.bench.serving.options import CPU_LOAD, BenchOptions
 from sglang_memserve.cluster.errors import ClusterError
 
-SMALL = Options(urls=["a=http://x:1"], sessions=5, scale=0.1)
+SMALL = BenchOptions(urls=["a=http://x:1"], sessions=5, scale=0.1)
 
 
 def test_the_same_sessions_come_at_every_rate():

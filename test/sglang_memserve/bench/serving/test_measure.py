@@ -2,23 +2,23 @@
 
 import pytest
 
-from sglang_memserve.bench.serving.answer import Answer, Record
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
 from sglang_memserve.bench.serving.measure import Slo, errors, figures, offered_per_s
-from sglang_memserve.bench.serving.replay import Run
+from sglang_memserve.bench.serving.replay import ReplayResult
 
 
-def record(ttft, tpot=0.05, tokens=3, asked=3, late=0.0, **told):
+def record(ttft, tpot=0.05, tokens=3, asked=3, late=0.0, **fields):
     times = [ttft + tpot * n for n in range(tokens)]
-    answer = Answer(times, end=times[-1] + 0.001, told_tokens=tokens, finished=True, **told)
-    return Record("s", 1, planned=1.0, sent=1.0 + late, asked_tokens=asked, answer=answer)
+    answer = StreamedAnswer(times, end=times[-1] + 0.001, reported_tokens=tokens, finished=True, **fields)
+    return ReplayRecord("s", 1, planned=1.0, sent=1.0 + late, asked_tokens=asked, answer=answer)
 
 
 def failed(error="refused"):
-    return Record("s", 1, planned=1.0, sent=1.0, asked_tokens=3, error=error)
+    return ReplayRecord("s", 1, planned=1.0, sent=1.0, asked_tokens=3, error=error)
 
 
 def test_latencies_are_those_of_the_answers():
-    run = Run([record(n / 100, tpot=n / 1000) for n in range(1, 101)], planned=100, seconds=50.0)
+    run = ReplayResult([record(n / 100, tpot=n / 1000) for n in range(1, 101)], planned=100, seconds=50.0)
     found = figures(run, Slo())
     assert found["ttft_avg_ms"] == pytest.approx(505)
     assert (found["ttft_p50_ms"], found["ttft_p99_ms"]) == pytest.approx((500, 990))
@@ -29,12 +29,14 @@ def test_latencies_are_those_of_the_answers():
 
 
 def test_tokens_that_came_together_count_each():
-    answer = Answer([0.1, 0.4, 0.4, 0.4], 0.5, told_tokens=4)
+    answer = StreamedAnswer([0.1, 0.4, 0.4, 0.4], 0.5, reported_tokens=4)
     assert answer.tpot == pytest.approx(0.1)
 
 
 def test_goodput_counts_what_meets_both_limits():
-    run = Run([record(0.1, 0.01), record(0.3, 0.01), record(0.1, 0.2), failed()], planned=4, seconds=2.0)
+    run = ReplayResult(
+        [record(0.1, 0.01), record(0.3, 0.01), record(0.1, 0.2), failed()], planned=4, seconds=2.0
+    )
     assert figures(run, Slo(ttft=0.2, tpot=0.1))["goodput_per_s"] == 0.5
     assert figures(run, Slo(ttft=0.2))["goodput_per_s"] == 1.0
     assert figures(run, Slo())["goodput_per_s"] == figures(run, Slo())["served_per_s"] == 1.5
@@ -44,45 +46,45 @@ def test_an_answer_of_one_token_misses_no_limit_per_token():
     assert Slo(tpot=0.001).met(record(0.1, tokens=1).answer)
 
 
-def test_failures_and_what_was_never_sent_are_told_beside_the_latencies():
-    found = figures(Run([record(0.1), failed(), failed("gone")], planned=10, seconds=1.0), Slo())
+def test_failures_and_unsent_requests_stand_beside_latencies():
+    found = figures(ReplayResult([record(0.1), failed(), failed("gone")], planned=10, seconds=1.0), Slo())
     assert (found["failed_percent"], found["unsent_percent"]) == (20, 70)
     assert (found["sent_per_s"], found["served_per_s"]) == (3, 1)
     assert errors([failed(), failed("gone"), failed()]) == {"refused": 2, "gone": 1}
 
 
 def test_where_nothing_was_answered_there_is_no_latency():
-    found = figures(Run([failed()], planned=1, seconds=1.0), Slo(ttft=1.0))
+    found = figures(ReplayResult([failed()], planned=1, seconds=1.0), Slo(ttft=1.0))
     assert not any("ttft" in name or "jct" in name for name in found)
     assert (found["failed_percent"], found["goodput_per_s"]) == (100, 0)
 
 
 def test_tokens_are_counted_by_where_they_came_from():
-    told = [
+    records = [
         record(0.1, prompt_tokens=100, cached_tokens=80, cached_by={"device": 64, "host": 16}),
         record(0.1, prompt_tokens=50, cached_tokens=0),
         record(0.1, prompt_tokens=1000),  # says nothing of a cache, so it says nothing of what was computed
     ]
-    found = figures(Run(told, planned=3, seconds=1.0), Slo())
+    found = figures(ReplayResult(records, planned=3, seconds=1.0), Slo())
     assert (found["prompt_tokens"], found["cached_tokens"], found["computed_tokens"]) == (150, 80, 70)
     assert (found["cached_device_tokens"], found["cached_host_tokens"]) == (64, 16)
     assert found["cached_percent"] == pytest.approx(53.3, abs=0.1)
     assert found["output_tokens"] == 9
 
 
-def test_what_no_server_told_is_left_out():
-    found = figures(Run([record(0.1)], planned=1, seconds=1.0), Slo())
+def test_what_no_server_reports_is_left_out():
+    found = figures(ReplayResult([record(0.1)], planned=1, seconds=1.0), Slo())
     assert "cached_tokens" not in found
     assert "prompt_tokens" not in found
 
 
 def test_answers_cut_short_are_counted():
-    run = Run([record(0.1, tokens=2, asked=3), record(0.1)], planned=2, seconds=1.0)
+    run = ReplayResult([record(0.1, tokens=2, asked=3), record(0.1)], planned=2, seconds=1.0)
     assert figures(run, Slo())["short_answers"] == 1
 
 
 def test_lateness_is_the_clients_own():
-    run = Run([record(0.1, late=n / 1000) for n in range(1, 101)], planned=100, seconds=1.0)
+    run = ReplayResult([record(0.1, late=n / 1000) for n in range(1, 101)], planned=100, seconds=1.0)
     assert figures(run, Slo())["late_p99_ms"] == pytest.approx(99)
 
 

@@ -7,9 +7,9 @@ import pytest
 from sglang_memserve.bench.serving import pace
 from sglang_memserve.bench.serving.arms import Arm
 from sglang_memserve.bench.serving.client import open_session
-from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, Options
+from sglang_memserve.bench.serving.options import CPU_LOAD, GPU_LOAD, BenchOptions
 
-OPTIONS = Options(urls=["a=http://x:1"])
+OPTIONS = BenchOptions(urls=["a=http://x:1"])
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def test_the_weakest_of_several_systems_decides(engines, load_for):
 async def test_a_server_that_reports_no_device_is_tried(engine, load_for, api, first_s, load, monkeypatch):
     monkeypatch.setattr(pace, "_QUICK_S", 0.3)
     engine.first_s = first_s
-    chosen, reason = await load_for(engine, options=Options(urls=["a=http://x:1"], api=api))
+    chosen, reason = await load_for(engine, options=BenchOptions(urls=["a=http://x:1"], api=api))
     assert chosen == load
     assert "to the first token" in reason
     assert len(engine.bodies) == 2
@@ -65,5 +65,5 @@ async def test_a_server_that_does_not_answer_gets_a_gentle_load(engine, load_for
 
 
 async def test_token_ids_stay_within_the_vocabulary(engine, load_for):
-    await load_for(engine, options=Options(urls=["a=http://x:1"], vocabulary=(10, 20)))
+    await load_for(engine, options=BenchOptions(urls=["a=http://x:1"], vocabulary=(10, 20)))
     assert {token for body in engine.bodies for token in body["input_ids"]} == set(range(10, 20))

@@ -6,19 +6,26 @@ import re
 import pytest
 
 from sglang_memserve.bench.serving import plots, report
-from sglang_memserve.bench.serving.answer import Answer, Record
+from sglang_memserve.bench.serving.answer import ReplayRecord, StreamedAnswer
 from sglang_memserve.bench.serving.measure import Slo, figures
-from sglang_memserve.bench.serving.replay import Run
+from sglang_memserve.bench.serving.replay import ReplayResult
 from sglang_memserve.bench.serving.rounds import Lap
 
 
-def lap(arm, number, ttft, workload="w", slo=None, errors=0, late=0.0, **told):
+def lap(arm, number, ttft, workload="w", slo=None, errors=0, late=0.0, **fields):
     records = [
-        Record("s", n + 1, n, n + late, 2, Answer([ttft, ttft + 0.05], ttft + 0.06, told_tokens=2, **told))
+        ReplayRecord(
+            "s",
+            n + 1,
+            n,
+            n + late,
+            2,
+            StreamedAnswer([ttft, ttft + 0.05], ttft + 0.06, reported_tokens=2, **fields),
+        )
         for n in range(3)
     ]
-    records += [Record("t", 1, 0.0, 0.0, 2, error="503: full")] * errors
-    run = Run(records, planned=4 + errors, seconds=4.0)
+    records += [ReplayRecord("t", 1, 0.0, 0.0, 2, error="503: full")] * errors
+    run = ReplayResult(records, planned=4 + errors, seconds=4.0)
     return Lap(number, workload, arm, run, figures(run, slo or Slo()))
 
 
@@ -49,7 +56,7 @@ def test_errors_and_load_stand_beside_the_latencies():
     assert row(text, "requests answered a second") == ["0.75"]
 
 
-def test_what_was_not_told_is_said():
+def test_what_was_not_reported_is_said():
     text = table([lap("a", 1, 0.1), lap("b", 1, 0.1, prompt_tokens=100, cached_tokens=50)])
     assert row(text, "from a cache, %") == ["not reported", "50"]
     assert row(text, "KV from prefill to decode, MB") == ["not reported", "not reported"]
@@ -67,7 +74,7 @@ def test_each_workload_has_its_table():
     assert text.index("heading of one") < text.index("heading of two")
 
 
-def test_a_reader_is_told_what_makes_a_figure_doubtful():
+def test_warnings_name_what_makes_a_figure_doubtful():
     doubts = report.warnings([lap("a", 2, 0.1, errors=2), lap("b", 1, 0.1, late=0.1)])
     assert doubts[0] == "w, a, round 2: 2 x 503: full"
     assert "b, round 1: the client itself sent late, 100 ms" in doubts[1]

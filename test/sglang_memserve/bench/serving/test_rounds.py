@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from sglang_memserve.bench.serving.apis import Asking
-from sglang_memserve.bench.serving.arms import Arm, Target
+from sglang_memserve.bench.serving.apis import RequestSettings
+from sglang_memserve.bench.serving.arms import Arm, BenchTarget
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.bench.serving.measure import Slo
-from sglang_memserve.bench.serving.rounds import Comparison, Plan
+from sglang_memserve.bench.serving.rounds import Comparison, ComparisonPlan
 from sglang_memserve.cluster.errors import ClusterError
 
 
@@ -26,9 +26,9 @@ def systems(engines):
                 self[name] = await engines()
 
         @contextlib.asynccontextmanager
-        async def raise_(self, arms):
+        async def start_arms(self, arms):
             self.raised.append([arm.name for arm in arms])
-            yield [Target(arm.name, self[arm.name].url) for arm in arms]
+            yield [BenchTarget(arm.name, self[arm.name].url) for arm in arms]
 
     return Systems()
 
@@ -42,9 +42,9 @@ def compare(systems, dialogue):
         plan = {"rounds": 2, "api": "generate", "together": True, "seed": 0} | changes
         async with open_session() as session:
             comparison = Comparison(
-                Plan(workloads, asking=Asking(), slo=Slo(), request_s=5, run_s=20, **plan),
+                ComparisonPlan(workloads, asking=RequestSettings(), slo=Slo(), request_s=5, run_s=20, **plan),
                 session,
-                systems.raise_,
+                systems.start_arms,
             )
             await comparison.run([Arm(name, "", "running") for name in systems])
         return comparison
@@ -129,7 +129,7 @@ async def test_kv_that_moved_is_the_difference_of_a_run(systems, compare):
     assert comparison.laps[0].figures["kv_moved_mb"] == pytest.approx(2 * 1.048576)
 
 
-async def test_kv_that_moved_is_read_from_server_info_where_there_are_no_metrics(systems, compare):
+async def test_moved_kv_is_read_from_server_info_without_metrics(systems, compare):
     class Counting(dict):
         sent = 0
 
@@ -180,10 +180,10 @@ async def test_prefill_is_spared_what_it_did_not_compute_whatever_decode_found(s
             here = {"prompt_tokens_from_hbm": self.asked // 10, "prompt_tokens_fetched": self.asked // 10}
             prefill = here | {"prompt_tokens_computed": self.asked * 8 // 10, "kv_bytes_sent_from_dram": 7}
             decode = {"prompt_tokens_from_hbm": self.asked}
-            told = [("prefill", prefill), ("decode", decode)]
+            roles = [("prefill", prefill), ("decode", decode)]
             infos = [
                 {"disaggregation_mode": mode, "internal_states": [{"memserve": counts}]}
-                for mode, counts in told
+                for mode, counts in roles
             ]
             return json.dumps({"prefill": infos[:1], "decode": infos[1:]}).encode()
 

@@ -2,13 +2,13 @@ import pytest
 
 from sglang_memserve.bench.workloads.assemble import Draft, assemble
 from sglang_memserve.bench.workloads.errors import WorkloadError
-from sglang_memserve.bench.workloads.form import Turn
+from sglang_memserve.bench.workloads.form import WorkloadTurn
 from sglang_memserve.bench.workloads.named import workload
 from sglang_memserve.bench.workloads.settings import Settings
 
 
 def turn(added, output):
-    return Turn((7,) * added, output)
+    return WorkloadTurn((7,) * added, output)
 
 
 def drafts(count, times=None):

@@ -27,7 +27,7 @@ def test_sharegpt_has_the_turns_and_lengths_of_real_chats():
     )
 
 
-def test_sharegpt_in_a_window_of_4096_tokens_has_the_prompts_measured_there():
+def test_sharegpt_in_a_4096_token_window_has_the_measured_prompts():
     summary = summarise(sharegpt(ShareGptSettings(sessions=4000, seed=1)))
     assert summary.turns.mean == near(4.14)
     assert summary.prompt.mean == near(1111)
@@ -64,7 +64,7 @@ def test_react_adds_questions_and_observations_of_the_measured_length():
     assert (sum(seen) + 12.5 * len(runs)) / (len(seen) + len(runs)) == near(155)
 
 
-def test_without_sharing_prompts_are_as_long_as_sharegpts_and_hold_nothing_reusable():
+def test_no_sharing_is_as_long_as_sharegpt_with_nothing_reusable():
     workload = no_sharing(NoSharingSettings(sessions=4000, seed=1))
     summary = summarise(workload)
     assert summary.prompt.mean == near(1111)

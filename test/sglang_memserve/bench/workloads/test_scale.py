@@ -28,7 +28,7 @@ def test_without_scale_every_length_stays_as_it_is():
 
 
 @pytest.mark.parametrize(("name", "sessions"), [("sharegpt", 2000), ("loogle", 1000), ("react", 800)])
-def test_a_scaled_workload_keeps_the_ratios_of_prompt_answer_and_shared_part(name, sessions):
+def test_scaling_keeps_the_ratios_of_prompt_answer_and_shared_part(name, sessions):
     full = summarise(workload(name, {"sessions": sessions}))
     small = summarise(workload(name, {"sessions": sessions, "scale": 0.1}))
     for ours, whole in ((small.prompt, full.prompt), (small.output, full.output), (small.added, full.added)):

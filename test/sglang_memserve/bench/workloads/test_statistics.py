@@ -1,11 +1,13 @@
 import pytest
 
-from sglang_memserve.bench.workloads.form import Session, Turn, Workload
+from sglang_memserve.bench.workloads.form import Workload, WorkloadSession, WorkloadTurn
 from sglang_memserve.bench.workloads.statistics import reusable, summarise
 
 
 def session(arrival, *turns):
-    return Session(f"s{arrival}", arrival, tuple(Turn(tuple(tokens), output) for tokens, output in turns))
+    return WorkloadSession(
+        f"s{arrival}", arrival, tuple(WorkloadTurn(tuple(tokens), output) for tokens, output in turns)
+    )
 
 
 def test_a_turn_finds_all_that_came_before_it_in_its_session():
@@ -22,13 +24,13 @@ def test_a_first_turn_finds_the_longest_beginning_of_an_earlier_session():
     assert reusable(sessions, page_size=3) == [0, 0, 3]
 
 
-def test_the_same_prompt_is_found_whole_and_a_longer_one_finds_the_shorter():
+def test_a_prompt_finds_itself_whole_or_its_shorter_beginning():
     sessions = [session(0.0, ((1, 2), 1)), session(1.0, ((1, 2), 1)), session(2.0, ((1, 2, 300), 1))]
     assert reusable(sessions) == [0, 2, 2]
 
 
 @pytest.mark.parametrize("page_size", [1, 4])
-def test_the_longest_beginning_is_the_one_that_a_search_of_all_pairs_finds(page_size):
+def test_the_longest_beginning_is_found_as_by_search_of_all_pairs(page_size):
     import random
 
     rng = random.Random(7)

@@ -5,7 +5,7 @@ to serve with MemServe therefore calls `require_applied` first.
 """
 
 from sglang_memserve import compat
-from sglang_memserve.hooks.targets import targets
+from sglang_memserve.hook_targets import targets
 
 
 def require_applied() -> None:

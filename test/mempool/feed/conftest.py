@@ -88,6 +88,7 @@ def make_follower(things):
 
     def make(server, **options):
         socket = context.socket(zmq.DEALER)
+        things.callback(socket.close, linger=0)
         for option, value in options.items():
             socket.setsockopt(getattr(zmq, option), value)
         socket.connect(server.endpoint)

@@ -38,6 +38,7 @@ def raw(things):
         context = zmq.Context()
         socket = context.socket(zmq.DEALER)
         things.callback(context.destroy, linger=0)
+        things.callback(socket.close, linger=0)
         socket.connect(endpoint)
         return socket
 

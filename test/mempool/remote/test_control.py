@@ -75,6 +75,7 @@ def test_bad_replies_end_the_connection_and_the_next_request_works(make_control,
     context = zmq.Context()
     things.callback(context.destroy, linger=0)
     liar = context.socket(zmq.ROUTER)
+    things.callback(liar.close, linger=0)
     endpoint = f"tcp://127.0.0.1:{liar.bind_to_random_port('tcp://127.0.0.1')}"
     control = make_control()
     for n, lie in enumerate([[b"junk"], [b"", b""], [messages.encode(CallReply(1, Done()))[:-1]]], start=1):

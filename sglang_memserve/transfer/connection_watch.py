@@ -49,6 +49,8 @@ class ConnectionWatch:
         """Once all watched sockets are closed, or together with their context."""
         self._closing.set()
         self._thread.join()
+        for events in (*self._watched, *(events for events, _ in self._new)):
+            events.close(linger=0)
 
     def _run(self) -> None:
         poller = zmq.Poller()

@@ -31,7 +31,7 @@ def small(make_paged, make_channel):
 
 def nobody():
     """An endpoint where nobody listens."""
-    with zmq.Context().socket(zmq.PULL) as placeholder:
+    with zmq.Context() as context, context.socket(zmq.PULL) as placeholder:
         port = placeholder.bind_to_random_port("tcp://127.0.0.1")
     return f"tcp://127.0.0.1:{port}"
 
@@ -249,7 +249,7 @@ def test_another_version_of_the_channel_is_refused_by_name(make_paged, make_chan
         assert isinstance(error, Refused)
         reason = str(error)
     else:
-        with zmq.Context().socket(zmq.DEALER) as newer:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as newer:
             newer.connect(channel.receiver.endpoint)
             newer.send(wire.encode(wire.ChannelHello(wire.VERSION + 1)))
             reason = wire.decode_to_sender(newer.recv()).reason

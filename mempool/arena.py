@@ -1,4 +1,4 @@
-"""DRAM blocks: one preallocated piece of host memory, a row for each aggregated block."""
+"""DRAM blocks: one piece of host memory, with a row for each aggregated block."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,14 +7,19 @@ import torch
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
 
-# Below, a copy to one place costs less than a frame of its own for each part.
+# Below this size a copy to one place costs less than a frame of its own for each part.
 _SMALLEST_VIEW_BYTES = 32 * 1024
 
 
 class DramArena:
-    """`rows`: uint8 `[num_blocks, block_bytes]`, pinned where CUDA is available. A block's number is its row.
+    """Blocks in host memory, one row each. It takes no part in their allocation.
 
-    Takes no part in the allocation of its blocks. Calls for different rows may come from different threads.
+    Calls for different rows may come from different threads.
+
+    Attributes:
+        layout: The layout of a block.
+        num_blocks: How many rows there are. The number of a block is its row.
+        rows: uint8 `[num_blocks, block_bytes]`, pinned where CUDA is available.
     """
 
     def __init__(self, layout: BlockLayout, num_blocks: int) -> None:
@@ -24,7 +29,7 @@ class DramArena:
         self._rows: npt.NDArray[np.uint8] = self.rows.numpy()
 
     def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
-        """Rows next to each other are one frame. Small parts far from each other are to be gathered."""
+        """The blocks in place; neighbouring rows are one view. None: small scattered parts."""
         columns = self._columns(planes)
         runs = self._runs(pages, columns)
         size = columns.stop - columns.start

@@ -14,7 +14,7 @@ from mempool.tiers.tier import Tier, copy_blocks
 
 
 class LocalPool:
-    """The calls that need nobody else. Thread-safe; bytes are copied outside of the lock.
+    """The calls that need no other instance. Thread-safe; bytes are copied outside of the lock.
 
     `tiers`: one for each medium that this instance has, all of one layout (LayoutMismatch otherwise) and one
     incarnation.
@@ -59,9 +59,10 @@ class LocalPool:
             raise OutOfBlocks(owner, "this instance has none") from None
 
     def alloc_mem(self, size: int, medium: Medium) -> Addresses:
-        """`size` blocks, the caller's until they are freed or inserted. Evicts historical KV where it must.
+        """`size` blocks, the caller's until they are freed or inserted. Evicts historical KV if need be.
 
-        HBM goes to DRAM first, what finds no room there is dropped. Raises OutOfBlocks, having given nothing.
+        Blocks leave HBM for DRAM, and are dropped if DRAM is full. Raises OutOfBlocks, and allocates nothing
+        then.
         """
         while True:
             with self.lock:
@@ -163,9 +164,9 @@ class LocalPool:
                 source.allocator.unpin(addresses)
 
     def pin(self, addresses: Sequence[Addresses]) -> None:
-        """Keeps the blocks from being reused, whoever frees them, until `unpin`; the caller holds the lock.
+        """Keeps blocks from being reused, even if freed, until `unpin`. The caller holds the lock.
 
-        Raises BadAddress, StaleAddress, having kept none.
+        Raises BadAddress or StaleAddress, and pins none then.
         """
         taken: list[Addresses] = []
         try:
@@ -182,9 +183,9 @@ class LocalPool:
                 self.tier(part.medium).allocator.unpin(part)
 
     def give_up(self, addresses: Sequence[Addresses]) -> None:
-        """Frees what is active, and unpublishes what is historical, not leased, and not before other KV.
+        """Frees active blocks. Unpublishes historical ones that are not leased and not before other KV.
 
-        What is neither any more is none of the caller's.
+        Blocks that are neither any more belong to others, and are left alone.
         """
         with self.lock:
             for part in reversed(addresses):
@@ -233,7 +234,7 @@ class LocalPool:
         return len(victim.addresses) if done else 0
 
     def _drop_from_dram(self, blocks: int) -> int:
-        """Where what is to leave HBM finds no room, and KV in DRAM that hangs on it keeps it."""
+        """Makes room in DRAM, where KV that hangs on blocks in HBM keeps these from leaving."""
         with self.lock:
             dram = self.tiers.get(Medium.DRAM)
             return 0 if dram is None else self.index.evict(dram.owner, blocks)
@@ -267,7 +268,7 @@ class LocalPool:
         whole = self.index.has_published(addresses)
         parts = [addresses] if whole else [addresses[n : n + 1] for n in range(len(addresses))]
         for part in reversed(parts):
-            # One that was unpublished already is historical until the lease on it ends.
+            # An unpublished block is historical until the lease on it ends.
             if self.index.has_published(part):
                 for holding in reversed(self.index.holdings(part)):
                     self.index.replace(holding, None)
@@ -278,7 +279,7 @@ class LocalPool:
             allocator.free(allocator.still_active(addresses))
 
     def _give_back(self, addresses: Addresses) -> None:
-        """Of a call that came to nothing, perhaps because this instance began anew meanwhile."""
+        """Frees the blocks of a failed call, unless the incarnation they belong to has ended."""
         with self.lock:
             if addresses.owner.incarnation == self.incarnation:
                 self.tier(addresses.medium).allocator.free(addresses)

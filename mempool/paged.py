@@ -10,13 +10,18 @@ from mempool.layout import BlockLayout
 
 
 class PagedBuffers:
-    """Views over an engine's K and V buffers; owns no memory and takes no part in its allocation.
+    """Views over an engine's K and V buffers. It owns no memory, and takes no part in its allocation.
 
-    `planes`: one tensor for each plane of the block, in block order, whose first dimension counts token
-    slots and is a multiple of the page size; contiguous, any dtype, all on one device.
+    Not thread-safe: `gather` and `scatter` of one object belong to one thread. On CUDA both run on a stream
+    of their own, and return when their bytes are there.
 
-    Not thread-safe: `gather` and `scatter` of one object belong to one thread. On CUDA both run on a
-    stream of their own and return when their bytes have landed.
+    Args:
+        planes: One tensor for each plane of the block, in block order: contiguous, any dtype, all on one
+            device. The first dimension counts token slots, and is a multiple of the page size.
+        layout: The layout of a block.
+
+    Raises:
+        MemPoolError: The planes do not fit the layout, or each other.
     """
 
     def __init__(self, planes: Sequence[torch.Tensor], layout: BlockLayout) -> None:
@@ -54,6 +59,7 @@ class PagedBuffers:
 
     @property
     def num_blocks(self) -> int:
+        """How many blocks the buffers hold."""
         return self.num_pages
 
     def host_bytes(self, count: int) -> torch.Tensor:
@@ -65,7 +71,7 @@ class PagedBuffers:
         return self.host_bytes(count * self.layout.block_bytes).view(count, -1)
 
     def views(self, pages: torch.Tensor, planes: range | None = None) -> None:
-        """An engine's blocks lie in many places: they are to be gathered."""
+        """None: the planes of an engine's block are in different buffers, and have to be gathered."""
         return None
 
     def gather(self, pages: torch.Tensor, out: torch.Tensor, planes: range | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Which other instances this one may turn to."""
+"""The other instances that this one knows."""
 
 import threading
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from mempool.membership.messages import InstanceInfo, MemberStatus
 
 
 class PeerDirectory:
-    """What the membership says; without one, those that were introduced by hand."""
+    """The instances that the membership reports, and those that were introduced by hand."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,17 +25,17 @@ class PeerDirectory:
         self._members = members
 
     def all(self) -> dict[str, InstanceInfo]:
-        """Those that `get` gives."""
+        """The instances that `get` returns, by name."""
         standings = {**self._introduced, **self._members}
         return {name: standing.info for name, standing in standings.items() if not standing.suspected}
 
     def get(self, instance: str) -> InstanceInfo:
-        """Raises PeerDied for one that is not known, or silent."""
+        """Raises PeerDied for an unknown or a silent instance."""
         standing = self._members.get(instance) or self._introduced.get(instance)
         if standing is None:
-            raise PeerDied(instance, "not known, or no more")
+            raise PeerDied(instance, "not known, or not any more")
         if standing.suspected:
-            raise PeerDied(instance, "silent: it gets no new work before it is heard again")
+            raise PeerDied(instance, "silent: it gets no new work until it is heard again")
         return standing.info
 
     def owner_of(self, addresses: Addresses) -> InstanceInfo:

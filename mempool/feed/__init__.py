@@ -1,1 +1,1 @@
-"""An index's events on the network, for whoever mirrors it: a router's global prompt tree above all."""
+"""An index's events on the network, for mirrors of it such as a router's global prompt tree."""

@@ -1,7 +1,7 @@
-"""What an index tells its mirrors: typed, in order, each with a sequence number.
+"""The events of an index: typed, in order, each with a sequence number.
 
-A block's name is (run, place in the run), from its first publication to its last copy, across splits. So an
-event needs neither hashes nor the tokens of the prefix that it hangs on.
+A block is named by (run, place in the run) from its first publication to its last copy, across splits. So an
+event needs neither hashes nor the tokens of the prefix before it.
 """
 
 from collections import deque
@@ -55,7 +55,7 @@ class Moved(Event, frozen=True, kw_only=True):
 
 
 class Removed(Event, frozen=True, kw_only=True):
-    """`owner` has these blocks no more; one that nobody has is gone, and never had anything below it."""
+    """`owner` has these blocks no more. A block without an owner is gone; nothing is below it then."""
 
     run: Unsigned
     first: Unsigned
@@ -96,7 +96,7 @@ class EventGap(MemPoolError):
 
 
 class EventLog:
-    """The latest `capacity` events. Off, and free of cost, until somebody starts to listen.
+    """The latest `capacity` events. It is off, and costs nothing, until the first snapshot is taken.
 
     `on_event` is called after each.
     """

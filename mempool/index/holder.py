@@ -1,4 +1,4 @@
-"""An owner as the index keeps it: how much it has published, and where."""
+"""What the index keeps for each owner: how many blocks it has published, and where in the tree."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Published copies by name, to be moved between media: what `swap_out` and `swap_in` work with."""
+"""Handles on published copies, with which `swap_out` and `swap_in` move them between media."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from mempool.index.tree import Node
 
 
 class Holding:
-    """One owner's copy of neighbouring blocks, as it was when it was asked for."""
+    """One owner's copy of neighbouring blocks, at the time of the call that returned it."""
 
     __slots__ = ("_copy", "holder", "node")
 
@@ -125,7 +125,7 @@ def add_copy(state: IndexState, holding: Holding, new: Addresses) -> bool:
 
 
 def _target(state: IndexState, holding: Holding, new: Addresses) -> Holder | None:
-    """Who is to hold `new`, if it holds nothing there yet."""
+    """The holder of `new`. None: it has a copy of these blocks already."""
     if len(new) != holding.node.blocks:
         raise ValueError(f"{len(new)} blocks given for {holding.node.blocks}")
     target = state.holder(new.owner)

@@ -1,4 +1,4 @@
-"""The tree and all that follows from a change to it: counts, reverse maps, queues, events, freed blocks."""
+"""The tree, and what follows from its changes: counts, reverse maps, queues, events, freed blocks."""
 
 from collections.abc import Callable
 
@@ -152,7 +152,7 @@ class IndexState:
             raise BadAddress(holder.owner, f"block {int(blocks[published.argmax()])} is published already")
 
     def snapshot(self) -> Snapshot:
-        """Turns the log on: whoever has a snapshot wants to hear what comes after."""
+        """Turns the log on: the owner of a snapshot needs the events that follow."""
         self.log.on = True
         stored = [
             self._stored(node, self.log.seq, namespace)

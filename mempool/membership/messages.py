@@ -57,10 +57,16 @@ def check_endpoint(endpoint: str, *, lowest_port: int = 1) -> None:
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What an instance tells everyone of itself. Raises ValueError when made of values out of bounds.
+    """What an instance publishes about itself. Raises ValueError for values out of bounds.
 
-    `namespace`: named digests of whatever decides what the bytes of a block mean (model, KV dtype, ...).
-    `control`, `data`: endpoints.
+    Attributes:
+        instance: The name of the instance.
+        incarnation: A number that is new at every start of the instance.
+        role: "prefill", "decode" or "colocated".
+        layout: The layout of its blocks.
+        namespace: Named digests of everything that decides what the bytes of a block mean.
+        control: The endpoint for requests.
+        data: The endpoint for blocks.
     """
 
     instance: str
@@ -99,7 +105,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
-    """One who is alive. A suspect was silent for a while: give it no new work."""
+    """An instance that is alive. A suspected one was silent for a while: it gets no new work."""
 
     info: InstanceInfo
     suspected: bool = False

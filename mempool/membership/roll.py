@@ -1,4 +1,4 @@
-"""Who is alive, as one registry sees it. Knows no sockets."""
+"""Which instances are alive, as one registry sees it. Knows no sockets."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Who is alive, as an instance makes it out from what several registries say. Knows no sockets."""
+"""Which instances are alive, by what several registries say. Knows no sockets."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

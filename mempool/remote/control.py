@@ -1,4 +1,4 @@
-"""Questions between instances: one thread that asks others and answers them, on connections of its own."""
+"""The control channel: one thread that sends requests to other instances, and answers theirs."""
 
 import logging
 import threading
@@ -120,6 +120,6 @@ class Control:
             call = messages.decode_call(received.frames[0])
         except FrameError as error:
             self.bad_frames += 1
-            logger.debug("dropped a question: %s", error)
+            logger.debug("dropped a request: %s", error)
             return
         self._listener.send(received.source, messages.encode(CallReply(call.id, self._serve(call))))

@@ -1,4 +1,7 @@
-"""The connection to one instance that is asked, and what it was asked. For the control thread alone."""
+"""The connection to the control channel of one instance, with its pending requests.
+
+For the control thread alone.
+"""
 
 import heapq
 import itertools
@@ -31,7 +34,7 @@ class ControlClient:
         self.endpoint = endpoint
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[Caller, ControlRequest, Future[ControlReply]]] = {}
-        # AllocMem that is overdue: what it gets is given back.
+        # Overdue AllocMem requests: the blocks that they get are given back.
         self._late: dict[int, tuple[Caller, Medium]] = {}
         self._unsent: deque[tuple[int, bytes]] = deque()
         self._deadlines: list[tuple[float, int]] = []
@@ -41,7 +44,7 @@ class ControlClient:
     ) -> None:
         left_s = deadline - time.monotonic()
         if not left_s > 0:
-            settle(reply, DeadlinePassed(self.endpoint, "the deadline had passed before it was asked"))
+            settle(reply, DeadlinePassed(self.endpoint, "the deadline had passed before it was sent"))
             return
         number = next(self._ids)
         self._pending[number] = (caller, request, reply)
@@ -50,7 +53,7 @@ class ControlClient:
         self._unsent.append((number, messages.encode(call)))
 
     def serve(self) -> list[float]:
-        """Sends, reads, ends what is overdue; returns in how many seconds there is something to do again.
+        """Sends, reads, and ends overdue requests. Returns in how many seconds something is due again.
 
         Raises PeerDied, FrameError.
         """
@@ -60,7 +63,7 @@ class ControlClient:
             self._take(messages.decode_reply(frames[0]))
         while self._unsent and self.connection.opened:
             number, frame = self._unsent[0]
-            # Nobody waits for the answer to what could not be sent in time.
+            # Nobody waits for the reply to a request that could not be sent in time.
             if number not in self._pending:
                 self._late.pop(number, None)
             elif not self.connection.send([frame]):
@@ -70,7 +73,7 @@ class ControlClient:
         return [due_s for due_s in due if due_s is not None]
 
     def close(self, error: MemPoolError) -> None:
-        """What was asked and not answered ends with `error`."""
+        """Pending requests end with `error`."""
         self.connection.close()
         for _, _, reply in self._pending.values():
             settle(reply, error)

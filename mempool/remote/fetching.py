@@ -1,4 +1,4 @@
-"""KV that another instance has published, asked for and sent: match there, `transfer_with_insert` to here."""
+"""Fetches of KV that another instance has published: match there, `transfer_with_insert` to here."""
 
 import secrets
 import threading
@@ -77,7 +77,7 @@ class Fetching:
         return result
 
     def received(self, received: ReceivedBlocks) -> bool:
-        """Whether it is what was asked for here. On the receiver's thread."""
+        """Whether these blocks end a fetch of this instance. On the receiver's thread."""
         if received.tokens is None:
             return False
         return self._end(received.private, len(received.tokens) // self._local.layout.page_size)
@@ -148,7 +148,7 @@ class Fetching:
                 self._end(cookie, DeadlinePassed(pending.instance, "not here in time"))
 
     def release(self, instance: str, keep_incarnation: int | None = None) -> None:
-        """Ends what was asked of an instance that is dead."""
+        """Ends the fetches from an instance that is dead."""
         for cookie, pending in list(self._pending.items()):
             if pending.instance == instance and pending.incarnation != keep_incarnation:
                 self._end(cookie, PeerDied(instance, "declared dead"))

@@ -1,4 +1,4 @@
-"""What other instances may do to this one: allocate, free, and send blocks that are then published."""
+"""Serves the requests of other instances: to allocate, to free, and to send blocks that are published."""
 
 import time
 from collections.abc import Callable
@@ -85,12 +85,12 @@ class Serving:
             )
 
     def expire(self) -> None:
-        """Gives up what did not arrive by its deadline."""
+        """Gives up transfers that did not arrive by their deadline."""
         now = time.monotonic()
         self._withdraw([ticket for ticket, each in list(self._incoming.items()) if each.deadline < now])
 
     def release(self, instance: str, keep_incarnation: int | None = None) -> None:
-        """Frees all that is held for, or under way from, an instance that is dead."""
+        """Frees the blocks held for a dead instance, and gives up its transfers."""
 
         def is_dead(caller: Caller) -> bool:
             return caller.instance == instance and caller.incarnation != keep_incarnation
@@ -120,7 +120,7 @@ class Serving:
     def _alloc(self, caller: Caller, request: AllocMem) -> Allocated:
         addresses = self._local.alloc_mem(request.count, request.medium)
         with self._local.lock:
-            # The numbers of an incarnation that is no more name others' blocks.
+            # Block numbers of an incarnation that has ended belong to others now.
             self._local.tier(request.medium).allocator.require_active(addresses)
             self._hold(caller, addresses)
         return Allocated(addresses.owner.incarnation, messages.pack(addresses.blocks))
@@ -205,7 +205,7 @@ class Serving:
         return addresses
 
     def _landed(self, ticket: int, private: bytes) -> None:
-        """On the receiver's thread. Where it raises, the sender hears of it."""
+        """On the receiver's thread. An error goes to the sender."""
         with self._local.lock:
             incoming = self._incoming.pop(ticket, None)
             if incoming is None:

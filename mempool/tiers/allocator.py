@@ -1,4 +1,4 @@
-"""The books of one medium: which block is free, active or historical. Imports no torch."""
+"""The allocator of one medium: which block is free, active or historical. Imports no torch."""
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ class BlockAllocator:
         return Addresses(self.owner, blocks)
 
     def free(self, addresses: Addresses) -> None:
-        """Active becomes free; a block in flight, when it has landed. Raises BadAddress, StaleAddress."""
+        """Active becomes free; a pinned block does at its last `unpin`. Raises BadAddress, StaleAddress."""
         self._give_back(self._checked(addresses, _ACTIVE))
 
     def publish(self, addresses: Addresses) -> None:
@@ -74,14 +74,15 @@ class BlockAllocator:
         return Addresses(self.owner, addresses.blocks[self._state[index] & _HISTORICAL > 0])
 
     def still_active(self, addresses: Addresses) -> Addresses:
-        """Those of a caller's blocks that are active, whatever became of the others. Raises nothing."""
+        """The blocks of these that are still active. Raises nothing."""
         return self._those(addresses, _ACTIVE)
 
     def still_historical(self, addresses: Addresses) -> Addresses:
+        """The blocks of these that are still historical. Raises nothing."""
         return self._those(addresses, _HISTORICAL)
 
     def pin(self, addresses: Addresses) -> None:
-        """Whoever frees these blocks, they are not reused before `unpin` has been called as often as this.
+        """Keeps blocks from being reused, even if freed, until `unpin` has been called as often as this.
 
         Raises BadAddress for a block that is free, StaleAddress.
         """

@@ -11,7 +11,7 @@ from mempool.tiers.tier import Tier
 
 
 class JoinedStores:
-    """Block b of the n-th tier is block b + the sizes of those before. To be read from alone."""
+    """Block b of the n-th tier has the number b plus the sizes of the tiers before it. Read-only."""
 
     def __init__(self, tiers: Sequence[Tier]) -> None:
         self._stores = [tier.store for tier in tiers]

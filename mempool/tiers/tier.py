@@ -1,4 +1,4 @@
-"""A medium of this instance: its blocks' bytes and its books."""
+"""A medium of this instance: the bytes of its blocks, and their allocator."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Tier(NamedTuple):
 
     @classmethod
     def of(cls, owner: Owner, store: BlockStore) -> "Tier":
-        """All blocks of `store`, which nobody else gives out."""
+        """A tier of all blocks of `store`. Nobody else may allocate them."""
         return cls(BlockAllocator(owner, store.num_blocks), store)
 
     @property
@@ -35,9 +35,15 @@ class Tier(NamedTuple):
 
 
 def device_buffers(layout: BlockLayout, size: str | int, device: torch.device | str = "cpu") -> PagedBuffers:
-    """Buffers of our own as an engine would have them, a plane each, zeroed. The HBM of an instance.
+    """Allocates the HBM of an instance: zeroed buffers like an engine's, one for each plane.
 
-    `size`: as `blocks_of_size` takes it, of the memory that the device has free now; raises its ValueError.
+    Args:
+        layout: The layout of a block.
+        size: "8GiB", "25%" of the memory that is free now, "4096 blocks", or a number of blocks.
+        device: Where the buffers are to be.
+
+    Raises:
+        ValueError: The size is malformed, less than one block, or more than there is.
     """
     device = torch.device(device)
     blocks = blocks_of_size(size, layout.block_bytes, _free_bytes(device))
@@ -49,9 +55,14 @@ def device_buffers(layout: BlockLayout, size: str | int, device: torch.device | 
 
 
 def dram_arena(layout: BlockLayout, size: str | int) -> DramArena:
-    """An arena of host memory, not zeroed. The DRAM of an instance.
+    """Allocates the DRAM of an instance: one piece of host memory, not zeroed.
 
-    `size`: as `blocks_of_size` takes it, of the memory that the machine has free now; raises its ValueError.
+    Args:
+        layout: The layout of a block.
+        size: "8GiB", "25%" of the memory that is free now, "4096 blocks", or a number of blocks.
+
+    Raises:
+        ValueError: The size is malformed, less than one block, or more than there is.
     """
     return DramArena(layout, blocks_of_size(size, layout.block_bytes, _free_bytes(torch.device("cpu"))))
 
@@ -63,7 +74,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def copy_blocks(source: Tier, read: Addresses, target: Tier, written: Addresses) -> None:
-    """Copies bytes; moves no block in the books. Both sides' blocks must be held by the caller meanwhile."""
+    """Copies bytes, and changes no allocation. The caller must hold the blocks of both tiers meanwhile."""
     staging = staging_for(source.store)
     copy_between(source.store, pages_of(read), target.store, pages_of(written), staging)
 

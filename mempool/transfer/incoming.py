@@ -1,4 +1,4 @@
-"""One transfer as the side that takes the blocks sees it."""
+"""One transfer, as its receiver sees it."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from mempool.transfer.cells import Cells
 
 
 class IncomingTransfer:
-    """`place`, `land` and `finish` raise MemPoolError for what does not fit the transfer; it fails then."""
+    """The transfer fails when `place`, `land` or `finish` raise MemPoolError: a message does not fit it."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class IncomingTransfer:
         return [memoryview(staging(self._store, size)[:size].numpy())]
 
     def land(self, part: wire.Blocks, payload: Sequence[memoryview], *, placed: bool = False) -> int:
-        """Brings the payload to its pages, where it is not `placed` there; returns its bytes."""
+        """Copies the payload to its pages, unless it is `placed` there already. Returns its bytes."""
         sizes = [frame.nbytes for frame in payload]
         planes = self._require_fits(part, sizes)
         self._cells.land(part)

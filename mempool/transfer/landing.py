@@ -1,4 +1,4 @@
-"""Where the payload of a message goes that a transport reads into its place."""
+"""Where a transport reads the payload of a message to."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ _NOWHERE_BYTES = 64 * 1024
 
 
 class DiscardSink:
-    """Takes what is not wanted: `size` bytes, because of `error`."""
+    """Takes `size` bytes that are not wanted, because of `error`, and drops them."""
 
     def __init__(self, size: int, error: MemPoolError) -> None:
         self.error = error
@@ -25,7 +25,7 @@ class DiscardSink:
 
 
 class BlockSink:
-    """Memory of a transfer, for as long as that is `alive`; looked at, and written to, under `lock`."""
+    """Memory of a transfer, as long as the transfer is `alive`. It is checked and written to under `lock`."""
 
     def __init__(
         self, memory: Sequence[memoryview], lock: threading.RLock, alive: Callable[[], bool]

@@ -1,4 +1,4 @@
-"""One transfer as the side that has the blocks sees it."""
+"""One transfer, as its sender sees it."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class OpenTransfer(NamedTuple):
-    """Connects, where that is not done, and tells the receiver where the transfer will come from."""
+    """Connects if need be, and announces on which connection the transfer will come."""
 
 
 class SendBlocks(NamedTuple):
@@ -45,7 +45,7 @@ class OutgoingTransfer:
 
     `on_end` is called once, on the sender's thread: with None when the receiver has everything, with the
     error otherwise, also when the receiver dies before anything was sent. It is not called after `fail`.
-    After either the blocks may be written to: what is still under way of them lands in no finished transfer.
+    After either the blocks may be overwritten: bytes that are still under way land in no finished transfer.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class OutgoingTransfer:
     ) -> None:
         """Sends the blocks at `pages` (int64 `[n]`) to positions `first` and on of the ticket's pages.
 
-        `planes`: which planes of them, all by default. `again`: some may have been queued for these positions
-        before; the last ones stay there. What is queued first goes first. Nothing is read
-        before `ready`, which is asked on the sender's thread again and again, says True. Raises MemPoolError
-        for planes that are not of the layout.
+        `planes`: which planes of the blocks, all by default. `again`: blocks may have been queued for these
+        positions before; the last ones stay. Blocks go in the order in which they were queued. Nothing is
+        read before `ready` returns True; the sender's thread calls it again and again. Raises MemPoolError
+        for planes outside the layout.
         """
         every = range(len(self.store.layout.plane_bytes))
         if planes is None:
@@ -94,7 +94,7 @@ class OutgoingTransfer:
         self._submit(self, SendFinish(total, private))
 
     def fail(self, reason: str) -> None:
-        """Gives the transfer up and tells the receiver; what was not sent yet is dropped."""
+        """Gives the transfer up, and says so to the receiver. What was not sent yet is dropped."""
         if not self.ended:
             self.ended = True
             self._submit(self, SendFail(short(reason)))

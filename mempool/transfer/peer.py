@@ -44,8 +44,10 @@ class _Unanswered(NamedTuple):
 
 
 class Peer:
-    """Belongs to the sender's thread. `attend` and `advance` raise TransferError when nothing more can come
-    of the connection, and FrameError where the receiver breaks the protocol. What is sent counts in `sent`.
+    """The sender's end of the connection to one receiver. It belongs to the sender's thread.
+
+    `attend` and `advance` raise TransferError when the connection is of no more use, and FrameError when the
+    receiver breaks the protocol. `sent` counts the bytes and messages of blocks.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Peer:
         self._lanes.put(transfer, work)
 
     def attend(self, there_is_more: bool) -> float | None:
-        """Takes in what the receiver said, if there is more of it; in how many seconds to do so again."""
+        """Reads the receiver's replies, if there are any. Returns in how many seconds to call it again."""
         if there_is_more:
             self._read()
         self._require_signs()
@@ -157,8 +159,10 @@ class Peer:
             self._end(answered.transfer, None)
 
     def _reads_from(self, transfer: OutgoingTransfer) -> bool:
-        """Whether blocks of it are under way, where they lie. That all are sent is said once they are there:
-        said before, and then given up, what is written over them meanwhile would be taken for complete.
+        """Whether blocks of the transfer are being sent from where they are stored.
+
+        Its finish has to wait for them. Sent earlier, it would declare blocks complete that the owner may
+        overwrite, once it has given the transfer up, before they have left.
         """
         return any(
             each.payload_bytes and each.ring is None and each.transfer is transfer

@@ -1,4 +1,4 @@
-"""Lands the blocks that others send in one instance's stores, on one thread of its own."""
+"""Receives blocks into the stores of one instance, on one thread of its own."""
 
 import logging
 import secrets
@@ -134,7 +134,7 @@ class BlockReceiver:
         self._listener.send(received.source, wire.encode(answer))
 
     def _place(self, source: bytes, header: Buffer, size: int) -> PayloadSink:
-        """What is wrong with the message is said when it is whole."""
+        """The reply to a bad message has to wait until the message is read."""
         try:
             message = wire.decode_to_receiver(header)
             if not isinstance(message, wire.Blocks) or source not in self._welcomed:
@@ -150,7 +150,7 @@ class BlockReceiver:
         return BlockSink(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
 
     def _staging_of(self, source: bytes, store: BlockStore, size: int) -> torch.Tensor:
-        """Kept for as long as the connection: made anew for each transfer, it leaves holes in the heap."""
+        """Staging memory, kept as long as the connection: new memory for each transfer fragments the heap."""
         kept = self._staging[source].get(store)
         if kept is None or len(kept) < size:
             kept = self._staging[source][store] = store.host_bytes(max(size, _STAGING_BYTES))
@@ -206,14 +206,14 @@ class BlockReceiver:
     def _claimed(
         self, message: wire.Begin | wire.Blocks | wire.Finish | wire.Fail, source: bytes
     ) -> IncomingTransfer:
-        """The transfer, which is this connection's from now on. Raises MemPoolError."""
+        """The transfer, which belongs to this connection from now on. Raises MemPoolError."""
         expected = self._expected.get(message.ticket)
         if expected is None:
             raise MemPoolError("the receiver does not wait for this transfer")
         if expected.source is None:
             expected.source = source
             self._tickets_of[source].add(message.ticket)
-        # A sender whose connection broke says on another that it gave up, and nothing else.
+        # A sender whose connection broke may say on another one that it gave up, and nothing else.
         elif expected.source != source and not isinstance(message, wire.Fail):
             raise MemPoolError("this transfer comes over another connection")
         return expected

@@ -1,4 +1,4 @@
-"""What is queued for one receiver: a lane for each transfer, served in turn."""
+"""The messages queued for one receiver: a lane for each transfer, served in turn."""
 
 import time
 from collections import deque
@@ -20,7 +20,7 @@ _ASK_AGAIN_SECONDS = 0.001
 
 
 class Lane:
-    """The work of one transfer, in its order."""
+    """The queued messages of one transfer, in order."""
 
     def __init__(self, transfer: OutgoingTransfer, piece_bytes: int) -> None:
         self.transfer = transfer
@@ -37,7 +37,7 @@ class Lane:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it is to be sent; that the transfer failed still is."""
+        """Whether nothing of it is to be sent. The message that the transfer failed still is."""
         fails = bool(self._work) and isinstance(self._work[0], SendFail)
         return self.empty or (self.transfer.ended and not fails)
 
@@ -49,7 +49,7 @@ class Lane:
         self._work.append(work)
 
     def head(self) -> Message | None:
-        """The next message; None while its pages are not ready, or where there is none."""
+        """The next message. None: there is none, or its pages are not ready."""
         while self._piece is None and self._work:
             work = self._work[0]
             if not isinstance(work, SendBlocks):
@@ -93,7 +93,7 @@ class SendQueues:
 
     def put(self, transfer: OutgoingTransfer, work: SendTask) -> None:
         if isinstance(work, SendFail):
-            # Nothing else of it is to be sent any more, and the receiver is to know at once.
+            # Nothing else of the transfer is to be sent, and the receiver must know at once.
             lane = Lane(transfer, self._piece_bytes)
             self._lanes.pop(transfer, None)
             self._lanes = {transfer: lane, **self._lanes}
@@ -104,7 +104,7 @@ class SendQueues:
         lane.put(work)
 
     def served(self, lane: Lane) -> None:
-        """Its head was sent. Whoever has sent blocks and has more of them goes to the end."""
+        """Its head was sent. A lane with more blocks goes to the end of the line."""
         lane.pop()
         if lane.empty:
             self.drop(lane.transfer)

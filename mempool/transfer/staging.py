@@ -1,4 +1,4 @@
-"""Host memory for bytes under way to one receiver."""
+"""Staging memory on the host for bytes that are being sent to one receiver."""
 
 from collections import deque
 
@@ -8,14 +8,14 @@ _ALIGNMENT = 64
 
 
 class StagingRing:
-    """Gives out parts of `memory` (uint8 `[n]`), which come back in the order in which they went."""
+    """Lends parts of `memory` (uint8 `[n]`), which come back in the order in which they were taken."""
 
     def __init__(self, memory: torch.Tensor) -> None:
         self._memory = memory
         self._taken: deque[tuple[int, int]] = deque()
 
     def take(self, count: int) -> torch.Tensor | None:
-        """`count` bytes, one at least; None where they are not free now."""
+        """`count` bytes, at least one. None: they are not free now."""
         size = -(-count // _ALIGNMENT) * _ALIGNMENT
         start = self._place(size)
         if start is None:

@@ -1,4 +1,4 @@
-"""What a transport is. Nothing here blocks: whoever uses it polls `pollables`, and calls `tend` in time."""
+"""The protocol of a transport. Nothing here blocks: the user polls `pollables`, and calls `tend` in time."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -10,20 +10,21 @@ from mempool.sockets import SocketLimits
 # A socket of ZeroMQ or a file descriptor.
 Pollable = zmq.Socket[bytes] | int
 Buffer = bytes | memoryview
-# Writes to the first of these parts of memory, and returns how many bytes.
+# Reads into these parts of memory, from the first on, and returns how many bytes.
 Read = Callable[[Sequence[memoryview]], int]
 
 
 class PayloadSink(Protocol):
-    """Where a message's payload goes while it is read, for transports that can read it there."""
+    """Where the payload of a message goes while it is read, for transports that can read it into place."""
 
     def fill(self, read: Read) -> int:
-        """Calls `read` once, with parts of memory in which nothing but the rest of the payload has room;
-        returns what it returned, and raises what it raised.
+        """Calls `read` once, with memory that has room for the rest of the payload and no more.
+
+        Returns what `read` returned, and raises what it raised.
         """
 
 
-# The place for so many bytes of payload, after the header of a message from a source. It must not raise.
+# Chooses the sink for the payload of a message: by source, header and bytes. It must not raise.
 ChooseSink = Callable[[bytes, Buffer, int], PayloadSink]
 
 
@@ -39,7 +40,7 @@ class IncomingMessage(NamedTuple):
 
 
 class Disconnected(NamedTuple):
-    """The connection `source`, of which something was received, has ended; `fault`: what it did wrong."""
+    """The connection `source`, which has sent something, has ended. `fault`: how it broke the protocol."""
 
     source: bytes
     fault: str = ""
@@ -55,10 +56,10 @@ class TransportListener(Protocol):
         """The next, or None where there is none now. Connections take turns."""
 
     def send(self, source: bytes, frame: bytes) -> None:
-        """Where the connection is gone or takes no more, nothing is sent."""
+        """Sends nothing where the connection has ended, or takes no more now."""
 
     def tend(self) -> float | None:
-        """Does what is due by the clock; in how many seconds to call it again, None for never."""
+        """Does what is due by the clock. Returns in how many seconds to call it again; None: never."""
 
     def close(self) -> None: ...
 
@@ -78,7 +79,7 @@ class TransportConnection(Protocol):
         """False where the connection takes no more now. Frames may be read until the message is answered."""
 
     def tend(self) -> float | None:
-        """As that of a listener. Raises PeerDied where the other side has been silent for too long."""
+        """As for a listener. Raises PeerDied where the other side has been silent for too long."""
 
     def close(self) -> None: ...
 
@@ -87,7 +88,7 @@ class Transport(Protocol):
     def listen(
         self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
     ) -> TransportListener:
-        """A larger frame ends its connection. A transport may do without `place`. Raises MemPoolError."""
+        """A larger frame ends its connection. A transport may ignore `place`. Raises MemPoolError."""
 
     def connect(self, endpoint: str, limits: SocketLimits) -> TransportConnection:
-        """Raises MemPoolError for an endpoint that is none; one where nobody listens is a dead peer."""
+        """Raises MemPoolError for a malformed endpoint. If nobody listens there, the peer is dead."""

@@ -1,4 +1,4 @@
-"""Which transport serves which scheme."""
+"""The transports by URL scheme."""
 
 from mempool.errors import MemPoolError
 from mempool.sockets import SocketLimits
@@ -9,9 +9,12 @@ from mempool.transports.zeromq import ZeroMQ
 
 
 class Transports:
-    """stream, tcp, ipc and inproc, and what is registered besides.
+    """The transports by URL scheme: `stream`, `tcp`, `ipc`, `inproc`, and registered ones.
 
-    `inproc` reaches those that were given the same object. `max_bandwidth`: see Stream; others know no bound.
+    `inproc` connects pools that share one object of this class.
+
+    Args:
+        max_bandwidth: Bytes a second that each `stream` connection sends at most; 0: no bound.
     """
 
     def __init__(self, max_bandwidth: int = 0) -> None:
@@ -24,7 +27,7 @@ class Transports:
         }
 
     def register(self, scheme: str, transport: Transport) -> None:
-        """Raises MemPoolError for a scheme that is taken."""
+        """Adds a transport for a scheme. Raises MemPoolError if the scheme has one."""
         if scheme in self._by_scheme:
             raise MemPoolError(f"there is a transport for {scheme}:// already")
         self._by_scheme[scheme] = transport

@@ -122,5 +122,5 @@ def _kind(field: FieldInfo) -> dict[str, Any]:
     if field.annotation is bool:
         return {"action": "store_const", "const": True}
     functions = [item.func for item in field.metadata if isinstance(item, AfterValidator)]
-    choices = next((function.choices for function in functions if isinstance(function, OneOf)), None)
-    return {"choices": choices, "metavar": None if field.repr else "KEY"}
+    choices = next((function.choices for function in functions if isinstance(function, OneOf)), ())
+    return {"choices": tuple(filter(None, choices)) or None, "metavar": None if field.repr else "KEY"}

@@ -180,13 +180,13 @@ def test_a_cluster_with_an_api_key(cluster_of, monkeypatch):
     assert get(cluster.url, "/health_generate")[0] == 200
     workers = [worker["url"] for worker in get(cluster.url, "/workers", KEY)[1]["workers"]]
     assert [get(url, "/model_info")[0] for url in workers] == [401, 401]
-    told = json.dumps(get(cluster.url, "/server_info", KEY)[1])
-    assert "<redacted>" in told
+    server_info = json.dumps(get(cluster.url, "/server_info", KEY)[1])
+    assert "<redacted>" in server_info
     command = [sys.executable, "-m", "sglang_memserve.cli.main", "status", "--url", cluster.url]
     subprocess.run(command, check=True, env=os.environ | {"MEMSERVE_API_KEY": KEY}, timeout=60)
     cluster.wait_for("Turn 3", 120)
     lines = subprocess.check_output(["ps", "axww", "-o", "args"], text=True)
     logs = "".join(log.read_text(errors="replace") for log in [cluster.log, *cluster.logs.glob("*.log")])
-    for text in (told, lines, logs):
+    for text in (server_info, lines, logs):
         assert KEY not in text
     cluster_of.stop(cluster)

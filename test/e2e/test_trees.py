@@ -45,9 +45,9 @@ class Trees:
 
     def looked_up(self, ids):
         """By instance, how many of a prompt's first tokens the router takes it to have."""
-        status, told = self._post(self.url, "/explain", body(ids, 1))
-        assert status == 200, told
-        return {one["url"]: one["cached_tokens"] for one in told["candidates"]}
+        status, explained = self._post(self.url, "/explain", body(ids, 1))
+        assert status == 200, explained
+        return {candidate["url"]: candidate["cached_tokens"] for candidate in explained["candidates"]}
 
     def settled(self, ids):
         """The same once nothing changes any more."""

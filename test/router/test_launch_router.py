@@ -149,7 +149,7 @@ async def test_a_crash_of_the_health_checks_ends_it_with_1(start, port):
 
 
 @pytest.mark.parametrize(("flags", "lines"), [(("--no-access-log",), 0), ((), 5)])
-async def test_it_logs_requests_if_told_to_and_nothing_else_when_all_is_well(start, port, flags, lines):
+async def test_it_logs_requests_if_asked_and_nothing_else_when_all_is_well(start, port, flags, lines):
     cluster = await start(colocated=1)
     argv = ("--worker-urls", cluster.colocated[0].url, "--port", port, *flags)
     async with router_process(*argv) as process:

@@ -124,7 +124,7 @@ async def test_an_address_that_cannot_be_one_is_down_and_ends_nothing():
         assert odd.trouble
 
 
-async def test_an_instance_gets_requests_once_it_has_told_what_it_is(start):
+async def test_an_instance_gets_requests_once_its_server_info_is_known(start):
     cluster = await start(colocated=1, health_check_interval_secs=0.05)
     mock = cluster.colocated[0]
     await mock.die()

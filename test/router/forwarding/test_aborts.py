@@ -34,7 +34,7 @@ def rids(mock):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_both_halves_are_told_the_name_that_the_router_gave(pd, stream):
+async def test_both_halves_get_the_name_that_the_router_gave(pd, stream):
     await leave(pd, SINGLE | {"stream": stream}, mocks=(pd.p, pd.d))
     await until_aborted(pd.p, pd.d)
     (sent,) = pd.p.bodies
@@ -77,7 +77,7 @@ async def test_the_abort_has_the_clients_credentials(pd):
 
 
 @pytest.mark.parametrize("failing", ["p", "d"])
-async def test_when_one_half_refuses_the_other_one_is_told(pd, failing):
+async def test_when_one_half_refuses_the_other_one_is_aborted(pd, failing):
     refusing, waiting = (pd.p, pd.d) if failing == "p" else (pd.d, pd.p)
     refusing.refusal = (400, b"{}")
     waiting.hold = True
@@ -87,7 +87,7 @@ async def test_when_one_half_refuses_the_other_one_is_told(pd, failing):
     assert refusing.aborts == []
 
 
-async def test_who_has_answered_in_full_is_told_nothing(pd):
+async def test_an_instance_that_answered_in_full_gets_no_abort(pd):
     for body in (SINGLE, SINGLE | {"stream": True}):
         assert (await post(pd, body))[0] == 200
     await asyncio.sleep(0.05)
@@ -111,7 +111,7 @@ async def test_what_sglang_splits_under_names_of_its_own_gets_none(start, path, 
         assert mock.aborts == []
 
 
-async def test_a_colocated_instance_is_told_the_clients_name_if_there_is_one(start):
+async def test_a_colocated_instance_gets_the_clients_name_if_there_is_one(start):
     cluster = await start(colocated=1)
     mock = cluster.colocated[0]
     await leave(cluster, SINGLE, mocks=[mock])

@@ -239,7 +239,7 @@ async def test_no_try_begins_after_the_longest_silence(start):
     assert len(mock.seen) == 2
 
 
-async def test_with_nobody_left_the_failure_is_told_and_not_that_nobody_is_left(start):
+async def test_with_nobody_left_the_client_gets_the_last_failure(start):
     cluster = await start(prefill=1, decode=1, **FAST)
     await cluster.prefill[0].die()
     status, answer = await post(cluster, BODY)

@@ -113,7 +113,7 @@ async def test_an_instance_that_refuses_the_routers_key_is_down(start, caplog, k
         assert "stale" not in caplog.text
 
 
-async def test_no_key_is_told_by_what_the_router_tells(start):
+async def test_no_answer_of_the_router_shows_a_key(start):
     cluster = await start(prefill=1, decode=1, **KEYS)
     for path in ("/workers", "/server_info", "/openapi.json", "/list_workers"):
         _, raw, _ = await ask(cluster, "GET", path, RIGHT)

@@ -33,7 +33,7 @@ async def test_an_answer_without_text_is_a_failure(pd):
     assert "nothing" in answer["error"]["message"]
 
 
-async def test_it_waits_no_longer_than_told_and_aborts_what_it_asked_for(start):
+async def test_the_probe_ends_at_its_deadline_and_aborts_its_request(start):
     cluster = await start(prefill=1, decode=1, health_generate_timeout_secs=0.2)
     cluster.decode[0].hold = True
     status, answer = await health_generate(cluster)

@@ -59,7 +59,7 @@ def payload_of(body):
         ("/v1/completions", {"prompt": IDS, "max_tokens": 8}),
     ],
 )
-async def test_the_one_that_prefills_is_told_what_to_fetch_and_decode_is_not(start, path, body):
+async def test_prefill_gets_the_fetch_hint_and_decode_does_not(start, path, body):
     cluster = await start(prefill=2, decode=1, **COST)
     answering(cluster.decode)
     assert (await post(cluster, body, path))[0] == 200
@@ -84,7 +84,7 @@ async def test_the_one_that_prefills_is_told_what_to_fetch_and_decode_is_not(sta
     assert (prices[other.url]["plan"], prices[other.url]["source"]) == ("fetch", cluster.decode[0].url)
 
 
-async def test_a_colocated_instance_is_told_when_the_holder_is_too_busy(start):
+async def test_a_colocated_instance_gets_the_hint_when_the_holder_is_busy(start):
     cluster = await start(colocated=2, **COST)
     answering(cluster.colocated)
     await post(cluster, {"input_ids": IDS})

@@ -124,9 +124,9 @@ def test_a_bad_value_is_named(flag, value, capsys):
     with pytest.raises(SystemExit) as refused:
         main.main(["bench", "--url", "a=http://x:1", flag, value])
     assert refused.value.code == 2
-    told = capsys.readouterr().err
-    assert flag in told
-    assert value.split(",")[-1] in told
+    errors = capsys.readouterr().err
+    assert flag in errors
+    assert value.split(",")[-1] in errors
 
 
 def test_a_running_system_on_a_cpu_gets_a_gentle_load_and_flags_win(mock, capsys, monkeypatch):

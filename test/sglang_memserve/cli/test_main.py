@@ -121,9 +121,9 @@ def test_an_api_key_comes_from_flag_or_environment_and_is_not_shown(config, monk
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel"])
 def test_a_key_that_no_header_takes_is_refused_and_not_shown(key, capsys):
     assert run("up", "--api-key", key) == 2
-    told = capsys.readouterr().err
-    assert "--api-key: give a key" in told
-    assert not key or key not in told
+    errors = capsys.readouterr().err
+    assert "--api-key: give a key" in errors
+    assert not key or key not in errors
 
 
 @pytest.mark.parametrize("name", ["MEMSERVE_ROUTER_API_KEY", "MEMSERVE_INSTANCE_API_KEY"])

@@ -1,5 +1,6 @@
 """Where the settings of `memserve up` come from, and which wins."""
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,11 @@ def test_each_role_gets_its_own_flags(read, free_port):
     flags = ("--enable-metrics", "--context-length", "8192")
     assert specs[0].extra == (*flags, "--page-size", "32")
     assert specs[2].extra == (*flags, "--max-running-requests", "64")
+
+
+def test_the_example_in_the_help_is_a_cluster_file(tmp_path):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(textwrap.dedent(up_config.EXAMPLE.split("\n", 1)[1]))
+    args = main.make_parser().parse_args(["up", "--config", str(file)])
+    config = up_config.read(args, [], {})
+    assert (config.prefill.count, config.decode.count, config.router["policy"]) == (2, 1, "cost_model")

@@ -99,7 +99,7 @@ async def test_an_instance_that_refuses_requests_stops_the_start(cluster, monkey
     assert survivors() == []
 
 
-async def test_a_death_is_told_before_the_router_misses_it(cluster, monkeypatch, survivors):
+async def test_a_death_is_reported_before_the_router_misses_it(cluster, monkeypatch, survivors):
     one = cluster("colocated")
 
     async def healthy(*_):

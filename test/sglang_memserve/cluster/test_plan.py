@@ -30,7 +30,7 @@ def flag(argv, name):
     return argv[argv.index(name) + 1] if name in argv else None
 
 
-def test_one_prefill_and_one_decode_unless_told_otherwise(free_port):
+def test_one_prefill_and_one_decode_by_default(free_port):
     prefill, decode = plan_instances(ClusterConfig(port=free_port()), MODEL)
     assert (prefill.name, decode.name) == ("prefill-0", "decode-0")
     assert flag(prefill.argv(), "--disaggregation-mode") == "prefill"
@@ -190,7 +190,7 @@ def test_too_few_gpus_are_refused(free_port, monkeypatch):
         plan_instances(ClusterConfig(port=free_port()), MODEL)
 
 
-def test_the_router_is_told_of_every_instance(free_port):
+def test_the_router_gets_every_instance(free_port):
     specs = plan_instances(ClusterConfig(prefill=1, decode=2, colocated=1, port=free_port()), MODEL)
     argv = router_argv("127.0.0.1", 30000, specs)
     prefill, first, second, colocated = specs
@@ -229,5 +229,5 @@ def test_a_key_is_in_environments_and_in_no_command_line_and_no_repr():
     assert "MEMSERVE_INSTANCE_API_KEY" not in InstanceSpec(role="decode", index=0, port=1).env()
     assert {"MEMSERVE_ROUTER_API_KEY", "MEMSERVE_ROUTER_WORKER_API_KEY"} <= router_env("s3cret").keys()
     assert set(router_env(None)) == {"PYTHONUNBUFFERED"}
-    told = (spec, spec.argv(), router_argv("127.0.0.1", 2, [spec]))
-    assert "s3cret" not in repr(told)
+    descriptions = (spec, spec.argv(), router_argv("127.0.0.1", 2, [spec]))
+    assert "s3cret" not in repr(descriptions)

@@ -89,7 +89,7 @@ async def test_a_failed_start_names_the_member_and_its_error(member, supervise, 
 
 
 @pytest.mark.parametrize("others_ready", [True, False])
-async def test_a_death_before_all_is_proven_is_told(member, supervise, reports, survivors, others_ready):
+async def test_a_death_before_all_is_proven_is_reported(member, supervise, reports, survivors, others_ready):
     one, two = member("one"), member("two")
 
     async def never(*_):

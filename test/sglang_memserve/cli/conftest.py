@@ -1,6 +1,8 @@
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -27,9 +29,9 @@ class FakeRouter:
         app = web.Application(middlewares=[self.demand_key])
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/server_info", self.server_info)
-        app.router.add_get("/workers", lambda _: _json(self.workers))
+        app.router.add_get("/workers", _handler(lambda: self.workers))
         app.router.add_post("/explain", self.explain)
-        app.router.add_get("/v1/loads", lambda _: _json(self.load))
+        app.router.add_get("/v1/loads", _handler(lambda: self.load))
         return app
 
     @web.middleware
@@ -66,6 +68,15 @@ async def _json(body: object) -> web.Response:
     return web.json_response(body)
 
 
+def _handler(body: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Answers with what `body` returns then."""
+
+    async def handle(_: web.Request) -> web.Response:
+        return web.json_response(body())
+
+    return handle
+
+
 def _answer() -> list[dict]:
     texts = [{"choices": [{"delta": {"content": text}}], "usage": None} for text in CHUNKS]
     usage = {"prompt_tokens": 44, "prompt_tokens_details": {"cached_tokens": 32}}
@@ -93,8 +104,8 @@ async def instances():
             urls = []
             for info in infos:
                 app = web.Application()
-                app.router.add_get("/model_info", lambda _: _json({}))
-                app.router.add_get("/server_info", lambda _, info=info: _json(info))
+                app.router.add_get("/model_info", _handler(dict))
+                app.router.add_get("/server_info", _handler(partial(dict, info)))
                 server = await stack.enter_async_context(TestServer(app))
                 urls.append(str(server.make_url("")).rstrip("/"))
             return urls

@@ -8,7 +8,7 @@ from router.forwarding.retries import Retries
 from router.instances.registry import Registry
 from router.metrics.predictions import Predictions
 from router.metrics.requests import Requests
-from router.metrics.state import State
+from router.metrics.state import RouterStateCollector
 from router.scheduling.scheduler import Scheduler
 
 
@@ -23,7 +23,7 @@ class Metrics:
         self._all = CollectorRegistry(auto_describe=False)
         predictions = Predictions()
         scheduler.decisions.watch(predictions)
-        for collector in (self.requests, predictions, State(registry, scheduler, retries)):
+        for collector in (self.requests, predictions, RouterStateCollector(registry, scheduler, retries)):
             self._all.register(collector)
 
     async def answer(self, request: web.Request) -> web.Response:

@@ -15,7 +15,7 @@ _PARITY = "prompt_tokens_"
 _CIRCUIT_STATES = {"closed": 0, "open": 1, "half_open": 2}
 
 
-class State:
+class RouterStateCollector:
     """What the router's parts know and count anyway, read when the page is."""
 
     def __init__(self, registry: Registry, scheduler: Scheduler, retries: Retries) -> None:

@@ -10,7 +10,7 @@ from sglang_memserve.cli.address import add_router, router_of
 from sglang_memserve.cli.output import show, show_styled
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.probe import client
-from sglang_memserve.doctor import Finding, State, examine, gather
+from sglang_memserve.doctor import Finding, Severity, examine, gather
 from sglang_memserve.doctor.finding import wrong
 
 _START = "start it, or say where it is with --url, and its key with --api-key"
@@ -27,7 +27,7 @@ def add_command(commands: Any) -> None:
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints what each check found. Returns 1 if something is wrong."""
     findings = asyncio.run(diagnose(*router_of(args)))
-    healthy = all(finding.state is not State.WRONG for finding in findings)
+    healthy = all(finding.state is not Severity.WRONG for finding in findings)
     if args.json:
         result = {"ok": healthy, "findings": [asdict(finding) for finding in findings]}
         show(json.dumps(result, indent=2))
@@ -43,7 +43,7 @@ async def diagnose(router: str, api_key: str | None = None) -> list[Finding]:
             evidence = await gather(session, router)
         except ClusterError as error:
             return [wrong("router", str(error), _START)]
-    return [Finding("router", State.OK, f"answers at {router}"), *examine(evidence)]
+    return [Finding("router", Severity.OK, f"answers at {router}"), *examine(evidence)]
 
 
 def lines_of(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -54,7 +54,7 @@ def lines_of(findings: list[Finding]) -> list[tuple[str, str]]:
         style = _STYLES[finding.state]
         lines.append((f"{_MARKS[finding.state]}  {finding.check:<{width}}  {finding.says}", style))
         if finding.do:
-            lines.append((f"{'':<{len(_MARKS[State.OK]) + 2 + width}}  -> {finding.do}", "bold"))
+            lines.append((f"{'':<{len(_MARKS[Severity.OK]) + 2 + width}}  -> {finding.do}", "bold"))
     return lines
 
 
@@ -63,5 +63,5 @@ def report(findings: list[Finding]) -> str:
     return "\n".join(text for text, _ in lines_of(findings))
 
 
-_MARKS = {State.OK: "ok   ", State.NOTE: "note ", State.WRONG: "WRONG"}
-_STYLES = {State.OK: "green", State.NOTE: "yellow", State.WRONG: "bold red"}
+_MARKS = {Severity.OK: "ok   ", Severity.NOTE: "note ", Severity.WRONG: "WRONG"}
+_STYLES = {Severity.OK: "green", Severity.NOTE: "yellow", Severity.WRONG: "bold red"}

@@ -2,6 +2,6 @@
 
 from sglang_memserve.doctor.evidence import Evidence, gather
 from sglang_memserve.doctor.examination import examine
-from sglang_memserve.doctor.finding import Finding, State
+from sglang_memserve.doctor.finding import Finding, Severity
 
-__all__ = ["Evidence", "Finding", "State", "examine", "gather"]
+__all__ = ["Evidence", "Finding", "Severity", "examine", "gather"]

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterable
 from sglang_memserve.doctor import caching, instances, routing
 from sglang_memserve.doctor.alike import alike
 from sglang_memserve.doctor.evidence import Evidence
-from sglang_memserve.doctor.finding import Finding, State
+from sglang_memserve.doctor.finding import Finding, Severity
 
 Check = Callable[[Evidence], Iterable[Finding]]
 
@@ -32,5 +32,5 @@ def examine(evidence: Evidence) -> list[Finding]:
     """At least one for each check, in order."""
     findings = []
     for name, good, check in CHECKS:
-        findings += list(check(evidence)) or [Finding(name, State.OK, good)]
+        findings += list(check(evidence)) or [Finding(name, Severity.OK, good)]
     return findings

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class State(StrEnum):
+class Severity(StrEnum):
     """WRONG: it needs a fix. NOTE: it may be intended."""
 
     OK = "ok"
@@ -15,14 +15,14 @@ class Finding:
     """`says`: what was seen. `do`: what to do about it."""
 
     check: str
-    state: State
+    state: Severity
     says: str
     do: str = ""
 
 
 def wrong(check: str, says: str, do: str) -> Finding:
-    return Finding(check, State.WRONG, says, do)
+    return Finding(check, Severity.WRONG, says, do)
 
 
 def note(check: str, says: str, do: str = "") -> Finding:
-    return Finding(check, State.NOTE, says, do)
+    return Finding(check, Severity.NOTE, says, do)

@@ -9,7 +9,7 @@ from router.config.settings import PrefillUrl, RouterConfig
 from router.http.server import serving
 from sglang_memserve.cli import main
 from sglang_memserve.cli.doctor import diagnose, report
-from sglang_memserve.doctor import Evidence, State, examine
+from sglang_memserve.doctor import Evidence, Severity, examine
 from sglang_memserve.doctor.evidence import InstanceEvidence
 
 ALIKE = {"version": "0.5.23", "page_size": 16, "tp_size": 1, "kv_cache_dtype": "auto"}
@@ -63,7 +63,7 @@ def cluster():
 
 
 def found(cluster):
-    return [finding for finding in examine(cluster) if finding.state is not State.OK]
+    return [finding for finding in examine(cluster) if finding.state is not Severity.OK]
 
 
 def test_a_cluster_that_is_well_has_a_good_word_for_each_check(cluster):
@@ -145,7 +145,7 @@ def test_one_thing_wrong_is_named_with_what_to_do(cluster, change, check, words)
     change(cluster)
     wrong = found(cluster)
     assert [(finding.check, finding.state) for finding in wrong if check in finding.check] == [
-        (check, State.WRONG)
+        (check, Severity.WRONG)
     ]
     assert len(wrong) == 1 or check == "MemPool"
     finding = next(finding for finding in wrong if finding.check == check)
@@ -167,14 +167,14 @@ def test_one_thing_wrong_is_named_with_what_to_do(cluster, change, check, words)
 def test_what_may_be_meant_so_is_a_note_or_nothing(cluster, change, check):
     change(cluster)
     assert [(finding.check, finding.state) for finding in found(cluster)] == (
-        [(check, State.NOTE)] if check else []
+        [(check, Severity.NOTE)] if check else []
     )
 
 
 def test_no_registry_at_all_is_a_note(cluster):
     for instance in cluster.instances:
         instance.info["memserve"]["registries"] = []
-    assert [(finding.check, finding.state) for finding in found(cluster)] == [("MemPool", State.NOTE)]
+    assert [(finding.check, finding.state) for finding in found(cluster)] == [("MemPool", Severity.NOTE)]
 
 
 def test_stock_instances_are_judged_by_what_they_tell(cluster):
@@ -185,9 +185,9 @@ def test_stock_instances_are_judged_by_what_they_tell(cluster):
     on_decode.info.update(kv_cache_dtype="fp8_e4m3", **NO_RADIX)
     on_decode.worker["incompatibilities"] = ["tokenizer x, where prefill instance http://p:1 has t"]
     assert [(finding.check, finding.state) for finding in found(cluster)] == [
-        ("--kv-cache-dtype", State.WRONG),
-        ("tokenizer", State.WRONG),
-        ("radix cache", State.NOTE),
+        ("--kv-cache-dtype", Severity.WRONG),
+        ("tokenizer", Severity.WRONG),
+        ("radix cache", Severity.NOTE),
     ]
 
 
@@ -207,15 +207,15 @@ def test_no_answer_makes_it_fail(cluster, junk):
 async def test_there_is_no_router(free_port):
     url = f"http://127.0.0.1:{free_port()}"
     (finding,) = await diagnose(url)
-    assert (finding.check, finding.state) == ("router", State.WRONG)
+    assert (finding.check, finding.state) == ("router", Severity.WRONG)
     assert url in finding.says
     assert "--url" in finding.do
 
 
 async def test_the_key_is_presented(router):
     router.api_key, router.workers = "K", {"workers": [{"url": "http://x:1", "role": "decode"}]}
-    assert (await diagnose(router.url))[0].state is State.WRONG
-    assert (await diagnose(router.url, "K"))[0].state is State.OK
+    assert (await diagnose(router.url))[0].state is Severity.WRONG
+    assert (await diagnose(router.url, "K"))[0].state is Severity.OK
 
 
 async def test_a_real_router_in_front_of_instances_that_do_not_fit(free_port, instances):
@@ -229,7 +229,7 @@ async def test_a_real_router_in_front_of_instances_that_do_not_fit(free_port, in
     async with serving(config):
         findings = await diagnose(f"http://127.0.0.1:{config.port}")
     text = report(findings)
-    (page,) = [finding for finding in findings if finding.state is State.WRONG]
+    (page,) = [finding for finding in findings if finding.state is Severity.WRONG]
     assert (page.check, page.says) == ("page size", f"16: prefill {first}; 64: decode {other}")
     heading, advice = text.splitlines()[[finding.check for finding in findings].index("page size") :][:2]
     assert heading.startswith("WRONG  page size")

@@ -104,6 +104,7 @@ asyncio.run(main())
         time.sleep(0.01)
     parent.kill()
     parent.wait(10)
+    parent.stdout.close()
     assert not psutil.wait_procs([server], timeout=10)[1]
     assert survivors() == []
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What do the MemPool's books, index and transfers cost, against those that do the same?
+"""What do the MemPool's allocator, index and transfers cost, against those that do the same?
 
 Five parts, each with its peer in the same run and in turn with it:
-- books: alloc and free in batches of 1,000, a million blocks, half of them free, by chance: a hundred batches
-  are taken, then the hundred that were held longest freed. The paper says 800 ns a block.
+- allocation: alloc and free in batches of 1,000, a million blocks, half of them free, by chance: a hundred
+  batches are taken, then the hundred that were held longest freed. The paper says 800 ns a block.
 - index: match, and insert of new sequences, of 4,096 tokens at page 16, in indexes of 10K, 100K and 1M
   blocks; sequences are one run each, or 8 nodes of 512 tokens ("in 8 calls": inserted as these grow; "in
   place": after as much was evicted). Against SGLang's RadixCache.create_simulated() of the same sequences,
@@ -36,7 +36,7 @@ from typing import Any
 
 from benchmark import command
 from benchmark.bars import report, show_bars
-from benchmark.mempool import books, fairness, index, modes, throughput
+from benchmark.mempool import allocation, fairness, index, modes, throughput
 from benchmark.mempool.plan import MeasurementPlan, say
 from sglang_memserve.bench.chart import FORMATS, require_matplotlib
 from sglang_memserve.bench.figures import Rounds
@@ -45,7 +45,13 @@ from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.machine import machine_description
 
 PEERS = StockPeers(Path(__file__).resolve().parents[1] / ".peers")
-PARTS = {"books": books, "index": index, "throughput": throughput, "fairness": fairness, "modes": modes}
+PARTS = {
+    "allocation": allocation,
+    "index": index,
+    "throughput": throughput,
+    "fairness": fairness,
+    "modes": modes,
+}
 
 
 def where(found: dict[str, Any]) -> str:

@@ -88,10 +88,10 @@ async def arms(options: argparse.Namespace, logs: Path) -> AsyncIterator[list[Ro
             prefill = InstanceSpec("prefill", 0, ports.pick(), bootstrap_port=ports.pick())
             decode = InstanceSpec("decode", 0, ports.pick())
             colocated = InstanceSpec("colocated", 0, decode.port)
-            behind = {"colocated": [colocated], "pd": [prefill, decode]}
+            systems = {"colocated": [colocated], "pd": [prefill, decode]}
             urls = {(DIRECT, setup): decode.url for setup in SETUPS}
             routers: list[Member] = []
-            for setup, instances in behind.items():
+            for setup, instances in systems.items():
                 for name in (OURS, *([] if options.without_peer else [ROUTER_NAME])):
                     port = ports.pick()
                     urls[name, setup] = f"http://{children.HOST}:{port}"

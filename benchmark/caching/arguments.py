@@ -49,9 +49,9 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> CachingA
     for tokens in found.lengths:
         if tokens % PAGE or not 2 * PAGE <= tokens <= _LONGEST:
             parser.error(f"--lengths {tokens}: give multiples of {PAGE}, from {2 * PAGE} to {_LONGEST}")
-    for name, least in (("rounds", 1), ("sessions", 1), ("threads", 1)):
-        if (value := getattr(found, name)) is not None and value < least:
-            parser.error(f"--{name} {value}: give at least {least}")
+    for name, minimum in (("rounds", 1), ("sessions", 1), ("threads", 1)):
+        if (value := getattr(found, name)) is not None and value < minimum:
+            parser.error(f"--{name} {value}: give at least {minimum}")
     chosen = found.part or (parts.ALL if found.full else parts.DEFAULT)
     names = ("traces", "up", "model", "attention_backend", "threads", "port", "log_dir")
     given = {name: value for name in names if (value := getattr(found, name)) is not None}

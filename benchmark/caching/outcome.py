@@ -41,19 +41,19 @@ class CachingOutcome:
     def publish(self, ended: Exception | None = None) -> None:
         """Prints, and writes the files that were asked for. `ended`: what ended it early."""
         options, judged = self.asked.options, bars(self.asked.parts, self.duels)
-        doubts = [*self.notes, *report.warnings(self._laps()), *([f"ended early: {ended}"] if ended else [])]
+        caveats = [*self.notes, *report.warnings(self._laps()), *([f"ended early: {ended}"] if ended else [])]
         systems, ratios, points = self._systems(), self._ratios(), self.crossover
         if self.duels:
             print(report.tables(systems, self._headings(), Slo()), end="\n\n")
             print(f"{PIVOT} over the other of the same round:\n{ratios.table()}", end="\n\n")
         if found := points.table():
             print(found, end="\n\n")
-        print(show_bars(judged, self.asked.skipped), *(f"NOTE {doubt}" for doubt in doubts), sep="\n")
+        print(show_bars(judged, self.asked.skipped), *(f"NOTE {caveat}" for caveat in caveats), sep="\n")
         if options.plot:
             self._draw(options.plot, systems)
         if options.json:
             results = systems | ratios.results() | points.results()
-            left = [*self.asked.skipped, *doubts]
+            left = [*self.asked.skipped, *caveats]
             print(as_json(self.machine | {"workloads": self._summaries()}, results, judged, left))
 
     def _laps(self, part: str | None = None) -> list[Lap]:

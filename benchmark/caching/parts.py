@@ -11,7 +11,7 @@ MILESTONES = (BASIC, MODE_2, PEER)
 
 
 @dataclass(frozen=True)
-class Part:
+class BenchmarkPart:
     """A workload on which PIVOT meets each of `partners`, one after the other, and with --full of `more`.
 
     `load` and `rates`, in sessions a second, one run each, are for machines without a GPU.
@@ -34,11 +34,11 @@ class Part:
 # nearest to those that were measured: 4.0 turns (4.1), prompts of 282 tokens (278), answers of 70 (79),
 # 90 % of the prompts' tokens there before (94). Rates leave prefill half of its time where nothing is cached.
 PARTS = {
-    "sharegpt": Part("sharegpt", Load(sessions=10, rate=0.7, scale=0.25), seed=395),
-    "loogle": Part("loogle", Load(sessions=40, rate=0.6, scale=0.25)),
-    "react": Part("react", Load(sessions=12, rate=0.25, scale=0.25)),
+    "sharegpt": BenchmarkPart("sharegpt", Load(sessions=10, rate=0.7, scale=0.25), seed=395),
+    "loogle": BenchmarkPart("loogle", Load(sessions=40, rate=0.6, scale=0.25)),
+    "react": BenchmarkPart("react", Load(sessions=12, rate=0.25, scale=0.25)),
     # Every prompt is sent as a whole: with caching there would be little to send.
-    "transfer": Part(
+    "transfer": BenchmarkPart(
         "no-sharing",
         Load(sessions=30, rate=0.5, scale=0.25),
         partners=("memserve-pd-by-layer", "memserve-pd-by-request"),

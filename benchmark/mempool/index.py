@@ -21,14 +21,14 @@ BAR_RATIO, BAR_BYTES = 1.0, 400.0
 _NEW = 1_000_000
 
 Medians = dict[str, float]
-Ask = Callable[[Far, Sequence[int]], list[float]]
+TimedCalls = Callable[[Far, Sequence[int]], list[float]]
 
 
 def workload(shape: str, size: str) -> str:
     return f"index, {shape}, {size} blocks"
 
 
-def in_turn(arms: dict[str, Far], numbers: Sequence[int], ask: Ask, seed: int) -> Medians:
+def in_turn(arms: dict[str, Far], numbers: Sequence[int], ask: TimedCalls, seed: int) -> Medians:
     """Every arm is asked for all `numbers`, a few at a time, in another order each time; none: left out."""
     times: dict[str, list[float]] = {name: [] for name in arms}
     rng, order = random.Random(seed), list(arms)

@@ -51,9 +51,9 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Policies
     parser.add_argument("--log-dir", type=Path, help="keep logs, decisions and all requests here")
     found = parser.parse_args(arguments)
     rounds = found.rounds if found.rounds is not None else _ROUNDS_FULL if found.full else _ROUNDS
-    for name, value, least in (("rounds", rounds, 1), ("documents", found.documents, 1)):
-        if value < least:
-            parser.error(f"--{name} {value}: give at least {least}")
+    for name, value, minimum in (("rounds", rounds, 1), ("documents", found.documents, 1)):
+        if value < minimum:
+            parser.error(f"--{name} {value}: give at least {minimum}")
     if found.profile is not None and not found.profile.is_file():
         parser.error(f"--profile {found.profile}: there is no such file")
     if not found.rate > 0:

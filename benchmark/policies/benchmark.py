@@ -45,7 +45,7 @@ async def benchmark(asked: PoliciesArguments) -> None:
         raised(builder, session, peers, options.records, asked.profile) as cluster,
     ):
         await cluster.rehearse(len(workload.sessions[0].turns[0].tokens))
-        comparison = Comparison(plan, session, cluster.behind)
+        comparison = Comparison(plan, session, cluster.serving)
         try:
             await comparison.run([contenders.arm(name) for name in asked.contenders])
         except ClusterError as error:

@@ -51,7 +51,7 @@ class PoliciesCluster:
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @contextlib.asynccontextmanager
-    async def behind(self, arms: Sequence[Arm]) -> AsyncIterator[list[BenchTarget]]:
+    async def serving(self, arms: Sequence[Arm]) -> AsyncIterator[list[BenchTarget]]:
         """In the block the router that the one arm names serves. It is new: it knows of no request."""
         (arm,) = arms
         async with self._serving(arm.name) as url:
@@ -77,7 +77,7 @@ class PoliciesCluster:
 
     @contextlib.asynccontextmanager
     async def _serving(self, name: str) -> AsyncIterator[str]:
-        system = contenders.behind(name, self.builder, self.instances, self.peers, self.profile)
+        system = contenders.target_of(name, self.builder, self.instances, self.peers, self.profile)
         assert system.router is not None
         async with children.running([system.router], START_S):
             yield system.url

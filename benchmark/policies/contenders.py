@@ -29,7 +29,7 @@ def arm(name: str) -> Arm:
     return Arm(name, about, "running")
 
 
-def behind(
+def target_of(
     name: str,
     builder: Builder,
     instances: Sequence[InstanceSpec],

@@ -45,8 +45,8 @@ class PoliciesOutcome:
         print(report.tables(results, {self.label: heading(self.label, self.workload)}, Slo()), end="\n\n")
         print(self._together(results), end="\n\n")
         print(f"{COST_MODEL} over the other of the same round:\n{ratios.table()}", end="\n\n")
-        doubts = [*self.notes, *report.warnings(self.laps)]
-        print(show_bars(judged, self.asked.skipped), *(f"NOTE {doubt}" for doubt in doubts), sep="\n")
+        caveats = [*self.notes, *report.warnings(self.laps)]
+        print(show_bars(judged, self.asked.skipped), *(f"NOTE {caveat}" for caveat in caveats), sep="\n")
         if options.plot:
             options.plot.mkdir(parents=True, exist_ok=True)
             write(options.plot / "policies.svg", partial(plots.distributions, self.label, self._in_order()))
@@ -54,7 +54,7 @@ class PoliciesOutcome:
             (options.records / "requests.jsonl").write_bytes(report.records_jsonl(self.laps))
         if options.json:
             machine = self.machine | {"workload": asdict(summarise(self.workload, 16))}
-            left = [*self.asked.skipped, *doubts]
+            left = [*self.asked.skipped, *caveats]
             print(as_json(machine, results | ratios.results(), judged, left))
 
     def _in_order(self) -> list[Lap]:

@@ -9,7 +9,7 @@ from mempool.index.tree import NUMBER_BYTES, Node
 
 
 def check(state: IndexState, leases: LeaseTable) -> None:
-    """Raises AssertionError where the books contradict themselves."""
+    """Raises AssertionError where the state contradicts itself."""
     nodes = [node for _, below in state.tree.namespaces() for node in below]
     assert len(nodes) == state.tree.nodes
     assert all(root.children for root in state.tree.roots.values())

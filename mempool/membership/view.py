@@ -56,7 +56,7 @@ class MembershipView:
     def snapshot(self, name: str, epoch: int, standings: Iterable[MemberStatus]) -> list[Change]:
         """All that the registry knows, on a new connection or after a gap on an old one."""
         registry = self._registries[name]
-        forgot = registry.epoch not in (0, epoch)
+        restarted = registry.epoch not in (0, epoch)
         registry.epoch, registry.connected = epoch, True
         before, registry.sayings = registry.sayings, {}
         for standing in standings:
@@ -67,9 +67,9 @@ class MembershipView:
             if instance not in registry.sayings and saying.kind not in _ENDS:
                 kept = _Report(saying.info, saying.kind, remembered=True)
                 # A registry that lost nothing and does not name it any more has seen it die.
-                lost = saying.remembered or forgot
+                lost = saying.remembered or restarted
                 registry.sayings[instance] = kept if lost else _Report(saying.info, ChangeKind.DIED)
-        if forgot:
+        if restarted:
             registry.forgets_at = self._clock() + self._grace_s
         return self._weigh({**before, **registry.sayings})
 

@@ -130,9 +130,9 @@ def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return functional.silu(gate) * up
 
 
-def copies_beyond_caches(size: int, most: int) -> int:
+def copies_beyond_caches(size: int, max_copies: int) -> int:
     """How many copies of `size` bytes to use in turn, so that none is still in a cache when used again."""
-    return max(1, min(most, math.ceil(BEYOND_CACHES / size)))
+    return max(1, min(max_copies, math.ceil(BEYOND_CACHES / size)))
 
 
 def _linear(inputs: torch.Tensor, weights: Sequence[torch.Tensor]) -> Call:

@@ -13,18 +13,18 @@ Call = Callable[[int], object]
 
 @dataclass(frozen=True)
 class CallTimer:
-    """Median seconds of a call: of `fewest` calls or more, up to `most` while they take under `budget_s`."""
+    """Median seconds of a call, over `min_calls` or more: up to `max_calls` that take under `budget_s`."""
 
     device: torch.device
     budget_s: float = 0.15
-    fewest: int = 3
-    most: int = 50
+    min_calls: int = 3
+    max_calls: int = 50
 
     def seconds(self, call: Call) -> float:
         timed = self._on_cuda if self.device.type == "cuda" else self._on_host
         timed(call, 0)
         times: list[float] = []
-        while len(times) < self.fewest or (len(times) < self.most and sum(times) < self.budget_s):
+        while len(times) < self.min_calls or (len(times) < self.max_calls and sum(times) < self.budget_s):
             times.append(timed(call, len(times) + 1))
         return statistics.median(times)
 

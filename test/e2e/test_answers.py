@@ -74,8 +74,8 @@ NOISE = 0.1
 
 def comparable(value):
     if isinstance(value, dict):
-        return {name: comparable(one) for name, one in value.items() if name not in VOLATILE}
-    return [comparable(one) for one in value] if isinstance(value, list) else value
+        return {name: comparable(item) for name, item in value.items() if name not in VOLATILE}
+    return [comparable(item) for item in value] if isinstance(value, list) else value
 
 
 def by_index(stream):
@@ -102,7 +102,7 @@ def differences(expected, got, where=""):
         return [d for name in expected for d in differences(expected[name], got[name], f"{where}/{name}")]
     if isinstance(expected, list | tuple) and isinstance(got, list | tuple) and len(expected) == len(got):
         pairs = enumerate(zip(expected, got, strict=True))
-        return [d for i, (one, two) in pairs for d in differences(one, two, f"{where}[{i}]")]
+        return [d for i, (left, right) in pairs for d in differences(left, right, f"{where}[{i}]")]
     return [] if expected == got else [f"{where}: {expected} and {got}"]
 
 

@@ -77,8 +77,8 @@ class Trio:
     def inserted_in_second(self):
         return state(self.second).get("write_backs_inserted", 0)
 
-    def same(self, one, other):
-        return self._greedy.difference(one, other) in (None, "tie")
+    def same(self, answer, other):
+        return self._greedy.difference(answer, other) in (None, "tie")
 
     def holds_nothing(self, worker):
         (load,) = get(f"{worker['url']}/v1/loads")["loads"]

@@ -68,8 +68,8 @@ class Talk:
         rid = uuid.UUID(int=self._draw.getrandbits(128)).hex
         return {"input_ids": ids, "sampling_params": params, "rid": rid, "stream": self._draw.random() < 0.5}
 
-    def _some_tokens(self, fewest, most):
-        return [self._draw.randrange(1000, 40_000) for _ in range(self._draw.randrange(fewest, most))]
+    def _some_tokens(self, lowest, highest):
+        return [self._draw.randrange(1000, 40_000) for _ in range(self._draw.randrange(lowest, highest))]
 
     async def _ask(self, body):
         """The answer, or {"error": ...}."""

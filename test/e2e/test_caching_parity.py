@@ -20,7 +20,7 @@ def caching(mode, *flags):
 
 
 def counters(url, role):
-    worker = next(one for one in get(f"{url}/workers")["workers"] if one["role"] == role)
+    worker = next(worker for worker in get(f"{url}/workers")["workers"] if worker["role"] == role)
     return get(f"{worker['url']}/server_info")["internal_states"][0]["memserve"]
 
 

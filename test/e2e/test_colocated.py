@@ -60,22 +60,22 @@ def prompt(first):
 
 
 def test_kv_that_was_evicted_comes_back_from_dram(pair, ask):
-    one = pair[0]
-    once = ask(one, prompt(1000))["output_ids"]
+    instance = pair[0]
+    once = ask(instance, prompt(1000))["output_ids"]
     for other in range(5):
-        ask(one, prompt(3000 + 1000 * other))
-    again, grown = one.grown(lambda: ask(one, prompt(1000)))
+        ask(instance, prompt(3000 + 1000 * other))
+    again, grown = instance.grown(lambda: ask(instance, prompt(1000)))
     assert again["output_ids"] == once
     assert grown["prompt_tokens_from_dram"] >= 900
     assert grown["prompt_tokens_computed"] <= 2 * PAGE
 
 
 def test_one_fetches_from_the_other_what_a_hint_names(pair, ask, fetch_from):
-    one, other = pair
-    once = ask(one, prompt(12_000))["output_ids"]
-    hint = fetch_from(one.counters()["instance"])
+    instance, other = pair
+    once = ask(instance, prompt(12_000))["output_ids"]
+    hint = fetch_from(instance.counters()["instance"])
     deadline = time.monotonic() + 20
-    while one.counters()["dram_blocks_in_use"]:
+    while instance.counters()["dram_blocks_in_use"]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     answer, grown = other.grown(lambda: ask(other, prompt(12_000), **hint))

@@ -62,7 +62,9 @@ def test_a_model_is_a_stock_servers(from_stock, one_p_one_d, path):
     assert scenario(one_p_one_d.url) == from_stock(path, scenario)
 
 
-@pytest.mark.parametrize("path", [one.path for one in ENDPOINTS if one.answered_by is AnsweredBy.COLOCATED])
+@pytest.mark.parametrize(
+    "path", [endpoint.path for endpoint in ENDPOINTS if endpoint.answered_by is AnsweredBy.COLOCATED]
+)
 def test_what_a_pair_cannot_do_is_refused_at_once(one_p_one_d, post, path):
     status, answer = post(one_p_one_d.url, path, {"model": MODEL, "input": "a", "messages": []}, seconds=5)
     assert status == 400
@@ -135,9 +137,9 @@ def test_loads_are_summed_up_in_a_stock_servers_shape(from_stock, one_p_one_d):
     assert stock.keys() == total.keys() - {"instances"}
     assert stock["loads"][0].keys() == total["loads"][0].keys()
     assert total["version"] == stock["version"]
-    own = [entry["loads"][0]["max_total_num_tokens"] for entry in total["instances"]]
+    own = [endpoint["loads"][0]["max_total_num_tokens"] for endpoint in total["instances"]]
     assert total["loads"][0]["max_total_num_tokens"] == sum(own) > 0
-    assert [entry["role"] for entry in total["instances"]] == ["prefill", "decode"]
+    assert [endpoint["role"] for endpoint in total["instances"]] == ["prefill", "decode"]
 
 
 def memserve(*arguments):
@@ -153,13 +155,13 @@ def test_doctor_explain_and_metrics_tell_of_a_running_cluster(one_p_one_d, post)
     assert [post(url, "/generate", body)[0] for _ in range(2)] == [200, 200]
     examined = memserve("doctor", "--url", url, "--json")
     findings = json.loads(examined.stdout)["findings"]
-    assert [one for one in findings if one["state"] == "wrong"] == []
+    assert [finding for finding in findings if finding["state"] == "wrong"] == []
     assert examined.returncode == 0
     decision = json.loads(memserve("explain", text, "--url", url, "--json").stdout)
-    prices = {one["role"]: one["cost"] for one in decision["candidates"]}
+    prices = {candidate["role"]: candidate["cost"] for candidate in decision["candidates"]}
     assert decision["tokenised"]
     assert prices["prefill"]["total_ms"] > 0
-    assert max(one["cached_tokens"] for one in decision["candidates"]) >= 32
+    assert max(candidate["cached_tokens"] for candidate in decision["candidates"]) >= 32
     status, page = post(url, "/explain", body)
     assert (status, page["prompt_tokens"]) == (200, decision["prompt_tokens"])
     with urllib.request.urlopen(url + "/metrics", timeout=60) as got:

@@ -115,9 +115,9 @@ def test_pages_that_are_never_ready_delay_nobody_else(channel):
     elsewhere.close()
 
     channel.carry_one(2)
-    behind, behind_there, _ = channel.begin([8])
-    behind.fail("given up behind it")
-    assert "given up" in str(behind_there.wait().error)
+    follower, follower_there, _ = channel.begin([8])
+    follower.fail("given up behind it")
+    assert "given up" in str(follower_there.wait().error)
     stuck.fail("enough")
     assert "enough" in str(there.wait().error)
     channel.carry_one(9)

@@ -98,10 +98,10 @@ def asked(*arguments):
 
 
 def test_the_default_is_the_chats_against_the_milestones_and_the_peer():
-    one = asked()
-    assert one.parts == ("sharegpt",)
-    assert one.against("sharegpt") == (parts.BASIC, parts.MODE_2, parts.PEER)
-    assert one.skipped == []
+    arguments = asked()
+    assert arguments.parts == ("sharegpt",)
+    assert arguments.against("sharegpt") == (parts.BASIC, parts.MODE_2, parts.PEER)
+    assert arguments.skipped == []
 
 
 def test_full_has_all_parts_and_more_systems():
@@ -113,10 +113,10 @@ def test_full_has_all_parts_and_more_systems():
 
 @pytest.mark.parametrize("flag", ["--part", "--only"])
 def test_a_part_can_be_measured_alone(flag):
-    one = asked(flag, "crossover", flag, "transfer", "--lengths", "512")
-    assert (one.parts, one.lengths) == (("crossover", "transfer"), (512,))
-    assert one.against("crossover") == ()
-    assert "sharegpt: --part" in one.skipped
+    arguments = asked(flag, "crossover", flag, "transfer", "--lengths", "512")
+    assert (arguments.parts, arguments.lengths) == (("crossover", "transfer"), (512,))
+    assert arguments.against("crossover") == ()
+    assert "sharegpt: --part" in arguments.skipped
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ async def test_all_caching_stays_up_and_meets_the_others_in_rounds(arena):
     options = BenchOptions(arms=("a",), rounds=2)
     await arena.fight("sharegpt", [parts.BASIC, parts.PEER], {"low": None, "high": None}, options, True)
     assert arena.raised == [[parts.PIVOT], [parts.BASIC], [parts.PEER]]
-    met = [(one.partner, one.label, len(one.laps), len(one.ratios("ttft_avg_ms"))) for one in arena.done]
+    met = [(duel.partner, duel.label, len(duel.laps), len(duel.ratios("ttft_avg_ms"))) for duel in arena.done]
     names = [(parts.BASIC, "low"), (parts.BASIC, "high"), (parts.PEER, "low"), (parts.PEER, "high")]
     assert met == [(*name, 4, 2) for name in names]
 
@@ -209,7 +209,7 @@ async def test_what_was_measured_before_a_system_failed_is_kept(arena):
         await arena.fight(
             "sharegpt", [parts.BASIC, parts.PEER], {"w": None}, BenchOptions(arms=("a",), rounds=1), True
         )
-    assert [one.partner for one in arena.done] == [parts.BASIC]
+    assert [duel.partner for duel in arena.done] == [parts.BASIC]
 
 
 def grown(hbm=0, dram=0, fetched=0, computed=0):
@@ -262,10 +262,10 @@ def test_a_crossover_that_was_not_measured_is_not_drawn():
 
 
 def test_a_report_has_all_rounds_the_ratios_and_the_points(tmp_path, capsys):
-    one = asked("--json", "--plot", str(tmp_path), "--part", "sharegpt", "--part", "crossover")
+    arguments = asked("--json", "--plot", str(tmp_path), "--part", "sharegpt", "--part", "crossover")
     chats = Workload("w", (WorkloadSession("s", 0.0, (WorkloadTurn((1, 2, 3), 2),)),))
     outcome = CachingOutcome(
-        one, {"cpu": "c", "cores": 2}, [BASIC, MODE_2], workloads={"sharegpt": {"w": chats}}
+        arguments, {"cpu": "c", "cores": 2}, [BASIC, MODE_2], workloads={"sharegpt": {"w": chats}}
     )
     outcome.crossover.note("512 tokens", "recompute", ttft_ms_0_percent_cached=500.0)
     outcome.publish(ended=ClusterError("stock-pd-radix does not come up"))

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmark.mempool import books, fairness, index, modes, throughput
+from benchmark.mempool import allocation, fairness, index, modes, throughput
 from benchmark.mempool.far import Far, FarError
 from benchmark.mempool.index_end import IndexEnd
 from benchmark.mempool.pages import scattered
@@ -53,10 +53,10 @@ def test_no_bar_is_met_by_what_was_not_measured(bench_mempool):
 def test_books_and_fairness_are_judged_by_medians():
     rounds = Rounds()
     for nanoseconds in (90.0, 95.0, 400.0):
-        rounds.note(books.WORKLOAD, books.OURS, **{books.FIGURE: nanoseconds})
+        rounds.note(allocation.WORKLOAD, allocation.OURS, **{allocation.FIGURE: nanoseconds})
     rounds.note(fairness.WORKLOAD, fairness.SAME, p99_ms=10.5)
     rounds.note(fairness.WORKLOAD, fairness.OTHER, p99_ms=9.5)
-    assert values(books, rounds) == [(95.0, True)]
+    assert values(allocation, rounds) == [(95.0, True)]
     assert values(fairness, rounds) == [(10.5, False), (9.5, True)]
 
 
@@ -114,10 +114,10 @@ def test_scattered_blocks_are_all_blocks():
 
 
 def test_half_of_the_books_is_free_after_each_round_of_exchanges():
-    made, held = books.half_full(4000, 100)
+    made, held = allocation.half_full(4000, 100)
     before = list(held)
     assert made.free_blocks == 2000
-    assert books.seconds_a_block(made, held, 100) > 0
+    assert allocation.seconds_a_block(made, held, 100) > 0
     assert made.free_blocks == 2000
     assert not any(batch in before for batch in list(held)[:4])
 
@@ -205,7 +205,7 @@ def test_a_mode_is_measured_by_messages_that_landed(tmp_path):
 
 def test_a_plot_needs_the_part_that_it_draws(bench_mempool, capsys):
     with pytest.raises(SystemExit):
-        bench_mempool.parsed(["--plot", "x.svg", "--only", "books"])
+        bench_mempool.parsed(["--plot", "x.svg", "--only", "allocation"])
     with pytest.raises(SystemExit):
         bench_mempool.parsed(["--plot", "x.pdf"])
     assert "modes" in capsys.readouterr().err
@@ -222,12 +222,12 @@ def test_without_its_peer_it_says_so_and_measures_nothing(tmp_path):
 
 
 def test_json_comes_last(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--only", "books", "--rounds", "1", "--json"]
+    command = [sys.executable, str(SCRIPT), "--only", "allocation", "--rounds", "1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     report = json.loads(done.stdout.splitlines()[-1])
     assert set(report) == {"machine", "results", "bars", "skipped"}
     assert "index: --only" in report["skipped"]
-    assert report["results"][books.WORKLOAD]["memserve"]["ns_a_block"]["median"] > 0
+    assert report["results"][allocation.WORKLOAD]["memserve"]["ns_a_block"]["median"] > 0
 
 
 def started(tmp_path, *flags, processes):

@@ -64,9 +64,9 @@ def test_a_policy_without_figures_or_with_failures_meets_no_bar():
 
 
 def test_the_default_is_the_papers_policies_cost_model_and_peer():
-    one = asked()
-    assert one.contenders == (COST_MODEL, SESSION, PROMPT_TREE, LEAST_LOAD, PEER)
-    assert (one.options.rounds, one.skipped) == (3, ())
+    arguments = asked()
+    assert arguments.contenders == (COST_MODEL, SESSION, PROMPT_TREE, LEAST_LOAD, PEER)
+    assert (arguments.options.rounds, arguments.skipped) == (3, ())
 
 
 def test_full_has_all_policies_of_the_router_and_more_rounds():
@@ -79,9 +79,9 @@ def test_full_has_all_policies_of_the_router_and_more_rounds():
 
 
 def test_a_policy_can_be_compared_alone():
-    one = asked("--policy", "random")
-    assert one.contenders == (COST_MODEL, "random", PEER)
-    assert "session: --policy" in one.skipped
+    arguments = asked("--policy", "random")
+    assert arguments.contenders == (COST_MODEL, "random", PEER)
+    assert "session: --policy" in arguments.skipped
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_each_contender_is_a_router_before_all_instances(name, tmp_path):
     roles = ("prefill", "prefill", "decode")
     instances = [engine.instance(role, ports) for role in roles]
     builder = Builder(engine, ports, tmp_path, session=None)
-    system = contenders.behind(name, builder, instances, StockPeers(PEERS), tmp_path / "profile.json")
+    system = contenders.target_of(name, builder, instances, StockPeers(PEERS), tmp_path / "profile.json")
     argv = list(system.router.argv)
     assert ("--profile" in argv) == (name == COST_MODEL)
     assert (argv.count("--prefill"), argv.count("--decode")) == (2, 1)
@@ -150,9 +150,9 @@ def test_each_contender_is_a_router_before_all_instances(name, tmp_path):
 
 
 def test_a_report_has_all_rounds_the_ratios_and_the_p99_of_all_requests(tmp_path, capsys, documents):
-    one = asked("--json", "--plot", str(tmp_path), "--log-dir", str(tmp_path), "--policy", SESSION)
+    arguments = asked("--json", "--plot", str(tmp_path), "--log-dir", str(tmp_path), "--policy", SESSION)
     measured = laps(cost_model=[10, 60], session=[100, 100])
-    PoliciesOutcome(one, "w", documents, measured, ["ended early: no memory"], {"cpu": "c"}).publish()
+    PoliciesOutcome(arguments, "w", documents, measured, ["ended early: no memory"], {"cpu": "c"}).publish()
     *_, last = capsys.readouterr().out.splitlines()
     report = json.loads(last)
     assert report["results"]["w"][COST_MODEL]["ttft_p99_ms"] == {"median": 35, "low": 10, "high": 60}

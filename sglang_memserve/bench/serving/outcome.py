@@ -35,11 +35,11 @@ class BenchOutcome:
     def publish(self, options: BenchOptions) -> None:
         """Prints, and writes the files that were asked for."""
         results = report.collected(self.laps, [arm.name for arm in self.arms]).results()
-        doubts = [*self.notes, *report.warnings(self.laps)]
+        caveats = [*self.notes, *report.warnings(self.laps)]
         print("\n".join(f"{arm.name}: {arm.about}" for arm in self.arms), end="\n\n")
         headings = {label: heading(label, workload) for label, workload in self.workloads.items()}
         print(report.tables(results, headings, self.slo))
-        print("".join(f"\nNOTE {doubt}" for doubt in doubts), end="" if not doubts else "\n")
+        print("".join(f"\nNOTE {caveat}" for caveat in caveats), end="" if not caveats else "\n")
         if options.plot:
             self._draw(options.plot, options.plot_format, results)
         if options.records:
@@ -47,7 +47,7 @@ class BenchOutcome:
             options.records.write_bytes(report.records_jsonl(self.laps))
             _say(f"{options.records} has a line for each request")
         if options.json:
-            print(figures.report(self.machine | {"workloads": self._summaries()}, results, [], doubts))
+            print(figures.report(self.machine | {"workloads": self._summaries()}, results, [], caveats))
 
     def _summaries(self) -> dict[str, Any]:
         return {label: asdict(summarise(workload, _PAGE)) for label, workload in self.workloads.items()}

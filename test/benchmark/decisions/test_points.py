@@ -61,7 +61,7 @@ def point(tokens):
 def test_each_point_is_measured_either_way_in_each_round(ends):
     points = [point(64), point(128)]
     run(ends, points)
-    assert all(one.measured == {FETCH: [0.1, 0.1], COMPUTE: [0.2, 0.2]} for one in points)
+    assert all(point.measured == {FETCH: [0.1, 0.1], COMPUTE: [0.2, 0.2]} for point in points)
     prompts = [tokens for tokens, _ in ends[0].asked]
     assert len(set(prompts)) == len(prompts)
     assert len({tokens[:64] for tokens in prompts if len(tokens) > 64}) == 1

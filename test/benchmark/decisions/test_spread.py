@@ -30,8 +30,8 @@ def unpriced(chosen):
     return {"decode": chosen, "candidates": [{"url": url, "cost": None} for url in (HOT, OTHER)]}
 
 
-def met(one):
-    return [bar.ok for bar in bars([one])]
+def met(observed):
+    return [bar.ok for bar in bars([observed])]
 
 
 def test_waiting_less_than_computing_elsewhere_is_right():

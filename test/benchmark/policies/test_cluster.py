@@ -42,10 +42,10 @@ async def router(free_port, monkeypatch):
     server = await mock.serve("127.0.0.1", port)
     url = f"http://127.0.0.1:{port}"
 
-    def behind(name, builder, instances, peers, profile):
+    def target_of(name, builder, instances, peers, profile):
         return System(name, url, tuple(instances), Member(f"{name}-router", [], {}, builder.logs, None))
 
-    monkeypatch.setattr(contenders, "behind", behind)
+    monkeypatch.setattr(contenders, "target_of", target_of)
     mock.pages |= PAGES
     yield mock
     server.close()
@@ -60,7 +60,7 @@ async def cluster(router, started, tmp_path):
 
 async def test_each_turn_has_a_router_of_its_own_whose_decisions_are_kept(cluster, started, tmp_path):
     for name in ("session", "random"):
-        async with cluster.behind([contenders.arm(name)]) as (target,):
+        async with cluster.serving([contenders.arm(name)]) as (target,):
             assert target.name == name
     assert started == ["session-router", "random-router"]
     kept = sorted(path.name for path in tmp_path.glob("decisions-*"))
@@ -69,7 +69,7 @@ async def test_each_turn_has_a_router_of_its_own_whose_decisions_are_kept(cluste
 
 
 async def test_sglang_router_has_no_decisions_to_keep(cluster, router, tmp_path):
-    async with cluster.behind([contenders.arm(contenders.PEER)]):
+    async with cluster.serving([contenders.arm(contenders.PEER)]):
         pass
     assert not list(tmp_path.glob("decisions-*"))
     assert not router.calls
@@ -87,12 +87,12 @@ async def test_a_router_that_goes_by_tokens_is_measured_when_it_has_a_tokenizer(
 
     monkeypatch.setattr(module, "_POLL_S", 0.01)
     router.pages = Later(router.pages)
-    async with cluster.behind([contenders.arm(contenders.COST_MODEL)]):
+    async with cluster.serving([contenders.arm(contenders.COST_MODEL)]):
         assert router.pages.asked == 3
     monkeypatch.setattr(module, "_TOKENISES_S", 0.0)
     router.pages.asked = -99
     with pytest.raises(ClusterError, match="has no tokenizer"):
-        async with cluster.behind([contenders.arm(contenders.PROMPT_TREE)]):
+        async with cluster.serving([contenders.arm(contenders.PROMPT_TREE)]):
             pass
 
 
@@ -121,7 +121,7 @@ async def test_instances_have_names_and_ports_of_their_own_and_one_registry(star
     async with raised(builder, None, StockPeers(tmp_path), None) as cluster:
         names = ["cluster-prefill-0", "cluster-prefill-1", "cluster-prefill-2", "cluster-decode-0"]
         assert started == ["registry", *names]
-        ports = [port for one in cluster.instances for port in (one.port, one.bootstrap_port) if port]
+        ports = [port for spec in cluster.instances for port in (spec.port, spec.bootstrap_port) if port]
         assert len(set(ports)) == len(ports) == 7
-        assert len({one.registries for one in cluster.instances}) == 1
-        assert all("--memserve-caching" in one.argv() for one in cluster.instances)
+        assert len({spec.registries for spec in cluster.instances}) == 1
+        assert all("--memserve-caching" in spec.argv() for spec in cluster.instances)

@@ -27,4 +27,4 @@ def folder(tmp_path):
 @pytest.fixture
 def hasty(monkeypatch):
     """Every call is measured once: figures mean nothing."""
-    monkeypatch.setattr(calibration, "CallTimer", partial(CallTimer, budget_s=0.0, fewest=1))
+    monkeypatch.setattr(calibration, "CallTimer", partial(CallTimer, budget_s=0.0, min_calls=1))

@@ -12,7 +12,7 @@ from sglang_memserve.calibrate.timing import CallTimer
 SHAPE = ModelShape(
     layers=2, hidden=32, heads=4, kv_heads=2, head_dim=8, intermediate=48, vocab=100, dtype="float32"
 )
-HASTY = CallTimer(torch.device("cpu"), budget_s=0.0, fewest=1)
+HASTY = CallTimer(torch.device("cpu"), budget_s=0.0, min_calls=1)
 
 
 def attention(backend):

@@ -28,7 +28,7 @@ def test_short_calls_are_repeated_and_long_ones_are_not(clock):
         numbers.append(number)
         clock[0] += seconds
 
-    timer = CallTimer(torch.device("cpu"), budget_s=1.0, fewest=3, most=20)
+    timer = CallTimer(torch.device("cpu"), budget_s=1.0, min_calls=3, max_calls=20)
     timer.seconds(lambda number: call(0.1875, number))
     assert numbers == list(range(7))
     numbers.clear()

@@ -50,14 +50,14 @@ def asked(folder):
 
 
 async def test_it_serves_once_a_request_has_gone_through_each_instance(cluster, tmp_path, survivors):
-    one = cluster("prefill", "prefill", "decode", "colocated")
-    await one.start()
+    local = cluster("prefill", "prefill", "decode", "colocated")
+    await local.start()
     async with asyncio.timeout(10):
         # A real decode instance answers after prefill; the fake one may be first.
         while asked(tmp_path) != ["colocated-3", "decode-2", "prefill-0", "prefill-1"]:
             await asyncio.sleep(0.05)
-    assert len(await probe.healthy_workers(one.session, one.url)) == 4
-    await one.stop()
+    assert len(await probe.healthy_workers(local.session, local.url)) == 4
+    await local.stop()
     assert survivors() == []
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {
         "router.log",
@@ -70,47 +70,47 @@ async def test_it_serves_once_a_request_has_gone_through_each_instance(cluster, 
 
 @pytest.mark.parametrize("victim", ["decode-1", "router"])
 async def test_after_a_kill_it_serves_again(cluster, victim, survivors):
-    one = cluster("prefill", "decode")
-    await one.start()
-    watching = asyncio.create_task(one.watch())
-    member = next(m for m in one._members if m.name == victim)
+    local = cluster("prefill", "decode")
+    await local.start()
+    watching = asyncio.create_task(local.watch())
+    member = next(m for m in local._members if m.name == victim)
     os.kill(member.process.pid, signal.SIGKILL)
     async with asyncio.timeout(60):
-        while f"{victim} back" not in one.lines:
+        while f"{victim} back" not in local.lines:
             await asyncio.sleep(0.05)
-    await probe.generate_once(one.session, one.url, 20)
+    await probe.generate_once(local.session, local.url, 20)
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
-    await one.stop()
+    await local.stop()
     assert survivors() == []
 
 
 async def test_an_instance_that_refuses_requests_stops_the_start(cluster, monkeypatch, survivors):
-    one = cluster("colocated")
+    local = cluster("colocated")
 
     async def refused(*_):
         raise ClusterError("refused")
 
     monkeypatch.setattr(probe, "generate_once", refused)
     with pytest.raises(ClusterError, match="refused"):
-        await one.start()
-    await one.stop()
+        await local.start()
+    await local.stop()
     assert survivors() == []
 
 
 async def test_a_death_is_reported_before_the_router_misses_it(cluster, monkeypatch, survivors):
-    one = cluster("colocated")
+    local = cluster("colocated")
 
     async def healthy(*_):
         with suppress(ProcessLookupError):
-            os.kill(one._members[1].process.pid, signal.SIGKILL)
+            os.kill(local._members[1].process.pid, signal.SIGKILL)
         return set()
 
     monkeypatch.setattr(probe, "healthy_workers", healthy)
     with pytest.raises(ClusterError, match="colocated-0 died before all was ready"):
-        await one.start()
-    await one.stop()
+        await local.start()
+    await local.stop()
     assert survivors() == []
 
 

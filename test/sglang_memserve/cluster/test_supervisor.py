@@ -90,16 +90,16 @@ async def test_a_failed_start_names_the_member_and_its_error(member, supervise, 
 
 @pytest.mark.parametrize("others_ready", [True, False])
 async def test_a_death_before_all_is_proven_is_reported(member, supervise, reports, survivors, others_ready):
-    one, two = member("one"), member("two")
+    managed, two = member("one"), member("two")
 
     async def never(*_):
         await asyncio.Event().wait()
 
     if not others_ready:
         two.phase = never
-    starting = asyncio.create_task(supervise(one, two).start(never))
+    starting = asyncio.create_task(supervise(managed, two).start(never))
     await reports.wait_for("one", "ready")
-    os.kill(one.process.pid, signal.SIGKILL)
+    os.kill(managed.process.pid, signal.SIGKILL)
     with pytest.raises(ClusterError, match=r"(?s)^one died before all was ready: .*SIGKILL.*one\.log"):
         async with asyncio.timeout(20):
             await starting
@@ -108,13 +108,13 @@ async def test_a_death_before_all_is_proven_is_reported(member, supervise, repor
 
 
 async def test_a_death_says_more_than_the_request_that_failed_of_it(member, supervise):
-    one = member("one")
+    managed = member("one")
 
     async def refused():
-        os.kill(one.process.pid, signal.SIGKILL)
+        os.kill(managed.process.pid, signal.SIGKILL)
         raise ClusterError("the request failed")
 
-    supervisor = supervise(one, limits=Limits(poll_s=20))
+    supervisor = supervise(managed, limits=Limits(poll_s=20))
     with pytest.raises(ClusterError, match=r"^one died"):
         await supervisor.start(refused)
 
@@ -146,15 +146,15 @@ async def test_a_start_that_takes_too_long_is_given_up(member, supervise, surviv
 
 
 async def test_what_dies_is_named_with_the_reason_and_brought_back(member, supervise, reports, survivors):
-    one = member("one")
-    supervisor = supervise(one, member("two"))
+    managed = member("one")
+    supervisor = supervise(managed, member("two"))
     await supervisor.start()
     watching = asyncio.create_task(supervisor.watch())
-    first = one.process.pid
+    first = managed.process.pid
     os.kill(first, signal.SIGKILL)
     await reports.wait_for("one", "back")
     assert any("SIGKILL" in what for what in reports.of("one"))
-    assert one.process.pid != first
+    assert managed.process.pid != first
     # the orphan of the first run is gone: two processes for each member
     assert len(survivors()) == 4
     watching.cancel()
@@ -168,12 +168,12 @@ async def test_what_dies_again_and_again_is_given_up_and_ends_the_watch(
     member, supervise, reports, survivors, tmp_path
 ):
     stone = tmp_path / "stone"
-    one = member("one", "--crash-if", stone)
-    supervisor = supervise(one, serves=lambda: not one.lost)
+    managed = member("one", "--crash-if", stone)
+    supervisor = supervise(managed, serves=lambda: not managed.lost)
     await supervisor.start()
     stone.touch()
     watching = asyncio.create_task(supervisor.watch())
-    os.kill(one.process.pid, signal.SIGKILL)
+    os.kill(managed.process.pid, signal.SIGKILL)
     with pytest.raises(ClusterError, match="without one"):
         async with asyncio.timeout(20):
             await watching
@@ -185,12 +185,12 @@ async def test_what_dies_again_and_again_is_given_up_and_ends_the_watch(
 
 async def test_the_others_go_on_when_one_is_given_up_but_not_needed(member, supervise, reports, tmp_path):
     stone = tmp_path / "stone"
-    one, two = member("one", "--crash-if", stone), member("two")
-    supervisor = supervise(one, two)
+    managed, two = member("one", "--crash-if", stone), member("two")
+    supervisor = supervise(managed, two)
     await supervisor.start()
     stone.touch()
     watching = asyncio.create_task(supervisor.watch())
-    os.kill(one.process.pid, signal.SIGKILL)
+    os.kill(managed.process.pid, signal.SIGKILL)
     await reports.wait_for("one", "given up")
     assert not watching.done()
     assert two.process.exit_code is None

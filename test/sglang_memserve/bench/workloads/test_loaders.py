@@ -48,9 +48,9 @@ def test_sharegpt_lengths_become_turns_of_that_length(written):
 
 def test_chats_of_one_name_share_nothing(written):
     path = written({"session": 0, "turns": [[50, 7]]}, {"session": 0, "turns": [[50, 7]]})
-    one, two = sharegpt_lengths(path, ShareGptSettings()).sessions
-    assert one.name != two.name
-    assert one.turns[0].tokens[:2] != two.turns[0].tokens[:2]
+    a, b = sharegpt_lengths(path, ShareGptSettings()).sessions
+    assert a.name != b.name
+    assert a.turns[0].tokens[:2] != b.turns[0].tokens[:2]
 
 
 def test_only_so_many_sessions_are_read(written):
@@ -123,19 +123,23 @@ def test_react_begins_with_the_real_examples_where_there_is_a_tokenizer(written,
 
 def test_mooncake_requests_share_tokens_where_they_share_blocks(written):
     path = written(request(), request(2500, 1024, 5, (0, 1)), request(3000, 600, 5, (0, 9)))
-    one, two, three = mooncake(path, Settings()).sessions
-    assert [session.arrival for session in (one, two, three)] == [0, 2.5, 3]
-    assert [shape(session) for session in (one, two, three)] == [[(1100, 10)], [(1024, 5)], [(600, 5)]]
-    assert one.turns[0].tokens[:1024] == two.turns[0].tokens
-    assert one.turns[0].tokens[:512] == three.turns[0].tokens[:512]
-    assert one.turns[0].tokens[512:600] != three.turns[0].tokens[512:]
+    a, b, c = mooncake(path, Settings()).sessions
+    assert [session.arrival for session in (a, b, c)] == [0, 2.5, 3]
+    assert [shape(session) for session in (a, b, c)] == [
+        [(1100, 10)],
+        [(1024, 5)],
+        [(600, 5)],
+    ]
+    assert a.turns[0].tokens[:1024] == b.turns[0].tokens
+    assert a.turns[0].tokens[:512] == c.turns[0].tokens[:512]
+    assert a.turns[0].tokens[512:600] != c.turns[0].tokens[512:]
 
 
 def test_scaled_mooncake_requests_share_the_same_blocks(written):
     path = written(request(), request(2500, 1024, 5, (0, 1)))
-    one, two = mooncake(path, Settings(scale=1 / 16)).sessions
-    assert one.turns[0].tokens[:64] == two.turns[0].tokens
-    assert len(one.turns[0].tokens) == 64 + round(76 / 16)
+    a, b = mooncake(path, Settings(scale=1 / 16)).sessions
+    assert a.turns[0].tokens[:64] == b.turns[0].tokens
+    assert len(a.turns[0].tokens) == 64 + round(76 / 16)
 
 
 def test_a_block_is_the_same_in_any_order(written):
@@ -152,10 +156,10 @@ def test_azure_rows_become_requests_at_their_times(tmp_path):
         "TIMESTAMP,ContextTokens,GeneratedTokens\n"
         "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:16:46.9305900,396,0\n"
     )
-    one, two = azure(path, Settings()).sessions
-    assert (one.arrival, two.arrival) == (0, pytest.approx(60.25, abs=1e-5))
-    assert [shape(session) for session in (one, two)] == [[(374, 44)], [(396, 1)]]
-    assert one.turns[0].tokens[:2] != two.turns[0].tokens[:2]
+    a, b = azure(path, Settings()).sessions
+    assert (a.arrival, b.arrival) == (0, pytest.approx(60.25, abs=1e-5))
+    assert [shape(session) for session in (a, b)] == [[(374, 44)], [(396, 1)]]
+    assert a.turns[0].tokens[:2] != b.turns[0].tokens[:2]
 
 
 GOOD = {"session": 0, "turns": [[5, 7]]}

@@ -19,15 +19,15 @@ _TURNS = 5
 
 def half_full(total: int, batch: int) -> tuple[BlockAllocator, deque[Addresses]]:
     """An allocator with every second block free, by chance, and the batches that hold the others."""
-    books = BlockAllocator(Owner("bench", 1, Medium.DRAM), total)
-    blocks = np.random.default_rng(1).permutation(books.alloc(total).blocks)
-    batches = [Addresses(books.owner, blocks[at : at + batch]) for at in range(0, total, batch)]
+    allocator = BlockAllocator(Owner("bench", 1, Medium.DRAM), total)
+    blocks = np.random.default_rng(1).permutation(allocator.alloc(total).blocks)
+    batches = [Addresses(allocator.owner, blocks[at : at + batch]) for at in range(0, total, batch)]
     for addresses in batches[::2]:
-        books.free(addresses)
-    return books, deque(batches[1::2])
+        allocator.free(addresses)
+    return allocator, deque(batches[1::2])
 
 
-def seconds_a_block(books: BlockAllocator, held: deque[Addresses], batch: int) -> float:
+def seconds_a_block(allocator: BlockAllocator, held: deque[Addresses], batch: int) -> float:
     """Takes a fifth of what is held besides, then frees as much of the oldest, until all has changed.
 
     A free and an alloc in turn would take the block that was freed last again and again.
@@ -35,17 +35,17 @@ def seconds_a_block(books: BlockAllocator, held: deque[Addresses], batch: int) -
     batches, began = len(held) // _TURNS, time.perf_counter()
     for _ in range(_TURNS):
         for _ in range(batches):
-            held.append(books.alloc(batch))
+            held.append(allocator.alloc(batch))
         for _ in range(batches):
-            books.free(held.popleft())
+            allocator.free(held.popleft())
     return (time.perf_counter() - began) / (_TURNS * batches * batch)
 
 
 def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
-    say("books: alloc and free")
-    books, held = half_full(TOTAL, BATCH)
+    say("allocation: alloc and free")
+    allocator, held = half_full(TOTAL, BATCH)
     for number in range(plan.rounds + 1):
-        seconds = seconds_a_block(books, held, BATCH)
+        seconds = seconds_a_block(allocator, held, BATCH)
         if number:
             rounds.note(WORKLOAD, OURS, **{FIGURE: 1e9 * seconds})
     return []

@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from mempool.errors import MemPoolError
@@ -37,8 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    # Before any thread is there, which would take the signal and do with it what Python does not expect.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    # Handlers, and no blocked signals with sigwait: a library's thread that does not block them would take a
+    # signal that comes before the wait, and end the process.
+    stopped = threading.Event()
+    previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in _STOP}
     try:
         _check_bind(arguments.bind)
         registry = MembershipRegistry(
@@ -48,13 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
             max_members=arguments.max_members,
         )
         print(registry.endpoint, flush=True)
-        signal.sigwait(_STOP)
+        stopped.wait()
     except (ValueError, MemPoolError) as error:
         print(f"registry: {error}", file=sys.stderr)
         return 1 if isinstance(error, MemPoolError) else 2
     finally:
         # The next signal ends the process.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     registry.close()
     return 0
 

@@ -68,6 +68,14 @@ ASKED = {
 # Of one run, one server or one moment.
 VOLATILE = {"id", "created", "e2e_latency", "response_sent_to_client_ts", "cached_tokens"}
 VOLATILE |= {"prompt_tokens_details", "cached_tokens_details"}
+# SGLang's times, which it adds with --enable-metrics; `memserve up` gives that, the stock server is without.
+VOLATILE |= {
+    "request_received_ts",
+    "api_server_dispatch_finish_ts",
+    "request_finished_ts",
+    "first_token_latency",
+}
+VOLATILE |= {"decode_throughput", "forward_entry_time", "prefill_finished_time", "queue_time"}
 # Nats: the same sums in batches of another size.
 NOISE = 0.1
 

@@ -86,7 +86,7 @@ class HealthWatch:
             return
         if response.status >= 500:
             return
-        instance.recheck_requested = False
+        instance.recheck_done()
         reported = parse_server_info(info)
         instance.learn(reported)
         fuller = await self._with_fingerprint(reported)

@@ -33,8 +33,8 @@ class Instance:
     `in_flight` requests are charged to it, of `charged` tokens together. Predicted, and not done yet, are
     `charged_seconds` of prefill and `sending_seconds` of what others fetch from it; the first of these
     prefills, of `first_seconds`, is under way since `first_since`. `clock`: seconds, monotonic. `cache_epoch`
-    grows whenever what it had cached is gone. `recheck_requested`: its `server_info` may have changed. One
-    that is `leaving` gets no new requests, and is `idle` when the last of its own has ended.
+    grows whenever what it had cached is gone. One that is `leaving` gets no new requests, and is `idle` when
+    the last of its own has ended.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Instance:
         self.cache_epoch = 0
         self._server_info: ServerInfo | None = None
         self._on_change: list[Callable[[Instance], None]] = []
-        self.recheck_requested = False
+        self._recheck_requested = False
         self.probe_requested = asyncio.Event()
         self.breaker = Breaker(clock=clock) if breaker is None else breaker
         self.leaving = False
@@ -73,6 +73,11 @@ class Instance:
     def server_info(self) -> ServerInfo | None:
         """What it has reported of itself; None: not known yet."""
         return self._server_info
+
+    @property
+    def recheck_requested(self) -> bool:
+        """Whether `server_info` may have changed."""
+        return self._recheck_requested
 
     def on_change(self, changed: Callable[[Instance], None]) -> None:
         """Calls `changed` once, with this instance, when `server_info` is replaced next."""
@@ -174,8 +179,12 @@ class Instance:
 
     def request_recheck(self) -> None:
         """Has its /server_info read again at once: another server may have its address by now."""
-        self.recheck_requested = True
+        self._recheck_requested = True
         self.probe_requested.set()
+
+    def recheck_done(self) -> None:
+        """Its /server_info has been read."""
+        self._recheck_requested = False
 
     def mark_unreachable(self, trouble: str) -> None:
         """Takes it out of the rotation, and has it probed at once rather than at the next interval."""

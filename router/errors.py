@@ -41,26 +41,40 @@ class Failure(Exception):
     what happened, also where the answer is a stream of status 200.
     """
 
-    instance_url: str | None = None
-
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, message: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        message: str,
+        *,
+        code: int | None = None,
+        instance_url: str | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status = self.code = status
+        self.status = status
+        self.code = status if code is None else code
         self.headers = headers
         self.body = body
+        self.instance_url = instance_url
 
 
 class InstanceRefused(Failure):
     """An instance's own answer of 400 or more, or its error in a stream."""
+
+    def rewrite(self, body: bytes) -> None:
+        """Puts `body` in place of the instance's own."""
+        self.body = body
 
 
 class RouterError(Failure):
     status_code = HTTPStatus.INTERNAL_SERVER_ERROR
     kind = "router_error"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, instance_url: str | None = None) -> None:
         status = self.status_code.value
-        super().__init__(status, JSON_HEADERS, error_body(status, message, self.kind), message)
+        body = error_body(status, message, self.kind)
+        super().__init__(status, JSON_HEADERS, body, message, instance_url=instance_url)
 
 
 class BadRequest(RouterError):

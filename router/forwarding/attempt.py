@@ -60,7 +60,7 @@ class Attempt:
             await self.close()
             if isinstance(error, InstanceRefused):
                 for fields in self._added_fields:
-                    error.body = bootstrap.without_echo(error.body, fields)
+                    error.rewrite(bootstrap.without_echo(error.body, fields))
             raise
         return self._answer
 

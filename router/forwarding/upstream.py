@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from router.config.settings import RouterConfig
-from router.errors import InstanceFailed, InstanceRefused, InstanceSilent, RouterError
+from router.errors import InstanceFailed, InstanceRefused, InstanceSilent
 from router.instances.instance import Instance
 from router.protocol import headers, sse, upload
 from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
@@ -161,13 +161,17 @@ class UpstreamRequest:
             self._reservation.completed()
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes, code: int) -> InstanceRefused:
-        message = f"{self.instance} answered {code or response.status}"
-        refused = InstanceRefused(response.status, headers.to_client(response.headers), body, message)
-        refused.code, refused.instance_url = code, self.instance.url
         self._refused = True
         if code in _BROKEN and ABORTED not in body:
             self.instance.failed()
-        return refused
+        return InstanceRefused(
+            response.status,
+            headers.to_client(response.headers),
+            body,
+            f"{self.instance} answered {code or response.status}",
+            code=code,
+            instance_url=self.instance.url,
+        )
 
 
 @contextmanager
@@ -180,15 +184,11 @@ def network_errors(instance: Instance) -> Iterator[None]:
         yield
     except aiohttp.SocketTimeoutError:
         instance.failed()
-        raise _at(instance, InstanceSilent(f"{instance} went silent during the request")) from None
+        message = f"{instance} went silent during the request"
+        raise InstanceSilent(message, instance_url=instance.url) from None
     except AnswerTooLarge as error:
         raise InstanceFailed(f"{instance}: {error} (--max-payload-size)") from None
     except (aiohttp.ClientError, OSError) as error:
         instance.mark_unreachable(describe_error(error))
-        failed = InstanceFailed(f"{instance} cannot be reached or broke off: {describe_error(error)}")
-        raise _at(instance, failed) from error
-
-
-def _at(instance: Instance, failure: RouterError) -> RouterError:
-    failure.instance_url = instance.url
-    return failure
+        message = f"{instance} cannot be reached or broke off: {describe_error(error)}"
+        raise InstanceFailed(message, instance_url=instance.url) from error

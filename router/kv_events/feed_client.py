@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import zmq
 import zmq.asyncio
@@ -16,11 +14,11 @@ import zmq.asyncio
 from mempool.address import Medium
 from mempool.errors import FrameError, MemPoolError
 from mempool.feed.messages import MAX_REPLY_BYTES, FeedRequest, Unknown, encode
-from mempool.index.events import EventGap
 from mempool.sockets import SocketLimits, set_bounds
 from router.instances.instance import Instance
 from router.instances.server_info import FeedAt
 from router.kv_events.cooperative import CooperativeRunner
+from router.kv_events.progress import FeedProgress
 from router.kv_events.replies import (
     FeedReply,
     RawEventBatch,
@@ -52,30 +50,6 @@ class FeedTiming:
 
 class FeedLost(MemPoolError):
     """The feed was silent for too long."""
-
-
-class FeedProgress:
-    """How one feed is doing. `trouble`: why nothing is known of this medium; "" if all is well."""
-
-    def __init__(self) -> None:
-        self.state = "not asked yet"
-        self.trouble = ""
-        self.snapshots = self.events = self.gaps = self.errors = 0
-        self.heard_at: float | None = None
-        self.event_at: float | None = None
-
-    def describe(self) -> dict[str, Any]:
-        now = time.monotonic()
-        return {
-            "state": self.state,
-            "trouble": self.trouble or None,
-            "snapshots": self.snapshots,
-            "events": self.events,
-            "gaps": self.gaps,
-            "errors": self.errors,
-            "seconds_since_heard": _since(self.heard_at, now),
-            "seconds_since_event": _since(self.event_at, now),
-        }
 
 
 class FeedClient:
@@ -164,7 +138,7 @@ class FeedClient:
         except TimeoutError:
             return None
         self._number += 1
-        self._progress.heard_at = time.monotonic()
+        self._progress.heard()
         await self._take(answer)
         return type(answer)
 
@@ -191,16 +165,15 @@ class FeedClient:
                 await self._take_events(answer)
 
     async def _take_snapshot(self, reply: RawSnapshotReply) -> None:
-        if self._progress.snapshots and reply.incarnation != self._incarnation:
+        if self._progress.had_snapshot and reply.incarnation != self._incarnation:
             # It may be another server by now.
             self._instance.request_recheck()
         self._incarnation, snapshot = reply.incarnation, reply.snapshot
         index = self._index = self._mirrors.open(self._instance, self._medium, snapshot.page_size)
         stored = map(decode_stored, snapshot.stored)
-        self._progress.state = "taking a snapshot"
+        self._progress.enter("taking a snapshot")
         await self._runner.work(self._mirrors.load(index, stored, snapshot.seq))
-        self._progress.snapshots += 1
-        self._progress.state = "followed"
+        self._progress.snapshot_taken()
 
     async def _take_events(self, batch: RawEventBatch) -> None:
         index = self._index
@@ -208,8 +181,7 @@ class FeedClient:
             raise FrameError(f"events of incarnation {batch.incarnation}, where a snapshot was asked for")
         if batch.events:
             await self._runner.work(self._applying(index, batch))
-            self._progress.events += len(batch.events)
-            self._progress.event_at = time.monotonic()
+            self._progress.events_applied(len(batch.events))
         self._all_well()
 
     def _applying(self, index: InstanceIndex, batch: RawEventBatch) -> Iterator[None]:
@@ -217,14 +189,11 @@ class FeedClient:
             yield from self._mirrors.apply(index, decode_event(raw))
 
     def _all_well(self) -> None:
-        self._failures, self._progress.trouble = 0, ""
+        self._failures = 0
+        self._progress.recovered()
         self._changed()
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, EventGap):
-            self._progress.gaps += 1
-        else:
-            self._progress.errors += 1
         self._failures += 1
         lost = isinstance(error, FeedLost)
         if lost:
@@ -232,18 +201,15 @@ class FeedClient:
         if lost or self._index is None or self._index.seq is None:
             self._close("lost")
         # The next snapshot heals a single failure.
-        if lost or self._failures > 1:
-            self._progress.trouble = str(error) or type(error).__name__
+        lasting = lost or self._failures > 1
+        self._progress.failed(error, lasting=lasting)
+        if lasting:
             self._changed()
 
     def _close(self, state: str) -> None:
         self._index = None
         self._mirrors.close(self._instance, self._medium)
-        self._progress.state = state
+        self._progress.enter(state)
 
     def _pause(self) -> float:
         return min(self._timing.min_pause_s * 2.0 ** min(self._failures - 1, 20), self._timing.max_pause_s)
-
-
-def _since(then: float | None, now: float) -> float | None:
-    return None if then is None else round(now - then, 1)

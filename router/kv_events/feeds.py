@@ -12,7 +12,8 @@ from mempool.address import Medium
 from router.instances.instance import Instance
 from router.instances.server_info import FeedAt
 from router.kv_events.cooperative import CooperativeRunner
-from router.kv_events.feed_client import FeedClient, FeedProgress, FeedTiming
+from router.kv_events.feed_client import FeedClient, FeedTiming
+from router.kv_events.progress import FeedProgress
 from router.prefix_tree import Mirrors
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from router.instances.instance import Instance, Role
 from router.instances.server_info import FeedAt, ServerInfo
 from router.kv_events import Feeds, FeedTiming
 from router.kv_events.cooperative import CooperativeRunner
-from router.kv_events.feed_client import FeedProgress
+from router.kv_events.progress import FeedProgress
 from router.prefix_tree import EventTree
 
 HBM, DRAM = Medium.HBM, Medium.DRAM

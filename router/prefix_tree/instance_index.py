@@ -47,6 +47,10 @@ class InstanceIndex(CacheHolder):
         if seq != expected:
             raise EventGap(expected, seq)
 
+    def reached(self, seq: int) -> None:
+        """All up to this event is here."""
+        self.seq = seq
+
     def bit(self, owner: Owner) -> int:
         """The bit of this owner. Raises FrameError for too many owners."""
         bit = self._owners.get(owner)

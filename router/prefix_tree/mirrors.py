@@ -89,7 +89,7 @@ class Mirrors:
         for run in stored:
             self._store(index, run, max_tokens)
             yield
-        index.seq = seq
+        index.reached(seq)
 
     def apply(self, index: InstanceIndex, event: AnyEvent) -> Iterator[None]:
         """Applies the next event. Raises as `load`, and EventGap for an event that is not the next."""
@@ -107,7 +107,7 @@ class Mirrors:
                 self._remove(index, event.run, event.first, event.count, event.owner)
             case Cleared():
                 yield from self._clear(index, event.namespace)
-        index.seq = event.seq
+        index.reached(event.seq)
         yield
 
     def sizes(self) -> dict[str, int]:

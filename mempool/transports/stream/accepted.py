@@ -51,8 +51,15 @@ class AcceptedConnection:
         while True:
             in_payload = self._payload is not None
             message = self._read_once()
+            self.known |= message is not None
             if message is not None or in_payload:
                 return message
+
+    def flush(self) -> bool:
+        """Sends what there is room for; returns whether `waits_for_room` has changed. Raises OSError."""
+        self.writer.flush()
+        waited, self.waits_for_room = self.waits_for_room, not self.writer.empty
+        return self.waits_for_room != waited
 
     def _read_once(self) -> IncomingMessage | None:
         count = self._target.fill(self._into)

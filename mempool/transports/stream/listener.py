@@ -102,8 +102,6 @@ class StreamListener:
             self._drop(accepted)
         except EndedError as ended:
             self._drop(accepted, ended.fault)
-        else:
-            accepted.known |= message is not None
         self._flush(accepted)
         return message
 
@@ -139,14 +137,13 @@ class StreamListener:
         if accepted.writer.empty or accepted.source not in self._by_source:
             return
         try:
-            accepted.writer.flush()
+            changed = accepted.flush()
         except OSError:
             # Reading will tell.
             return
-        waits = not accepted.writer.empty
-        if waits != accepted.waits_for_room:
-            accepted.waits_for_room = waits
-            self._epoll.modify(accepted.socket, select.EPOLLIN | (select.EPOLLOUT if waits else 0))
+        if changed:
+            room = select.EPOLLOUT if accepted.waits_for_room else 0
+            self._epoll.modify(accepted.socket, select.EPOLLIN | room)
 
     def _drop(self, accepted: AcceptedConnection, fault: str = "") -> None:
         del self._by_source[accepted.source]

@@ -107,6 +107,9 @@ class EventLog:
         self._on_event = on_event
         self._events: deque[AnyEvent] = deque(maxlen=capacity)
 
+    def turn_on(self) -> None:
+        self.on = True
+
     def next_seq(self) -> int:
         self.seq += 1
         return self.seq

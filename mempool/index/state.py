@@ -153,7 +153,7 @@ class IndexState:
 
     def snapshot(self) -> Snapshot:
         """Turns the log on: the owner of a snapshot needs the events that follow."""
-        self.log.on = True
+        self.log.turn_on()
         stored = [
             self._stored(node, self.log.seq, namespace)
             for namespace, nodes in self.tree.namespaces()

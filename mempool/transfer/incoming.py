@@ -32,6 +32,10 @@ class IncomingTransfer:
         # Whether the payload of the message that is being read goes straight to its pages.
         self._in_place = False
 
+    def claim(self, source: bytes) -> None:
+        """Its messages come over this connection."""
+        self.source = source
+
     def place(
         self, part: wire.Blocks, size: int, staging: Callable[[BlockStore, int], torch.Tensor]
     ) -> Sequence[memoryview]:

@@ -34,6 +34,11 @@ class SentCounters:
     bytes: int = 0
     messages: int = 0
 
+    def count(self, size: int) -> None:
+        """A message with `size` bytes of blocks."""
+        self.bytes += size
+        self.messages += 1
+
 
 class _Unanswered(NamedTuple):
     seq: int
@@ -223,8 +228,7 @@ class Peer:
         # No copy: neither slot nor blocks are written to before the receiver has answered.
         self._send([wire.encode(header), *frames])
         self._sent_now(transfer, size, ring)
-        self._sent.bytes += size
-        self._sent.messages += 1
+        self._sent.count(size)
         self._lanes.served(lane)
         return True
 

@@ -211,7 +211,7 @@ class BlockReceiver:
         if expected is None:
             raise MemPoolError("the receiver does not wait for this transfer")
         if expected.source is None:
-            expected.source = source
+            expected.claim(source)
             self._tickets_of[source].add(message.ticket)
         # A sender whose connection broke may say on another one that it gave up, and nothing else.
         elif expected.source != source and not isinstance(message, wire.Fail):

@@ -28,12 +28,12 @@ POOL_TOKENS = 65_536
 
 @dataclass
 class Live:
-    """`measured`: by cell, seconds of each round; predictions by way and cell, in seconds."""
+    """`predicted`: by way and cell, in seconds. `measured`: by cell, seconds of each round."""
 
     calibration_s: float
     profile: Profile
+    predicted: dict[str, dict[Cell, float]]
     measured: dict[Cell, list[float]] = field(default_factory=dict)
-    predicted: dict[str, dict[Cell, float]] = field(default_factory=dict)
 
     def median(self, cell: Cell) -> float:
         return median_high(self.measured[cell])
@@ -59,9 +59,9 @@ async def measure(builder: Builder, folder: Path, cells: list[Cell], rounds: int
     async with builder.serving(system):
         begun, file = time.perf_counter(), folder / "profile.json"
         await calibrate(builder, system, file)
-        live = Live(time.perf_counter() - begun, load_profile(file))
+        calibration_s, profile = time.perf_counter() - begun, load_profile(file)
         shape = model_shape(builder.engine.model)
-        live.predicted = predictions(live.profile, shape, cells)
+        live = Live(calibration_s, profile, predictions(profile, shape, cells))
         instance = PrefillProbe(builder.session, system.url, shape.vocab, builder.engine.page_size)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)

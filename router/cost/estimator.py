@@ -65,10 +65,10 @@ class _Columns:
 
     __slots__ = ("decode_s", "instances", "plans", "queue_s", "send_s", "total_s")
 
-    def __init__(self, instances: Sequence[Instance]) -> None:
+    def __init__(self, instances: Sequence[Instance], queue_s: list[float]) -> None:
         self.instances = instances
+        self.queue_s = queue_s
         self.plans: list[PrefillPlan] = []
-        self.queue_s: list[float] = []
         self.send_s: list[float] = []
         self.decode_s: list[float] = []
         self.total_s: list[float] = []
@@ -116,7 +116,7 @@ class CostEstimates:
         cached, prompt_tokens, new_tokens = self._cached, self._prompt_tokens, self._new_tokens
         speeds, speed_of = self._speeds, self._speed_of
         send_s_of: dict[tuple[Speed, int], float] = {}
-        columns = _Columns(instances)
+        columns = _Columns(instances, [])
         for instance in instances:
             speed = speeds.get(instance) or speed_of(instance)
             has = cached.get(instance, NOTHING).tokens
@@ -140,8 +140,7 @@ class CostEstimates:
         handover = self.of(partner) if partner else None
         partner_send_s, partner_decode_s = (handover.send_s, handover.decode_s) if handover else (0.0, 0.0)
         cheapest_of: dict[tuple[Speed, Cached, float], tuple[float, PrefillPlan]] = {}
-        columns = _Columns(instances)
-        columns.queue_s = prefill_queues(instances, self._now)
+        columns = _Columns(instances, prefill_queues(instances, self._now))
         plans, sends, decodes, totals = columns.plans, columns.send_s, columns.decode_s, columns.total_s
         for instance, queue_s in zip(instances, columns.queue_s, strict=True):
             # Quicker than `get`: nearly all of them are known.

@@ -30,7 +30,7 @@ async def bounded(body: bytes, timeout_s: float) -> AsyncIterator[bytes | AsyncI
             try:
                 yield upload.slices(body)
             finally:
-                upload.watched = False
+                upload.end()
     except TimeoutError:
         if deadline.expired():
             raise aiohttp.SocketTimeoutError(f"nothing was read for {timeout_s:g} s") from None
@@ -39,7 +39,7 @@ async def bounded(body: bytes, timeout_s: float) -> AsyncIterator[bytes | AsyncI
 
 class _Upload:
     def __init__(self, deadline: asyncio.Timeout, timeout_s: float) -> None:
-        self.watched = True
+        self._ended = False
         self._deadline = deadline
         self._timeout_s = timeout_s
 
@@ -49,7 +49,11 @@ class _Upload:
             yield body[start : start + SLICE]
         self._extend()
 
+    def end(self) -> None:
+        """The instance has answered, or will not."""
+        self._ended = True
+
     def _extend(self) -> None:
         # An instance may answer before it has read everything; from then on sock_read watches.
-        if self.watched and not self._deadline.expired():
+        if not self._ended and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time() + self._timeout_s)

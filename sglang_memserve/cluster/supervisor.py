@@ -32,6 +32,9 @@ class Member:
     def __post_init__(self) -> None:
         self.process = ServerProcess(self.argv, self.env, self.log)
 
+    def give_up(self) -> None:
+        self.lost = True
+
     def restart_delay(self, limits: "Limits") -> float | None:
         """Seconds to wait before the next restart, or None if there were too many of late."""
         now = time.monotonic()
@@ -191,7 +194,7 @@ class Supervisor:
             else:
                 self._report(member.name, await self._settle(member))
                 return True
-        member.lost = True
+        member.give_up()
         self._report(member.name, f"given up after {self._limits.restarts} restarts: {member.log}")
         if not self._serves():
             raise ClusterError(f"nothing can serve without {member.name}")

@@ -35,6 +35,7 @@ def register() -> None:
 
 
 def _all_specs() -> tuple[HookSpec, ...]:
+    rooms = samples.SampleRooms()
     return (
         HookSpec(Target.CHECK_SERVER_ARGS, "AFTER", server.refuse_unsupported),
         HookSpec(Target.RESOLVED_ARGS, "AFTER", server.redact_keys),
@@ -53,8 +54,8 @@ def _all_specs() -> tuple[HookSpec, ...]:
         HookSpec(Target.INTERNAL_STATE, "AFTER", metrics.add_counters),
         HookSpec(Target.INIT_INFO, "AFTER", describe),
         HookSpec(Target.STREAM_OUTPUT, "AROUND", decode.stream_the_rest),
-        HookSpec(Target.BATCH_REQUEST, "AROUND", samples.count_uses),
-        HookSpec(Target.SEND_REQUEST, "AROUND", samples.send_to_room),
+        HookSpec(Target.BATCH_REQUEST, "AROUND", rooms.count_uses),
+        HookSpec(Target.SEND_REQUEST, "AROUND", rooms.send_to_room),
         HookSpec(Target.LAST_LOC, "AROUND", cpu.last_loc_without_triton),
     )
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_memserve.hooks.samples import count_uses, room_of, send_to_room
+from sglang_memserve.hooks.samples import SampleRooms, room_of
 
 ROOM = 4711
 
@@ -17,8 +17,8 @@ class Sent:
 
 
 class Manager:
-    def __init__(self):
-        self.sent = []
+    def __init__(self, rooms=None):
+        self.sent, self.rooms = [], rooms or SampleRooms()
 
     async def _send(self, tokenized):
         await asyncio.sleep(0)
@@ -28,13 +28,13 @@ class Manager:
         uses = 1 if batch.parallel_sample_num == 1 else 1 + batch.parallel_sample_num
         for room in batch.bootstrap_room[: batch.batch_size]:
             for _ in range(uses):
-                await send_to_room(Manager._send, self, Sent(room))
+                await self.rooms.send_to_room(Manager._send, self, Sent(room))
         yield "first"
         yield "second"
 
     def run(self, rooms, n, size=1):
         batch = SimpleNamespace(bootstrap_room=rooms * n, parallel_sample_num=n, batch_size=size)
-        return count_uses(Manager._batch, self, batch)
+        return self.rooms.count_uses(Manager._batch, self, batch)
 
 
 def test_uses_of_a_room_never_meet_and_are_valid_rooms():
@@ -62,6 +62,15 @@ async def test_requests_at_the_same_time_do_not_count_for_each_other():
     await asyncio.gather(anext(first), anext(second))
     assert [room for room in both.sent if room in alone.sent] == alone.sent
     assert len(set(both.sent)) == 6
+
+
+async def test_managers_of_one_process_do_not_count_for_each_other():
+    rooms = SampleRooms()
+    prefill, decode = Manager(rooms), Manager(rooms)
+    first, second = prefill.run([ROOM], n=2), decode.run([ROOM], n=2)
+    await asyncio.gather(anext(first), anext(second))
+    assert prefill.sent == decode.sent
+    assert len(set(prefill.sent)) == 3
 
 
 @pytest.mark.parametrize("leave_early", [False, True])

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from sglang_memserve.request_state import request_state
@@ -51,7 +52,9 @@ class FirstTokens:
         self._streamer = scheduler.output_streamer
         self._metadata = metadata
         self._can_stream = _can_stream(scheduler)
-        self._lock = _guard(self._streamer.send_to_detokenizer)
+        sender = self._streamer.send_to_detokenizer
+        sender.send_output = send = _LockedSend(sender.send_output)
+        self._lock = send.lock
         self._requests: dict[int, Any] = {}
         self.streamed = 0
 
@@ -139,16 +142,17 @@ def _was_streamed(req: Any) -> bool:
 
 def lock_of(streamer: Any) -> contextlib.AbstractContextManager[Any]:
     """Keeps `FirstTokens` from streaming while the scheduler does."""
-    return getattr(streamer.send_to_detokenizer, "memserve_lock", None) or contextlib.nullcontext()
+    send = streamer.send_to_detokenizer.send_output
+    return send.lock if isinstance(send, _LockedSend) else contextlib.nullcontext()
 
 
-def _guard(sender: Any) -> threading.RLock:
-    """The lock under which alone `sender` sends from now on: a ZeroMQ socket serves one thread at a time."""
-    lock, send = threading.RLock(), sender.send_output
+class _LockedSend:
+    """In place of a sender's own method: a ZeroMQ socket serves one thread at a time."""
 
-    def send_output(*args: Any, **kwargs: Any) -> None:
-        with lock:
-            send(*args, **kwargs)
+    def __init__(self, send: Callable[..., None]) -> None:
+        self.lock = threading.RLock()
+        self._send = send
 
-    sender.send_output, sender.memserve_lock = send_output, lock
-    return lock
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        with self.lock:
+            self._send(*args, **kwargs)

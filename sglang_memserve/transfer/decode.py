@@ -1,5 +1,6 @@
 """The decode side: names destinations, lands blocks, hands the request over to SGLang's queues."""
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,17 @@ from sglang_memserve.transfer.first_token import FirstTokens
 from sglang_memserve.transfer.host import SideHost
 
 
+@dataclass(eq=False, slots=True)
+class DecodeRoom:
+    """`tickets`: several where one decode rank gets KV from several prefill ranks. `waiting`: the request
+    whose first token is streamed as the KV lands; None where the scheduler streams it.
+    """
+
+    number: int
+    tickets: list[int] = field(default_factory=list)
+    waiting: Any = None
+
+
 class DecodeSide:
     """`buffers`: SGLang's KV pool. `forward_stream`: the scheduler's, on which the engine writes KV. `port`:
     where blocks are received; 0 for a free one.
@@ -29,8 +41,8 @@ class DecodeSide:
         self._buffers = buffers
         self._layout = buffers.layout
         self._blocks = BlockReceiver(endpoint_of("stream", host.local_ip, port))
-        # Scheduler thread only. Several where one decode rank gets KV from several prefill ranks.
-        self._tickets: dict[int, list[int]] = {}
+        # Scheduler thread only.
+        self._rooms: dict[int, DecodeRoom] = {}
         self._first_tokens: FirstTokens | None = None
 
     def counters(self) -> dict[str, int]:
@@ -38,7 +50,7 @@ class DecodeSide:
             "kv_bytes_received": self._blocks.bytes_received,
             "bad_frames": self._blocks.bad_frames,
             "open_transfers": self._blocks.expected,
-            "open_rooms": len(self._tickets),
+            "open_rooms": sum(bool(room.tickets) for room in self._rooms.values()),
             "first_tokens_streamed_early": 0 if self._first_tokens is None else self._first_tokens.streamed,
         }
 
@@ -49,7 +61,11 @@ class DecodeSide:
         """
         if self._first_tokens is None:
             self._first_tokens = FirstTokens(scheduler, metadata)
-        self._first_tokens.expect(req)
+        if self._first_tokens.can_stream(req):
+            room = self._room(req.bootstrap_room)
+            # Another request in the same room will be refused.
+            if room.waiting is None:
+                room.waiting = req
 
     def registration(self) -> list[bytes]:
         """The message that makes this instance known to a prefill rank."""
@@ -78,17 +94,22 @@ class DecodeSide:
             )
         )
 
-    def withdraw(self, room: int) -> None:
+    def withdraw(self, number: int) -> None:
         """SGLang frees the room's pages after this: not a byte may land in them any more."""
-        if self._first_tokens is not None:
-            self._first_tokens.forget(room)
-        for ticket in self._tickets.pop(room, ()):
-            self._blocks.withdraw(ticket)
+        room = self._rooms.pop(number, None)
+        if room is not None:
+            room.waiting = None
+            for ticket in room.tickets:
+                self._blocks.withdraw(ticket)
 
-    def _admit(self, room: int, kv_indices: npt.NDArray[np.int32], aux_index: int | None) -> int:
+    def _room(self, number: int) -> DecodeRoom:
+        return self._rooms.setdefault(number, DecodeRoom(number))
+
+    def _admit(self, number: int, kv_indices: npt.NDArray[np.int32], aux_index: int | None) -> int:
         pages = torch.from_numpy(np.asarray(kv_indices, dtype=np.int64))
         # A forward that was launched before its request ended may still write to pages given away since.
         after = None if self._forward_stream is None else self._forward_stream.record_event()
+        room = self._room(number)
         ticket = self._blocks.expect(
             self._buffers,
             pages,
@@ -96,23 +117,28 @@ class DecodeSide:
             partial(self._failed, room),
             after,
         )
-        self._tickets.setdefault(room, []).append(ticket)
+        room.tickets.append(ticket)
         return ticket
 
-    def _landed(self, room: int, aux_index: int | None, private: bytes) -> None:
+    def _landed(self, room: DecodeRoom, aux_index: int | None, private: bytes) -> None:
         """On the block channel's thread. Raises FrameError."""
         handoff = control.decode_handoff(private)
         self._common.check_rows(handoff.rows)
         if aux_index is not None:
             self._common.write_rows(aux_index, handoff.rows)
-            # Where one rank sends all of it, all of it is here.
-            if self._first_tokens is not None and self._common.prefill_ranks(room) == 1:
-                self._first_tokens.landed(room, aux_index)
+            self._stream_first_token(room, aux_index)
         if handoff.origin is not None:
-            self._host.introduce(room, handoff.origin)
+            self._host.introduce(room.number, handoff.origin)
         # Last: the scheduler reads the rows once the status says that they are there.
-        self._common.landed(room, handoff.prefill_rank)
+        self._common.landed(room.number, handoff.prefill_rank)
 
-    def _failed(self, room: int, error: TransferError) -> None:
+    def _stream_first_token(self, room: DecodeRoom, row: int) -> None:
+        req, room.waiting = room.waiting, None
+        # Where one rank sends all of it, all of it is here.
+        if req is not None and self._common.prefill_ranks(room.number) == 1:
+            assert self._first_tokens is not None
+            self._first_tokens.stream(req, row)
+
+    def _failed(self, room: DecodeRoom, error: TransferError) -> None:
         """On the block channel's thread."""
-        self._common.failed(room, error.cause)
+        self._common.failed(room.number, error.cause)

@@ -42,8 +42,8 @@ _WANTS_MORE = (
 
 
 class FirstTokens:
-    """The requests whose first token is awaited. `landed` may be called from any thread, all else belongs to
-    the scheduler's.
+    """Streams first tokens ahead of the scheduler. `stream` may be called from any thread, all else belongs
+    to the scheduler's.
 
     A request is left to the scheduler unless it streams plain text, which needs nothing but the token.
     """
@@ -51,29 +51,20 @@ class FirstTokens:
     def __init__(self, scheduler: Any, metadata: Any) -> None:
         self._streamer = scheduler.output_streamer
         self._metadata = metadata
-        self._can_stream = _can_stream(scheduler)
+        self._supported = _is_supported(scheduler)
         sender = self._streamer.send_to_detokenizer
         sender.send_output = send = _LockedSend(sender.send_output)
         self._lock = send.lock
-        self._requests: dict[int, Any] = {}
         self.streamed = 0
 
-    def expect(self, req: Any) -> None:
-        """A request that waits for its KV."""
+    def can_stream(self, req: Any) -> bool:
+        """Whether `stream` may be called for the request, which waits for its KV."""
         from sglang.srt.disaggregation.utils import FAKE_BOOTSTRAP_HOST
 
-        if self._can_stream and is_plain(req) and req.bootstrap_host != FAKE_BOOTSTRAP_HOST:
-            # Another request in the same room will be refused.
-            self._requests.setdefault(req.bootstrap_room, req)
+        return self._supported and is_plain(req) and bool(req.bootstrap_host != FAKE_BOOTSTRAP_HOST)
 
-    def forget(self, room: int) -> None:
-        self._requests.pop(room, None)
-
-    def landed(self, room: int, row: int) -> None:
-        """All of the room's KV is here, and its metadata in that row. The scheduler does not know yet."""
-        req = self._requests.pop(room, None)
-        if req is None:
-            return
+    def stream(self, req: Any, row: int) -> None:
+        """All of its KV is here, and its metadata in that row. The scheduler does not know yet."""
         try:
             ahead = self._with_first_token(req, row)
             with self._lock:
@@ -101,7 +92,7 @@ class FirstTokens:
         return None if ahead.finished() else ahead
 
 
-def _can_stream(scheduler: Any) -> bool:
+def _is_supported(scheduler: Any) -> bool:
     return (
         scheduler.server_args.tp_size == 1
         and scheduler.spec_algorithm.is_none()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sglang.srt.disaggregation.base.conn import KVPoll
 
 from sglang_memserve.transfer import first_token
 from sglang_memserve.transfer.first_token import FirstTokens
@@ -90,10 +91,14 @@ def scheduler():
     return Scheduler()
 
 
+def land(tokens, req, row=ROW):
+    if tokens.can_stream(req):
+        tokens.stream(req, row)
+
+
 def test_a_landed_token_is_streamed_once_and_the_next_tokens_follow(scheduler, metadata):
     tokens, req = FirstTokens(scheduler, metadata), Req()
-    tokens.expect(req)
-    tokens.landed(ROOM, ROW)
+    land(tokens, req)
     # 32 tokens were cached on prefill, 48 are here.
     assert scheduler.sent == [("r", ["prompt", TOKEN], 48)]
     assert tokens.streamed == 1
@@ -125,36 +130,28 @@ def test_a_landed_token_is_streamed_once_and_the_next_tokens_follow(scheduler, m
 )
 def test_requests_that_need_more_than_a_token_are_left_to_the_scheduler(scheduler, metadata, how):
     tokens, req = FirstTokens(scheduler, metadata), Req(**how)
-    tokens.expect(req)
-    tokens.landed(req.bootstrap_room, ROW)
+    land(tokens, req)
     assert (scheduler.sent, tokens.streamed) == ([], 0)
     scheduler.commit(req)
     assert len(scheduler.sent) == 1
 
 
-def test_several_ranks_and_rooms_that_are_gone_are_left_alone(metadata):
-    for scheduler in (Scheduler(tp_size=2), Scheduler()):
-        tokens = FirstTokens(scheduler, metadata)
-        tokens.expect(Req())
-        if scheduler.server_args.tp_size == 1:
-            tokens.forget(ROOM)
-        tokens.landed(ROOM, ROW)
-        assert scheduler.sent == []
+def test_several_ranks_leave_the_token_to_the_scheduler(metadata):
+    assert FirstTokens(Scheduler(), metadata).can_stream(Req())
+    assert not FirstTokens(Scheduler(tp_size=2), metadata).can_stream(Req())
 
 
 def test_an_abort_between_landing_and_streaming_is_the_last_word(scheduler, metadata, caplog):
     tokens, req = FirstTokens(scheduler, metadata), Req()
-    tokens.expect(req)
     req.update_finish_state = lambda: setattr(req, "finished_reason", "abort")
-    tokens.landed(ROOM, ROW)
+    land(tokens, req)
     assert scheduler.sent == []
     assert not caplog.text
 
 
 def test_an_end_that_comes_with_the_token_is_streamed(scheduler, metadata):
     tokens, req = FirstTokens(scheduler, metadata), Req()
-    tokens.expect(req)
-    tokens.landed(ROOM, ROW)
+    land(tokens, req)
     req.finished_reason = "abort"
     scheduler.commit(req)
     assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN], []]
@@ -162,25 +159,15 @@ def test_an_end_that_comes_with_the_token_is_streamed(scheduler, metadata):
 
 def test_an_abort_before_the_scheduler_has_the_token_goes_on_from_it(scheduler, metadata):
     tokens, req = FirstTokens(scheduler, metadata), Req()
-    tokens.expect(req)
-    tokens.landed(ROOM, ROW)
+    land(tokens, req)
     req.finished_reason = "abort"
     scheduler.output_streamer.stream_output(first_token.not_yet_streamed([req]), False)
     assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN], []]
 
 
-def test_another_request_in_the_room_does_not_get_the_token(scheduler, metadata):
-    tokens, first, second = FirstTokens(scheduler, metadata), Req(), Req(rid="other")
-    tokens.expect(first)
-    tokens.expect(second)
-    tokens.landed(ROOM, ROW)
-    assert [rid for rid, *_ in scheduler.sent] == ["r"]
-
-
 def test_an_error_leaves_the_token_to_the_scheduler(scheduler, metadata, caplog):
     tokens, req = FirstTokens(scheduler, metadata), Req()
-    tokens.expect(req)
-    tokens.landed(ROOM, 99)
+    land(tokens, req, 99)
     assert "the first token of r" in caplog.text
     scheduler.commit(req)
     assert [new for _, new, _ in scheduler.sent] == [["prompt", TOKEN]]
@@ -188,11 +175,46 @@ def test_an_error_leaves_the_token_to_the_scheduler(scheduler, metadata, caplog)
 
 def test_nothing_is_streamed_ahead_while_the_scheduler_streams(scheduler, metadata):
     tokens = FirstTokens(scheduler, metadata)
-    tokens.expect(Req())
-    other = threading.Thread(target=tokens.landed, args=(ROOM, ROW))
+    other = threading.Thread(target=tokens.stream, args=(Req(), ROW))
     with first_token.lock_of(scheduler.output_streamer):
         other.start()
         other.join(0.1)
         assert scheduler.sent == []
     other.join()
     assert len(scheduler.sent) == 1
+
+
+@pytest.fixture
+def served(split, tools):
+    """Takes a request in the room through a handoff from prefill to decode, and gives its receiver."""
+
+    def serve():
+        sender, receiver = split.sender(ROOM), split.ask(ROOM, [9], aux_index=ROW)
+        tools.until(lambda: sender.poll() == KVPoll.WaitingForInput)
+        split.send(sender, [1], aux_index=5, total=1)
+        tools.until(lambda: receiver.poll() == KVPoll.Success)
+        tools.until(lambda: sender.poll() == KVPoll.Success)
+        sender.clear()
+        return receiver
+
+    return serve
+
+
+def test_the_first_request_of_a_room_gets_the_token_once_it_lands(split, served, scheduler, metadata):
+    decode = split.d.decode
+    decode.expect_first_token(scheduler, metadata, Req())
+    decode.expect_first_token(scheduler, metadata, Req(rid="other"))
+    assert decode.counters()["open_rooms"] == 0
+    receiver = served()
+    assert [rid for rid, *_ in scheduler.sent] == ["r"]
+    assert decode.counters()["first_tokens_streamed_early"] == decode.counters()["open_rooms"] == 1
+    receiver.clear()
+    assert decode.counters()["open_rooms"] == 0
+
+
+def test_a_request_that_ended_gets_no_token_of_the_next_in_its_room(split, served, scheduler, metadata):
+    split.d.decode.expect_first_token(scheduler, metadata, Req())
+    split.receiver(ROOM).clear()
+    served().clear()
+    assert scheduler.sent == []
+    assert not split.leftovers()

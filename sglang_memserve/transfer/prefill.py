@@ -1,7 +1,6 @@
 """The prefill side: sends blocks, and tells decode at once when a room has failed."""
 
 import contextlib
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -192,9 +191,7 @@ class PrefillSide:
             # The room may have been closed since, and the number may be another request's by now.
             if room is None or destination not in room.destinations.values():
                 return
-            destination.done = True
-            if destination.began_s is not None:
-                self._send_s += time.monotonic() - destination.began_s
+            self._send_s += destination.end()
             if error is not None:
                 self._common.fail(number, str(error))
             elif all(each.done for each in room.destinations.values()):

@@ -77,12 +77,12 @@ class Rendezvous:
         # Opened under the lock: a transfer that ends at once must find its room.
         with self._rooms.lock:
             if not message.is_dummy:
-                destination.transfer = self._open_transfer(message, destination)
+                destination.attach(self._open_transfer(message, destination))
             reason = self._reason_to_refuse(message)
             if reason is None:
                 self._admit(message, destination)
-            elif destination.transfer is not None:
-                destination.transfer.fail(reason)
+            else:
+                destination.fail(reason)
 
     def _reason_to_refuse(self, message: control.Destination) -> str | None:
         number = message.room

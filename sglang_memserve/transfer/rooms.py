@@ -29,10 +29,30 @@ class RoomDestination:
     def __init__(self, message: control.Destination) -> None:
         self.transfer: OutgoingTransfer | None = None
         self.done = message.is_dummy
-        # When the first blocks were queued, on the monotonic clock.
-        self.began_s: float | None = None
         # SGLang's name, which its common layer reads.
         self.required_dst_info_num = message.required_destinations
+        # When the first blocks were queued, on the monotonic clock.
+        self._began_s: float | None = None
+
+    def attach(self, transfer: OutgoingTransfer) -> None:
+        """Blocks go over that transfer."""
+        self.transfer = transfer
+
+    def begin(self) -> OutgoingTransfer | None:
+        """The transfer, whose blocks are about to be queued."""
+        if self.transfer is not None:
+            self._began_s = self._began_s or time.monotonic()
+        return self.transfer
+
+    def fail(self, reason: str) -> None:
+        """Tells decode, unless the transfer has ended. Never blocks."""
+        if self.transfer is not None:
+            self.transfer.fail(reason)
+
+    def end(self) -> float:
+        """The transfer has ended. Returns for how many seconds it had blocks to send."""
+        self.done = True
+        return 0.0 if self._began_s is None else time.monotonic() - self._began_s
 
 
 @dataclass(eq=False, slots=True)
@@ -51,17 +71,12 @@ class Room:
     def fail(self, reason: str) -> None:
         """Tells each destination that has not ended. Never blocks."""
         for destination in list(self.destinations.values()):
-            if destination.transfer is not None:
-                destination.transfer.fail(reason)
+            destination.fail(reason)
 
     def begin_transfers(self) -> list[OutgoingTransfer]:
         """The transfers to all destinations, whose blocks are about to be queued."""
-        found = []
-        for destination in list(self.destinations.values()):
-            if destination.transfer is not None:
-                destination.began_s = destination.began_s or time.monotonic()
-                found.append(destination.transfer)
-        return found
+        begun = [destination.begin() for destination in list(self.destinations.values())]
+        return [transfer for transfer in begun if transfer is not None]
 
 
 class Rooms:

@@ -97,6 +97,13 @@ class InstanceOptions:
             raise OptionError(f"--memserve-max-bandwidth: {error}") from None
 
     @property
+    def caveat(self) -> str:
+        """What is to be known of a value that is not offered; "" for none."""
+        if self.transfer not in _NOT_OFFERED:
+            return ""
+        return f"--memserve-transfer {self.transfer} is for measurements only: leave it out to send KV faster"
+
+    @property
     def all_registries(self) -> list[str]:
         return [endpoint.strip() for endpoint in self.registries.split(",") if endpoint.strip()]
 

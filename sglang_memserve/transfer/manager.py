@@ -76,6 +76,8 @@ class MemServeKVManager(CommonKVManager):
         options = InstanceOptions.from_environment()
         if self.disaggregation_mode == DisaggregationMode.PREFILL:
             mode = TransferMode(options.transfer)
+            if options.caveat:
+                logger.warning("%s", options.caveat)
             layers = buffers.layout.layers
             by_layer = ByLayer(pool, buffers.device, layers) if mode == TransferMode.BY_LAYER else None
             self.prefill = PrefillSide(

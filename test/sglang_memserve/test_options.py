@@ -65,6 +65,12 @@ def test_the_mode_for_benchmarks_is_offered_to_nobody():
 
 
 @pytest.mark.parametrize("mode", TransferMode)
+def test_whoever_takes_the_mode_for_benchmarks_is_told_what_it_is(mode):
+    caveat = take(["--memserve-transfer", mode.value])[0].caveat
+    assert ("by-request is for measurements only" in caveat) == (mode is TransferMode.BY_REQUEST)
+
+
+@pytest.mark.parametrize("mode", TransferMode)
 def test_every_transfer_mode_of_the_mempool_can_be_chosen(mode):
     assert take(["--memserve-transfer", mode.value])[0].transfer is mode
 

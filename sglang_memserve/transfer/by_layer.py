@@ -3,14 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-if TYPE_CHECKING:
-    from mempool.transfer.outgoing import OutgoingTransfer
+from mempool.transfer.outgoing import OutgoingTransfer
 
 _WRITERS = ("set_kv_buffer", "set_mla_kv_buffer")
 
@@ -73,7 +72,7 @@ class ByLayer:
     def announce(
         self,
         announced: dict[int, int],
-        transfers: list["OutgoingTransfer"],
+        transfers: list[OutgoingTransfer],
         pages: npt.NDArray[np.int64],
         first: int,
     ) -> None:

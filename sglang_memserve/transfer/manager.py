@@ -42,6 +42,7 @@ class MemServeKVManager(CommonKVManager):
         self.prefill: PrefillSide | None = None
         self.decode: DecodeSide | None = None
         self.agent: CachingAgent | None = None
+        self.connections: ConnectionWatch | None = None
 
     def register_to_bootstrap(self) -> None:
         """Called by the common layer's constructor, on prefill: others learn the rank's port here."""

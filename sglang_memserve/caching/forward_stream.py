@@ -13,5 +13,6 @@ class ForwardStream:
 
     def record(self) -> torch.cuda.Event | None:
         """An event after all that was launched by now, which may still write an answer, or to pages that were
-        given away since. None where nothing runs behind the scheduler's thread."""
+        given away since. None where nothing runs behind the scheduler's thread.
+        """
         return None if self._stream is None else self._stream.record_event()

@@ -73,18 +73,22 @@ class DecodeSide:
 
     def destination(
         self,
-        room: int,
+        number: int,
         kv_indices: npt.NDArray[np.int32],
         aux_index: int | None,
         decode_prefix_len: int,
         required_destinations: int,
         is_dummy: bool,
     ) -> list[bytes]:
-        """Admits the room's blocks into the pages `kv_indices`; the message that asks prefill for them."""
-        ticket = 0 if is_dummy else self._admit(room, kv_indices, aux_index)
+        """Lets the room's blocks land in the pages `kv_indices` (`[n]`), and its metadata in row `aux_index`.
+
+        Returns the message that asks a prefill rank for them; that rank waits for `required_destinations` of
+        these. `decode_prefix_len`: tokens whose KV is here already. `is_dummy`: this rank is sent nothing.
+        """
+        ticket = 0 if is_dummy else self._admit(number, kv_indices, aux_index)
         return control.frames(
             control.Destination(
-                room=room,
+                room=number,
                 endpoint=self._blocks.endpoint,
                 layout=self._layout,
                 ticket=ticket,

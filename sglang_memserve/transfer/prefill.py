@@ -105,7 +105,11 @@ class PrefillSide:
         aux_index: int | None,
         wait_event: Any,
     ) -> None:
-        """Queues pages for positions `index_slice` of the room's; `aux_index` is given with the last ones."""
+        """Queues the pages `kv_indices` (`[n]`), for positions `index_slice` of the room's.
+
+        `aux_index`: the request's metadata row, with its last pages; None before. `wait_event`: a CUDA event
+        after which the pages may be read, or None.
+        """
         room = self.rooms.get(number)
         if room is None or not room.destinations or not self._common.takes_kv(number):
             return

@@ -9,6 +9,7 @@ from pydoc_data.topics import topics
 
 import pytest
 from transformers import AutoTokenizer
+from waiting import until
 
 from sglang_memserve.model import resolve_model
 
@@ -32,13 +33,6 @@ def counters(url, role):
 def get(url):
     with urllib.request.urlopen(url, timeout=60) as response:
         return json.load(response)
-
-
-def until(holds, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.1)
 
 
 def written_back(url):

@@ -9,6 +9,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -25,13 +26,6 @@ def get(url):
 
 def state(worker):
     return get(f"{worker['url']}/server_info")["internal_states"][0]["memserve"]
-
-
-def until(holds, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.1)
 
 
 def answered(future, seconds=60):
@@ -187,6 +181,6 @@ def test_a_killed_instance_ends_fetches_and_write_backs_that_name_it(trio):
     print(f"{seconds:.1f} s; others up to {max(took):.1f} s")
     assert max(took) < DEADLINE
     until(lambda: trio.holds_nothing(trio.first) and trio.holds_nothing(trio.decode))
-    until(lambda: trio.leases_nothing(trio.first) and trio.leases_nothing(trio.decode), seconds=5)
+    until(lambda: trio.leases_nothing(trio.first) and trio.leases_nothing(trio.decode), timeout_s=5)
     trio.cluster.wait_for(r"prefill-1 .*\bback\b", 240, since=output)
     trio.ask(trio.second, 5000)

@@ -1,10 +1,10 @@
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 import zmq
+from waiting import until
 
 from mempool import wire
 from mempool.layout import BlockLayout
@@ -132,13 +132,6 @@ class MuteReceiver:
 
     def close(self):
         self.context.destroy(linger=0)
-
-
-def until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from mempool.layout import BlockLayout
 from mempool.membership.client import MembershipClient
@@ -33,13 +33,6 @@ def make_info(instance, incarnation=None, **changes):
     }
     values.update(changes)
     return InstanceInfo(instance=instance, incarnation=incarnation or new_incarnation(), **values)
-
-
-def wait_until(holds, what):
-    until = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < until, f"never: {what}"
-        time.sleep(0.01)
 
 
 class Clock:
@@ -69,7 +62,7 @@ class Watcher:
 
     def wait_for_changes(self, instance, *kinds):
         """Until these, in this order, are the last changes of `instance`."""
-        wait_until(lambda: self.changes_of(instance)[-len(kinds) :] == list(kinds), f"{kinds} of {instance}")
+        until(lambda: self.changes_of(instance)[-len(kinds) :] == list(kinds), f"{kinds} of {instance}")
 
 
 class Process:
@@ -100,11 +93,6 @@ def _make_layout():
 @pytest.fixture(name="make_info")
 def _make_info():
     return make_info
-
-
-@pytest.fixture(name="wait_until")
-def _wait_until():
-    return wait_until
 
 
 @pytest.fixture

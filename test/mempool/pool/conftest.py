@@ -4,7 +4,6 @@ import itertools
 import shutil
 import tempfile
 import threading
-import time
 
 import pytest
 import torch
@@ -151,15 +150,3 @@ def slow_pair(world):
     slow = SlowStore()
     a, b = world.pair(stores={DRAM: slow})
     return a, b, slow
-
-
-@pytest.fixture(name="until")
-def _until():
-    return until
-
-
-def until(holds, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)

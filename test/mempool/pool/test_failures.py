@@ -5,6 +5,7 @@ import threading
 import msgspec
 import numpy as np
 import pytest
+from waiting import until
 
 from mempool.address import Addresses, Medium
 from mempool.errors import DeadlinePassed, LayoutMismatch, MemPoolError, PeerDied, Refused, StaleAddress
@@ -60,7 +61,7 @@ def test_a_closed_pool_begins_no_transfer(world):
     assert lacks_nothing(b)
 
 
-def test_both_sides_give_up_missing_blocks_at_the_deadline(world, deaf, until):
+def test_both_sides_give_up_missing_blocks_at_the_deadline(world, deaf):
     a, b = world.pair()
     a.introduce(msgspec.structs.replace(b.info, data=deaf))
     own, _ = a.filled(2)
@@ -145,7 +146,7 @@ def test_an_instance_of_another_layout_is_refused(world):
     assert lacks_nothing(b)
 
 
-def test_closing_ends_what_is_under_way_and_what_comes_after(world, deaf, until):
+def test_closing_ends_what_is_under_way_and_what_comes_after(world, deaf):
     a, b = world.pair()
     a.introduce(msgspec.structs.replace(b.info, instance="deaf", control=deaf))
     a.introduce(msgspec.structs.replace(b.info, instance="half", data=deaf))

@@ -4,6 +4,7 @@ from concurrent.futures import wait
 
 import numpy as np
 import torch
+from waiting import until
 
 from mempool.address import Addresses, Medium
 from mempool.errors import OutOfBlocks, PeerDied, StaleAddress
@@ -65,7 +66,7 @@ def test_many_transfers_at_once_each_land(world):
         assert torch.equal(b.stored(landed.addresses), data[number : number + 1])
 
 
-def test_a_transfer_whose_future_was_cancelled_harms_nobody(slow_pair, until):
+def test_a_transfer_whose_future_was_cancelled_harms_nobody(slow_pair):
     a, _, slow = slow_pair
     own, _ = a.filled(2)
     cancelled = a.start.transfer("b", own)

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from waiting import until
 
 from mempool.address import Medium
 from mempool.errors import LayoutMismatch, NamespaceMismatch, PeerDied, StaleAddress
@@ -39,7 +40,7 @@ def _reaches(pool, instance):
     return True
 
 
-def test_members_find_each_other_and_free_what_the_dead_held(world, registry, until):
+def test_members_find_each_other_and_free_what_the_dead_held(world, registry):
     a = world.pool("a", "tcp", registries=[registry])
     with world.lonely("b", registries=[registry]) as b:
         until(lambda: _reaches(b, "a"))
@@ -67,7 +68,7 @@ def test_an_instance_that_does_not_fit_the_others_does_not_join(world, registry)
     assert threading.active_count() == threads
 
 
-def test_an_instance_declared_dead_goes_on_as_a_new_incarnation(world, until):
+def test_an_instance_declared_dead_goes_on_as_a_new_incarnation(world):
     # Instances say that they live every half second: too seldom for this one.
     registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion_s=0.1, death_s=0.3)
     try:

@@ -1,5 +1,4 @@
 import contextlib
-import time
 
 import pytest
 import zmq
@@ -48,14 +47,3 @@ def raw(things):
 @pytest.fixture
 def layout():
     return LAYOUT
-
-
-@pytest.fixture
-def until():
-    def wait(holds):
-        deadline = time.monotonic() + 20
-        while not holds():
-            assert time.monotonic() < deadline, "it never happened"
-            time.sleep(0.005)
-
-    return wait

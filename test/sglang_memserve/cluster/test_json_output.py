@@ -1,9 +1,9 @@
 """A module's JSON comes out of a process of its own, which does not outlive the deadline."""
 
-import asyncio
 from subprocess import PIPE, CalledProcessError
 
 import pytest
+from waiting import eventually
 
 from sglang_memserve.cluster.json_output import json_output
 
@@ -38,5 +38,4 @@ async def test_a_silent_one_is_killed_at_the_deadline(module, survivors, tmp_pat
     name = module("import time\ntime.sleep(600)")
     with pytest.raises(TimeoutError):
         await json_output([name], 0.5)
-    while survivors():
-        await asyncio.sleep(0.02)
+    await eventually(lambda: not survivors())

@@ -8,19 +8,13 @@ import threading
 import pytest
 import torch
 import zmq
+from small_blocks import DRAM, HBM, LAYOUT, PAGE
 
-from mempool.address import Addresses, Medium
+from mempool.address import Addresses
 from mempool.config import MemPoolConfig
-from mempool.layout import BlockLayout
 from mempool.pool import MemPool
 from mempool.tiers.tier import device_buffers, dram_arena
 from mempool.transports.registry import Transports
-
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
 
 
 class Pool(MemPool):
@@ -62,6 +56,10 @@ class Pool(MemPool):
     def used(self, medium):
         """(free, active, historical)"""
         return self.counts(medium)[:3]
+
+    def lacks_nothing(self, medium=DRAM):
+        """Whether all blocks are free."""
+        return self.used(medium) == (16, 0, 0)
 
     def check(self):
         self.local.index.check_integrity()

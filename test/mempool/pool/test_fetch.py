@@ -5,24 +5,14 @@ import threading
 import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, HBM, LAYOUT, PAGE, tokens
 from waiting import until
 
-from mempool.address import Addresses, Medium, Owner
+from mempool.address import Addresses, Owner
 from mempool.engine import EngineHbm
 from mempool.errors import DeadlinePassed, OutOfBlocks, PeerDied, Refused, TransferError
-from mempool.layout import BlockLayout
 from mempool.remote.messages import FetchEnded, FetchReply
 from mempool.tiers.tier import dram_arena
-
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks):
-    return np.arange(blocks * PAGE)
 
 
 @pytest.mark.parametrize("scheme", ["inproc", "stream", "tcp"])

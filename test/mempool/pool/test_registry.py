@@ -3,26 +3,14 @@
 import threading
 
 import msgspec
-import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, LAYOUT, tokens
 from waiting import until
 
-from mempool.address import Medium
 from mempool.errors import LayoutMismatch, NamespaceMismatch, PeerDied, StaleAddress
-from mempool.layout import BlockLayout
 from mempool.membership.registry_server import MembershipRegistry
 from mempool.tiers.tier import dram_arena
-
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
 
 
 @pytest.fixture

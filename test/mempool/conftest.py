@@ -1,3 +1,4 @@
+import contextlib
 import threading
 from types import SimpleNamespace
 
@@ -132,6 +133,13 @@ class MuteReceiver:
 
     def close(self):
         self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def open_things():
+    """An ExitStack for what a test opens."""
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture

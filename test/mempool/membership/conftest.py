@@ -1,4 +1,3 @@
-import contextlib
 import os
 import signal
 import subprocess
@@ -98,12 +97,6 @@ def _make_info():
 @pytest.fixture
 def clock():
     return Clock()
-
-
-@pytest.fixture
-def open_things():
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

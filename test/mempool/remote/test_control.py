@@ -33,13 +33,13 @@ ME = Caller("me", 7)
 
 
 @pytest.fixture
-def make_control(things):
+def make_control(open_things):
     def make(serve=lambda call: Done(), url=LOCAL, transports=None):
         requests = RequestQueue()
         control = Control(
             url, lambda: ME, serve, requests, limits=SocketLimits(), transports=transports or Transports()
         )
-        things.callback(lambda: control._thread.is_alive() and control.close())
+        open_things.callback(lambda: control._thread.is_alive() and control.close())
         control.send = requests.send
         return control
 
@@ -72,11 +72,11 @@ class LateToOpen(InProcess):
         return connection
 
 
-def test_bad_replies_end_the_connection_and_the_next_request_works(make_control, things):
+def test_bad_replies_end_the_connection_and_the_next_request_works(make_control, open_things):
     context = zmq.Context()
-    things.callback(context.destroy, linger=0)
+    open_things.callback(context.destroy, linger=0)
     liar = context.socket(zmq.ROUTER)
-    things.callback(liar.close, linger=0)
+    open_things.callback(liar.close, linger=0)
     endpoint = f"tcp://127.0.0.1:{liar.bind_to_random_port('tcp://127.0.0.1')}"
     control = make_control()
     for n, lie in enumerate([[b"junk"], [b"", b""], [messages.encode(CallReply(1, Done()))[:-1]]], start=1):

@@ -6,17 +6,8 @@ import importlib.util
 import pytest
 
 from sglang_memserve.cli import main
-from sglang_memserve.cluster import sglang_flags
 
-FREE = "http://127.0.0.1:1"
-
-
-@pytest.fixture(autouse=True)
-def sglangs_flags(monkeypatch):
-    async def names(timeout_s):
-        return ["--page-size", "--tp-size", "--mem-fraction-static"]
-
-    monkeypatch.setattr(sglang_flags, "flag_names", names)
+pytestmark = pytest.mark.usefixtures("sglangs_flags")
 
 
 @pytest.fixture

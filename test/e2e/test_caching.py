@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pydoc_data.topics import topics
 
 import pytest
+from http_json import get
 from transformers import AutoTokenizer
 from waiting import until
 
@@ -28,11 +29,6 @@ def states(url, role):
 def counters(url, role):
     """Of the first instance of a role."""
     return states(url, role)[0]
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
 
 
 def written_back(url):

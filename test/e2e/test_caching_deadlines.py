@@ -1,7 +1,6 @@
 """What a prefill instance that stops or dies costs those that fetch from it, or send answers back to it."""
 
 import contextlib
-import json
 import signal
 import threading
 import time
@@ -9,6 +8,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from http_json import get
 from waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -17,11 +17,6 @@ PAGE, PROMPT, LONG_ANSWER = 16, 480, 48
 DEADLINE = 4.0  # of a fetch: with the computing, less than a registry takes to declare somebody dead
 WRITE_BACK = 10.0  # how long decode tries
 COMPUTING = 5.0  # the prompt and a short answer, on a busy machine
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
 
 
 def state(worker):

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from manual_clock import Clock
 from waiting import until
 
 from mempool.layout import BlockLayout
@@ -32,14 +33,6 @@ def make_info(instance, incarnation=None, **changes):
     }
     values.update(changes)
     return InstanceInfo(instance=instance, incarnation=incarnation or new_incarnation(), **values)
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Watcher:
@@ -96,7 +89,7 @@ def _make_info():
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

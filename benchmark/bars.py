@@ -43,5 +43,19 @@ def show_bars(bars: Sequence[Bar], skipped: Sequence[str] = ()) -> str:
     return "\n".join([*lines, *(f"SKIPPED {what}" for what in skipped)])
 
 
+def conclude(
+    machine: dict[str, Any],
+    results: dict[str, Any],
+    bars: Sequence[Bar],
+    skipped: Sequence[str] = (),
+    *,
+    json: bool,
+) -> None:
+    """Prints whether the bars were met and, with `json`, the one JSON object at the end."""
+    print(show_bars(bars, skipped))
+    if json:
+        print(report(machine, results, bars, skipped))
+
+
 def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3g}"

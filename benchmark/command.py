@@ -3,8 +3,19 @@
 import argparse
 
 
-def parser(about: str | None, *, rounds: int, full: str | None = None) -> argparse.ArgumentParser:
-    """With --json, --rounds, and --full where `full` says what it means. Callers add their own flags."""
+def parser(
+    about: str | None,
+    *,
+    rounds: int,
+    full: str | None = None,
+    port: int | None = None,
+    peer: str | None = None,
+) -> argparse.ArgumentParser:
+    """With --json and --rounds; callers add their own flags.
+
+    `full`: what --full means. `port`: the default of --port. `peer`: what --without-peer leaves out. Each
+    flag is there where its argument is given.
+    """
     made = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -12,4 +23,10 @@ def parser(about: str | None, *, rounds: int, full: str | None = None) -> argpar
     if full is not None:
         made.add_argument("--full", action="store_true", help=full)
     made.add_argument("--rounds", type=int, default=rounds, help=f"(default: {rounds})")
+    if port is not None:
+        made.add_argument(
+            "--port", type=int, default=port, help=f"takes free ports from here up (default: {port})"
+        )
+    if peer is not None:
+        made.add_argument("--without-peer", action="store_true", help=f"measure without {peer}")
     return made

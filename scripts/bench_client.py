@@ -25,7 +25,7 @@ from typing import Any
 import aiohttp
 
 from benchmark import command
-from benchmark.bars import Bar, at_least, at_most, report, show_bars
+from benchmark.bars import Bar, at_least, at_most, conclude
 from benchmark.mock_engine import DELAY
 from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import Rounds, percentile
@@ -150,17 +150,13 @@ async def benchmark(options: argparse.Namespace) -> None:
             for name, api in arms:
                 await measure(rounds, name, api, clients[name], options.seconds, number)
     print(rounds.table())
-    print(show_bars(bars(rounds)))
-    if options.json:
-        print(report(machine_description("aiohttp", "sglang-memserve"), rounds.results(), bars(rounds)))
+    machine = machine_description("aiohttp", "sglang-memserve")
+    conclude(machine, rounds.results(), bars(rounds), json=options.json)
 
 
 def main() -> int:
-    parser = command.parser(__doc__, rounds=5, full="three times the rounds")
+    parser = command.parser(__doc__, rounds=5, full="three times the rounds", port=38500)
     parser.add_argument("--seconds", type=float, default=6.0, help="of arrivals, each time (default: 6)")
-    parser.add_argument(
-        "--port", type=int, default=38500, help="takes free ports from here up (default: 38500)"
-    )
     options = parser.parse_args()
     options.rounds *= 3 if options.full else 1
     return children.run(benchmark(options))

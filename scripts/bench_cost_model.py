@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 
 from benchmark import command, data
-from benchmark.bars import Bar, at_most, report, show_bars
+from benchmark.bars import Bar, at_most, conclude
 from benchmark.cost import h100, live, tables
 from benchmark.cost.grid import CELLS, grid
 from benchmark.cost.live import ARCHITECTURE, OPERATORS, Live
@@ -136,16 +136,13 @@ async def benchmark(options: argparse.Namespace) -> None:
         if options.plot:
             options.plot.mkdir(parents=True, exist_ok=True)
             plotted(measured).save(options.plot / "cost_model.svg")
-    print(show_bars(bars, skipped))
-    if options.json:
-        ours = {"attention_backend": options.attention_backend, "threads": options.threads}
-        print(
-            report(machine_description("sglang", "torch", "sglang-memserve") | ours, results, bars, skipped)
-        )
+    ours = {"attention_backend": options.attention_backend, "threads": options.threads}
+    machine = machine_description("sglang", "torch", "sglang-memserve") | ours
+    conclude(machine, results, bars, skipped, json=options.json)
 
 
 def main() -> int:
-    parser = command.parser(__doc__, rounds=3, full="three times the rounds")
+    parser = command.parser(__doc__, rounds=3, full="three times the rounds", port=41000)
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw cost_model.svg here")
     parser.add_argument("--cells", type=int, default=CELLS, help=f"of the grid (default: {CELLS})")
     parser.add_argument("--only-h100", action="store_true", help="start nothing here")
@@ -159,9 +156,6 @@ def main() -> int:
     parser.add_argument("--model", help="a local folder (default: the embedded model)")
     parser.add_argument("--attention-backend", default=MEMSERVE_CPU, help=f"(default: {MEMSERVE_CPU})")
     parser.add_argument("--threads", type=int, default=1, help="of the instance (default: 1)")
-    parser.add_argument(
-        "--port", type=int, default=41000, help="takes free ports from here up (default: 41000)"
-    )
     parser.add_argument("--log-dir", type=Path, help="keep the instance's log here")
     options = parser.parse_args()
     options.rounds *= 3 if options.full else 1

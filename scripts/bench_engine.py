@@ -24,7 +24,7 @@ import aiohttp
 import orjson
 
 from benchmark import command
-from benchmark.bars import Bar, at_least, at_most, report, show_bars
+from benchmark.bars import Bar, at_least, at_most, conclude
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import EngineSpec, System, building
 from sglang_memserve.bench.figures import Rounds
@@ -129,19 +129,14 @@ async def benchmark(options: argparse.Namespace) -> None:
             for system in systems if number % 2 else systems[::-1]:
                 await one_round(rounds, session, system, options.steps)
     print(rounds.table())
-    print(show_bars(bars(rounds)))
-    if options.json:
-        about = machine_description("sglang", "sglang-memserve", "torch") | {"threads": options.threads}
-        print(report(about, rounds.results(), bars(rounds)))
+    machine = machine_description("sglang", "sglang-memserve", "torch") | {"threads": options.threads}
+    conclude(machine, rounds.results(), bars(rounds), json=options.json)
 
 
 def main() -> int:
-    parser = command.parser(__doc__, rounds=5, full="three times the rounds")
+    parser = command.parser(__doc__, rounds=5, full="three times the rounds", port=39000)
     parser.add_argument("--steps", type=int, default=24, help="tokens a request decodes (default: 24)")
     parser.add_argument("--threads", type=int, default=1, help="of each server (default: 1)")
-    parser.add_argument(
-        "--port", type=int, default=39000, help="takes free ports from here up (default: 39000)"
-    )
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs here")
     parser.add_argument("flags", nargs="*", help="after --: more of SGLang's flags for both servers")
     options = parser.parse_args()

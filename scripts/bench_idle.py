@@ -26,7 +26,7 @@ import aiohttp
 import psutil
 
 from benchmark import command
-from benchmark.bars import Bar, at_most, report, show_bars
+from benchmark.bars import Bar, at_most, conclude
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import EngineSpec, System, building
 from sglang_memserve.bench.figures import Rounds
@@ -148,26 +148,14 @@ async def benchmark(options: argparse.Namespace) -> None:
         instances = [InstanceProcesses.find(system, spec) for system in systems for spec in system.instances]
         await measure(rounds, instances, builder.session, options)
     print(rounds.table())
-    print(show_bars(bars(rounds), skipped))
-    if options.json:
-        print(
-            report(
-                machine_description("sglang", "sglang-memserve") | PEERS.versions(),
-                rounds.results(),
-                bars(rounds),
-                skipped,
-            )
-        )
+    machine = machine_description("sglang", "sglang-memserve") | PEERS.versions()
+    conclude(machine, rounds.results(), bars(rounds), skipped, json=options.json)
 
 
 def main() -> int:
-    parser = command.parser(__doc__, rounds=3, full="three times the rounds")
+    parser = command.parser(__doc__, rounds=3, full="three times the rounds", port=39000, peer="Mooncake")
     parser.add_argument("--seconds", type=float, default=30.0, help="of idleness in a round (default: 30)")
-    parser.add_argument(
-        "--port", type=int, default=39000, help="takes free ports from here up (default: 39000)"
-    )
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
-    parser.add_argument("--without-peer", action="store_true", help="measure without Mooncake")
     options = parser.parse_args()
     options.rounds *= 3 if options.full else 1
     return children.run(benchmark(options))

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import command
-from benchmark.bars import report, show_bars
+from benchmark.bars import conclude
 from benchmark.mempool import allocation, fairness, index, modes, throughput
 from benchmark.mempool.plan import MeasurementPlan, say
 from sglang_memserve.bench.chart import FORMATS, require_matplotlib
@@ -75,17 +75,14 @@ def benchmark(options: argparse.Namespace) -> None:
         modes.figure(rounds, where(found)).save(options.plot)
         say(f"{options.plot} is written")
     print(rounds.table())
-    print(show_bars(bars, skipped))
-    if options.json:
-        print(report(found, rounds.results(), bars, skipped))
+    conclude(found, rounds.results(), bars, skipped, json=options.json)
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = command.parser(__doc__, rounds=5, full="three times the rounds")
+    parser = command.parser(__doc__, rounds=5, full="three times the rounds", peer="Mooncake")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts alone")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw part modes: a .png or .svg")
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
-    parser.add_argument("--without-peer", action="store_true", help="measure without Mooncake")
     options = parser.parse_args(arguments)
     if options.plot is not None and "modes" not in options.only:
         parser.error("--plot draws what part modes measures")

@@ -35,7 +35,7 @@ import aiohttp
 import orjson
 
 from benchmark import command
-from benchmark.bars import Bar, at_most, report, show_bars
+from benchmark.bars import Bar, at_most, conclude
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import EngineSpec, System, building
 from sglang_memserve.bench.figures import Rounds
@@ -189,9 +189,7 @@ async def benchmark(options: argparse.Namespace) -> None:
                 ways = [Ways(system, session, folder / system.name) for system in systems]
                 await all_rounds(rounds, ways, [SPLIT_TOKENS], options.rounds, "split")
     print(rounds.table())
-    print(show_bars(bars(rounds), skipped))
-    if options.json:
-        print(report(described(options), rounds.results(), bars(rounds), skipped))
+    conclude(described(options), rounds.results(), bars(rounds), skipped, json=options.json)
 
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
@@ -205,18 +203,14 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = command.parser(__doc__, rounds=5, full="three times the rounds")
+    parser = command.parser(
+        __doc__, rounds=5, full="three times the rounds", port=38000, peer="Mooncake and sglang-router"
+    )
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="prompts, in tokens")
     parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
     parser.add_argument("--attention-backend", default="torch_native", help="of every server")
     parser.add_argument("--threads", type=int, default=1, help="of every server (default: 1)")
-    parser.add_argument(
-        "--port", type=int, default=38000, help="takes free ports from here up (default: 38000)"
-    )
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
-    parser.add_argument(
-        "--without-peer", action="store_true", help="measure without Mooncake and sglang-router"
-    )
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--only-handoff", action="store_true", help="leave out the colocated server")
     part.add_argument("--only-split", action="store_true", help="leave out Mooncake")

@@ -29,7 +29,7 @@ import uvloop
 from aiohttp import web
 
 from benchmark import command
-from benchmark.bars import Bar, at_least, at_most, report, show_bars
+from benchmark.bars import Bar, at_least, at_most, conclude
 from benchmark.load import LoadClient, closed_loop
 from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import Rounds, percentile
@@ -196,23 +196,16 @@ async def benchmark(options: argparse.Namespace) -> None:
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
             await one_round(rounds, arms, options)
     print(rounds.table())
-    print(show_bars(bars(rounds)))
-    if options.json:
-        parser = "httptools" if importlib.util.find_spec("httptools") else "h11"
-        versions = machine_description("aiohttp", "uvicorn", "starlette", "uvloop") | {
-            "uvicorn_parser": parser
-        }
-        print(report(versions, rounds.results(), bars(rounds)))
+    parser = {"uvicorn_parser": "httptools" if importlib.util.find_spec("httptools") else "h11"}
+    machine = machine_description("aiohttp", "uvicorn", "starlette", "uvloop") | parser
+    conclude(machine, rounds.results(), bars(rounds), json=options.json)
 
 
 def main() -> int:
-    parser = command.parser(__doc__, rounds=5, full="four times as long")
+    parser = command.parser(__doc__, rounds=5, full="four times as long", port=36000)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each round under load (default: 1)")
     parser.add_argument("--alone", type=int, default=100, help="requests of each round one by one")
     parser.add_argument("--chunks", type=int, default=32, help="events in a stream, 2 ms apart")
-    parser.add_argument(
-        "--port", type=int, default=36000, help="takes free ports from here up (default: 36000)"
-    )
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

@@ -32,7 +32,7 @@ from typing import Any
 import orjson
 
 from benchmark import command
-from benchmark.bars import Bar, at_most, report, show_bars
+from benchmark.bars import Bar, at_most, conclude
 from benchmark.load import LoadClient, closed_loop, milliseconds, open_loop
 from sglang_memserve.bench import children
 from sglang_memserve.bench.figures import Rounds
@@ -167,25 +167,19 @@ async def benchmark(options: argparse.Namespace) -> None:
                 print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
                 await one_round(rounds, ways, options, number)
     print(rounds.table())
-    print(show_bars(bars(rounds), skipped))
-    if options.json:
-        versions = machine_description("aiohttp", "uvloop") | PEERS.versions()
-        print(report(versions, rounds.results(), bars(rounds), skipped))
+    machine = machine_description("aiohttp", "uvloop") | PEERS.versions()
+    conclude(machine, rounds.results(), bars(rounds), skipped, json=options.json)
 
 
 def main() -> int:
-    parser = command.parser(__doc__, rounds=5, full="four times as long")
+    parser = command.parser(__doc__, rounds=5, full="four times as long", port=37000, peer=ROUTER_NAME)
     parser.add_argument(
         "--rate", type=float, default=200.0, help="requests a second, open-loop (default: 200)"
     )
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="of open-loop load in a round (default: 3)"
     )
-    parser.add_argument(
-        "--port", type=int, default=37000, help="ports are taken from here up (default: 37000)"
-    )
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
-    parser.add_argument("--without-peer", action="store_true", help="measure without sglang-router")
     options = parser.parse_args()
     options.seconds *= 4 if options.full else 1
     return children.run(benchmark(options))

@@ -32,7 +32,7 @@ import psutil
 import uvloop
 
 from benchmark import command
-from benchmark.bars import Bar, at_least, at_most, report, show_bars
+from benchmark.bars import Bar, at_least, at_most, conclude
 from benchmark.feeding import INCARNATION, Feeding, Placed, feeding
 from mempool.address import Medium
 from router.config.settings import RouterConfig
@@ -297,9 +297,7 @@ def main() -> int:
         for arm in (ANSWERS, PRICED, "least_load", "round_robin"):
             uvloop.run(measure(rounds, options, length, arm))
     print(rounds.table())
-    print(show_bars(bars(rounds)))
-    if options.json:
-        print(report(machine_description("numpy"), rounds.results(), bars(rounds)))
+    conclude(machine_description("numpy"), rounds.results(), bars(rounds), json=options.json)
     return 0
 
 

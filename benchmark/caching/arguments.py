@@ -70,10 +70,11 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> CachingA
 
 
 def _parser(about: str) -> argparse.ArgumentParser:
-    parser = command.parser(about, rounds=_ROUNDS, full="all parts, also against caching 1 and colocated")
+    parser = command.parser(
+        about, rounds=_ROUNDS, full="all parts, also against caching 1 and colocated", peer=parts.PEER
+    )
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the parts here, as SVG")
     parser.add_argument("--part", "--only", action="append", choices=parts.ALL, help=_PARTS)
-    parser.add_argument("--without-peer", action="store_true", help=f"measure without {parts.PEER}")
     parser.add_argument("--sessions", type=int, help="in each part (default: the part's own)")
     parser.add_argument("--seed", type=int, help="of sessions and arrivals (default: the part's own)")
     parser.add_argument("--traces", type=Path, metavar="DIR", help="read workloads from files here")

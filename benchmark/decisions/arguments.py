@@ -40,7 +40,7 @@ class DecisionsArguments:
 
 def parsed(arguments: Sequence[str] | None, about: str) -> DecisionsArguments:
     """Exits with a message for a bad argument."""
-    parser = command.parser(about, rounds=DecisionsArguments.rounds)
+    parser = command.parser(about, rounds=DecisionsArguments.rounds, port=DecisionsArguments.port)
     parser.add_argument("--part", action="append", choices=PARTS, help="this part alone")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="of prefixes, in tokens")
     parser.add_argument("--bandwidths", type=float, nargs="+", default=(), metavar="MB/s", help=_BANDWIDTHS)
@@ -64,12 +64,6 @@ def parsed(arguments: Sequence[str] | None, about: str) -> DecisionsArguments:
         type=int,
         default=DecisionsArguments.threads,
         help="of an instance (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--port",
-        type=int,
-        default=DecisionsArguments.port,
-        help="takes free ports from here up (default: %(default)s)",
     )
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
     found = parser.parse_args(arguments)

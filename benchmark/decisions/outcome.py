@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from benchmark.bars import Bar, report, show_bars
+from benchmark.bars import Bar, conclude
 from benchmark.decisions import judged, spread
 from benchmark.decisions.arguments import CROSSOVER, PARTS, DecisionsArguments
 from benchmark.decisions.points import FetchPoint
@@ -36,11 +36,9 @@ class DecisionsOutcome:
             print(latencies.table(), "\n".join(lines), sep="\n\n", end="\n\n")
         left = [f"{part}: --part" for part in PARTS if part not in self.asked.parts]
         left += [f"the rest: {ended}"] if ended else []
-        print(show_bars(bars, left))
-        if self.asked.json:
-            settings = {name: getattr(self.asked, name) for name in ("attention_backend", "threads", "seed")}
-            where = machine_description("sglang", "torch", "sglang-memserve") | settings
-            print(report(where, self._results(latencies), bars, left))
+        settings = {name: getattr(self.asked, name) for name in ("attention_backend", "threads", "seed")}
+        machine = machine_description("sglang", "torch", "sglang-memserve") | settings
+        conclude(machine, self._results(latencies), bars, left, json=self.asked.json)
 
     def _latencies(self) -> Rounds:
         rounds = Rounds()

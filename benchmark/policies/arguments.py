@@ -28,11 +28,12 @@ class PoliciesArguments:
 
 def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> PoliciesArguments:
     """`peers`: what scripts/setup_peers.sh filled. Exits with a message for what cannot be."""
-    parser = command.parser(about, rounds=_ROUNDS, full=f"all policies, {_ROUNDS_FULL} rounds")
+    parser = command.parser(
+        about, rounds=_ROUNDS, full=f"all policies, {_ROUNDS_FULL} rounds", port=39_000, peer=PEER
+    )
     parser.set_defaults(rounds=None)
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the distributions here, as SVG")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="beside cost_model; repeatable")
-    parser.add_argument("--without-peer", action="store_true", help=f"measure without {PEER}")
     parser.add_argument(
         "--documents", type=int, default=DOCUMENTS, help=f"each for {USERS} users (%(default)s)"
     )
@@ -45,9 +46,6 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> Policies
     parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
     parser.add_argument("--attention-backend", help="of every instance (default: memserve_cpu without a GPU)")
     parser.add_argument("--threads", type=int, default=1, help="of every instance (%(default)s)")
-    parser.add_argument(
-        "--port", type=int, default=39_000, help="takes free ports from here up (%(default)s)"
-    )
     parser.add_argument("--log-dir", type=Path, help="keep logs, decisions and all requests here")
     found = parser.parse_args(arguments)
     rounds = found.rounds if found.rounds is not None else _ROUNDS_FULL if found.full else _ROUNDS

@@ -38,3 +38,18 @@ def token_array(tokens: Tokens) -> npt.NDArray[np.int32]:
         wrong = values[(values < 0) | (values > np.iinfo(np.int32).max)]
         raise ValueError(f"token {int(wrong[0])} is negative or does not fit in int32")
     return values.astype("<i4", copy=False)
+
+
+def common_bytes(part: bytes, key: bytes, at: int, unit: int) -> int:
+    """How many first bytes of `part` stand in `key` from `at` on, in whole units of `unit` bytes.
+
+    A few memcmp, whatever the length.
+    """
+    low, high = 0, min(len(part), len(key) - at) // unit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if key.startswith(part[low * unit : middle * unit], at + low * unit):
+            low = middle
+        else:
+            high = middle - 1
+    return low * unit

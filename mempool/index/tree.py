@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from mempool.index.holder import Holder
-from mempool.index.keys import TOKEN_BYTES
+from mempool.index.keys import TOKEN_BYTES, common_bytes
 
 NUMBER_BYTES = 4
 
@@ -87,7 +87,7 @@ class Tree:
         while node is not None and (node := node.children.get(key[at : at + page])) is not None:
             path.append(node)
             if not key.startswith(node.key, at):
-                return path, at // page + self._common(node.key, key, at)
+                return path, (at + common_bytes(node.key, key, at, page)) // page
             at += len(node.key)
         return path, at // page
 
@@ -166,15 +166,3 @@ class Tree:
         """All nodes, parents before children."""
         for namespace, root in self.roots.items():
             yield namespace, self.below(root)[1:]
-
-    def _common(self, part: bytes, key: bytes, at: int) -> int:
-        """How many first blocks of `part` are in `key` from `at`: a few memcmp, whatever the length."""
-        page = self.page_bytes
-        low, high = 0, min(len(part), len(key) - at) // page
-        while low < high:
-            middle = (low + high + 1) // 2
-            if key.startswith(part[low * page : middle * page], at + low * page):
-                low = middle
-            else:
-                high = middle - 1
-        return low

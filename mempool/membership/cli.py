@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from mempool.errors import MemPoolError
-from mempool.membership.messages import check_endpoint
+from mempool.membership.connections import check_bind
 from mempool.membership.registry_server import (
     DEATH_SECONDS,
     MAX_MEMBERS,
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     stopped = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in _STOP}
     try:
-        _check_bind(arguments.bind)
+        check_bind(arguments.bind)
         registry = MembershipRegistry(
             arguments.bind,
             suspicion_s=arguments.suspicion,
@@ -61,16 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
             signal.signal(number, handler)
     registry.close()
     return 0
-
-
-def _check_bind(url: str) -> None:
-    """Raises ValueError."""
-    try:
-        check_endpoint(url, lowest_port=0)
-    except ValueError as error:
-        raise ValueError(f"cannot listen on {url}: {error}") from None
-    if not url.startswith(("tcp://", "ipc://")):
-        raise ValueError(f"cannot listen on {url}: give tcp://host:port or ipc://path")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -34,12 +34,9 @@ class Connections:
         Raises MemPoolError when `url` cannot be listened on.
         """
         try:
-            # libzmq takes a port that is too large for another one.
-            check_endpoint(url, lowest_port=0)
+            check_bind(url)
         except ValueError as error:
-            raise MemPoolError(f"cannot listen on {url}: {error}") from None
-        if not url.startswith(("tcp://", "ipc://")):
-            raise MemPoolError(f"cannot listen on {url}: give tcp://host:port or ipc://path")
+            raise MemPoolError(str(error)) from None
         self.socket = context.socket(zmq.ROUTER)
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._by_fd: dict[int, set[bytes]] = {}
@@ -123,3 +120,14 @@ class Connections:
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
         self.socket.close(linger=0)
+
+
+def check_bind(url: str) -> None:
+    """Raises ValueError for what no registry can listen on."""
+    try:
+        # libzmq takes a port that is too large for another one.
+        check_endpoint(url, lowest_port=0)
+    except ValueError as error:
+        raise ValueError(f"cannot listen on {url}: {error}") from None
+    if not url.startswith(("tcp://", "ipc://")):
+        raise ValueError(f"cannot listen on {url}: give tcp://host:port or ipc://path")

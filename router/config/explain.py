@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 Location = tuple[int | str, ...]
 Shown = Callable[[Location, Any], str]
@@ -34,6 +41,24 @@ class ConfigError(Exception):
     """A setting that cannot be worked with; the text says which, and what to give instead."""
 
 
+class SettingsModel(BaseModel):
+    """Settings by name. The first that is wrong raises ConfigError.
+
+    The context's `shown` (a `Shown`) says how the user wrote a setting; without it, as flags.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            shown = (info.context or {}).get("shown", as_flag)
+            raise ConfigError(_explain(cls, error, shown)) from None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint at the nearest of the known names, to go behind a message; empty if none is near."""
     near = nearest(name, known)
@@ -53,7 +78,7 @@ def as_flag(location: Location, value: Any) -> str:
     return flag if value is None else f"{flag} {value if _is_number(value) else repr(value)}"
 
 
-def explained(model: type[BaseModel], error: ValidationError, shown: Shown) -> str:
+def _explain(model: type[BaseModel], error: ValidationError, shown: Shown) -> str:
     """The first thing that is wrong. The value of a field that is not in the model's repr is not shown."""
     first = error.errors(include_url=False)[0]
     location, value = first["loc"], first["input"]
@@ -64,9 +89,8 @@ def explained(model: type[BaseModel], error: ValidationError, shown: Shown) -> s
     if not location:
         return reason
     field = model.model_fields.get(str(location[0]))
-    if field is not None and not field.repr:
-        return reason
-    return f"{shown(location, value)}: {reason}"
+    secret = field is not None and not field.repr
+    return f"{shown(location, None if secret else value)}: {reason}"
 
 
 def _names_at(model: type[BaseModel], location: Location) -> list[str]:

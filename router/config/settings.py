@@ -7,19 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
-from router.config.explain import ConfigError, as_flag, did_you_mean, explained
+from router.config.explain import ConfigError, SettingsModel, did_you_mean
+from router.config.fields import Count, Key, Port, Positive, port_number
 from router.config.names import AUTO_PROFILE, POLICY_ALIASES, POLICY_NAMES
 
 __all__ = ["ConfigError", "OneOf", "PrefillUrl", "RouterConfig", "check_port", "check_url", "trimmed"]
@@ -47,24 +38,6 @@ class OneOf:
             hint = did_you_mean(value, self.choices)
             raise ValueError(f"{info.field_name} {value!r} is unknown; known: {known}{hint}")
         return value
-
-
-def _flag_of(info: ValidationInfo) -> str:
-    return as_flag((str(info.field_name),), None)
-
-
-def _key(value: str, info: ValidationInfo) -> str:
-    if not value:
-        raise ValueError(f"{_flag_of(info)} is empty: give a key, or leave flag and variable out")
-    if not all("!" <= character <= "~" for character in value):
-        raise ValueError(f"{_flag_of(info)}: a key is made of printable ASCII without spaces")
-    return value
-
-
-def _port(value: int) -> int:
-    if not 0 < value < 65536:
-        raise ValueError("a port is a number from 1 to 65535")
-    return value
 
 
 def _share(value: float) -> float:
@@ -112,24 +85,18 @@ def prefill_url(text: str) -> PrefillUrl:
         raise ConfigError(f"--prefill {url} {rest[0]}: the bootstrap port is a number, or none") from None
 
 
-Port = Annotated[int, AfterValidator(_port)]
-Key = Annotated[str, AfterValidator(_key)]
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PolicyName = Annotated[str, AfterValidator(OneOf(*_POLICY_NAMES))]
 RolePolicyName = Annotated[str, AfterValidator(OneOf("", *_POLICY_NAMES))]
 Urls = Annotated[tuple[str, ...], BeforeValidator(_urls)]
 
 
-class RouterConfig(BaseModel):
+class RouterConfig(SettingsModel):
     """All settings of `python -m router.launch_router`. Times are in seconds, sizes in bytes.
 
     Without instances it waits for some to be added. `without_effect`: flags of sglang_router's that were
     given and have no effect here. Raises ConfigError for prefill without decode or the reverse, a malformed
     or repeated URL, and a number out of range. A profile is read when the router starts.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefill: Annotated[tuple[PrefillUrl, ...], BeforeValidator(_prefill_urls)] = ()
     decode: Urls = ()
@@ -240,15 +207,6 @@ class RouterConfig(BaseModel):
     cb_window_duration_secs: Positive = Field(120.0, description="how long a failed request counts")
     disable_circuit_breaker: bool = Field(False, description="never take an instance out for failed requests")
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        try:
-            return handler(values)
-        except ValidationError as error:
-            shown = (info.context or {}).get("shown", as_flag)
-            raise ConfigError(explained(cls, error, shown)) from None
-
     @model_validator(mode="after")
     def _checked(self) -> Self:
         self._check_roles()
@@ -289,8 +247,12 @@ class RouterConfig(BaseModel):
 
 def check_port(name: str, port: int | None) -> None:
     """Raises ConfigError."""
-    if port is not None and not 0 < port < 65536:
-        raise ConfigError(f"{name} {port}: a port is a number from 1 to 65535")
+    if port is None:
+        return
+    try:
+        port_number(port)
+    except ValueError as error:
+        raise ConfigError(f"{name} {port}: {error}") from None
 
 
 def trimmed(url: str) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from mempool.address import Medium, Owner
 from mempool.errors import FrameError
 from mempool.index.events import EventGap
+from mempool.index.keys import TOKEN_BYTES
 from router.instances.instance import Instance
-from router.prefix_tree.node import TOKEN_BYTES, CacheHolder, TokenNode, TokenRadix
+from router.prefix_tree.node import CacheHolder, TokenNode, TokenRadix
 
 _CHILDREN_BITS = 32
 _CHILDREN = (1 << _CHILDREN_BITS) - 1

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from mempool.address import Medium, Owner
 from mempool.errors import FrameError, MemPoolError
 from mempool.index.events import AnyEvent, Cleared, Copied, Moved, Removed, Stored
+from mempool.index.keys import TOKEN_BYTES
 from mempool.index.tree import NUMBER_BYTES
 from router.instances.instance import Instance
 from router.prefix_tree.base import Cached
 from router.prefix_tree.instance_index import IndexNode, IndexRadix, InstanceIndex, bare, owners_of
-from router.prefix_tree.node import TOKEN_BYTES, NamespaceRoot
+from router.prefix_tree.node import NamespaceRoot
 
 # Snapshots fill the tree up to this share: the rest is left to the events of indexes that are here already.
 _SNAPSHOT_SHARE = 0.9

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from mempool.index.keys import TOKEN_BYTES, common_bytes
 from router.instances.instance import Instance
 
-TOKEN_BYTES = 4
 V = TypeVar("V")
 
 
@@ -77,7 +77,7 @@ class TokenRadix(Generic[H, V]):
         while node is not None and (node := node.children.get(key[at : at + TOKEN_BYTES])) is not None:
             path.append(node)
             if not key.startswith(node.key, at):
-                return path, at + _common(node.key, key, at)
+                return path, at + common_bytes(node.key, key, at, TOKEN_BYTES)
             at += len(node.key)
         return path, at
 
@@ -125,15 +125,3 @@ class TokenRadix(Generic[H, V]):
         self.nodes += 1
         self.tokens += len(key) // TOKEN_BYTES
         return node
-
-
-def _common(prefix: bytes, key: bytes, at: int) -> int:
-    """How many first bytes of `prefix` stand in `key` from `at` on, in whole tokens: a few memcmp."""
-    low, high = 0, min(len(prefix), len(key) - at) // TOKEN_BYTES
-    while low < high:
-        middle = (low + high + 1) // 2
-        if key.startswith(prefix[low * TOKEN_BYTES : middle * TOKEN_BYTES], at + low * TOKEN_BYTES):
-            low = middle
-        else:
-            high = middle - 1
-    return low * TOKEN_BYTES

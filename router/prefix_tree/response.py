@@ -7,9 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from mempool.index.keys import TOKEN_BYTES
 from router.instances.instance import Instance
 from router.prefix_tree.base import Cached
-from router.prefix_tree.node import TOKEN_BYTES, CacheHolder, TokenNode, TokenRadix
+from router.prefix_tree.node import CacheHolder, TokenNode, TokenRadix
 from router.prompt.request import TokenArray
 
 # Every insertion removes a few old entries: bounded work, and more than it adds.

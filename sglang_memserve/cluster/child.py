@@ -12,6 +12,11 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
+def wrapped(command: list[str]) -> list[str]:
+    """What to run in place of `command`, so that it dies with this process."""
+    return [sys.executable, "-ISE", __file__, str(os.getpid()), *command]
+
+
 def main(argv: list[str]) -> None:
     """`argv`: the parent's pid, then the command. Does not return."""
     parent, command = int(argv[0]), argv[1:]

@@ -1,46 +1,17 @@
 """The settings of `memserve up`. Defaults are stated here and nowhere else."""
 
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from router.config.explain import as_flag, explained
-from sglang_memserve.cluster.errors import UsageError
+from router.config.explain import ConfigError, SettingsModel
+from router.config.fields import Count, Key, Port
 from sglang_memserve.cluster.spec import Role
 
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
-
-
-def _count(value: int) -> int:
-    if value < 0:
-        raise ValueError("a count of instances cannot be negative")
-    return value
-
-
-def _port(value: int) -> int:
-    if not 1 <= value <= 65535:
-        raise ValueError("is not a port: use 1 to 65535")
-    return value
-
-
-def _key(value: str) -> str:
-    if not re.fullmatch("[!-~]+", value):
-        raise ValueError("--api-key: give a key of printable ASCII without spaces")
-    return value
 
 
 def _args(value: Any) -> Any:
@@ -56,7 +27,6 @@ def _role(value: Any) -> Any:
 
 
 Args = Annotated[tuple[str, ...], BeforeValidator(_args)]
-Positive = Annotated[int, Field(gt=0)]
 
 
 class RoleConfig(BaseModel):
@@ -64,14 +34,14 @@ class RoleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: Annotated[int, AfterValidator(_count)] = 0
+    count: Annotated[int, Field(ge=0)] = 0
     args: Args = ()
 
 
 Instances = Annotated[RoleConfig, BeforeValidator(_role)]
 
 
-class ClusterConfig(BaseModel):
+class ClusterConfig(SettingsModel):
     """Instances by role; `host` and `port` are the router's; `start_timeout` in seconds.
 
     With no instance asked for, there are one prefill and one decode instance. `threads` and
@@ -79,18 +49,16 @@ class ClusterConfig(BaseModel):
     router asks of clients, and presents to the instances, which ask for it as well. `args` are SGLang's flags
     for each instance; those of a role win over them. `router` has settings of the router's by name.
 
-    Raises UsageError for a setting that makes no sense.
+    Raises ConfigError for a setting that makes no sense.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefill: Instances = RoleConfig()
     decode: Instances = RoleConfig()
     colocated: Instances = RoleConfig()
     model: str | None = Field(None, description="a local folder or a hub name (default: the embedded model)")
     host: str = Field("127.0.0.1", description="the router's address (default: {})")
-    port: Annotated[int, AfterValidator(_port)] = Field(30000, description="the router's port (default: {})")
-    api_key: Annotated[str, AfterValidator(_key)] | None = Field(
+    port: Port = Field(30000, description="the router's port (default: {})")
+    api_key: Key | None = Field(
         None,
         repr=False,
         description="key that clients must present; set it as MEMSERVE_API_KEY, which `ps` does not show",
@@ -98,26 +66,17 @@ class ClusterConfig(BaseModel):
     log_dir: Path | None = Field(
         None, description="folder for the logs (default: ~/.local/state/memserve/PORT)"
     )
-    threads: Positive | None = Field(
+    threads: Count | None = Field(
         None, description="OpenMP threads of each instance (default: its share of the cores)"
     )
-    max_total_tokens: Positive | None = Field(
+    max_total_tokens: Count | None = Field(
         None, description="KV pool of each instance, in tokens (default: its share of free memory)"
     )
     start_timeout: Annotated[float, Field(gt=0)] = Field(
         600.0, description="seconds until each instance must be ready (default: {:.0f})"
     )
     args: Args = ()
-    router: dict[str, Any] = {}
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        try:
-            return handler(values)
-        except ValidationError as error:
-            shown = (info.context or {}).get("shown", as_flag)
-            raise UsageError(explained(cls, error, shown)) from None
+    router: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -132,12 +91,12 @@ class ClusterConfig(BaseModel):
     def _checked(self) -> Self:
         prefill, decode = self.prefill.count, self.decode.count
         if not self.instances:
-            raise UsageError(
+            raise ConfigError(
                 f"--prefill {prefill} --decode {decode} --colocated 0: nothing to start; "
                 "give at least one --prefill and one --decode, or --colocated"
             )
         if bool(prefill) != bool(decode):
-            raise UsageError(
+            raise ConfigError(
                 f"--prefill {prefill} --decode {decode}: one cannot serve without the other; "
                 "give at least one of each, or use --colocated"
             )

@@ -2,18 +2,18 @@
 
 import asyncio
 import json
-import os
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import aiohttp
 
-from sglang_memserve.cluster import child, probe
+from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.cluster.json_output import json_output
 from sglang_memserve.cluster.spec import InstanceSpec, registry_argv, router_argv, router_env, url_of
 from sglang_memserve.cluster.supervisor import Limits, Member, Report, Supervisor
 from sglang_memserve.model import ModelInfo
@@ -28,30 +28,14 @@ async def read_model(name: str | None, timeout_s: float) -> ModelInfo:
 
     This runs in a process of its own: it may import torch, and this process stays small.
     """
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "sglang_memserve.model",
-        "--json",
-        *(["--model", name] if name else []),
-    ]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-ISE", child.__file__, str(os.getpid())),
-        *command,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    named = ("--model", name) if name else ()
     try:
-        out, _ = await asyncio.wait_for(process.communicate(), timeout_s)
+        model = await json_output(["sglang_memserve.model", "--json", *named], timeout_s)
     except TimeoutError:
         raise ClusterError(f"the model was not ready after {timeout_s:.0f} s (--start-timeout)") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode:
-        raise ClusterError("there is no model to serve")
-    return ModelInfo(**json.loads(out))
+    except CalledProcessError:
+        raise ClusterError("there is no model to serve") from None
+    return ModelInfo(**model)
 
 
 class LocalCluster:

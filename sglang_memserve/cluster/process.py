@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,11 +31,9 @@ class ServerProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         if self._log.exists():
             self._log.replace(self._log.with_suffix(".previous.log"))
-        wrapper = [sys.executable, "-ISE", child.__file__, str(os.getpid())]
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *wrapper,
-                *self._argv,
+                *child.wrapped(self._argv),
                 env=self._env,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

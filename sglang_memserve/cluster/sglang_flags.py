@@ -5,18 +5,16 @@ module), and the names stay in the user's cache, for each version of SGLang.
 """
 
 import argparse
-import asyncio
 import json
-import os
-import sys
 import tempfile
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from subprocess import PIPE, CalledProcessError
 
 from router.config.explain import did_you_mean
-from sglang_memserve.cluster import child
 from sglang_memserve.cluster.errors import ClusterError, UsageError
+from sglang_memserve.cluster.json_output import json_output
 from sglang_memserve.model.embedded import cache_root
 from sglang_memserve.options import flag_names as memserve_flags
 
@@ -46,24 +44,14 @@ async def flag_names(timeout_s: float) -> list[str]:
 
 
 async def _from_sglang(timeout_s: float) -> list[str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-ISE", child.__file__, str(os.getpid())),
-        *(sys.executable, "-P", "-m", __name__),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
     try:
-        out, errors = await asyncio.wait_for(process.communicate(), timeout_s)
+        names = await json_output([__name__], timeout_s, stderr=PIPE)
     except TimeoutError:
         raise ClusterError(f"SGLang did not list its flags within {timeout_s:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode:
-        last = errors.decode(errors="replace").strip().splitlines()[-1:]
-        raise ClusterError(f"SGLang cannot be imported: {' '.join(last) or 'it says nothing'}")
-    return [str(name) for name in json.loads(out.splitlines()[-1])]
+    except CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise ClusterError(f"SGLang cannot be imported: {' '.join(last) or 'it says nothing'}") from None
+    return [str(name) for name in names]
 
 
 def _keep(cache: Path, names: list[str]) -> None:

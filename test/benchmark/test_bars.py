@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from benchmark import bars
-from benchmark.bars import at_least, at_most
+from benchmark.bars import at_least, at_most, conclude
 
 
 @pytest.mark.parametrize(
@@ -21,10 +20,11 @@ def test_a_bar_is_met_only_by_a_figure_that_was_measured(bar, ok):
     assert bar.ok is ok
 
 
-def test_the_report_is_one_json_object_that_names_a_skipped_peer():
+def test_the_report_is_one_json_object_that_names_a_skipped_peer(capsys):
     bar = at_most("handoff", None, 1.0, "x", "Mooncake")
-    written = json.loads(bars.report({"cores": 2}, {"short": {}}, [bar], ["Mooncake: --without-peer"]))
-    assert written == {
+    conclude({"cores": 2}, {"short": {}}, [bar], ["Mooncake: --without-peer"], json=True)
+    *shown, written = capsys.readouterr().out.splitlines()
+    assert json.loads(written) == {
         "machine": {"cores": 2},
         "results": {"short": {}},
         "bars": [
@@ -32,6 +32,10 @@ def test_the_report_is_one_json_object_that_names_a_skipped_peer():
         ],
         "skipped": ["Mooncake: --without-peer"],
     }
-    shown = bars.show_bars([bar], ["Mooncake: --without-peer"])
-    assert "MISSED  handoff: not measured" in shown
-    assert "SKIPPED Mooncake" in shown
+    assert "MISSED  handoff: not measured" in shown[0]
+    assert "SKIPPED Mooncake" in shown[1]
+
+
+def test_without_json_the_bars_are_shown_alone(capsys):
+    conclude({}, {}, [at_most("handoff", 0.5, 1.0, "x", "Mooncake")], json=False)
+    assert capsys.readouterr().out == "met     handoff: 0.5 x (bar 1, against Mooncake)\n"

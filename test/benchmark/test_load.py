@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
@@ -16,11 +17,22 @@ PLAIN, STREAM = json.dumps({"text": "hi"}).encode(), json.dumps({"text": "hi", "
 
 
 @pytest.fixture
-async def worker(free_port):
+async def paced(free_port):
+    """Starts mock workers, and returns their URLs."""
+    async with AsyncExitStack() as stack:
+
+        async def start(pace):
+            port = free_port()
+            await stack.enter_async_context(await mock_worker.serve("127.0.0.1", port, pace))
+            return f"http://127.0.0.1:{port}"
+
+        yield start
+
+
+@pytest.fixture
+async def worker(paced):
     """The URL of a mock worker whose streams have three events at once."""
-    port = free_port()
-    async with await mock_worker.serve("127.0.0.1", port, Pace(3, 0.0)):
-        yield f"http://127.0.0.1:{port}"
+    return await paced(Pace(3, 0.0))
 
 
 @pytest.fixture
@@ -105,13 +117,8 @@ async def test_the_worker_drops_what_is_not_http_1_1(worker):
     writer.close()
 
 
-async def test_a_stream_is_timed_to_its_first_event_and_its_end(free_port):
-    port = free_port()
-    worker, client = (
-        mock_worker.serve("127.0.0.1", port, Pace(3, 0.05)),
-        LoadClient(f"http://127.0.0.1:{port}"),
-    )
-    async with await worker, client:
+async def test_a_stream_is_timed_to_its_first_event_and_its_end(paced):
+    async with LoadClient(await paced(Pace(3, 0.05))) as client:
         timing = await client.ask(STREAM)
     assert timing.last - timing.first >= 0.09
 
@@ -155,13 +162,8 @@ async def test_a_server_that_is_not_there_is_named(free_port):
             await client.ask(PLAIN)
 
 
-async def test_open_loop_does_not_wait_for_answers(free_port):
-    port = free_port()
-    worker, client = (
-        mock_worker.serve("127.0.0.1", port, Pace(2, 0.5)),
-        LoadClient(f"http://127.0.0.1:{port}"),
-    )
-    async with await worker, client:
+async def test_open_loop_does_not_wait_for_answers(paced):
+    async with LoadClient(await paced(Pace(2, 0.5))) as client:
         timings = await open_loop(client, itertools.repeat(STREAM), rate=100, seconds=0.4, seed=1)
     # One by one, no more than one could have been answered in that time.
     assert 20 <= len(timings) <= 70

@@ -3,10 +3,11 @@
 import json
 import random
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from http_json import get
+from waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -126,18 +127,6 @@ def long_request(tokens, rid):
     ids = [random.randrange(1000, 40000) for _ in range(tokens)]
     params = {"temperature": 0, "max_new_tokens": 300, "ignore_eos": True}
     return {"input_ids": ids, "sampling_params": params, "rid": rid}
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pydoc_data.topics import topics
 
 import pytest
+from http_json import get
 from transformers import AutoTokenizer
+from waiting import until
 
 from sglang_memserve.model import resolve_model
 
@@ -27,18 +29,6 @@ def states(url, role):
 def counters(url, role):
     """Of the first instance of a role."""
     return states(url, role)[0]
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
-
-
-def until(holds, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.1)
 
 
 def written_back(url):

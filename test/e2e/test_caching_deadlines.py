@@ -1,7 +1,6 @@
 """What a prefill instance that stops or dies costs those that fetch from it, or send answers back to it."""
 
 import contextlib
-import json
 import signal
 import threading
 import time
@@ -9,6 +8,8 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from http_json import get
+from waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -18,20 +19,8 @@ WRITE_BACK = 10.0  # how long decode tries
 COMPUTING = 5.0  # the prompt and a short answer, on a busy machine
 
 
-def get(url):
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
-
-
 def state(worker):
     return get(f"{worker['url']}/server_info")["internal_states"][0]["memserve"]
-
-
-def until(holds, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.1)
 
 
 def answered(future, seconds=60):
@@ -187,6 +176,6 @@ def test_a_killed_instance_ends_fetches_and_write_backs_that_name_it(trio):
     print(f"{seconds:.1f} s; others up to {max(took):.1f} s")
     assert max(took) < DEADLINE
     until(lambda: trio.holds_nothing(trio.first) and trio.holds_nothing(trio.decode))
-    until(lambda: trio.leases_nothing(trio.first) and trio.leases_nothing(trio.decode), seconds=5)
+    until(lambda: trio.leases_nothing(trio.first) and trio.leases_nothing(trio.decode), timeout_s=5)
     trio.cluster.wait_for(r"prefill-1 .*\bback\b", 240, since=output)
     trio.ask(trio.second, 5000)

@@ -5,12 +5,12 @@ import json
 import random
 import signal
 import time
-import urllib.request
 import uuid
 from collections import Counter
 
 import aiohttp
 import pytest
+from http_json import get
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(2400)]
 
@@ -104,11 +104,6 @@ async def kill_now_and_then(talk, cluster):
         seen = cluster.signal(victim, signal.SIGKILL)
         await asyncio.to_thread(cluster.wait_for, rf"{role}-{index} .*\bback\b", 300, seen)
         talk.down = False
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
 
 
 def states(cluster):

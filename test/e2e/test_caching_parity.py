@@ -1,10 +1,9 @@
 """Chats whose answers feed back go as with one stock server, whatever is kept, moved, evicted or fetched."""
 
-import json
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from http_json import get
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -22,11 +21,6 @@ def caching(mode, *flags):
 def counters(url, role):
     worker = next(worker for worker in get(f"{url}/workers")["workers"] if worker["role"] == role)
     return get(f"{worker['url']}/server_info")["internal_states"][0]["memserve"]
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
 
 
 def check(from_stock, greedy, url, chats=2, opening=100, **fields):

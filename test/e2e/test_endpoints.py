@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MODEL = "SmolLM2-135M-Instruct"
 KEY = "e2e-s3cret"
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "temperature": 0}
 SAME = (
     ("/v1/tokenize", {"model": MODEL, "prompt": "The capital of France"}),
     ("/tokenize", {"model": MODEL, "prompt": ["one", "two words"]}),
@@ -72,31 +73,17 @@ def test_what_a_pair_cannot_do_is_refused_at_once(one_p_one_d, post, path):
 
 
 def test_a_chat_at_sagemakers_path_is_a_stock_servers(from_stock, one_p_one_d, post):
-    body = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": "Hi"}],
-        "max_tokens": 8,
-        "temperature": 0,
-    }
-
     def scenario(url):
-        status, answer = post(url, "/invocations", body)
+        status, answer = post(url, "/invocations", CHAT)
         return status, answer["choices"]
 
     assert scenario(one_p_one_d.url) == from_stock("/invocations", scenario)
 
 
 def test_anthropics_messages_are_a_stock_servers(from_stock, one_p_one_d, post):
-    body = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": "Hi"}],
-        "max_tokens": 8,
-        "temperature": 0,
-    }
-
     def scenario(url):
-        _, answer = post(url, "/v1/messages", body)
-        _, stream = post(url, "/v1/messages", {**body, "stream": True})
+        _, answer = post(url, "/v1/messages", CHAT)
+        _, stream = post(url, "/v1/messages", {**CHAT, "stream": True})
         events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: ")]
         pieces = [event["delta"]["text"] for event in events if event["type"] == "content_block_delta"]
         assert events[-1]["type"] == "message_stop"

@@ -1,15 +1,14 @@
 """A day of impatient clients in two minutes: nothing stays behind but cache."""
 
 import asyncio
-import json
 import random
 import time
-import urllib.request
 import uuid
 
 import aiohttp
 import psutil
 import pytest
+from http_json import get
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(1200)]
 
@@ -71,11 +70,6 @@ class Crowd:
             assert response.status == 200
         await asyncio.wait_for(running, 60)
         self.given_up += 1
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
 
 
 def until_idle(url, in_use, seconds=60):

@@ -1,10 +1,11 @@
+import contextlib
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 import zmq
+from waiting import until
 
 from mempool import wire
 from mempool.layout import BlockLayout
@@ -134,11 +135,11 @@ class MuteReceiver:
         self.context.destroy(linger=0)
 
 
-def until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
+@pytest.fixture
+def open_things():
+    """An ExitStack for what a test opens."""
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 # A minute long, and its processes are to be heard every second, which a busy machine cannot promise.
 pytestmark = pytest.mark.full
@@ -52,13 +52,6 @@ class Child:
         if self.popen.poll() is None:
             self.signal(signal.SIGKILL)
         self.popen.communicate()
-
-
-def until(holds, what):
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
 
 
 class Cluster:

@@ -1,12 +1,16 @@
 """What `import mempool` offers, and what it costs."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import mempool
 
+# Type checkers see neither.
+HOMES, PUBLIC = vars(mempool)["_HOMES"], vars(mempool)["__all__"]
 LIGHT = [
     "Addresses",
     "BlockLayout",
@@ -20,21 +24,31 @@ LIGHT = [
 ]
 
 
-@pytest.mark.parametrize("name", mempool.__all__)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_loads_and_is_documented(name):
     value = getattr(mempool, name)
     assert value.__name__ == name
     assert value.__doc__
 
 
-def test_the_lazy_names_are_the_public_ones():
-    assert sorted(name for names in mempool._NAMES.values() for name in names) == sorted(mempool.__all__)
-    assert set(mempool.__all__) <= set(dir(mempool))
+def test_type_checkers_read_the_same_names_as_run():
+    read = {}
+    for line in Path(mempool.__file__).read_text().splitlines():
+        if found := re.fullmatch(r"    from (mempool\.\S+) import (\w+) as \2", line):
+            read.setdefault(found[1], []).append(found[2])
+    assert {module: list(names) for module, names in HOMES.items()} == read
+
+
+def test_the_public_names_are_listed_and_imported_by_a_star():
+    assert set(PUBLIC) <= set(dir(mempool))
+    imported = {}
+    exec("from mempool import *", imported)
+    assert set(PUBLIC) <= set(imported)
 
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'MemPol'"):
-        mempool.MemPol  # noqa: B018
+        getattr(mempool, "MemPol")  # noqa: B009
 
 
 @pytest.mark.parametrize("names", [[], LIGHT])

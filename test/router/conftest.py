@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 from aiohttp import web
+from manual_clock import Clock
 
 from router.config.settings import PrefillUrl, RouterConfig
 from router.http.server import serving
@@ -35,14 +36,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.timeout(20))
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """What bench_cost_model calls a bar met."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,17 +9,12 @@ from benchmark.cost.grid import Cell
 from benchmark.cost.h100 import Errors
 from benchmark.cost.live import ARCHITECTURE, OPERATORS, Live
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_cost_model.py"
 CELLS = Cell(64, 0, 1), Cell(2000, 1600, 2)
 
 
 @pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("bench_cost_model", SCRIPT)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def bench(load_script):
+    return load_script("bench_cost_model")
 
 
 def live(operators, architecture, calibration_s=90.0):

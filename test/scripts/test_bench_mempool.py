@@ -1,6 +1,5 @@
 """What bench_mempool calls a bar met, what its processes do, and what is left of them."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -26,12 +25,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_mempool.py"
 
 
 @pytest.fixture(scope="module")
-def bench_mempool():
-    spec = importlib.util.spec_from_file_location("bench_mempool", SCRIPT)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def bench_mempool(load_script):
+    return load_script("bench_mempool")
 
 
 @pytest.fixture

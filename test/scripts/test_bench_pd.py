@@ -1,9 +1,6 @@
 """What bench_pd takes for P's own time, and when it calls a bar met."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -13,16 +10,10 @@ from sglang_memserve.bench.clusters import System
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.cluster.errors import ClusterError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_pd.py"
-
 
 @pytest.fixture(scope="module")
-def bench_pd():
-    spec = importlib.util.spec_from_file_location("bench_pd", SCRIPT)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def bench_pd(load_script):
+    return load_script("bench_pd")
 
 
 @pytest.fixture

@@ -1,25 +1,17 @@
 """The reference of commands that the site makes from their parsers."""
 
 import argparse
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "gen_reference.py"
 
 
 @pytest.fixture(scope="module")
-def reference():
-    spec = importlib.util.spec_from_file_location("gen_reference", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gen_reference"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["gen_reference"]
+def reference(load_script):
+    return load_script("gen_reference")
 
 
 def section(text, command):

@@ -1,4 +1,3 @@
-import contextlib
 import threading
 
 import pytest
@@ -56,12 +55,6 @@ class FeedClient:
 
 
 @pytest.fixture
-def things():
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
 def make_source():
     return Source
 
@@ -72,23 +65,23 @@ def source():
 
 
 @pytest.fixture
-def make_server(things):
+def make_server(open_things):
     def make(feeds, **how):
         server = FeedServer("tcp://127.0.0.1:0", feeds, **how)
-        things.callback(server.close)
+        open_things.callback(server.close)
         return server
 
     return make
 
 
 @pytest.fixture
-def make_follower(things):
+def make_follower(open_things):
     context = zmq.Context()
-    things.callback(context.destroy, linger=0)
+    open_things.callback(context.destroy, linger=0)
 
     def make(server, **options):
         socket = context.socket(zmq.DEALER)
-        things.callback(socket.close, linger=0)
+        open_things.callback(socket.close, linger=0)
         for option, value in options.items():
             socket.setsockopt(getattr(zmq, option), value)
         socket.connect(server.endpoint)

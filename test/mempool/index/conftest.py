@@ -1,19 +1,12 @@
 import numpy as np
 import pytest
+from manual_clock import Clock
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.index.index import Index
 
 PAGE = 4
 HBM, DRAM = Owner("a", 1, Medium.HBM), Owner("a", 1, Medium.DRAM)
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 class Harness:

@@ -5,7 +5,7 @@ from array import array
 import numpy as np
 import pytest
 
-from mempool.index.keys import key_of
+from mempool.index.keys import TOKEN_BYTES, common_bytes, key_of
 
 SAME = [1, 0, 150_000, 2**31 - 1]
 
@@ -58,3 +58,12 @@ def test_no_tokens_are_an_empty_key():
 def test_the_index_imports_without_torch():
     code = "import sys, mempool.index.index; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "at", "page", "common"),
+    [([1, 2, 3, 4], 0, 1, 3), ([1, 2, 3, 4], 0, 2, 2), ([2, 3], 1, 1, 2), ([9], 0, 1, 0)],
+)
+def test_common_bytes_are_whole_units(tokens, at, page, common):
+    found = common_bytes(key_of(tokens), key_of([1, 2, 3, 5, 6]), at * TOKEN_BYTES, page * TOKEN_BYTES)
+    assert found == common * TOKEN_BYTES

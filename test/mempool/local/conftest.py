@@ -2,17 +2,11 @@
 
 import pytest
 import torch
+from small_blocks import DRAM, HBM, LAYOUT, PAGE
 
-from mempool.address import Addresses, Medium, Owner
-from mempool.layout import BlockLayout
+from mempool.address import Addresses, Owner
 from mempool.local import LocalPool
 from mempool.tiers.tier import Tier, device_buffers, dram_arena
-
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=2, heads=1, k_plane_bytes=64, v_plane_bytes=64
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
 
 
 class Pool(LocalPool):

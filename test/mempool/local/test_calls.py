@@ -1,24 +1,15 @@
 """What the calls of one instance return and raise."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, HBM, LAYOUT, tokens
 
-from mempool.address import Addresses, Medium, Owner
+from mempool.address import Addresses, Owner
 from mempool.errors import BadAddress, LayoutMismatch, OutOfBlocks, StaleAddress
-from mempool.layout import BlockLayout
 from mempool.local import LocalPool
 from mempool.tiers.tier import Tier, device_buffers, dram_arena
-
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=2, heads=1, k_plane_bytes=64, v_plane_bytes=64
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
 
 
 def state(pool):
@@ -88,9 +79,7 @@ def test_addresses_of_an_earlier_incarnation_are_refused(pool, call):
 
 
 def test_stores_of_different_layouts_make_no_pool():
-    other = BlockLayout(
-        kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=64, v_plane_bytes=64
-    )
+    other = msgspec.structs.replace(LAYOUT, layers=2)
     tiers = [
         Tier.of(Owner("a", 1, HBM), device_buffers(LAYOUT, 2)),
         Tier.of(Owner("a", 1, DRAM), dram_arena(other, 2)),

@@ -5,16 +5,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, HBM, PAGE, tokens
 
-from mempool.address import Addresses, Medium, Owner
+from mempool.address import Addresses, Owner
 from mempool.errors import BadAddress, OutOfBlocks
-
-PAGE = 4
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
 
 
 def test_the_least_recently_used_goes_first(make):

@@ -1,8 +1,8 @@
 """What followers hear of a pool."""
 
 from index_mirror import Mirror
+from small_blocks import PAGE
 
-PAGE = 4
 TOKENS = list(range(16))
 
 

@@ -1,18 +1,10 @@
 """What a lease keeps, and for how long."""
 
-import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, HBM, tokens
 
-from mempool.address import Medium
 from mempool.errors import LeaseExpired, OutOfBlocks
-
-PAGE = 4
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
 
 
 @pytest.mark.parametrize("medium", [HBM, DRAM])

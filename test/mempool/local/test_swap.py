@@ -2,19 +2,11 @@
 
 import threading
 
-import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, HBM, tokens
 
-from mempool.address import Medium
 from mempool.errors import BadAddress, OutOfBlocks, StaleAddress
-
-PAGE = 4
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
 
 
 def state(pool):

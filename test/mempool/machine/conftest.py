@@ -10,7 +10,8 @@ from mempool.transports.registry import Transports
 # Tests lie in no package, and the machine is too much for one file.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from pool_model import Gated, Side, keys_of, kv_of, tokens_of, until
+from pool_model import Gated, Side, keys_of, kv_of, tokens_of
+from waiting import until
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,13 +35,6 @@ def kv_of(namespace, letters):
 def keys_of(parts):
     """(medium, block) of each."""
     return [(part.medium, int(block)) for part in parts for block in part.blocks]
-
-
-def until(holds, what):
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.001)
 
 
 class Gate:

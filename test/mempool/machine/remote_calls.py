@@ -4,7 +4,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import rule
 from local_calls import SECONDS, Flight, LocalCalls, chances, media, names, sizes
-from pool_model import keys_of, kv_of, tokens_of, until
+from pool_model import keys_of, kv_of, tokens_of
+from waiting import until
 
 from mempool.address import Addresses, Medium
 from mempool.errors import BadAddress, DeadlinePassed, OutOfBlocks, Refused, StaleAddress

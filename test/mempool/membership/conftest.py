@@ -1,13 +1,13 @@
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from manual_clock import Clock
+from waiting import until
 
 from mempool.layout import BlockLayout
 from mempool.membership.client import MembershipClient
@@ -35,21 +35,6 @@ def make_info(instance, incarnation=None, **changes):
     return InstanceInfo(instance=instance, incarnation=incarnation or new_incarnation(), **values)
 
 
-def wait_until(holds, what):
-    until = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < until, f"never: {what}"
-        time.sleep(0.01)
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 class Watcher:
     """A member, and all changes that it heard."""
 
@@ -69,7 +54,7 @@ class Watcher:
 
     def wait_for_changes(self, instance, *kinds):
         """Until these, in this order, are the last changes of `instance`."""
-        wait_until(lambda: self.changes_of(instance)[-len(kinds) :] == list(kinds), f"{kinds} of {instance}")
+        until(lambda: self.changes_of(instance)[-len(kinds) :] == list(kinds), f"{kinds} of {instance}")
 
 
 class Process:
@@ -102,20 +87,9 @@ def _make_info():
     return make_info
 
 
-@pytest.fixture(name="wait_until")
-def _wait_until():
-    return wait_until
-
-
 @pytest.fixture
 def clock():
-    return Clock()
-
-
-@pytest.fixture
-def open_things():
-    with contextlib.ExitStack() as stack:
-        yield stack
+    return Clock(1000.0)
 
 
 @pytest.fixture

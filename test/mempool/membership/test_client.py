@@ -2,6 +2,7 @@
 
 import pytest
 import zmq
+from waiting import until
 
 from mempool.membership.client import MembershipClient
 from mempool.membership.errors import JoinFailed
@@ -125,7 +126,7 @@ def test_registries_that_are_none_are_refused_at_once(registries, make_info):
 
 @pytest.mark.parametrize("raises", [False, True])
 def test_the_fenced_give_up_their_state_before_they_join_anew_or_stay_out(
-    fake, make_info, open_things, raises, wait_until
+    fake, make_info, open_things, raises
 ):
     order = []
 
@@ -146,11 +147,11 @@ def test_the_fenced_give_up_their_state_before_they_join_anew_or_stay_out(
     member._thread.start()
     fake.wait_join()
     fake.say(MembershipSnapshot(1, 1, (), True), Refusal(5, Reason.DEAD))
-    wait_until(lambda: order, "the member hears that it is dead")
+    until(lambda: order, "the member hears that it is dead")
     new = order[0][2]
     if raises:
-        wait_until(lambda: order[1:] == ["stopped"], "it stops")
-        wait_until(lambda: not member._thread.is_alive(), "its thread ends")
+        until(lambda: order[1:] == ["stopped"], "it stops")
+        until(lambda: not member._thread.is_alive(), "its thread ends")
     else:
         rejoin = fake.wait_join()
         assert (rejoin.info.incarnation, rejoin.previous) == (new, 5)

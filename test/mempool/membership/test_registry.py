@@ -6,6 +6,7 @@ import threading
 import psutil
 import pytest
 import zmq
+from waiting import until
 
 from mempool.errors import FrameError, LayoutMismatch, MemPoolError, NamespaceMismatch
 from mempool.membership import connections
@@ -59,7 +60,7 @@ def names(watcher):
     return set(watcher.member.members)
 
 
-def test_members_learn_of_each_other_and_of_one_that_leaves(start_registry, join, wait_until):
+def test_members_learn_of_each_other_and_of_one_that_leaves(start_registry, join):
     registry = start_registry()
     a, b = join("a", registry.endpoint), join("b", registry.endpoint, role="decode")
     a.wait_for_changes("b", "joined")
@@ -83,9 +84,7 @@ def test_an_instance_is_missed_at_once_when_its_connection_closes(
     a.wait_for_changes("b", "joined", "died")
 
 
-def test_a_hint_that_means_another_connection_kills_nobody(
-    start_registry, join, start_client, monkeypatch, wait_until
-):
+def test_a_hint_that_means_another_connection_kills_nobody(start_registry, join, start_client, monkeypatch):
     registry = start_registry(suspicion_s=60, death_s=61)
     a, b = join("a", registry.endpoint), join("b", registry.endpoint)
     hints, watched = [], registry._connections._by_fd
@@ -100,7 +99,7 @@ def test_a_hint_that_means_another_connection_kills_nobody(
     stranger = start_client(registry.endpoint)
     assert isinstance(stranger.request(Heartbeat("c", 1)), Refusal)
     stranger.close()
-    wait_until(lambda: hints and not registry._connections.in_doubt, "the hint is looked into and dropped")
+    until(lambda: hints and not registry._connections.in_doubt, "the hint is looked into and dropped")
     join("c", registry.endpoint)
     a.wait_for_changes("c", "joined")
     assert a.changes_of("b") == ["joined"]
@@ -152,11 +151,11 @@ def test_joining_again_on_a_new_connection_is_no_change(start_registry, join, st
     assert a.changes_of("x") == ["joined"]
 
 
-def test_a_registry_that_is_twice_in_a_list_is_no_trouble(start_registry, join, wait_until):
+def test_a_registry_that_is_twice_in_a_list_is_no_trouble(start_registry, join):
     registry = start_registry(suspicion_s=60, death_s=61)
     twice = registry.endpoint, registry.endpoint.replace("127.0.0.1", "localhost")
     a, b = join("a", *twice), join("b", *twice)
-    wait_until(lambda: all(link.joined for link in a.member._links), "both are joined")
+    until(lambda: all(link.joined for link in a.member._links), "both are joined")
     join("c", registry.endpoint).member.close()
     a.wait_for_changes("c", "joined", "left")
     assert a.changes_of("b") == ["joined"]
@@ -229,7 +228,7 @@ def is_bad(parts):
     return len(parts) != 1
 
 
-def test_junk_is_counted_and_hurts_nobody(start_registry, join, start_client, make_info, wait_until):
+def test_junk_is_counted_and_hurts_nobody(start_registry, join, start_client, make_info):
     registry = start_registry(suspicion_s=60, death_s=61)
     a, b = join("a", registry.endpoint), join("b", registry.endpoint)
     client, bad = start_client(registry.endpoint), 0
@@ -240,7 +239,7 @@ def test_junk_is_counted_and_hurts_nobody(start_registry, join, start_client, ma
         client.socket.send_multipart(parts)
         bad += is_bad(parts)
     assert bad > FRAMES / 2
-    wait_until(lambda: registry.bad_frames == bad, "all that was bad is counted")
+    until(lambda: registry.bad_frames == bad, "all that was bad is counted")
     join("c", registry.endpoint)
     b.wait_for_changes("c", "joined")
     assert {"a", "c"} <= names(b)

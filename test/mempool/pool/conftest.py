@@ -4,24 +4,17 @@ import itertools
 import shutil
 import tempfile
 import threading
-import time
 
 import pytest
 import torch
 import zmq
+from small_blocks import DRAM, HBM, LAYOUT, PAGE
 
-from mempool.address import Addresses, Medium
+from mempool.address import Addresses
 from mempool.config import MemPoolConfig
-from mempool.layout import BlockLayout
 from mempool.pool import MemPool
 from mempool.tiers.tier import device_buffers, dram_arena
 from mempool.transports.registry import Transports
-
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
 
 
 class Pool(MemPool):
@@ -63,6 +56,10 @@ class Pool(MemPool):
     def used(self, medium):
         """(free, active, historical)"""
         return self.counts(medium)[:3]
+
+    def lacks_nothing(self, medium=DRAM):
+        """Whether all blocks are free."""
+        return self.used(medium) == (16, 0, 0)
 
     def check(self):
         self.local.index.check_integrity()
@@ -151,15 +148,3 @@ def slow_pair(world):
     slow = SlowStore()
     a, b = world.pair(stores={DRAM: slow})
     return a, b, slow
-
-
-@pytest.fixture(name="until")
-def _until():
-    return until
-
-
-def until(holds, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)

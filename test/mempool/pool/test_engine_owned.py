@@ -5,19 +5,12 @@ import threading
 import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, HBM, LAYOUT, PAGE
 
-from mempool.address import Medium
 from mempool.engine import EngineHbm
 from mempool.errors import MemPoolError, OutOfBlocks
 from mempool.flags import TransferFlags
-from mempool.layout import BlockLayout
 from mempool.tiers.tier import device_buffers, dram_arena
-
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
 
 
 class Engine:

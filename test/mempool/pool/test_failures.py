@@ -3,27 +3,14 @@
 import threading
 
 import msgspec
-import numpy as np
 import pytest
+from small_blocks import DRAM, HBM, LAYOUT, tokens
+from waiting import until
 
-from mempool.address import Addresses, Medium
+from mempool.address import Addresses
 from mempool.errors import DeadlinePassed, LayoutMismatch, MemPoolError, PeerDied, Refused, StaleAddress
-from mempool.layout import BlockLayout
 
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
 SCHEMES = ["inproc", "stream", "tcp", "ipc"]
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
-
-
-def lacks_nothing(pool, medium=DRAM):
-    return pool.used(medium) == (16, 0, 0)
 
 
 def test_an_instance_that_never_answers_costs_no_more_than_the_deadline(world, deaf):
@@ -38,7 +25,7 @@ def test_an_instance_that_never_answers_costs_no_more_than_the_deadline(world, d
     with pytest.raises(DeadlinePassed):
         a.transfer("b", own, timeout_s=0.2)
     a.free_mem(own)
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)
     assert a.counters()["outgoing"] == 0
 
 
@@ -57,19 +44,19 @@ def test_a_closed_pool_begins_no_transfer(world):
     for begun in (a.start.transfer("b", own), a.start.fetch("b", tokens(1))):
         assert isinstance(begun.exception(10), PeerDied)
     assert (a.counters()["outgoing"], a.counters()["fetching"]) == (0, 0)
-    assert lacks_nothing(b)
+    assert b.lacks_nothing()
 
 
-def test_both_sides_give_up_missing_blocks_at_the_deadline(world, deaf, until):
+def test_both_sides_give_up_missing_blocks_at_the_deadline(world, deaf):
     a, b = world.pair()
     a.introduce(msgspec.structs.replace(b.info, data=deaf))
     own, _ = a.filled(2)
     with pytest.raises(DeadlinePassed):
         a.transfer_with_insert("b", tokens(2), own, timeout_s=0.3)
     a.free_mem(own)
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)
     until(lambda: b.counters()["incoming"] == 0)
-    assert lacks_nothing(b)
+    assert b.lacks_nothing()
     assert b.counters()["leases"] == 0
 
 
@@ -98,7 +85,7 @@ def test_an_instance_that_is_not_known_is_dead(world):
         with pytest.raises(PeerDied, match="not known"):
             call()
     a.free_mem(own)
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)
 
 
 def test_addresses_of_an_instance_that_started_anew_are_stale(world):
@@ -112,7 +99,7 @@ def test_addresses_of_an_instance_that_started_anew_are_stale(world):
         a.free_mem(old)
     with pytest.raises(StaleAddress, match="the present incarnation"):
         a.transfer("b", own, old)
-    assert lacks_nothing(new)
+    assert new.lacks_nothing()
     # The new one refuses by itself what its caller does not know to be stale.
     claimed = msgspec.structs.replace(new.info, incarnation=old.owner.incarnation)
     a.introduce(claimed)
@@ -129,7 +116,7 @@ def test_an_instance_that_started_anew_holds_nothing_of_its_former_life(world):
     b.close()
     world.pools.remove(b)
     world.pool("b")
-    assert lacks_nothing(a)
+    assert a.lacks_nothing()
     assert a.counters()["held_blocks"] == 0
 
 
@@ -142,10 +129,10 @@ def test_an_instance_of_another_layout_is_refused(world):
     a.local.layout = other
     with pytest.raises(Refused, match="layouts differ in layers"):
         a.transfer("b", own)
-    assert lacks_nothing(b)
+    assert b.lacks_nothing()
 
 
-def test_closing_ends_what_is_under_way_and_what_comes_after(world, deaf, until):
+def test_closing_ends_what_is_under_way_and_what_comes_after(world, deaf):
     a, b = world.pair()
     a.introduce(msgspec.structs.replace(b.info, instance="deaf", control=deaf))
     a.introduce(msgspec.structs.replace(b.info, instance="half", data=deaf))
@@ -176,4 +163,4 @@ def test_a_receiver_that_closes_keeps_no_sender_waiting(slow_pair):
     assert isinstance(under_way.exception(20), PeerDied | Refused | None)
     closing.join(20)
     a.free_mem(own)
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)

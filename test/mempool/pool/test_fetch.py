@@ -5,28 +5,19 @@ import threading
 import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, HBM, LAYOUT, PAGE, tokens
+from waiting import until
 
-from mempool.address import Addresses, Medium, Owner
+from mempool.address import Addresses, Owner
 from mempool.engine import EngineHbm
 from mempool.errors import DeadlinePassed, OutOfBlocks, PeerDied, Refused, TransferError
-from mempool.layout import BlockLayout
 from mempool.remote.messages import FetchEnded, FetchReply
 from mempool.tiers.tier import dram_arena
-
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks):
-    return np.arange(blocks * PAGE)
 
 
 @pytest.mark.parametrize("scheme", ["inproc", "stream", "tcp"])
 @pytest.mark.parametrize("medium", [HBM, DRAM])
-def test_it_is_published_here_when_the_call_returns(world, scheme, medium, until):
+def test_it_is_published_here_when_the_call_returns(world, scheme, medium):
     a, b = world.pair(scheme)
     _, data = b.published(tokens(5), medium)
     assert a.fetch("b", np.append(tokens(5), 99)) == 5
@@ -80,7 +71,7 @@ def engine(world, name, wanted):
     return world.pool(name, stores=stores, engine=engine)
 
 
-def test_a_fetch_waits_until_the_engine_has_published_its_hbm(world, until):
+def test_a_fetch_waits_until_the_engine_has_published_its_hbm(world):
     wanted = []
     a, b = world.pool("a"), engine(world, "b", wanted)
     b.published(tokens(2), DRAM)
@@ -95,7 +86,7 @@ def test_a_fetch_waits_until_the_engine_has_published_its_hbm(world, until):
     assert torch.equal(a.found(tokens(5))[2:], data)
 
 
-def test_an_engine_without_more_sends_what_there_is(world, until):
+def test_an_engine_without_more_sends_what_there_is(world):
     wanted = []
     a, b = world.pool("a"), engine(world, "b", wanted)
     nothing = a.start.fetch("b", tokens(3), from_engine=True, timeout_s=60)
@@ -127,7 +118,7 @@ def test_an_engine_that_never_answers_costs_the_deadline(world):
     assert a.counters()["fetching"] == 0
 
 
-def test_an_end_that_another_instance_tells_ends_nothing(world, until):
+def test_an_end_that_another_instance_tells_ends_nothing(world):
     wanted = []
     a, _, c = world.pool("a"), engine(world, "b", wanted), world.pool("c")
     coming = a.start.fetch("b", tokens(3), from_engine=True, timeout_s=60)

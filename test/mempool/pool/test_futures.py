@@ -2,22 +2,12 @@
 
 from concurrent.futures import wait
 
-import numpy as np
 import torch
+from small_blocks import DRAM, HBM, tokens
+from waiting import until
 
-from mempool.address import Addresses, Medium
+from mempool.address import Addresses
 from mempool.errors import OutOfBlocks, PeerDied, StaleAddress
-
-PAGE = 4
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
-
-
-def lacks_nothing(pool, medium=DRAM):
-    return pool.used(medium) == (16, 0, 0)
 
 
 def test_every_call_has_a_future(world):
@@ -36,7 +26,7 @@ def test_every_call_has_a_future(world):
     a.start.free_mem(there).result(20)
     spare = a.start.alloc_mem(1).result(20)
     a.start.free_mem(spare).result(20)
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)
 
 
 def test_what_a_call_raises_its_future_holds(world):
@@ -65,7 +55,7 @@ def test_many_transfers_at_once_each_land(world):
         assert torch.equal(b.stored(landed.addresses), data[number : number + 1])
 
 
-def test_a_transfer_whose_future_was_cancelled_harms_nobody(slow_pair, until):
+def test_a_transfer_whose_future_was_cancelled_harms_nobody(slow_pair):
     a, _, slow = slow_pair
     own, _ = a.filled(2)
     cancelled = a.start.transfer("b", own)
@@ -74,4 +64,4 @@ def test_a_transfer_whose_future_was_cancelled_harms_nobody(slow_pair, until):
     slow.open.set()
     a.transfer("b", own)
     a.free_mem(own)
-    until(lambda: lacks_nothing(a, HBM))
+    until(lambda: a.lacks_nothing(HBM))

@@ -1,35 +1,23 @@
 """What becomes of the source, and what the receiver gets."""
 
-import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, HBM, tokens
 
-from mempool.address import Medium
 from mempool.errors import BadAddress, MemPoolError, OutOfBlocks, Refused
 from mempool.flags import TransferFlags
-
-PAGE = 4
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
-
-
-def lacks_nothing(pool, medium=DRAM):
-    return pool.used(medium) == (16, 0, 0)
 
 
 def test_moved_blocks_are_only_there(world):
     a, b = world.pair()
     own, data = a.filled(3)
     landed = a.transfer("b", own, flags=TransferFlags(move=True))
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)
     assert torch.equal(b.stored(landed.addresses), data)
     a.free_mem(landed.addresses)
     own, data = a.published(tokens(4))
     a.transfer_with_insert("b", tokens(4), own, flags=TransferFlags(move=True))
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)
     assert a.match(tokens(4)).blocks == 0
     assert torch.equal(b.found(tokens(4)), data)
 
@@ -61,7 +49,7 @@ def test_a_move_ends_also_where_the_source_was_freed_meanwhile(slow_pair):
     slow.open.set()
     landed = moving.result(20)
     assert torch.equal(b.stored(landed.addresses), data)
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)
 
 
 def test_the_receiver_gets_blocks_and_cookie(world):
@@ -91,7 +79,7 @@ def test_a_callback_that_raises_fails_the_senders_transfer(world):
     own, _ = a.filled(2)
     with pytest.raises(Refused, match="not wanted"):
         a.transfer("b", own)
-    assert lacks_nothing(b)
+    assert b.lacks_nothing()
     assert b.counters()["incoming"] == a.counters()["outgoing"] == 0
 
 
@@ -108,7 +96,7 @@ def test_a_transfer_whose_head_is_deleted_is_refused(slow_pair):
     slow.open.set()
     with pytest.raises(Refused, match="not indexed"):
         late.result(20)
-    assert lacks_nothing(b)
+    assert b.lacks_nothing()
     assert b.counters()["leases"] == 0
 
 

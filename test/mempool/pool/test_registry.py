@@ -3,25 +3,14 @@
 import threading
 
 import msgspec
-import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, LAYOUT, tokens
+from waiting import until
 
-from mempool.address import Medium
 from mempool.errors import LayoutMismatch, NamespaceMismatch, PeerDied, StaleAddress
-from mempool.layout import BlockLayout
 from mempool.membership.registry_server import MembershipRegistry
 from mempool.tiers.tier import dram_arena
-
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
 
 
 @pytest.fixture
@@ -39,7 +28,7 @@ def _reaches(pool, instance):
     return True
 
 
-def test_members_find_each_other_and_free_what_the_dead_held(world, registry, until):
+def test_members_find_each_other_and_free_what_the_dead_held(world, registry):
     a = world.pool("a", "tcp", registries=[registry])
     with world.lonely("b", registries=[registry]) as b:
         until(lambda: _reaches(b, "a"))
@@ -67,7 +56,7 @@ def test_an_instance_that_does_not_fit_the_others_does_not_join(world, registry)
     assert threading.active_count() == threads
 
 
-def test_an_instance_declared_dead_goes_on_as_a_new_incarnation(world, until):
+def test_an_instance_declared_dead_goes_on_as_a_new_incarnation(world):
     # Instances say that they live every half second: too seldom for this one.
     registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion_s=0.1, death_s=0.3)
     try:

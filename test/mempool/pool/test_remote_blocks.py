@@ -1,23 +1,12 @@
 """Blocks that one instance has at another."""
 
-import numpy as np
 import pytest
+from small_blocks import DRAM, HBM, tokens
 
-from mempool.address import Medium
 from mempool.errors import BadAddress, OutOfBlocks
 from mempool.remote.messages import MAX_BLOCKS, MAX_COOKIE_BYTES
 
-PAGE = 4
-HBM, DRAM = Medium.HBM, Medium.DRAM
 SCHEMES = ["inproc", "stream", "tcp", "ipc"]
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
-
-
-def lacks_nothing(pool, medium=DRAM):
-    return pool.used(medium) == (16, 0, 0)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -33,7 +22,7 @@ def test_blocks_of_another_instance_are_allocated_and_freed(world, scheme):
         a.free_mem(addresses)
     assert b.used(DRAM) == (13, 3, 0)
     a.free_mem(addresses[2:])
-    assert lacks_nothing(b)
+    assert b.lacks_nothing()
     assert b.counters()["held_blocks"] == 0
 
 
@@ -42,7 +31,7 @@ def test_too_many_blocks_are_refused_with_the_instances_name(world):
     with pytest.raises(OutOfBlocks, match="17 blocks asked") as caught:
         a.alloc_mem(17, DRAM, "b")
     assert caught.value.owner == b.local.tier(DRAM).owner
-    assert lacks_nothing(b)
+    assert b.lacks_nothing()
 
 
 def test_blocks_held_for_one_instance_are_closed_to_a_third(world):
@@ -71,5 +60,5 @@ def test_a_call_that_no_message_carries_is_refused_at_once(world):
     with pytest.raises(ValueError, match="bytes of tokens"):
         a.transfer_with_insert("b", tokens(1 << 19), own)
     a.free_mem(own)
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)
     assert b.counters()["bad_frames"] == 0

@@ -2,29 +2,15 @@
 
 import time
 
-import numpy as np
 import pytest
 import torch
+from small_blocks import DRAM, HBM, LAYOUT, tokens
 
-from mempool.address import Addresses, Medium
+from mempool.address import Addresses
 from mempool.errors import BadAddress, OutOfBlocks, Refused
 from mempool.flags import TransferFlags, TransferMode
-from mempool.layout import BlockLayout
 
-PAGE = 4
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=PAGE, layers=3, heads=1, k_plane_bytes=256, v_plane_bytes=128
-)
-HBM, DRAM = Medium.HBM, Medium.DRAM
 SCHEMES = ["inproc", "stream", "tcp", "ipc"]
-
-
-def tokens(blocks, first=0):
-    return np.arange(first, first + blocks * PAGE)
-
-
-def lacks_nothing(pool, medium=DRAM):
-    return pool.used(medium) == (16, 0, 0)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -40,7 +26,7 @@ def test_blocks_arrive_whole_between_any_media(world, scheme, source, medium):
     assert torch.equal(b.stored(landed.addresses), data[[4, 0, 5, 2]])
     assert b.used(medium) == (12, 4, 0)
     a.free_mem(landed.addresses)
-    assert lacks_nothing(b, medium)
+    assert b.lacks_nothing(medium)
     assert a.used(source) == (10, 6, 0)
 
 
@@ -75,9 +61,9 @@ def test_a_target_of_another_size_or_that_is_free_is_refused(world):
     a.free_mem(target)
     with pytest.raises(BadAddress, match="is free"):
         a.transfer("b", own, target[:2])
-    assert lacks_nothing(b)
+    assert b.lacks_nothing()
     a.free_mem(own)
-    assert lacks_nothing(a, HBM)
+    assert a.lacks_nothing(HBM)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -113,7 +99,7 @@ def test_the_tail_of_a_sequence_is_inserted_where_its_head_is(world):
         a.transfer_with_insert("b", tokens(5), own[3:])
     with pytest.raises(Refused, match="1 blocks more than whole blocks of tokens"):
         a.transfer_with_insert("b", tokens(4), own)
-    assert lacks_nothing(b)
+    assert b.lacks_nothing()
     a.transfer_with_insert("b", tokens(3), own[:3])
     a.transfer_with_insert("b", tokens(5), own[3:])
     assert torch.equal(b.found(tokens(5)), data)

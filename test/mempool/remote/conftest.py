@@ -1,6 +1,3 @@
-import contextlib
-import time
-
 import pytest
 import zmq
 
@@ -16,29 +13,23 @@ LAYOUT = BlockLayout(
 
 
 @pytest.fixture
-def things():
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def make_pool(things):
+def make_pool(open_things):
     def make(name, blocks=16):
         stores = {Medium.HBM: DramArena(LAYOUT, blocks), Medium.DRAM: DramArena(LAYOUT, blocks)}
-        return things.enter_context(MemPool(MemPoolConfig(instance=name), stores=stores))
+        return open_things.enter_context(MemPool(MemPoolConfig(instance=name), stores=stores))
 
     return make
 
 
 @pytest.fixture
-def raw(things):
+def raw(open_things):
     """A socket that says what it likes to an endpoint."""
 
     def make(endpoint):
         context = zmq.Context()
         socket = context.socket(zmq.DEALER)
-        things.callback(context.destroy, linger=0)
-        things.callback(socket.close, linger=0)
+        open_things.callback(context.destroy, linger=0)
+        open_things.callback(socket.close, linger=0)
         socket.connect(endpoint)
         return socket
 
@@ -48,14 +39,3 @@ def raw(things):
 @pytest.fixture
 def layout():
     return LAYOUT
-
-
-@pytest.fixture
-def until():
-    def wait(holds):
-        deadline = time.monotonic() + 20
-        while not holds():
-            assert time.monotonic() < deadline, "it never happened"
-            time.sleep(0.005)
-
-    return wait

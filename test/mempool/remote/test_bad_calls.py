@@ -4,6 +4,7 @@ import random
 
 import msgspec
 import numpy as np
+from waiting import until
 
 from mempool.address import Medium
 from mempool.errors import FrameError
@@ -56,7 +57,7 @@ def mutated(frame, chance):
     return bytes(changed)
 
 
-def test_ten_thousand_bad_frames_touch_no_block_and_are_counted(make_pool, raw, layout, until):
+def test_ten_thousand_bad_frames_touch_no_block_and_are_counted(make_pool, raw, layout):
     """Those that happen to be calls are left out: what a stranger may ask for is another matter."""
     pool, friend = make_pool("pool"), make_pool("friend")
     friend.introduce(pool.info)

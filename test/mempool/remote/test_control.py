@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 import zmq
+from waiting import until
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.errors import DeadlinePassed, OutOfBlocks, PeerDied
@@ -32,13 +33,13 @@ ME = Caller("me", 7)
 
 
 @pytest.fixture
-def make_control(things):
+def make_control(open_things):
     def make(serve=lambda call: Done(), url=LOCAL, transports=None):
         requests = RequestQueue()
         control = Control(
             url, lambda: ME, serve, requests, limits=SocketLimits(), transports=transports or Transports()
         )
-        things.callback(lambda: control._thread.is_alive() and control.close())
+        open_things.callback(lambda: control._thread.is_alive() and control.close())
         control.send = requests.send
         return control
 
@@ -71,11 +72,11 @@ class LateToOpen(InProcess):
         return connection
 
 
-def test_bad_replies_end_the_connection_and_the_next_request_works(make_control, things):
+def test_bad_replies_end_the_connection_and_the_next_request_works(make_control, open_things):
     context = zmq.Context()
-    things.callback(context.destroy, linger=0)
+    open_things.callback(context.destroy, linger=0)
     liar = context.socket(zmq.ROUTER)
-    things.callback(liar.close, linger=0)
+    open_things.callback(liar.close, linger=0)
     endpoint = f"tcp://127.0.0.1:{liar.bind_to_random_port('tcp://127.0.0.1')}"
     control = make_control()
     for n, lie in enumerate([[b"junk"], [b"", b""], [messages.encode(CallReply(1, Done()))[:-1]]], start=1):
@@ -105,7 +106,7 @@ def test_a_slow_owner_costs_its_caller_the_deadline_and_nobody_else(make_control
     assert control.send(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
 
 
-def test_blocks_that_come_after_the_deadline_are_given_back(make_control, slow_owner, until):
+def test_blocks_that_come_after_the_deadline_are_given_back(make_control, slow_owner):
     slow, asked, go = slow_owner
     control = make_control()
     late = control.send(slow.endpoint, AllocMem(Medium.HBM, 2), 0.2)
@@ -153,7 +154,7 @@ def test_a_deadline_may_be_far_away(make_control):
         assert asks[0].send(asks[1].endpoint, FreeMem(Medium.HBM, 1, b""), timeout_s).result(20) == Done()
 
 
-def test_an_answer_to_one_who_has_cancelled_is_dropped(make_control, slow_owner, until):
+def test_an_answer_to_one_who_has_cancelled_is_dropped(make_control, slow_owner):
     slow, asked, go = slow_owner
     control = make_control()
     first, second = (control.send(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0) for _ in range(2))
@@ -166,7 +167,7 @@ def test_an_answer_to_one_who_has_cancelled_is_dropped(make_control, slow_owner,
     assert control.send(slow.endpoint, FreeMem(Medium.HBM, 9, b""), 20.0).result(20) == Done()
 
 
-def test_what_was_asked_when_the_owner_dies_ends_with_that(make_control, slow_owner, until):
+def test_what_was_asked_when_the_owner_dies_ends_with_that(make_control, slow_owner):
     slow, asked, go = slow_owner
     control = make_control()
     replies = [control.send(slow.endpoint, AllocMem(Medium.HBM, 1), 60.0) for _ in range(5)]

@@ -4,13 +4,9 @@ import asyncio
 import json
 
 import pytest
+from router_requests import post
 
 SINGLE = {"text": "hi", "sampling_params": {"max_new_tokens": 4}}
-
-
-async def post(cluster, body, path="/generate", **headers):
-    async with cluster.session.post(cluster.url + path, json=body, headers=headers) as response:
-        return response.status, await response.read()
 
 
 async def leave(cluster, body, path="/generate", mocks=(), **headers):

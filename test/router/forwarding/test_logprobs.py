@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from router_requests import post
 
 ASKED = {"text": "hi", "return_logprob": True, "logprob_start_len": 0}
 ECHO = {"prompt": "hi", "echo": True, "logprobs": 1}
@@ -36,11 +37,6 @@ def event(value):
 
 def answer(mock, value):
     mock.answer = json.dumps(value).encode()
-
-
-async def post(cluster, body, path="/generate"):
-    async with cluster.session.post(cluster.url + path, json=body) as response:
-        return response.status, await response.read()
 
 
 async def events(cluster, body, path="/generate"):

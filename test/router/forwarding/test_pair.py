@@ -4,14 +4,10 @@ import asyncio
 import json
 
 import pytest
+from router_requests import post
 
 SINGLE = {"text": "hi", "sampling_params": {"max_new_tokens": 4}}
 STREAM = {**SINGLE, "stream": True}
-
-
-async def post(cluster, body, path="/generate"):
-    async with cluster.session.post(cluster.url + path, json=body) as response:
-        return response.status, await response.read()
 
 
 async def workers(cluster):

@@ -5,6 +5,7 @@ import json
 import random
 
 import pytest
+from router_requests import post
 
 from router.config.settings import RouterConfig
 from router.forwarding.aborts import ClientAborts
@@ -13,11 +14,6 @@ from router.forwarding.retries import backoff
 BODY = {"text": "hi", "sampling_params": {"max_new_tokens": 4}}
 STREAM = BODY | {"stream": True}
 FAST = {"retry_initial_backoff_ms": 1}
-
-
-async def post(cluster, body, path="/generate"):
-    async with cluster.session.post(cluster.url + path, json=body) as response:
-        return response.status, await response.read()
 
 
 def failing(times, status=500, words=b'{"error": "x"}', then=(200, b'{"text": "at last"}')):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zmq
 import zmq.asyncio
+from waiting import eventually
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.feed import messages
@@ -167,12 +168,6 @@ def new_instance(feed, number=1):
 
 def tokens(*pieces):
     return np.array([token for piece in pieces for token in piece], dtype=np.int32)
-
-
-async def eventually(holds):
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.002)
 
 
 def has(tree, instance, prompt, medium=HBM):

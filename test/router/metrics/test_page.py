@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from router_requests import post
 
 from router.http.server import CannotListen
 from router.instances.instance import Instance, Role
@@ -32,11 +33,6 @@ async def scrape(cluster, url=None, **headers):
     async with cluster.session.get((url or cluster.url) + "/metrics", headers=headers) as response:
         assert response.status == 200
         return numbers(await response.text())
-
-
-async def post(cluster, body, path="/generate"):
-    async with cluster.session.post(cluster.url + path, json=body) as response:
-        return response.status, await response.read()
 
 
 def cached(mocks, tokens, prompt=200):

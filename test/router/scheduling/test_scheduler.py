@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from router_requests import post
 
 IDS = list(range(1, 201))
 TREE = {"policy": "prompt_tree"}
@@ -15,11 +16,6 @@ def answering(mocks, prompt=200, cached=0, output_ids=()):
     for mock in mocks:
         mock.answer = answer.encode()
         mock.chunks = [b'data: {"text": "x"}\n\n', b"data: ", answer.encode() + b"\n\n", b"data: [DONE]\n\n"]
-
-
-async def post(cluster, body, path="/generate"):
-    async with cluster.session.post(cluster.url + path, json=body) as response:
-        return response.status, await response.read()
 
 
 async def get(cluster, path):

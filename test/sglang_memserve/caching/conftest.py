@@ -1,6 +1,5 @@
 """SGLang's real trees and allocators on the CPU, with agents between them; no servers."""
 
-import time
 from array import array
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, Ma
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
+from waiting import until
 
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
@@ -206,13 +206,6 @@ def answered(instance, room, prompt, answer, namespace=PLAIN, **how):
     req = ended(room, prompt, tokens, node, namespace, how.get("reason"), how.get("multimodal"))
     instance.agent.requests.on_finish(req, len(tokens) - 1)
     return tokens[:stop]
-
-
-def until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
 
 
 @pytest.fixture

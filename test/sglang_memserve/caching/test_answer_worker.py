@@ -1,10 +1,10 @@
 """Prompts are compared with written-back answers beside the scheduler's thread, which waits for nothing."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
+from waiting import until
 
 from sglang_memserve.caching import answer_worker as module
 from sglang_memserve.caching.answer_worker import AnswerWorker
@@ -47,13 +47,6 @@ def worker(tokenizer, counters):
     yield worker
     tokenizer.go.set()
     worker.close()
-
-
-def until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_text_is_decoded_on_another_thread(worker, tokenizer, counters):

@@ -8,6 +8,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from sglang_memserve.cluster import sglang_flags
+
 CHUNKS = ("The ", "answer.")
 
 
@@ -111,3 +113,13 @@ async def instances():
             return urls
 
         yield start
+
+
+@pytest.fixture
+def sglangs_flags(monkeypatch):
+    """SGLang's flags, without asking SGLang."""
+
+    async def names(timeout_s: float) -> list[str]:
+        return ["--page-size", "--tp-size", "--mem-fraction-static"]
+
+    monkeypatch.setattr(sglang_flags, "flag_names", names)

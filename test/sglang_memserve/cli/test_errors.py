@@ -6,17 +6,8 @@ import importlib.util
 import pytest
 
 from sglang_memserve.cli import main
-from sglang_memserve.cluster import sglang_flags
 
-FREE = "http://127.0.0.1:1"
-
-
-@pytest.fixture(autouse=True)
-def sglangs_flags(monkeypatch):
-    async def names(timeout_s):
-        return ["--page-size", "--tp-size", "--mem-fraction-static"]
-
-    monkeypatch.setattr(sglang_flags, "flag_names", names)
+pytestmark = pytest.mark.usefixtures("sglangs_flags")
 
 
 @pytest.fixture
@@ -48,9 +39,9 @@ def error(capsys):
         ("up --prefill 2", "memserve: --prefill 2 --decode 0: one cannot serve without the other; give at least "
          "one of each, or use --colocated"),
         ("up --prefill x --decode 1", "memserve: --prefill 'x': expected int"),
-        ("up --prefill -1 --decode 1", "memserve: --prefill -1: a count of instances cannot be negative"),
+        ("up --prefill -1 --decode 1", "memserve: --prefill -1: must be a number from 0 up"),
         ("up --port high", "memserve: --port 'high': expected int"),
-        ("up --port 70000", "memserve: --port 70000: is not a port: use 1 to 65535"),
+        ("up --port 70000", "memserve: --port 70000: a port is a number from 1 to 65535"),
         ("up --threads 0", "memserve: --threads 0: must be a number greater than 0"),
         ("up --prefil 1", "memserve up: --prefil is no flag here: did you mean --prefill?"),
         ("up --pre 1", "memserve up: --pre is no flag here: did you mean --prefill?"),
@@ -106,6 +97,8 @@ def test_a_wrong_command_line(argv, text, error):
         ("MEMSERVE_QQQ", "3", "memserve: MEMSERVE_QQQ is set, and no setting has that name: unset it"),
         ("MEMSERVE_RANK_PORT", "7000", "memserve: MEMSERVE_RANK_PORT is set, and 2 instances cannot listen there: "
          "unset it"),
+        ("MEMSERVE_API_KEY", "two words", "memserve: MEMSERVE_API_KEY: give a key of printable ASCII without spaces, or "
+         "leave it out"),
         ("MEMSERVE_PREFILL", "many", "memserve: MEMSERVE_PREFILL='many': expected int"),
         ("MEMSERVE_ROUTER_API_KEY", "K", "memserve: MEMSERVE_ROUTER_API_KEY is set: set MEMSERVE_API_KEY for the "
          "whole cluster instead"),

@@ -4,21 +4,12 @@ import sys
 import pytest
 
 from sglang_memserve.cli import instance, main, up
-from sglang_memserve.cluster import sglang_flags
+
+pytestmark = pytest.mark.usefixtures("sglangs_flags")
 
 
 def run(*argv):
     return main.main(list(argv))
-
-
-@pytest.fixture(autouse=True)
-def sglangs_flags(monkeypatch):
-    """SGLang's flags, without asking SGLang."""
-
-    async def names(timeout_s):
-        return ["--page-size", "--tp-size", "--mem-fraction-static"]
-
-    monkeypatch.setattr(sglang_flags, "flag_names", names)
 
 
 @pytest.fixture

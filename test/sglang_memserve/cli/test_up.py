@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import eventually
 
 from sglang_memserve.cli import up
 from sglang_memserve.cluster.config import ClusterConfig
@@ -40,12 +41,6 @@ def started(tmp_path, fake_argv, fake_spec, free_port, monkeypatch):
     return start
 
 
-async def until(condition):
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.05)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_stops_everything(started, survivors, capsys, number):
     running, config = started()
@@ -56,7 +51,7 @@ async def test_a_signal_stops_everything(started, survivors, capsys, number):
         said += capsys.readouterr().out
         return "Ctrl-C stops" in said
 
-    await until(serving)
+    await eventually(serving)
     os.kill(os.getpid(), number)
     assert await running == 0
     said = capsys.readouterr().out
@@ -67,9 +62,9 @@ async def test_a_signal_stops_everything(started, survivors, capsys, number):
 
 async def test_a_second_signal_does_not_wait(started, survivors, capsys):
     running, _ = started("--ignore-term")
-    await until(lambda: "serving on" in capsys.readouterr().out)
+    await eventually(lambda: "serving on" in capsys.readouterr().out)
     os.kill(os.getpid(), signal.SIGINT)
-    await until(lambda: "router      stopped" in capsys.readouterr().out)
+    await eventually(lambda: "router      stopped" in capsys.readouterr().out)
     assert not running.done()
     os.kill(os.getpid(), signal.SIGINT)
     # well within the grace that SGLang gets to stop by itself
@@ -79,7 +74,7 @@ async def test_a_second_signal_does_not_wait(started, survivors, capsys):
 
 async def test_a_signal_while_it_starts(started, survivors, capsys):
     running, _ = started()
-    await until(lambda: "starting" in capsys.readouterr().out)
+    await eventually(lambda: "starting" in capsys.readouterr().out)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await running == 0
     assert survivors() == []
@@ -101,7 +96,7 @@ async def test_exit_leaves_after_the_start(started, survivors):
 
 async def test_a_second_one_on_the_port_is_refused_and_the_first_keeps_its_logs(started, survivors, capsys):
     running, config = started()
-    await until(lambda: "serving on" in capsys.readouterr().out)
+    await eventually(lambda: "serving on" in capsys.readouterr().out)
     second, _ = started(config=config)
     assert await second == 1
     assert f"another `memserve up` uses port {config.port}" in capsys.readouterr().err
@@ -118,7 +113,7 @@ async def test_a_signal_that_nohup_ignores_stays_ignored(started, capsys):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         running, _ = started()
-        await until(lambda: "serving on" in capsys.readouterr().out)
+        await eventually(lambda: "serving on" in capsys.readouterr().out)
         os.kill(os.getpid(), signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         os.kill(os.getpid(), signal.SIGTERM)

@@ -2,6 +2,7 @@ import socket
 
 import pytest
 
+from router.config.explain import ConfigError
 from sglang_memserve.cluster import plan, share
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
@@ -212,14 +213,14 @@ def test_the_url_is_one_that_can_be_reached(host, url):
     ("values", "words"),
     [
         ({"prefill": 1}, "--prefill 1 --decode 0"),
-        ({"decode": -1, "prefill": 1}, "negative"),
+        ({"decode": -1, "prefill": 1}, "from 0 up"),
         ({"port": 0}, "--port 0"),
         ({"threads": 0}, "--threads 0"),
         ({"start_timeout": -1.0}, "--start-timeout -1.0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(values, words):
-    with pytest.raises(ClusterError, match=words):
+    with pytest.raises(ConfigError, match=words):
         ClusterConfig(**values)
 
 

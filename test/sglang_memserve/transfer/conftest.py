@@ -2,7 +2,6 @@
 
 import ctypes
 import threading
-import time
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ import torch
 import zmq
 from sglang.srt.disaggregation.common import conn
 from sglang.srt.disaggregation.utils import DisaggregationMode
+from waiting import until
 
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
@@ -154,13 +154,6 @@ class Split:
         self.p.prefill.close()
         self.d.decode._blocks.close()
         self.context.destroy(linger=0)
-
-
-def until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
 
 
 def blocks(buffers, pages):

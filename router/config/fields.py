@@ -1,0 +1,26 @@
+"""Kinds of values that settings have. A wrong one raises ValueError, which `explain` puts in one line."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+
+def port_number(value: int) -> int:
+    if not 0 < value < 65536:
+        raise ValueError("a port is a number from 1 to 65535")
+    return value
+
+
+def _key(value: str) -> str:
+    if not re.fullmatch("[!-~]+", value):
+        raise ValueError("give a key of printable ASCII without spaces, or leave it out")
+    return value
+
+
+Port = Annotated[int, AfterValidator(port_number)]
+Key = Annotated[str, AfterValidator(_key)]
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    if config.without_effect:
-        flags = ", ".join(config.without_effect)
+    if config.ignored_flags:
+        flags = ", ".join(config.ignored_flags)
         logger.warning("without effect here: %s (docs/guides/from-sglang-router.md)", flags)
     try:
         code: int = uvloop.run(serve(config))

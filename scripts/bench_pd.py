@@ -132,8 +132,8 @@ async def all_rounds(rounds: Rounds, ways: list[Ways], lengths: list[int], count
 
 
 def ratio(rounds: Rounds, tokens: int, figure: str, ours: str, theirs: str) -> float | None:
-    one, other = (rounds.median(f"{tokens} tokens", name, figure) for name in (ours, theirs))
-    return one / other if one is not None and other is not None else None
+    our_median, peer_median = (rounds.median(f"{tokens} tokens", name, figure) for name in (ours, theirs))
+    return our_median / peer_median if our_median is not None and peer_median is not None else None
 
 
 def bars(rounds: Rounds) -> list[Bar]:

@@ -43,26 +43,26 @@ def beside(flowing: Far, sender: Far, receiver: Far, endpoint: str) -> list[floa
 def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
     shape: dict[str, Any] = {"layout": layout(BLOCK_BYTES), "blocks": ARENA_BYTES // BLOCK_BYTES}
     with contextlib.ExitStack() as stack:
-        one, two, receiver = (
+        sender, other_sender, receiver = (
             stack.enter_context(Far("channel", f"fairness {name}", plan.logs, **shape))
             for name in ("sender", "other sender", "receiver")
         )
         endpoint = receiver.ask("listen")
-        for sender in (one, two):
-            alone(sender, receiver, endpoint)
+        for far in (sender, other_sender):
+            alone(far, receiver, endpoint)
         for number, order in enumerate(plan.turns(WORKLOAD, ARMS)):
             say(f"{WORKLOAD}: round {number + 1} of {plan.rounds}")
-            times = {arm: one_arm(arm, one, two, receiver, endpoint) for arm in order}
+            times = {arm: one_arm(arm, sender, other_sender, receiver, endpoint) for arm in order}
             for arm in ARMS:
                 rounds.note(WORKLOAD, arm, **figures(times[arm]))
     return []
 
 
-def one_arm(arm: str, one: Far, two: Far, receiver: Far, endpoint: str) -> list[float]:
+def one_arm(arm: str, sender: Far, other_sender: Far, receiver: Far, endpoint: str) -> list[float]:
     if arm == ALONE:
-        return alone(one, receiver, endpoint)
-    sender = one if arm == SAME else two
-    return [seconds for _ in range(FLOWS) for seconds in beside(one, sender, receiver, endpoint)]
+        return alone(sender, receiver, endpoint)
+    small_sender = sender if arm == SAME else other_sender
+    return [seconds for _ in range(FLOWS) for seconds in beside(sender, small_sender, receiver, endpoint)]
 
 
 def figures(seconds: list[float]) -> dict[str, float]:

@@ -103,8 +103,8 @@ def _flags(given: argparse.Namespace) -> dict[str, Any]:
         values["colocated"] = tuple(given.worker_urls)
     if tokenizer := next((path for name in _TOKENIZERS if (path := getattr(given, name))), None):
         values["tokenizer"] = tokenizer
-    if without_effect := sglang_router.without_effect(given):
-        values["without_effect"] = without_effect
+    if ignored_flags := sglang_router.ignored_flags(given):
+        values["ignored_flags"] = ignored_flags
     return values
 
 

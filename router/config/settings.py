@@ -93,7 +93,7 @@ Urls = Annotated[tuple[str, ...], BeforeValidator(_urls)]
 class RouterConfig(SettingsModel):
     """All settings of `python -m router.launch_router`. Times are in seconds, sizes in bytes.
 
-    Without instances it waits for some to be added. `without_effect`: flags of sglang_router's that were
+    Without instances it waits for some to be added. `ignored_flags`: flags of sglang_router's that were
     given and have no effect here. Raises ConfigError for prefill without decode or the reverse, a malformed
     or repeated URL, and a number out of range. A profile is read when the router starts.
     """
@@ -101,7 +101,7 @@ class RouterConfig(SettingsModel):
     prefill: Annotated[tuple[PrefillUrl, ...], BeforeValidator(_prefill_urls)] = ()
     decode: Urls = ()
     colocated: Urls = ()
-    without_effect: tuple[str, ...] = ()
+    ignored_flags: tuple[str, ...] = ()
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(30000, description="port to listen on")

@@ -19,7 +19,7 @@ class Flag(NamedTuple):
 
 
 # What they tune does not exist here, or belongs to the instances.
-WITHOUT_EFFECT: dict[str, Flag] = {
+IGNORED: dict[str, Flag] = {
     **dict.fromkeys(
         ("cache-threshold", "balance-abs-threshold", "balance-rel-threshold", "eviction-interval-secs",
          "eviction-interval", "bucket-adjust-interval-secs", "max-idle-secs", "assignment-mode"),
@@ -89,17 +89,17 @@ REFUSED: dict[str, Flag] = {
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    for name, flag in (WITHOUT_EFFECT | REFUSED).items():
+    for name, flag in (IGNORED | REFUSED).items():
         kind: dict[str, Any] = {"action": "store_true"} if flag.nargs == _SWITCH else {"nargs": flag.nargs}
         parser.add_argument(f"--{name}", dest=_dest(name), help=argparse.SUPPRESS, **kind)
 
 
-def without_effect(given: argparse.Namespace) -> tuple[str, ...]:
+def ignored_flags(given: argparse.Namespace) -> tuple[str, ...]:
     """The given flags that have no effect here. Raises ConfigError for a flag that cannot be ignored."""
     for name, flag in REFUSED.items():
         if _says_something(given, name, flag):
             raise ConfigError(f"--{name} of sglang_router is not supported here: {flag.words}")
-    return tuple(f"--{name}" for name, flag in WITHOUT_EFFECT.items() if _says_something(given, name, flag))
+    return tuple(f"--{name}" for name, flag in IGNORED.items() if _says_something(given, name, flag))
 
 
 def _says_something(given: argparse.Namespace, name: str, flag: Flag) -> bool:

@@ -30,9 +30,8 @@ class RoutingRequest:
     `namespace`: what must be equal for KV to be shared, beside the tokens. `session`: the client's name for
     it, else how the prompt begins. `prompt_tokens` and `new_tokens` (of the answer) are guesses; with
     `tokens`, the first is exact. `colocated_only`: no pair can serve it. `several_samples`: only instances
-    with `takes_samples` can.
-    `tells_first`: whether it can be seen when a whole server has its first token: the answer is streamed, or
-    has no others.
+    with `takes_samples` can. `first_token_visible`: whether the router sees when a colocated instance has the
+    first token, as it does where the answer is streamed.
     """
 
     tokens: TokenArray | None = None
@@ -42,7 +41,7 @@ class RoutingRequest:
     new_tokens: int = 0
     colocated_only: bool = False
     several_samples: bool = False
-    tells_first: bool = True
+    first_token_visible: bool = True
 
 
 def routing_request(

@@ -91,7 +91,7 @@ class Placement:
         )
         if fetch is not None:
             self._timer.call_later(estimate.queue_s + plan.fetch_s, prefill.fetched)
-        if not self.request.tells_first and instance.role is Role.COLOCATED:
+        if not self.request.first_token_visible and instance.role is Role.COLOCATED:
             # Nobody sees when the first token of an answer that is not streamed is there.
             self._timer.call_later(estimate.until_prefilled_s, prefill.release)
         return prefill

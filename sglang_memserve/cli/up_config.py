@@ -77,7 +77,7 @@ def _check_router(settings: dict[str, Any], file: Path) -> None:
             raise ConfigError(f"{shown((name,), None)}: `memserve up` sets it: leave it out of `router`")
     names = [name for name in ROUTER_NAMES if name not in _SET_BY_UP]
     unknown = next((name for name in settings if name not in names), None)
-    if unknown == "without_effect":
+    if unknown == "ignored_flags":
         raise ConfigError(f"{shown((unknown,), None)}: there is no such setting")
     RouterConfig.model_validate(settings, context={"shown": shown})
 

@@ -12,11 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("mempool", "router", "sglang_memserve", "benchmark")
 MAX_LINES = 400
-# One cluster of fakes, which its tests share.
-LONG = {"test/router/forwarding/test_pair.py", "test/router/kv_events/test_feeds.py"}
 MAX_TEST_NAME = 70
-# Words that say nothing of what they name.
+# Words that say nothing of what they name, and those that say nothing alone.
 VAGUE = {"told"}
+VAGUE_ALONE = {"one"}
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -38,7 +37,7 @@ def sources() -> dict[str, str]:
 
 
 def test_no_file_is_longer_than_400_lines(sources):
-    assert {name for name, text in sources.items() if text.count("\n") > MAX_LINES} <= LONG
+    assert {name for name, text in sources.items() if text.count("\n") > MAX_LINES} == set()
 
 
 def test_no_class_name_stands_in_two_files(sources):
@@ -64,11 +63,15 @@ def test_names_of_tests_are_short(sources):
     assert named == []
 
 
+def is_vague(identifier: str) -> bool:
+    return identifier in VAGUE_ALONE or not VAGUE.isdisjoint(identifier.lower().split("_"))
+
+
 def test_no_identifier_is_a_vague_word(sources):
     found = [
         f"{name}:{token.start[0]}: {token.string}"
         for name, text in sources.items()
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.NAME and VAGUE & set(token.string.lower().split("_"))
+        if token.type == tokenize.NAME and is_vague(token.string)
     ]
     assert found == []

@@ -55,6 +55,7 @@ class MockInstance:
         self.port = port
         self.info = {"port": port, "version": "mock"}
         self.info_held: asyncio.Event | None = None
+        self.probes = self.info_requests = 0
         self.url = f"http://127.0.0.1:{self.port}"
         self.answer = json.dumps({"text": "hello", "port": self.port}).encode()
         self.chunks = list(SSE)
@@ -98,10 +99,18 @@ class MockInstance:
                     connection.transport.abort()
             await runner.cleanup()
 
+    async def probed(self, times):
+        """Returns once it was probed so many times more."""
+        enough = self.probes + times
+        while self.probes < enough:
+            await asyncio.sleep(0.005)
+
     async def _probe(self, _):
+        self.probes += 1
         return web.json_response({"model_path": "mock", "port": self.port}, status=self.probe_status)
 
     async def _info(self, _):
+        self.info_requests += 1
         if self.info_held is not None:
             await self.info_held.wait()
         return web.json_response(self.info)

@@ -90,16 +90,25 @@ def test_what_a_killed_conversion_left_is_cleared_away(tiny):
 
 
 def test_two_at_once_make_it_once(tmp_path):
-    code = """
-import time
+    asking = tmp_path / "asking"
+    asking.mkdir()
+    code = f"""
+import os, time
+from pathlib import Path
 from sglang_memserve.model import convert, embedded
+
+asking = Path({str(asking)!r})
 
 def slow(source, target):
     print("converting", flush=True)
-    time.sleep(0.5)
-    (target / "config.json").write_text("{}")
+    while len(list(asking.iterdir())) < 2:
+        time.sleep(0.01)
+    # The other process is a step away from finding that there is no model yet.
+    time.sleep(0.3)
+    (target / "config.json").write_text("{{}}")
 
 convert.convert_gguf = slow
+(asking / str(os.getpid())).touch()
 print(embedded.embedded_model())
 """
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

@@ -2,7 +2,6 @@
 
 import math
 import threading
-import time
 from concurrent.futures import Future
 
 import numpy as np
@@ -174,7 +173,7 @@ def test_what_was_asked_when_the_owner_dies_ends_with_that(make_control, slow_ow
     until(lambda: asked)
     closing = threading.Thread(target=slow.close)
     closing.start()
-    time.sleep(0.05)
+    until(lambda: slow._stopping)
     go.set()
     closing.join(20)
     outcomes = [reply.exception(20) for reply in replies]

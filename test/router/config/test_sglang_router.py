@@ -7,7 +7,7 @@ import pytest
 
 from router.config.flags import make_parser, parse
 from router.config.settings import ConfigError, RouterConfig
-from router.config.sglang_router import REFUSED, WITHOUT_EFFECT
+from router.config.sglang_router import IGNORED, REFUSED
 
 ROOT = Path(__file__).parents[3]
 WORKER = ["--worker-urls", "http://a:1"]
@@ -33,7 +33,7 @@ def test_a_long_command_line_drops_in():
         ],
         {},
     )
-    assert config.without_effect == (
+    assert config.ignored_flags == (
         "--cache-threshold",
         "--balance-abs-threshold",
         "--eviction-interval-secs",
@@ -91,7 +91,7 @@ def test_a_share_is_from_0_to_1(factor):
 
 def test_the_manual_lists_every_flag():
     manual = (ROOT / "docs" / "guides" / "from-sglang-router.md").read_text()
-    known = [*WITHOUT_EFFECT, *REFUSED]
+    known = [*IGNORED, *REFUSED]
     assert [name for name in known if f"`--{name}`" not in manual] == []
 
 

@@ -60,7 +60,7 @@ def test_an_empty_file_sets_nothing(file):
     ("text", "words"),
     [
         ("prot: 1", "prot: there is no such setting: did you mean port?"),
-        ("without_effect: [x]", "without_effect: there is no such setting"),
+        ("ignored_flags: [x]", "ignored_flags: there is no such setting"),
         ("port: many", "port: 'many': expected int"),
         ("port: 70000", "port: 70000: a port is a number from 1 to 65535"),
         ("disable_retries: maybe", "disable_retries: 'maybe': expected true or false"),

@@ -95,7 +95,7 @@ async def test_one_broken_connection_does_not_take_a_living_instance_out(start):
 async def test_failing_probes_count_only_when_they_repeat(start):
     cluster = await start(colocated=1, health_check_interval_secs=0.05, health_failure_threshold=10_000)
     cluster.colocated[0].probe_status = 500
-    await asyncio.sleep(0.3)
+    await cluster.colocated[0].probed(times=4)
     assert (await health(cluster))[0] == 200
     strict = await start(colocated=1, health_check_interval_secs=0.05, health_failure_threshold=2)
     strict.colocated[0].probe_status = 500
@@ -109,7 +109,7 @@ async def test_an_instance_that_starts_after_the_router_is_found(start):
     await until_health(cluster, 503)
     mock.probe_status = 500
     await mock.start()
-    await asyncio.sleep(0.2)
+    await mock.probed(times=3)
     assert (await health(cluster))[0] == 503
     mock.probe_status = 200
     await until_health(cluster, 200)
@@ -129,9 +129,10 @@ async def test_an_instance_gets_requests_once_its_server_info_is_known(start):
     mock = cluster.colocated[0]
     await mock.die()
     await until_health(cluster, 503)
-    mock.info_held = asyncio.Event()
+    mock.info_held, mock.info_requests = asyncio.Event(), 0
     await mock.start()
-    await asyncio.sleep(0.3)
+    while not mock.info_requests:
+        await asyncio.sleep(0.01)
     assert (await health(cluster))[0] == 503
     mock.info_held.set()
     await until_health(cluster, 200)

@@ -165,21 +165,15 @@ async def test_an_instance_that_never_gets_idle_is_removed_and_its_requests_run(
 
 async def test_one_that_was_removed_is_not_probed_any_more(start):
     cluster = await start(colocated=2, health_check_interval_secs=0.02)
-    mock = cluster.colocated[0]
-    probes = 0
-
-    async def probe(request):
-        nonlocal probes
-        probes += 1
-        return await type(mock)._probe(mock, request)
-
-    assert (await ask(cluster, "DELETE", f"/workers/{mock.url}"))[0] == 202
-    await asyncio.sleep(0.1)
-    await mock.die()
-    mock._probe = probe
-    await mock.start()
-    await asyncio.sleep(0.1)
-    assert probes == 0
+    removed, other = cluster.colocated
+    await removed.probed(times=1)
+    assert (await ask(cluster, "DELETE", f"/workers/{removed.url}"))[0] == 202
+    while removed.url in await listed(cluster):
+        await asyncio.sleep(0.01)
+    await other.probed(times=2)
+    removed.probes = 0
+    await other.probed(times=5)
+    assert removed.probes == 0
 
 
 async def with_a_prefix(start):

@@ -6,6 +6,8 @@ import json
 import pytest
 from router_requests import post
 
+from router.forwarding import aborts
+
 SINGLE = {"text": "hi", "sampling_params": {"max_new_tokens": 4}}
 
 
@@ -23,6 +25,12 @@ async def until_aborted(*mocks):
     async with asyncio.timeout(5):
         while not all(mock.aborts for mock in mocks):
             await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Aborts are not held back: where one is sent, it is seen soon."""
+    monkeypatch.setattr(aborts, "_EARLY_SECS", 0.0)
 
 
 def rids(mock):
@@ -83,10 +91,10 @@ async def test_when_one_half_refuses_the_other_one_is_aborted(pd, failing):
     assert refusing.aborts == []
 
 
-async def test_an_instance_that_answered_in_full_gets_no_abort(pd):
+async def test_an_instance_that_answered_in_full_gets_no_abort(pd, at_once):
     for body in (SINGLE, SINGLE | {"stream": True}):
         assert (await post(pd, body))[0] == 200
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
     assert pd.p.aborts == pd.d.aborts == []
 
 
@@ -98,10 +106,11 @@ async def test_an_instance_that_answered_in_full_gets_no_abort(pd):
         ("/v1/completions", {"prompt": "a", "n": 2}),
     ],
 )
-async def test_what_sglang_splits_under_names_of_its_own_gets_none(start, path, body):
+async def test_what_sglang_splits_under_names_of_its_own_gets_none(start, at_once, path, body):
     cluster = await start(prefill=1, decode=1, info={"memserve": {"room_per_sample": True}})
     mocks = (cluster.prefill[0], cluster.decode[0])
     await leave(cluster, body, path, mocks=mocks)
+    await asyncio.sleep(0.1)
     for mock in mocks:
         assert mock.bodies[0].get("rid") == body.get("rid")
         assert mock.aborts == []

@@ -74,15 +74,18 @@ async def test_what_the_router_answers_itself_is_logged_too(start, logged):
     assert (health["status"], health["prefill"], health["decode"]) == ("200", "-", "-")
 
 
-@pytest.mark.parametrize("hold_after", [None, 1])
-async def test_a_client_that_leaves_is_logged_as_499(start, logged, hold_after):
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_client_that_leaves_is_logged_as_499(start, logged, streaming):
     cluster = await start(colocated=1)
     mock = cluster.colocated[0]
-    mock.hold, mock.hold_after = True, hold_after
-    request = asyncio.create_task(post(cluster, {"stream": True}))
-    await mock.arrived.wait()
-    await asyncio.sleep(0.05)
-    request.cancel()
+    mock.hold, mock.hold_after = True, 1 if streaming else None
+    if streaming:
+        async with cluster.session.post(cluster.url + "/generate", json={"stream": True}) as response:
+            await response.content.readany()
+    else:
+        request = asyncio.create_task(post(cluster, {"stream": True}))
+        await mock.arrived.wait()
+        request.cancel()
     while not logged():
         await asyncio.sleep(0.01)
     (line,) = logged()

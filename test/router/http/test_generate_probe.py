@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+from router.http.generate_probe import GenerateProbe
+
 
 async def health_generate(cluster):
     async with cluster.session.get(cluster.url + "/health_generate") as response:
@@ -42,11 +44,20 @@ async def test_the_probe_ends_at_its_deadline_and_aborts_its_request(start):
     await cluster.decode[0].aborted.wait()
 
 
-async def test_however_many_ask_one_request_answers_them(pd):
+async def test_however_many_ask_one_request_answers_them(pd, monkeypatch):
+    run, asked = GenerateProbe.run, 0
+
+    async def counted(probe, request):
+        nonlocal asked
+        asked += 1
+        await run(probe, request)
+
+    monkeypatch.setattr(GenerateProbe, "run", counted)
     pd.d.hold = True
     asking = [asyncio.create_task(health_generate(pd)) for _ in range(5)]
     await pd.d.arrived.wait()
-    await asyncio.sleep(0.1)
+    while asked < 5:
+        await asyncio.sleep(0.01)
     asking[0].cancel()
     pd.d.release.set()
     assert [(await answer)[0] for answer in asking[1:]] == [200] * 4

@@ -22,8 +22,13 @@ async def test_a_client_that_leaves_as_the_next_bytes_are_written_is_no_error(ca
         for chunk in chunks:
             yield chunk
 
+    ended = asyncio.Event()
+
     async def handler(request):
-        return await deliver(request, UpstreamAnswer(200, {}, b"data: 0\n\n", rest(request)), 5)
+        try:
+            return await deliver(request, UpstreamAnswer(200, {}, b"data: 0\n\n", rest(request)), 5)
+        finally:
+            ended.set()
 
     app = web.Application(middlewares=[failures_as_json(5)])
     AccessLog(Requests(), enabled=False).watch(app)
@@ -32,5 +37,5 @@ async def test_a_client_that_leaves_as_the_next_bytes_are_written_is_no_error(ca
         with pytest.raises(aiohttp.ClientError):
             async with client.get("/") as response:
                 await response.read()
-        await asyncio.sleep(0.05)
+        await ended.wait()
     assert "Traceback" not in caplog.text

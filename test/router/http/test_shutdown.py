@@ -29,7 +29,6 @@ async def stopping(start, free_port):
             held = asyncio.create_task(ask(session, "POST", url + "/generate"))
             await mock.arrived.wait()
             end = asyncio.create_task(router.aclose())
-            await asyncio.sleep(0.05)
             return mock, url, held, end
 
         yield stopping
@@ -43,6 +42,8 @@ async def ask(session, method, url):
 async def test_new_requests_get_503_and_those_that_run_may_end(stopping):
     mock, url, held, end = await stopping(20)
     async with aiohttp.ClientSession() as session:
+        while (await ask(session, "GET", url + "/health"))[0] != 503:
+            await asyncio.sleep(0.01)
         for method, path in (("POST", "/generate"), ("GET", "/health"), ("GET", "/v1/models")):
             status, answer = await ask(session, method, url + path)
             assert (status, json.loads(answer)["error"]["type"]) == (503, "stopping")

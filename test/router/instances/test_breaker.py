@@ -143,7 +143,8 @@ async def test_one_trial_at_a_time(start):
     mock = cluster.colocated[0]
     mock.refusal = (500, b"broken")
     await post(cluster)
-    await asyncio.sleep(0.1)
+    while await circuits(cluster) != {mock.url: "half_open"}:
+        await asyncio.sleep(0.01)
     mock.refusal, mock.hold = None, True
     trial = asyncio.create_task(post(cluster))
     while len(mock.seen) < 2:

@@ -98,7 +98,7 @@ async def test_one_warning_at_joining_and_a_word_in_workers(start, caplog):
     page = f"page size 64, where prefill instance {cluster.prefill[0].url} has 16"
     role = "it runs as prefill (--disaggregation-mode), and is given as decode"
     assert incompatibilities == [role, page]
-    await asyncio.sleep(0.1)
+    await decode.probed(times=3)
     assert warnings(caplog) == [f"decode instance {decode.url} does not fit: {role}; {page}"]
 
 

@@ -41,7 +41,7 @@ def test_few_values_are_named_on_a_logarithmic_axis_and_many_are_not():
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_panels_with_the_same_axes_show_the_points_of_all(scale):
     small, large = panel({"a": [(1, 1), (2, 10)]}), panel({"b": [(1, 1000), (90, 1000)]})
-    panels = [Panel(**vars(one) | {"x_scale": scale, "y_scale": scale}) for one in (small, large)]
+    panels = [Panel(**vars(drawing) | {"x_scale": scale, "y_scale": scale}) for drawing in (small, large)]
     own, _ = drawn(*panels)
     assert own.get_ylim()[1] < 100
     for axes in drawn(*panels, same_axes=True):

@@ -1,5 +1,6 @@
 """`memserve bench`: a whole run against running systems, and what it says of bad input."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from benchmark.mock_engine import MockEngine
 from sglang_memserve.cli import main
 from sglang_memserve.cluster.errors import ClusterError
 
@@ -156,17 +158,20 @@ def test_arms_and_workloads_are_listed(capsys):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_shows_what_was_answered(mock, number, code):
-    url = mock("--first-ms", "100", "--gap-ms", "1")
+async def test_an_interrupted_run_shows_what_was_answered(free_port, number, code):
+    engine, port = MockEngine(first_s=0.01, gap_s=0.001), free_port()
+    url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "sglang_memserve.cli.main", "bench", "--url", f"a={url}", *SMALL]
     # One session after the other, for minutes.
-    command += ["--sessions", "200", "--rates", "2", "--workload", "no-sharing"]
-    bench = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until_it_asks(bench)
-    time.sleep(3)
-    assert bench.poll() is None
-    bench.send_signal(number)
-    table, said = bench.communicate(timeout=30)
+    command += ["--sessions", "200", "--rates", "4", "--workload", "no-sharing"]
+    async with await engine.serve("127.0.0.1", port), asyncio.timeout(60):
+        bench = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        # One to warm up, and of the others all but the last were answered long before it.
+        while len(engine.bodies) < 8:
+            await asyncio.sleep(0.05)
+        assert bench.returncode is None
+        bench.send_signal(number)
+        table, said = (output.decode() for output in await bench.communicate())
     assert bench.returncode == code
     assert "TTFT P50, ms" in table
     assert "ended early: interrupted" in table

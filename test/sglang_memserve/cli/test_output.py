@@ -76,9 +76,10 @@ async def test_progress_on_a_terminal_is_below_what_is_printed(terminal):
     stream, progress = terminal(), Progress()
     progress.note("prefill-0", "loading")
     async with progress.shown():
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(10):
+            while "prefill-0 loading" not in stream.getvalue():
+                await asyncio.sleep(0.01)
         print("a line")
-    assert "prefill-0 loading" in stream.getvalue()
     assert "a line\n" in stream.getvalue()
 
 

@@ -34,7 +34,7 @@ def test_sessions_of_one_turn_are_more_and_come_faster():
 def test_a_workloads_own_option_is_passed_on():
     options = replace(SMALL, workload="loogle", more=[("document", (100, 100))], scale=1.0)
     made = inputs.make(options, CPU_LOAD, None)
-    assert all(len(s.turns[0].tokens) < 300 for one in made.values() for s in one.sessions)
+    assert all(len(s.turns[0].tokens) < 300 for workload in made.values() for s in workload.sessions)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ async def test_what_is_not_answered_when_the_run_ends_has_failed(engine, client,
 async def test_a_run_can_be_cancelled(engine, client, conversing, dialogue):
     engine.first_s = 4.0
     task = asyncio.create_task(run(dialogue(0.0), client, conversing()))
-    await asyncio.sleep(0.2)
+    while not engine.bodies:
+        await asyncio.sleep(0.01)
     began = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -115,7 +116,8 @@ async def test_a_cancelled_run_keeps_what_was_answered_before(engine, client, co
     while len(sending.records) < 1:
         await asyncio.sleep(0.01)
     engine.first_s = 9.0
-    await asyncio.sleep(0.5)
+    while len(engine.bodies) < 2:
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

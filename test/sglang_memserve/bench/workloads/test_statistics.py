@@ -36,8 +36,8 @@ def test_the_longest_beginning_is_found_as_by_search_of_all_pairs(page_size):
     rng = random.Random(7)
     prompts = [tuple(rng.choices((1, 256, 70000), k=rng.randint(1, 12))) for _ in range(200)]
 
-    def alike(one, other):
-        same = [a == b for a, b in zip(one, other, strict=False)]
+    def alike(prompt, other):
+        same = [a == b for a, b in zip(prompt, other, strict=False)]
         return same.index(False) if False in same else len(same)
 
     expected = [

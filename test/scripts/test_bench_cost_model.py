@@ -22,7 +22,7 @@ def live(operators, architecture, calibration_s=90.0):
     measured = {cell: [9.0, 1.0, 0.5] for cell in CELLS}
     predicted = {OPERATORS: operators, ARCHITECTURE: architecture}
     by_cell = {way: dict(zip(CELLS, values, strict=True)) for way, values in predicted.items()}
-    return Live(calibration_s, None, measured, by_cell)
+    return Live(calibration_s, None, by_cell, measured)
 
 
 def test_too_much_and_too_little_do_not_cancel_out(bench):

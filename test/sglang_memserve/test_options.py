@@ -65,7 +65,7 @@ def test_the_mode_for_benchmarks_is_offered_to_nobody():
 
 
 @pytest.mark.parametrize("mode", TransferMode)
-def test_whoever_takes_the_mode_for_benchmarks_is_told_what_it_is(mode):
+def test_the_mode_for_benchmarks_is_named_as_what_it_is(mode):
     caveat = take(["--memserve-transfer", mode.value])[0].caveat
     assert ("by-request is for measurements only" in caveat) == (mode is TransferMode.BY_REQUEST)
 

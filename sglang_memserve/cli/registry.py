@@ -6,8 +6,10 @@ from typing import Any
 from mempool.membership import cli
 
 _EXAMPLE = """\
-example, on one host:  memserve registry --bind tcp://10.0.0.1:7600
-on every instance:     memserve instance ... -- --memserve-registries tcp://10.0.0.1:7600"""
+example, on one host and then for every instance:
+
+  memserve registry --bind tcp://10.0.0.1:7600
+  memserve instance ... -- --memserve-registries tcp://10.0.0.1:7600"""
 
 
 def add_command(commands: Any) -> None:

@@ -25,6 +25,7 @@ from select import select
 
 _JOB_BYTES = 1 << 20
 _START_SECONDS = 60.0
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Zygote:
@@ -143,7 +144,16 @@ class ForkPopen(_PopenOfFork):
     """A child of this process, forked to run what `python` is to run: for the processes of a zygote's."""
 
     def _begin(self, job, streams):
-        pid = os.fork()
+        # What a handler raises while fork's own hooks run is lost.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                for number in _HANDLED:
+                    signal.signal(number, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pid == 0:
             code = 1
             try:

@@ -15,7 +15,7 @@ def main():
     sys.path.append(str(ROOT / "test" / "support"))
     from zygote import ForkPopen
 
-    far.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkPopen})
+    vars(far)["subprocess"] = SimpleNamespace(**{**vars(subprocess), "Popen": ForkPopen})
     runpy.run_path(str(ROOT / "scripts" / "bench_mempool.py"), run_name="__main__")
 
 

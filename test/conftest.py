@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from zygote import Zygote
 
 # Below the ephemeral range, where an outgoing connection may take a port between the pick and its use.
 PORTS = range(10_000, 30_000)
@@ -21,6 +22,12 @@ def free_port():
         return next(port for port in ports if is_free(port))
 
     return pick
+
+
+@pytest.fixture(scope="session")
+def torch_python():
+    """Its `popen` and `run` are those of subprocess, for a `python` that has torch and the MemPool loaded."""
+    return Zygote("torch", "mempool.pool")
 
 
 def is_free(port):

@@ -1,8 +1,8 @@
 """The program that docs/mempool.md shows."""
 
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -13,13 +13,13 @@ EXAMPLE = DOCS / "example_mempool.py"
 
 
 @pytest.fixture
-def start():
+def start(torch_python):
     registry = MembershipRegistry("tcp://127.0.0.1:0")
     running = []
 
     def start(*names):
         command = [sys.executable, str(EXAMPLE), registry.endpoint, *names]
-        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        running.append(torch_python.popen(command, stdin=PIPE, stdout=PIPE, text=True))
         return running[-1]
 
     yield start

@@ -16,17 +16,20 @@ from mempool.sockets import SocketLimits
 
 PROCESS = Path(__file__).with_name("channel_process.py")
 BLOCKS = 256
+# Descriptors: its output, and what says how it ended.
+OF_A_PROCESS = 2
 # A kill is noticed long before this, without which the test would pass by silence alone.
 LONG, SHORT = SocketLimits(silence_s=60.0), SocketLimits(connect_s=1.0, silence_s=1.0)
 
 
 @pytest.fixture
-def spawn():
+def spawn(torch_python):
     """spawn(arguments): a process, and what it printed first."""
     processes = []
 
     def start(*arguments):
-        process = subprocess.Popen([sys.executable, PROCESS, *arguments], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, PROCESS, *arguments]
+        process = torch_python.popen(command, stdout=subprocess.PIPE, text=True)
         processes.append(process)
         return process, process.stdout.readline().split()
 
@@ -65,7 +68,7 @@ def test_a_receiver_that_dies_in_the_middle_fails_its_transfer_only(
     channel.carry_one(1)
     before = descriptors()
     process, (endpoint, ticket) = spawn("receiver", url)
-    before += 1
+    before += OF_A_PROCESS
     here = tools.Outcome()
     transfer = channel.sender.open(source, endpoint, int(ticket), here.ended)
     transfer.send(torch.arange(BLOCKS), 0)
@@ -93,7 +96,7 @@ def test_a_sender_that_dies_in_the_middle_fails_its_transfer_only(
     there = tools.Outcome()
     ticket = channel.receiver.expect(channel.target, torch.arange(BLOCKS), there.done, there.ended)
     process, _ = spawn("sender", channel.receiver.endpoint, str(ticket))
-    before += 1
+    before += OF_A_PROCESS
     beside, _, beside_ended = channel.begin([2, 3])
     beside.send(torch.tensor([1]), 0)
     process.send_signal(how)

@@ -6,9 +6,9 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from waiting import until
@@ -25,10 +25,8 @@ FAILED = ("PeerDied", "TransferError")
 
 
 class Child:
-    def __init__(self, *command):
-        self.popen = subprocess.Popen(
-            [sys.executable, *map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, popen, *command):
+        self.popen = popen([sys.executable, *map(str, command)], stdin=PIPE, stdout=PIPE, text=True)
         self.ready = False
 
     def line(self):
@@ -57,20 +55,20 @@ class Child:
 class Cluster:
     """Instances a, b and c, which are all as new when a test begins."""
 
-    def __init__(self, stack):
-        self._stack = stack
+    def __init__(self, stack, popen):
+        self._stack, self._popen = stack, popen
         self.endpoint = None
         self.registry = self.start_registry("tcp://127.0.0.1:0")
         self.children = {name: self.start(name) for name in "abc"}
 
     def start(self, name):
-        child = Child(PROCESS, name, self.endpoint)
+        child = Child(self._popen, PROCESS, name, self.endpoint)
         self._stack.callback(child.end)
         return child
 
     def start_registry(self, url):
         how = ("--suspicion", SUSPICION, "--death", DEATH, "--log-level", "error")
-        self.registry = Child("-m", "mempool.membership.registry", "--bind", url, *how)
+        self.registry = Child(self._popen, "-m", "mempool.membership.registry", "--bind", url, *how)
         self._stack.callback(self.registry.end)
         self.endpoint = self.registry.line().strip()
         return self.registry
@@ -96,9 +94,9 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def processes():
+def processes(torch_python):
     with contextlib.ExitStack() as stack:
-        yield Cluster(stack)
+        yield Cluster(stack, torch_python.popen)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ LAYOUT = BlockLayout(
 )  # fmt: skip
 SIZE, PLANES = LAYOUT.block_bytes, 4
 PREFIX = struct.Struct("<II")
-THROWN = 10_000
+# In some hundreds there is a message of every kind, mangled in every way.
+THROWN = 2_000
 
 
 class Stranger:
@@ -207,7 +208,7 @@ def test_each_bad_message_is_counted_and_nobody_else_notices(channel, stranger, 
         if not isinstance(someone.hear(), wire.Ack | wire.Refuse) and greets:
             someone.socket.close()
             someone.connect()
-        if number % 1000 == 0:
+        if number % 500 == 0:
             channel.carry_one(6)
     counted = channel.receiver.bad_frames + channel.receiver.strays
     assert counted == THROWN

@@ -1,19 +1,21 @@
 """What bench_mempool calls a bar met, what its processes do, and what is left of them."""
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
+from waiting import until
 
-from benchmark.mempool import allocation, fairness, index, modes, throughput
+from benchmark.mempool import allocation, fairness, far, index, modes, throughput
 from benchmark.mempool.far import Far, FarError
 from benchmark.mempool.index_end import IndexEnd
 from benchmark.mempool.pages import scattered
@@ -22,6 +24,7 @@ from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import StockPeers
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_mempool.py"
+FORKING = Path(__file__).with_name("run_bench_mempool.py")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,13 @@ def bench_mempool(load_script):
 def small(monkeypatch):
     for name, size in (("ARENA_BYTES", 1 << 20), ("TOTAL_BYTES", 4 << 20), ("WARM_UP_BYTES", 1 << 18)):
         monkeypatch.setattr(throughput, name, size)
+
+
+@pytest.fixture
+def forked_ends(monkeypatch, torch_python):
+    """The processes of this test find torch loaded."""
+    replaced = {**vars(subprocess), "Popen": torch_python.popen}
+    monkeypatch.setattr(far, "subprocess", SimpleNamespace(**replaced))
 
 
 def values(part, rounds):
@@ -130,28 +140,28 @@ def test_an_end_of_the_index_finds_what_was_built_and_nothing_else():
 
 
 def test_a_process_that_fails_is_an_error_with_the_cause(tmp_path):
-    with Far("socket", "raw", tmp_path, block_bytes=64, blocks=4) as far:
+    with Far("socket", "raw", tmp_path, block_bytes=64, blocks=4) as end:
         with pytest.raises(FarError, match=r"raw: .*nothing_like_it"):
-            far.ask("nothing_like_it")
-        assert far.ask("holds", stamp=0) is True
+            end.ask("nothing_like_it")
+        assert end.ask("holds", stamp=0) is True
     with (
-        Far("nothing", "lost", tmp_path) as far,
+        Far("nothing", "lost", tmp_path) as end,
         pytest.raises(FarError, match=r"(?s)lost has died.*KeyError"),
     ):
-        far.ask("holds", stamp=0)
+        end.ask("holds", stamp=0)
 
 
 def test_a_process_that_does_not_answer_in_time_answers_nothing_more(tmp_path):
-    with Far("socket", "raw", tmp_path, block_bytes=64, blocks=4) as far:
-        far.ask("listen")
+    with Far("socket", "raw", tmp_path, block_bytes=64, blocks=4) as end:
+        end.ask("listen")
         with pytest.raises(FarError, match=r"did not answer within 0.2 s"):
-            far.ask("receive", 0.2, blocks=1)
+            end.ask("receive", 0.2, blocks=1)
         with pytest.raises(FarError, match="has died"):
-            far.ask("holds", stamp=0)
-    assert not psutil.pid_exists(far.pid)
+            end.ask("holds", stamp=0)
+    assert not psutil.pid_exists(end.pid)
 
 
-def test_a_peer_that_cannot_be_had_is_named_and_the_others_are_measured(small, tmp_path):
+def test_a_peer_that_cannot_be_had_is_named_and_the_others_are_measured(small, forked_ends, tmp_path):
     rounds = Rounds()
     (tmp_path / "peers").mkdir()
     skipped = throughput.measure_size(
@@ -181,7 +191,7 @@ def test_bytes_that_did_not_land_are_no_figure(small):
         throughput.one_transfer(Lossy(), 1 << 16, 1)
 
 
-def test_a_mode_is_measured_by_messages_that_landed(tmp_path):
+def test_a_mode_is_measured_by_messages_that_landed(forked_ends, tmp_path):
     shape = throughput.layout(64 << 10)
     with (
         Far("channel", "sender", tmp_path, layout=shape, blocks=4, paged=True) as sender,
@@ -225,35 +235,35 @@ def test_json_comes_last(tmp_path):
     assert report["results"][allocation.WORKLOAD]["memserve"]["ns_a_block"]["median"] > 0
 
 
-def started(tmp_path, *flags, processes):
-    """The benchmark, and its processes."""
-    command = [sys.executable, str(SCRIPT), "--log-dir", str(tmp_path), *flags]
-    bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while len(found := psutil.Process(bench.pid).children(recursive=True)) < processes:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return bench, found
+@pytest.fixture
+def started(torch_python, tmp_path):
+    """started(flag..., processes=): the benchmark, and its processes."""
+
+    def start(*flags, processes):
+        command = [sys.executable, FORKING, "--log-dir", tmp_path, *flags]
+        bench = torch_python.popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        children = functools.partial(psutil.Process(bench.pid).children, recursive=True)
+        until(lambda: len(children()) >= processes, "its processes run")
+        return bench, children()
+
+    return start
 
 
 def require_end(bench, children, code):
     assert bench.wait(30) == code
     bench.stderr.close()
-    deadline = time.monotonic() + 30
-    while (left := [child for child in children if child.is_running()]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+    until(lambda: not any(child.is_running() for child in children), "its processes end")
 
 
-def test_ctrl_c_amid_transfers_leaves_no_process(tmp_path):
-    bench, children = started(tmp_path, "--only", "fairness", processes=3)
+def test_ctrl_c_amid_transfers_leaves_no_process(started):
+    bench, children = started("--only", "fairness", processes=3)
     assert "round 1" in bench.stderr.readline()
     os.killpg(bench.pid, signal.SIGINT)  # as a terminal does it
     require_end(bench, children, 130)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_no_process_outlives_it(tmp_path, number, code):
-    bench, children = started(tmp_path, "--only", "throughput", "--without-peer", processes=4)
+def test_no_process_outlives_it(started, number, code):
+    bench, children = started("--only", "throughput", "--without-peer", processes=4)
     bench.send_signal(number)
     require_end(bench, children, code)

@@ -107,7 +107,8 @@ class Side:
         store = self.pool.local.tier(medium).store
         out = torch.empty((store.num_blocks, LAYOUT.block_bytes), dtype=torch.uint8)
         store.gather(torch.arange(store.num_blocks), out)
-        return [row.tobytes() for row in out.numpy()]
+        every, size = out.numpy().tobytes(), LAYOUT.block_bytes
+        return [every[at : at + size] for at in range(0, len(every), size)]
 
     def write(self, key, content):
         medium, block = key

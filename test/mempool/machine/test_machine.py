@@ -1,4 +1,4 @@
-"""Two MemPools under random calls, stalls, deaths and fences. `EXAMPLES=1000` looks longer."""
+"""Two MemPools under random calls, stalls, deaths, fences. --full and `EXAMPLES=1000` look longer."""
 
 import os
 
@@ -89,12 +89,13 @@ class PoolMachine(RemoteCalls):
             side.check(self.flights)
 
 
-def test_any_sequence_of_calls_keeps_every_block_with_its_bytes(make_sides):
+def test_any_sequence_of_calls_keeps_every_block_with_its_bytes(make_sides, request):
+    usual = 100 if request.config.getoption("--full") else 30
     machine = type("Machine", (PoolMachine,), {"make_sides": staticmethod(make_sides)})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(os.environ.get("EXAMPLES", "100")),
+            max_examples=int(os.environ.get("EXAMPLES", usual)),
             derandomize="EXAMPLES" not in os.environ,
             stateful_step_count=80,
             deadline=None,

@@ -60,10 +60,9 @@ class Watcher:
 class Process:
     """A child that prints a line when it is ready."""
 
-    def __init__(self, *command):
-        self.popen = subprocess.Popen(
-            [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def __init__(self, popen, *command):
+        command = [sys.executable, *map(str, command)]
+        self.popen = popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def line(self):
         return self.popen.stdout.readline().strip()
@@ -103,9 +102,9 @@ def start_registry(open_things):
 
 
 @pytest.fixture
-def start_process(open_things):
+def start_process(open_things, torch_python):
     def start(*command):
-        process = Process(*command)
+        process = Process(torch_python.popen, *command)
         open_things.callback(process.end)
         return process
 

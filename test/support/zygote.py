@@ -47,10 +47,14 @@ class Zygote:
         self._process.communicate()
 
 
-def serve():
-    """Forks for each request on stdin, and answers with how it ended."""
+def serve(modules):
+    """Imports, then forks for each request on stdin, and answers with how it ended."""
+    gc.disable()
+    for name in modules:
+        importlib.import_module(name)
     # Or each fork would copy all that has been imported, as soon as it collects garbage.
     gc.freeze()
+    gc.enable()
     for line in sys.stdin:
         code, argv, environ, files = json.loads(line)
         if not (pid := os.fork()):
@@ -80,6 +84,4 @@ def run(code):
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        importlib.import_module(name)
-    serve()
+    serve(sys.argv[1:])

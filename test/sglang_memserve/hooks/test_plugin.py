@@ -66,8 +66,8 @@ def test_a_hook_whose_target_is_gone_is_named(sglang):
 
 def test_a_server_that_is_not_served_ends_before_it_loads_anything(sglang):
     flags = ["--disaggregation-mode", "prefill", "--tokenizer-worker-num", "2", "--pp-size", "2"]
-    run = "import runpy\nrunpy.run_module('sglang_memserve.launch_server', run_name='__main__', alter_sys=True)\n"
-    done = sglang.run(run, flags)
+    as_main = "run_module('sglang_memserve.launch_server', run_name='__main__', alter_sys=True)"
+    done = sglang.run(f"from runpy import run_module\n{as_main}\n", flags)
     assert done.returncode != 0
     assert "Unsupported" in done.stderr
     assert "--pp-size 2 (each stage has" in done.stderr

@@ -52,7 +52,7 @@ def _weight_bytes(folder: Path, config: dict[str, Any]) -> int:
     # Only one of the two forms is loaded, and the first is preferred.
     forms = (folder.glob(pattern) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
     stored = next(filter(None, (sum(file.stat().st_size for file in files) for files in forms)), 0)
-    widened = cpu_host.prefers_float32() and "float32" not in _dtype(config)
+    widened = "float32" not in _dtype(config) and cpu_host.prefers_float32()
     return 2 * stored if widened else stored
 
 

@@ -1,5 +1,6 @@
 """The embedded model itself: converted on the first run, then taken from the user's cache."""
 
+import numpy
 import pytest
 
 from sglang_memserve import cpu_host
@@ -56,13 +57,15 @@ def test_the_weights_are_those_of_a_tied_llama(folder):
     assert (query.dtype, query.shape) == (torch.bfloat16, (576, 576))
 
 
-def test_rotary_pairs_lie_half_a_head_apart(folder):
+def test_rotary_pairs_lie_half_a_head_apart(folder, monkeypatch):
     """GGUF keeps them side by side; the model would still speak with them in the wrong places, only worse."""
     torch = pytest.importorskip("torch")
     from gguf import GGUFReader
     from gguf.quants import dequantize
     from safetensors import safe_open
 
+    # 100,000 parts of the vocabulary are cut out of the file: from an array in memory, in half the time.
+    monkeypatch.setattr("numpy.memmap", lambda path, **_: numpy.fromfile(path, numpy.uint8))
     source = next(t for t in GGUFReader(embedded._gguf()).tensors if t.name == "blk.0.attn_k.weight")
     head = torch.from_numpy(dequantize(source.data, source.tensor_type)[64:128].copy()).bfloat16()
     with safe_open(folder / "model.safetensors", "pt") as weights:

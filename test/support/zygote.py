@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 import types
+import zlib
 from pathlib import Path
 from select import select
 
@@ -34,7 +35,8 @@ class Zygote:
     def __init__(self, *modules):
         self._modules = modules
         self._owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-        self._name = f"\0memserve-zygote-{self._owner}-{'-'.join(modules)}"
+        # An address has 107 characters at most.
+        self._name = f"\0memserve-zygote-{self._owner}-{zlib.crc32(' '.join(modules).encode())}"
 
     def popen(self, command, **how):
         return ZygotePopen(self._connected, command, **how)

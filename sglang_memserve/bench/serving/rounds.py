@@ -23,7 +23,7 @@ from sglang_memserve.cluster.errors import ClusterError
 StartArms = Callable[[Sequence[Arm]], AbstractAsyncContextManager[list[BenchTarget]]]
 """Starts arms for as long as a block lasts."""
 _WARM_UP_TOKENS = 4
-_BETWEEN_S, _SEEN_S = 0.5, 60.0
+_SEEN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ComparisonPlan:
     """How arms are compared. `workloads`: the same sessions at each rate, by label. Seconds throughout.
 
     `request_s` bounds a request, `run_s` one run of a workload. `together`: all arms are up all the time;
-    otherwise each is started for its turn of each round.
+    otherwise each is started for its turn of each round. `between_s`: the rest before each run.
     """
 
     workloads: dict[str, Workload]
@@ -43,6 +43,7 @@ class ComparisonPlan:
     run_s: float
     together: bool
     seed: int = 0
+    between_s: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Comparison:
         await self._warm_up(client, target, workload)
         if reason := await admin.flush(self.session, target):
             self._note(f"{target.name}'s caches were not emptied between the runs: {reason}")
-        await asyncio.sleep(_BETWEEN_S)
+        await asyncio.sleep(plan.between_s)
         before = await admin.counted(self.session, target)
         what = f"round {number} of {plan.rounds}, {label}, {target.name}"
         with RunProgress(what, sum(len(session.turns) for session in workload.sessions)) as progress:
@@ -121,7 +122,7 @@ class Comparison:
                 if time.monotonic() > deadline:
                     what = f"{target.name} ({client.url}) fails its first request: {error}"
                     raise ClusterError(what) from None
-            await asyncio.sleep(_BETWEEN_S)
+            await asyncio.sleep(self.plan.between_s)
 
     def _conversation(self, session: str) -> Conversation:
         return APIS[self.plan.api](self.plan.asking, session)

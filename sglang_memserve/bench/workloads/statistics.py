@@ -1,5 +1,6 @@
 """The lengths in a workload, and how much of its prompts a cache could hold."""
 
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def reusable(sessions: Sequence[WorkloadSession], page_size: int = 1) -> list[in
     held: list[int] = []
     before: list[bytes] = []  # the first turns so far, in such an order that the most alike are neighbours
     for session in sessions:
-        first = np.array(session.turns[0].tokens, dtype=np.uint32).tobytes()
+        first = array("I", session.turns[0].tokens).tobytes()
         place = bisect_left(before, first)
         found = max((_common(first, near) for near in before[max(0, place - 1) : place + 1]), default=0)
         insort(before, first)

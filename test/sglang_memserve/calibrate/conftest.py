@@ -1,9 +1,10 @@
 import json
-from functools import partial
+from functools import partial, partialmethod
 
 import pytest
 
 from sglang_memserve.calibrate import calibration
+from sglang_memserve.calibrate.attention import PREFILLS, Attention
 from sglang_memserve.calibrate.timing import CallTimer
 
 CONFIG = {
@@ -26,5 +27,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """Every call is measured once: figures mean nothing."""
+    """Every call is measured once, and no long prefill: figures mean nothing."""
+    short = [(cached, new) for cached, new in PREFILLS if cached + new <= 2100]
+    monkeypatch.setattr(Attention, "prefills", partialmethod(Attention.prefills, short))
     monkeypatch.setattr(calibration, "CallTimer", partial(CallTimer, budget_s=0.0, min_calls=1))

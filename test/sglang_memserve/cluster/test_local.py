@@ -1,4 +1,4 @@
-"""The real router in front of fake instances."""
+"""The real router, where its part is tested, in front of fake instances."""
 
 import asyncio
 import os
@@ -68,17 +68,17 @@ async def test_it_serves_once_a_request_has_gone_through_each_instance(cluster, 
     }
 
 
-@pytest.mark.parametrize("victim", ["decode-1", "router"])
-async def test_after_a_kill_it_serves_again(cluster, victim, survivors):
+async def test_after_a_kill_it_serves_again(cluster, survivors):
     local = cluster("prefill", "decode")
     await local.start()
     watching = asyncio.create_task(local.watch())
-    member = next(m for m in local._members if m.name == victim)
-    os.kill(member.process.pid, signal.SIGKILL)
-    async with asyncio.timeout(60):
-        while f"{victim} back" not in local.lines:
-            await asyncio.sleep(0.05)
-    await probe.generate_once(local.session, local.url, 20)
+    for victim in ("decode-1", "router"):
+        member = next(m for m in local._members if m.name == victim)
+        os.kill(member.process.pid, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while f"{victim} back" not in local.lines:
+                await asyncio.sleep(0.05)
+        await probe.generate_once(local.session, local.url, 20)
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
@@ -86,12 +86,24 @@ async def test_after_a_kill_it_serves_again(cluster, victim, survivors):
     assert survivors() == []
 
 
-async def test_an_instance_that_refuses_requests_stops_the_start(cluster, monkeypatch, survivors):
+@pytest.fixture
+def fake_router(fake_argv, monkeypatch):
+    """For the real one, which takes a second to start, where it matters only that there is a router."""
+    monkeypatch.setattr("sglang_memserve.cluster.local.router_argv", lambda _, port, *__: fake_argv(port))
+
+
+async def test_an_instance_that_refuses_requests_stops_the_start(
+    cluster, fake_router, monkeypatch, survivors
+):
     local = cluster("colocated")
 
     async def refused(*_):
         raise ClusterError("refused")
 
+    async def healthy(*_):
+        return {spec.url for spec in local._instances.values()}
+
+    monkeypatch.setattr(probe, "healthy_workers", healthy)
     monkeypatch.setattr(probe, "generate_once", refused)
     with pytest.raises(ClusterError, match="refused"):
         await local.start()
@@ -99,7 +111,7 @@ async def test_an_instance_that_refuses_requests_stops_the_start(cluster, monkey
     assert survivors() == []
 
 
-async def test_a_death_is_reported_before_the_router_misses_it(cluster, monkeypatch, survivors):
+async def test_a_death_is_reported_before_the_router_misses_it(cluster, fake_router, monkeypatch, survivors):
     local = cluster("colocated")
 
     async def healthy(*_):

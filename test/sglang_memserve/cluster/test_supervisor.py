@@ -110,10 +110,15 @@ async def test_a_death_before_all_is_proven_is_reported(member, supervise, repor
 async def test_a_death_says_more_than_the_request_that_failed_of_it(member, supervise):
     managed = member("one")
 
+    async def ready():
+        return "ready"
+
     async def refused():
         os.kill(managed.process.pid, signal.SIGKILL)
         raise ClusterError("the request failed")
 
+    # The long poll is what a death has to be seen in, not a wait: it is up at the first look.
+    managed.phase = ready
     supervisor = supervise(managed, limits=Limits(poll_s=20))
     with pytest.raises(ClusterError, match=r"^one died"):
         await supervisor.start(refused)

@@ -5,6 +5,28 @@ import subprocess
 import sys
 
 import pytest
+from zygote import Zygote
+
+# All of SGLang that the checks have in common before the plug-in is loaded: its import takes many seconds.
+SGLANG = (
+    "sglang.srt.entrypoints.http_server",
+    "sglang.srt.managers.scheduler",
+    "sglang.srt.disaggregation.decode",
+    "sglang.srt.disaggregation.prefill",
+)
+LOADED = "from sglang.srt.plugins import load_plugins\nload_plugins()\n"
+
+
+@pytest.fixture(scope="module")
+def sglang():
+    """Runs code as `python -c` does, in a process that has SGLang loaded."""
+    zygote = Zygote(*SGLANG)
+
+    def run(code, argv=(), **environ):
+        command = [sys.executable, "-c", code, *argv]
+        return zygote.run(command, capture_output=True, text=True, timeout=120, env=os.environ | environ)
+
+    return run
 
 
 def python(code, **environ):
@@ -13,11 +35,8 @@ def python(code, **environ):
     )
 
 
-LOADED = "from sglang.srt.plugins import load_plugins\nload_plugins()\n"
-
-
-def test_sglang_loads_the_backend_and_every_hook_takes_hold():
-    done = python(
+def test_sglang_loads_the_backend_and_every_hook_takes_hold(sglang):
+    done = sglang(
         LOADED + "from sglang.srt.disaggregation.utils import TransferBackend, KVClassType, get_kv_class\n"
         "from sglang_memserve.hook_check import require_applied\n"
         "require_applied()\n"
@@ -39,8 +58,8 @@ def test_sglang_loads_the_backend_and_every_hook_takes_hold():
     ]
 
 
-def test_a_hook_whose_target_is_gone_is_named():
-    done = python(
+def test_a_hook_whose_target_is_gone_is_named(sglang):
+    done = sglang(
         "import sglang.srt.disaggregation.decode as decode\n"
         "del decode.DecodePreallocQueue._init_kv_manager\n"
         + LOADED
@@ -51,14 +70,10 @@ def test_a_hook_whose_target_is_gone_is_named():
     assert "DecodePreallocQueue._init_kv_manager to hook into" in done.stderr
 
 
-def test_a_server_that_is_not_served_ends_before_it_loads_anything():
+def test_a_server_that_is_not_served_ends_before_it_loads_anything(sglang):
     flags = ["--disaggregation-mode", "prefill", "--tokenizer-worker-num", "2", "--pp-size", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "sglang_memserve.launch_server", *flags],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    as_main = "run_module('sglang_memserve.launch_server', run_name='__main__', alter_sys=True)"
+    done = sglang(f"from runpy import run_module\n{as_main}\n", flags)
     assert done.returncode != 0
     assert "Unsupported" in done.stderr
     assert "--pp-size 2 (each stage has" in done.stderr

@@ -16,10 +16,10 @@ async def run(workload, client, new, limit_s=20.0):
 
 
 async def test_sessions_begin_on_time_however_slow_the_server(engine, client, conversing, dialogue):
-    engine.first_s = 1.0
-    arrivals = [n / 50 for n in range(25)]
+    engine.first_s = 0.4
+    arrivals = [n / 100 for n in range(25)]
     result = await run(dialogue(*arrivals), client, conversing())
-    # One after the other, they would take 25 s.
+    # One after the other, they would take 10 s.
     assert result.seconds < 5
     assert sorted(record.planned for record in result.records) == arrivals
     assert max(record.late for record in result.records) < 0.5
@@ -27,8 +27,8 @@ async def test_sessions_begin_on_time_however_slow_the_server(engine, client, co
 
 
 async def test_a_session_is_not_begun_before_its_time(client, conversing, dialogue):
-    result = await run(dialogue(0.3), client, conversing())
-    assert result.records[0].sent >= 0.3
+    result = await run(dialogue(0.1), client, conversing())
+    assert result.records[0].sent >= 0.1
 
 
 async def test_the_next_prompt_holds_the_tokens_of_the_answer(engine, client, conversing, dialogue):
@@ -64,10 +64,10 @@ async def test_texts_go_over_generate_with_the_names_of_their_sessions(engine, c
 
 
 async def test_a_turn_waits_for_the_answer_before_it_and_then_its_pause(engine, client, conversing, dialogue):
-    engine.first_s, engine.gap_s = 0.2, 0.05
-    turns = [dialogue.turn(), dialogue.turn(after=0.3)]
+    engine.first_s, engine.gap_s = 0.1, 0.02
+    turns = [dialogue.turn(), dialogue.turn(after=0.1)]
     first, second = (await run(dialogue(0.0, turns=turns), client, conversing())).records
-    assert second.planned == pytest.approx(first.sent + first.answer.end + 0.3)
+    assert second.planned == pytest.approx(first.sent + first.answer.end + 0.1)
     assert second.sent >= second.planned
 
 

@@ -39,7 +39,7 @@ def compare(systems, dialogue):
 
     async def run(workloads=None, **changes):
         workloads = workloads or {"w": dialogue(0.0, 0.02, turns=[dialogue.turn()] * 2)}
-        plan = {"rounds": 2, "api": "generate", "together": True, "seed": 0} | changes
+        plan = {"rounds": 2, "api": "generate", "together": True, "seed": 0, "between_s": 0.01} | changes
         async with open_session() as session:
             comparison = Comparison(
                 ComparisonPlan(workloads, asking=RequestSettings(), slo=Slo(), request_s=5, run_s=20, **plan),

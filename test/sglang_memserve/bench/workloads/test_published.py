@@ -45,8 +45,12 @@ def test_loogle_has_the_documents_and_questions_of_the_recipe():
     assert summary.reusable_share == near(4 / 5 * document / (document + question))
 
 
-def test_react_has_the_steps_and_lengths_of_real_runs():
-    runs = react(ReactSettings(sessions=1500, seed=1))
+@pytest.fixture(scope="module")
+def runs():
+    return react(ReactSettings(sessions=1500, seed=1))
+
+
+def test_react_has_the_steps_and_lengths_of_real_runs(runs):
     summary = summarise(runs)
     assert summary.turns.mean == near(3.70)
     assert (summary.turns.p50, summary.turns.p90, max(len(run.turns) for run in runs.sessions)) == (3, 6, 6)
@@ -55,8 +59,8 @@ def test_react_has_the_steps_and_lengths_of_real_runs():
     assert summary.reusable_share == near(0.93)
 
 
-def test_react_adds_questions_and_observations_of_the_measured_length():
-    runs = react(ReactSettings(sessions=1500, seed=1)).sessions
+def test_react_adds_questions_and_observations_of_the_measured_length(runs):
+    runs = runs.sessions
     questions = [len(run.turns[0].tokens) - 1889 for run in runs]
     seen = [len(turn.tokens) for run in runs for turn in run.turns[1:]]
     # The last observation of a run, of 12 or 13 tokens, is in the measured mean but in no prompt.

@@ -1,7 +1,12 @@
 import itertools
+import os
 import random
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,8 @@ import pytest
 # Below the ephemeral range, where an outgoing connection may take a port between the pick and its use.
 PORTS = range(10_000, 30_000)
 E2E = Path(__file__).parent / "e2e"
+ROOT = Path(__file__).parents[1]
+ZYGOTE = Path(__file__).parent / "support" / "zygote.py"
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +28,30 @@ def free_port():
         return next(port for port in ports if is_free(port))
 
     return pick
+
+
+@pytest.fixture(scope="session")
+def forked_python():
+    """`forked_python("module", ...)`: a command that stands for `python`, without the seconds of imports.
+
+    What a program imports first, and the named modules, are imported once a session: see zygote.py.
+    """
+    # In the system's folder: the path of a socket has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="zygote-") as folder:
+        path = Path(folder) / "socket"
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        zygote = subprocess.Popen(
+            [sys.executable, str(ZYGOTE), "serve", str(path)],
+            stdin=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+        )
+        while not path.exists():
+            assert zygote.poll() is None
+            time.sleep(0.01)
+        yield lambda *modules: [sys.executable, "-ISE", str(ZYGOTE), "run", str(path), ",".join(modules)]
+        zygote.stdin.close()
+        zygote.wait()
 
 
 def is_free(port):

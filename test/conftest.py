@@ -15,7 +15,7 @@ import pytest
 PORTS = range(10_000, 30_000)
 E2E = Path(__file__).parent / "e2e"
 ROOT = Path(__file__).parents[1]
-ZYGOTE = Path(__file__).parent / "support" / "zygote.py"
+ZYGOTE = Path(__file__).parent / "support" / "forked_python.py"
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def free_port():
 def forked_python():
     """`forked_python("module", ...)`: a command that stands for `python`, without the seconds of imports.
 
-    What a program imports first, and the named modules, are imported once a session: see zygote.py.
+    What a program imports first, and the named modules, are imported once a session: see forked_python.py.
     """
     # In the system's folder: the path of a socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="zygote-") as folder:

@@ -1,6 +1,6 @@
 """Starts Python programs by forking an interpreter that has imported their modules already.
 
-`zygote.py serve SOCKET` imports and forks. `zygote.py run SOCKET MODULES ARGUMENTS` takes the arguments of an
+`forked_python.py serve SOCKET` imports and forks. `forked_python.py run SOCKET MODULES ARGUMENTS` takes the arguments of an
 interpreter (`-m MODULE`, `-c CODE` or a script, and what follows) and behaves as that program. Its streams,
 environment and folder are those of the caller, signals reach it, and it ends as the program ends. MODULES are
 more that it imports at some time, with commas between them.

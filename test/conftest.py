@@ -1,7 +1,12 @@
 import itertools
+import os
 import random
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,8 @@ from zygote import Zygote
 # Below the ephemeral range, where an outgoing connection may take a port between the pick and its use.
 PORTS = range(10_000, 30_000)
 E2E = Path(__file__).parent / "e2e"
+ROOT = Path(__file__).parents[1]
+FORKED_PYTHON = Path(__file__).parent / "support" / "forked_python.py"
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +35,37 @@ def free_port():
 def torch_python():
     """Its `popen` and `run` are those of subprocess, for a `python` that has torch and the MemPool loaded."""
     return Zygote("torch", "mempool.pool")
+
+
+@pytest.fixture(scope="session")
+def forked_python():
+    """`forked_python("module", ...)`: a command that stands for `python`, without the seconds of imports.
+
+    What a program imports first, and the named modules, are imported once a session: see forked_python.py.
+    """
+    # In the system's folder: the path of a socket has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="zygote-") as folder:
+        path = Path(folder) / "socket"
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        zygote = subprocess.Popen(
+            [sys.executable, str(FORKED_PYTHON), "serve", str(path)],
+            stdin=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+        )
+        while not path.exists():
+            assert zygote.poll() is None
+            time.sleep(0.01)
+        yield lambda *modules: [
+            sys.executable,
+            "-ISE",
+            str(FORKED_PYTHON),
+            "run",
+            str(path),
+            ",".join(modules),
+        ]
+        zygote.stdin.close()
+        zygote.wait()
 
 
 def is_free(port):

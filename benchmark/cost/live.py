@@ -15,7 +15,7 @@ from router.cost.fitting import mean_error
 from sglang_memserve.bench.clusters import Builder, System
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.calibrate.instance import PrefillProbe
-from sglang_memserve.calibrate.options import model_shape
+from sglang_memserve.calibrate.shape import model_shape
 from sglang_memserve.cluster.errors import ClusterError
 
 OURS = "colocated"

@@ -18,7 +18,7 @@ from benchmark.decisions.two import raised
 from router.cost import Profile, load_profile
 from sglang_memserve.bench.clusters import Builder, EngineSpec, building
 from sglang_memserve.bench.serving.client import open_session
-from sglang_memserve.calibrate.options import model_shape
+from sglang_memserve.calibrate.shape import model_shape
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.model import resolve_model

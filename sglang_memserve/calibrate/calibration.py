@@ -16,7 +16,8 @@ from router.cost.streams import MemoryBound, Overhead, OverheadRow
 from sglang_memserve.calibrate.attention import Attention
 from sglang_memserve.calibrate.instance import SAMPLES, PrefillProbe
 from sglang_memserve.calibrate.operators import Measured
-from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
+from sglang_memserve.calibrate.options import CalibrationOptions
+from sglang_memserve.calibrate.shape import CalibrationError, model_shape
 from sglang_memserve.calibrate.timing import CallTimer
 from sglang_memserve.cluster import probe
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU

@@ -1,19 +1,12 @@
 """What a calibration measures: the model, the device and how its instances run."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from router.cost import ModelShape
-from sglang_memserve import cpu_host
 from sglang_memserve.calibrate.attention import BACKENDS
+from sglang_memserve.calibrate.shape import CalibrationError
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
-
-
-class CalibrationError(RuntimeError):
-    """The options name something that cannot be measured. The message says what and why."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +38,3 @@ class CalibrationOptions:
             return torch.device(self.device)
         except RuntimeError:
             raise CalibrationError(f"--device {self.device}: auto, cpu, cuda or cuda:N is needed") from None
-
-
-def model_shape(folder: str) -> ModelShape:
-    """The model of `folder`, in the dtype that this host computes in. Raises CalibrationError."""
-    try:
-        config = json.loads((Path(folder) / "config.json").read_text())
-        return ModelShape.from_config(config, "float32" if cpu_host.prefers_float32() else None)
-    except (OSError, ValueError, AttributeError) as error:
-        raise CalibrationError(f"{folder}: {error}") from error

@@ -62,7 +62,8 @@ def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     key = args.api_key or os.environ.get("MEMSERVE_API_KEY")
     # Imported here, so that no other command loads torch.
     from sglang_memserve.calibrate import calibration
-    from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
+    from sglang_memserve.calibrate.options import CalibrationOptions
+    from sglang_memserve.calibrate.shape import CalibrationError, model_shape
 
     names = ("device", "attention_backend", "threads", "page_size", "transfer_gb_s")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}

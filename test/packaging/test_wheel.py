@@ -34,12 +34,13 @@ def installed(tmp_path_factory):
         shutil.copy(ROOT / name, source)
     for name in ("mempool", "router", "sglang_memserve"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
-    run([*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source])
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    run([*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source])
     (wheel,) = folder.glob("*.whl")
-    run([sys.executable, "-m", "venv", folder / "clean"])
+    # Our pip installs into it: one of its own takes half of the time that all this takes.
+    run([sys.executable, "-m", "venv", "--without-pip", folder / "clean"])
     python = folder / "clean" / "bin" / "python"
-    run([python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", wheel])
+    run([*pip, "--python", python, "install", "--quiet", "--no-deps", "--no-compile", wheel])
     # Only what imports without a dependency can be tried there; msgspec is borrowed for the wire types.
     borrowed = Path(__import__("msgspec").__file__).parents[1]
     lent = folder / "lent"

@@ -12,6 +12,7 @@ from aiohttp import web
 from manual_clock import Clock
 
 from router.config.settings import PrefillUrl, RouterConfig
+from router.forwarding import aborts
 from router.http.server import serving
 
 SSE = [
@@ -36,6 +37,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.timeout(20))
+
+
+@pytest.fixture(autouse=True)
+def real_abort_delay(monkeypatch):
+    """Aborts wait for a moment: a mock knows a request at once. Returns how long they wait for SGLang."""
+    delay = aborts._EARLY_SECS
+    monkeypatch.setattr(aborts, "_EARLY_SECS", 0.02)
+    return delay
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,18 @@ def run(*command, cwd=ROOT):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_benchmark_has_help(name):
-    done = run(sys.executable, f"scripts/{name}", "--help")
+def test_a_benchmark_has_help(name, forked_python):
+    done = run(*forked_python(), f"scripts/{name}", "--help")
     assert done.returncode == 0, done.stderr
     assert "--json" in done.stdout
     assert "--rounds" in done.stdout
+
+
+def test_help_waits_for_the_import_of_neither_torch_nor_sglang(forked_python):
+    scripts = [f"scripts/{name}" for name in BENCHMARKS]
+    code = "import runpy, sys; [runpy.run_path(path, run_name='imported') for path in sys.argv[1:]]; "
+    done = run(*forked_python(), "-c", code + "print(*{'torch', 'sglang'} & {*sys.modules})", *scripts)
+    assert (done.stdout, done.stderr) == ("\n", "")
 
 
 def test_contributing_lists_every_benchmark():
@@ -54,10 +60,10 @@ def test_setup_peers_wants_an_environment_first(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bench_router.py", "bench_pd.py", "bench_caching.py"])
-def test_a_benchmark_without_its_peer_says_so_and_measures_nothing(tmp_path, name):
+def test_a_benchmark_without_its_peer_says_so_and_measures_nothing(tmp_path, name, forked_python):
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
-    done = run(sys.executable, str(tmp_path / "scripts" / name), "--json")
+    done = run(*forked_python(), str(tmp_path / "scripts" / name), "--json")
     assert done.returncode == 1
     assert "scripts/setup_peers.sh" in done.stderr
     assert done.stdout == ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sglang_memserve.cluster import spec
 from sglang_memserve.cluster.spec import InstanceSpec
 
 FAKE_SERVER = Path(__file__).with_name("cluster") / "fake_server.py"
@@ -31,6 +32,16 @@ class FakeSpec(InstanceSpec):
 @pytest.fixture
 def fake_spec():
     return FakeSpec
+
+
+@pytest.fixture
+def forked_router(forked_python: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command that clusters start their router with: Python, without the second that imports take."""
+    command = forked_python("router.launch_router")
+    monkeypatch.setattr(spec, "_PYTHON", (*command, "-m"))
+    # It is up before its instances, and else sees them two seconds later.
+    monkeypatch.setenv("MEMSERVE_ROUTER_HEALTH_CHECK_INTERVAL_SECS", "0.1")
+    return command
 
 
 @pytest.fixture

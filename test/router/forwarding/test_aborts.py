@@ -46,8 +46,9 @@ async def test_both_halves_get_the_name_that_the_router_gave(pd, stream):
     assert rids(pd.p) == rids(pd.d) == [sent["rid"]]
 
 
-async def test_an_abort_does_not_overtake_its_request_inside_the_instance(pd):
+async def test_an_abort_does_not_overtake_its_request_inside_the_instance(pd, monkeypatch, real_abort_delay):
     """SGLang would forget it, and every later one of that name."""
+    monkeypatch.setattr(aborts, "_EARLY_SECS", real_abort_delay)
     begun = asyncio.get_running_loop().time()
     await leave(pd, SINGLE, mocks=(pd.p, pd.d))
     await until_aborted(pd.p, pd.d)

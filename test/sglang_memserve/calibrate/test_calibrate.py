@@ -7,7 +7,8 @@ from router.cost import CostModel, load_profile
 from router.cost.profile import Prefill
 from router.cost.speed import Speed
 from sglang_memserve.calibrate import calibration
-from sglang_memserve.calibrate.options import CalibrationError, CalibrationOptions, model_shape
+from sglang_memserve.calibrate.options import CalibrationOptions
+from sglang_memserve.calibrate.shape import CalibrationError, model_shape
 from sglang_memserve.cli.main import main
 
 

@@ -1,13 +1,20 @@
-"""`memserve up` with the real router and a fake instance: run_up.py INSTANCE_PORT ROUTER_PORT LOG_DIR."""
+"""`memserve up` with the real router and a fake instance.
+
+`run_up.py INSTANCE_PORT ROUTER_PORT LOG_DIR ROUTERS_PYTHON`, the last a command as a JSON list.
+"""
 
 import asyncio
+import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sglang_memserve.cli import up
+from sglang_memserve.cluster import local, spec
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.spec import InstanceSpec
+from sglang_memserve.cluster.supervisor import Limits
 from sglang_memserve.model import ModelInfo
 
 FAKE = Path(__file__).parents[1] / "cluster" / "fake_server.py"
@@ -24,7 +31,9 @@ async def model(name, timeout_s):
 
 
 if __name__ == "__main__":
-    port, router, logs = sys.argv[1:]
+    port, router, logs, python = sys.argv[1:]
+    spec._PYTHON = (*json.loads(python), "-m")
+    local.Limits = partial(Limits, poll_s=0.05, backoff_s=0.05)
     up.read_model = model
     up.plan_instances = lambda config, info, ports: [FakeSpec("colocated", 0, int(port))]
     config = ClusterConfig(colocated=1, port=int(router), log_dir=Path(logs), start_timeout=30)

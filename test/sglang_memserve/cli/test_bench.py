@@ -1,32 +1,37 @@
 """`memserve bench`: a whole run against running systems, and what it says of bad input."""
 
 import asyncio
+import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 
-import psutil
 import pytest
 
 from benchmark.mock_engine import MockEngine
+from sglang_memserve.bench.chart import Chart
+from sglang_memserve.bench.serving import rounds
 from sglang_memserve.cli import main
 from sglang_memserve.cluster.errors import ClusterError
 
-MOCK = [sys.executable, "-P", "-m", "benchmark.mock_engine", "--port"]
 SMALL = ("--sessions", "4", "--rates", "20", "--scale", "0.01", "--rounds", "2")
 
 
+@pytest.fixture(autouse=True)
+def no_pause_between_runs(monkeypatch):
+    monkeypatch.setattr(rounds, "_BETWEEN_S", 0.01)
+
+
 @pytest.fixture
-def mock(free_port):
+def mock(free_port, forked_python):
     """Starts mock engines, and returns the URL of each once it serves."""
     running = []
 
     def start(*flags):
         port = free_port()
-        running.append(subprocess.Popen([*MOCK, str(port), *flags]))
+        command = [*forked_python(), "-m", "benchmark.mock_engine", "--port", str(port), *flags]
+        running.append(subprocess.Popen(command))
         deadline = time.monotonic() + 20
         while not answers(port):
             assert time.monotonic() < deadline
@@ -46,17 +51,46 @@ def answers(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def until_it_asks(bench):
-    """Waits until the process has a connection to a system: however long its imports take."""
-    deadline = time.monotonic() + 60
-    while not psutil.Process(bench.pid).net_connections("tcp"):
-        assert time.monotonic() < deadline
-        assert bench.poll() is None
-        time.sleep(0.05)
+@pytest.fixture
+def bench(free_port, forked_python):
+    """`bench(engine, *flags)`: a process that measures `engine`, which serves as long as the block lasts."""
+
+    @contextlib.asynccontextmanager
+    async def running(engine, *flags):
+        port = free_port()
+        module = "sglang_memserve.cli.main"
+        command = [*forked_python("sglang_memserve.bench.serving.benchmark"), "-m", module, "bench", *SMALL]
+        command += ["--url", f"a=http://127.0.0.1:{port}", *flags]
+        async with await engine.serve("127.0.0.1", port), asyncio.timeout(60):
+            process = await asyncio.create_subprocess_exec(
+                *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            try:
+                yield process
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+
+    return running
 
 
-def test_two_systems_are_compared(mock, tmp_path, capsys):
-    fast, slow = mock("--first-ms", "5", "--gap-ms", "1"), mock("--first-ms", "300", "--gap-ms", "1")
+@pytest.fixture
+def charts(monkeypatch):
+    """What is drawn, by file. It takes a second each: it is done once, and else left to test_chart.py."""
+    saved, save = {}, Chart.save
+
+    def note(chart, file):
+        if file.stem == "timeline-1":
+            save(chart, file)
+        saved[file.name] = chart
+
+    monkeypatch.setattr(Chart, "save", note)
+    return saved
+
+
+def test_two_systems_are_compared(mock, tmp_path, capsys, charts):
+    fast, slow = mock("--first-ms", "5", "--gap-ms", "1"), mock("--first-ms", "100", "--gap-ms", "1")
     plot, records = tmp_path / "plots", tmp_path / "records.jsonl"
     argv = ["bench", "--url", f"fast={fast}", "--url", f"slow={slow}", *SMALL, "--rates", "20,40"]
     assert main.main([*argv, "--json", "--plot", str(plot), "--records", str(records)]) == 0
@@ -66,12 +100,13 @@ def test_two_systems_are_compared(mock, tmp_path, capsys):
     report = json.loads(last)
     assert set(report) == {"machine", "results", "bars", "skipped"}
     for arms in report["results"].values():
-        assert arms["slow"]["ttft_p50_ms"]["median"] - arms["fast"]["ttft_p50_ms"]["median"] > 150
+        assert arms["slow"]["ttft_p50_ms"]["median"] - arms["fast"]["ttft_p50_ms"]["median"] > 50
         assert arms["slow"]["failed_percent"]["high"] == 0
     assert len(report["results"]) == 2
-    assert sorted(file.name for file in plot.iterdir()) == [
-        "cdf-1.svg", "cdf-2.svg", "rates.svg", "timeline-1.svg", "timeline-2.svg",
-    ]  # fmt: skip
+    assert [file.name for file in plot.iterdir()] == ["timeline-1.svg"]
+    assert list(charts) == ["rates.svg", "cdf-1.svg", "timeline-1.svg", "cdf-2.svg", "timeline-2.svg"]
+    assert all(panel.points for chart in charts.values() for panel in chart.panels)
+    assert all(set(panel.curves) == {"fast", "slow"} for panel in charts["cdf-2.svg"].panels)
     requests = sum(report["machine"]["workloads"][label]["requests"] for label in report["results"])
     assert len(records.read_text().splitlines()) == 2 * 2 * requests
     assert "round 2 of 2" in err
@@ -158,33 +193,30 @@ def test_arms_and_workloads_are_listed(capsys):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_an_interrupted_run_shows_what_was_answered(free_port, number, code):
-    engine, port = MockEngine(first_s=0.01, gap_s=0.001), free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "sglang_memserve.cli.main", "bench", "--url", f"a={url}", *SMALL]
-    # One session after the other, for minutes.
-    command += ["--sessions", "200", "--rates", "4", "--workload", "no-sharing"]
-    async with await engine.serve("127.0.0.1", port), asyncio.timeout(60):
-        bench = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+async def test_an_interrupted_run_shows_what_was_answered(bench, number, code):
+    engine = MockEngine(first_s=0.01, gap_s=0.001)
+    # One session after the other, for a while.
+    load = ("--sessions", "300", "--rates", "20", "--workload", "no-sharing")
+    async with bench(engine, *load) as process:
         # One to warm up, and of the others all but the last were answered long before it.
-        while len(engine.bodies) < 8:
+        while len(engine.bodies) < 12:
             await asyncio.sleep(0.05)
-        assert bench.returncode is None
-        bench.send_signal(number)
-        table, said = (output.decode() for output in await bench.communicate())
-    assert bench.returncode == code
+        assert process.returncode is None
+        process.send_signal(number)
+        table, said = (output.decode() for output in await process.communicate())
+    assert process.returncode == code
     assert "TTFT P50, ms" in table
     assert "ended early: interrupted" in table
     assert "Traceback" not in said
 
 
-def test_ctrl_c_ends_it_at_once(mock):
-    url = mock("--first-ms", "20000")
-    command = [sys.executable, "-m", "sglang_memserve.cli.main", "bench", "--url", f"a={url}", *SMALL]
-    bench = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
-    until_it_asks(bench)
-    assert bench.poll() is None
-    bench.send_signal(signal.SIGINT)
-    _, said = bench.communicate(timeout=10)
-    assert bench.returncode == 130
-    assert "Traceback" not in said
+async def test_ctrl_c_ends_it_at_once(bench):
+    engine = MockEngine(first_s=20)
+    async with bench(engine) as process:
+        while not engine.bodies:
+            await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(10):
+            _, said = await process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in said.decode()

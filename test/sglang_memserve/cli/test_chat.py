@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
 
@@ -12,11 +11,16 @@ from sglang_memserve.cli import main
 
 
 @pytest.fixture
-def chat(router, monkeypatch, capsys):
+def memserve_chat(router, forked_python):
+    return [*forked_python(), "-m", "sglang_memserve.cli.main", "chat", "--url", router.url]
+
+
+@pytest.fixture
+def chat(memserve_chat):
     """Holds a chat with these lines; returns its exit code and output."""
 
     async def run(*lines, argv=()):
-        command = [sys.executable, "-m", "sglang_memserve.cli.main", "chat", "--url", router.url, *argv]
+        command = [*memserve_chat, *argv]
         process = await asyncio.create_subprocess_exec(
             *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -80,11 +84,10 @@ def test_no_router_is_named(free_port, capsys):
     assert "does not answer" in capsys.readouterr().err
 
 
-async def test_ctrl_c_stops_an_answer_and_not_the_chat(router):
+async def test_ctrl_c_stops_an_answer_and_not_the_chat(router, memserve_chat):
     router.hold = asyncio.Event()
-    command = [sys.executable, "-m", "sglang_memserve.cli.main", "chat", "--url", router.url]
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+        *memserve_chat, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
     )
     process.stdin.write(b"Hi\n")
     async with asyncio.timeout(60):

@@ -2,27 +2,32 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import pty
+import re
 import signal
 import subprocess
-import sys
 import termios
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from waiting import eventually
 
 from sglang_memserve.cli import up
+from sglang_memserve.cluster import local
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.ports import is_free
+from sglang_memserve.cluster.supervisor import Limits
 from sglang_memserve.model import ModelInfo
 
 
 @pytest.fixture
-def started(tmp_path, fake_argv, fake_spec, free_port, monkeypatch):
+def started(tmp_path, fake_argv, fake_spec, free_port, forked_router, monkeypatch):
     monkeypatch.setenv("TEST_MARK_OF_MEMSERVE", str(tmp_path))
+    monkeypatch.setattr(local, "Limits", partial(Limits, poll_s=0.05))
 
     async def model(name, timeout_s):
         return ModelInfo("tiny", 8192, 2)
@@ -143,7 +148,7 @@ def own_terminal():
 
 
 @pytest.fixture
-def in_a_process(tmp_path, free_port):
+def in_a_process(tmp_path, free_port, forked_python, forked_router):
     """`memserve up` in a process of its own, serving; and the descriptor at which its output is read."""
     processes = []
 
@@ -151,7 +156,7 @@ def in_a_process(tmp_path, free_port):
         ports = [str(free_port()) for _ in range(2)]
         env = {**os.environ, "TEST_MARK_OF_MEMSERVE": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
         script = Path(__file__).with_name("run_up.py")
-        command = [sys.executable, str(script), *ports, str(tmp_path / "logs")]
+        command = [*forked_python(), str(script), *ports, str(tmp_path / "logs"), json.dumps(forked_router)]
         with (tmp_path / "err").open("wb") as err:
             processes.append(subprocess.Popen(command, stderr=err, env=env, **streams))
         return processes[-1]
@@ -197,13 +202,19 @@ def test_a_closed_pipe_does_not_end_the_cluster(in_a_process, survivors, tmp_pat
     read_until_served(process.stdout.fileno())
     process.stdout.close()
     log = tmp_path / "logs" / "colocated-0.log"
-    first = int(log.read_text().rsplit("child ", 1)[1])
+    first = child_in(log)
     os.kill(os.getsid(first), signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while "child " not in (text := log.read_text() if log.exists() else "") or f"child {first}" in text:
+    while child_in(log) in (None, first):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert survivors() == []
+
+
+def child_in(log):
+    """The pid that the fake server has logged, or None as long as its line is not whole."""
+    line = re.search(r"^child (\d+)\n", log.read_text() if log.exists() else "", re.MULTILINE)
+    return line and int(line[1])

@@ -1,12 +1,12 @@
 """Starts Python programs by forking an interpreter that has imported their modules already.
 
-For programs whose parent must be what started them: they run behind a stand-in of their own. `zygote.py` is for
-all others, and gives a `Popen`.
+For programs whose parent must be what started them: they run behind a stand-in of their own. All others are
+forked by `zygote.py`, which gives a `Popen`.
 
 `forked_python.py serve SOCKET` imports and forks. `forked_python.py run SOCKET MODULES ARGUMENTS` takes the
-arguments of an interpreter (`-m MODULE`, `-c CODE` or a script, and what follows) and behaves as that program.
-Its streams, environment and folder are those of the caller, signals reach it, and it ends as the program ends.
-MODULES are more that it imports at some time, with commas between them.
+arguments of an interpreter (`-m MODULE`, `-c CODE` or a script, and what follows) and behaves as that
+program. Its streams, environment and folder are those of the caller, signals reach it, and it ends as the
+program ends. MODULES are more that it imports at some time, with commas between them.
 """
 
 import contextlib

@@ -6,12 +6,14 @@ import json
 import signal
 import subprocess
 import time
+from functools import partial
 
 import pytest
 
 from benchmark.mock_engine import MockEngine
 from sglang_memserve.bench.chart import Chart
-from sglang_memserve.bench.serving import rounds
+from sglang_memserve.bench.serving import benchmark
+from sglang_memserve.bench.serving.rounds import ComparisonPlan
 from sglang_memserve.cli import main
 from sglang_memserve.cluster.errors import ClusterError
 
@@ -20,7 +22,7 @@ SMALL = ("--sessions", "4", "--rates", "20", "--scale", "0.01", "--rounds", "2")
 
 @pytest.fixture(autouse=True)
 def no_pause_between_runs(monkeypatch):
-    monkeypatch.setattr(rounds, "_BETWEEN_S", 0.01)
+    monkeypatch.setattr(benchmark, "ComparisonPlan", partial(ComparisonPlan, between_s=0.01))
 
 
 @pytest.fixture

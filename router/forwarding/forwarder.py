@@ -134,8 +134,8 @@ class Forwarder:
             exchange = self._upstream(decode, request, hinted, rid)
         else:
             exchange = Pair(
-                self._upstream(prefill, request, hinted, rid),
-                self._upstream(decode, request, raw, rid),
+                self._upstream(prefill, request, hinted, rid, decode.instance),
+                self._upstream(decode, request, raw, rid, prefill.instance),
                 self._lingering,
                 style and logprobs.PromptLogprobs(style, self._config.max_payload_size),
             )
@@ -153,7 +153,12 @@ class Forwarder:
         return Attempt(self._upstream(reservation, request, raw))
 
     def _upstream(
-        self, reservation: Reservation, request: web.Request, raw: bytes, rid: str | None = None
+        self,
+        reservation: Reservation,
+        request: web.Request,
+        raw: bytes,
+        rid: str | None = None,
+        partner: Instance | None = None,
     ) -> UpstreamRequest:
         instance = reservation.instance
         forwarded = headers.to_instance(client_headers(request), credentials=self._config.passes_credentials)
@@ -162,4 +167,4 @@ class Forwarder:
         if raw:
             forwarded["Content-Length"] = str(len(raw))
         upstream = Request(request.method, request.path_qs, forwarded, raw)
-        return UpstreamRequest(self._session, upstream, reservation, self._config, abandoned)
+        return UpstreamRequest(self._session, upstream, reservation, self._config, abandoned, partner)

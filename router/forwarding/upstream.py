@@ -12,7 +12,7 @@ import aiohttp
 from router.config.settings import RouterConfig
 from router.errors import InstanceFailed, InstanceRefused, InstanceSilent
 from router.instances.instance import Instance
-from router.protocol import headers, sse, upload
+from router.protocol import handover, headers, sse, upload
 from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
 from router.scheduling.reservation import Reservation
 
@@ -51,11 +51,13 @@ class UpstreamRequest:
         reservation: Reservation,
         config: RouterConfig,
         on_abandoned: Callable[[], None] | None = None,
+        partner: Instance | None = None,
     ) -> None:
         self.instance = reservation.instance
         self.finished = False
         self._reservation = reservation
         self._on_abandoned = on_abandoned
+        self._partner = partner
         self._session = session
         self._request = request
         self._limit = config.max_payload_size
@@ -162,16 +164,31 @@ class UpstreamRequest:
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes, code: int) -> InstanceRefused:
         self._refused = True
+        at_fault: Instance | None = self.instance
         if code in _BROKEN and ABORTED not in body:
-            self.instance.failed()
+            at_fault = self._at_fault(body)
+            if at_fault is not None:
+                at_fault.failed()
         return InstanceRefused(
             response.status,
             headers.to_client(response.headers),
             body,
             f"{self.instance} answered {code or response.status}",
             code=code,
-            instance_url=self.instance.url,
+            instance_url=(at_fault or self.instance).url,
         )
+
+    def _at_fault(self, body: bytes) -> Instance | None:
+        """Whose failure it is. None: the other half ended the request, and reports itself why."""
+        if self._partner is None or not handover.is_failed_handover(body):
+            return self.instance
+        if handover.is_abort(body):
+            return None
+        if handover.failed_role(body) != self._partner.role:
+            return self.instance
+        # Perhaps it is dead, and the next probe would come in seconds.
+        self._partner.probe_requested.set()
+        return self._partner
 
 
 @contextmanager

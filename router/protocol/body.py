@@ -66,7 +66,7 @@ def parse(raw: bytes) -> Body | None:
 
 
 def prompts_of(fields: Mapping[str, Any], path: str) -> Any:
-    """The prompt of a generation request, or the list of its prompts, as the client gave it; None for a chat."""
+    """The prompt of a request or the list of its prompts, as the client gave it; None for a chat."""
     if path == "/generate":
         named = (fields.get(name) for name in ("text", "input_ids", "input_embeds"))
         return next((value for value in named if value is not None), None)

@@ -22,6 +22,6 @@ def is_abort(body: bytes) -> bool:
 
 
 def failed_role(body: bytes) -> str | None:
-    """The role of the half that a failed hand-over names first, "prefill" or "decode"; None: it names none."""
+    """The role that a failed hand-over names first, "prefill" or "decode"; None where it names none."""
     named = _NAMED.search(body)
     return None if named is None else named[1].decode().lower()

@@ -1,6 +1,6 @@
 """Prompts without tokens, refused before anything of their request is dispatched.
 
-SGLang 0.5.23 serves such a prompt inside a batch and ends its scheduler with a lone one; in a split it ends both
+SGLang 0.5.23 serves such a prompt inside a batch and ends its scheduler with a lone one; a split ends both
 schedulers with either.
 """
 

@@ -69,6 +69,11 @@ def _prefill_urls(value: Any) -> Any:
     return [prefill_url(url) if isinstance(url, str) else url for url in value] if _is_list(value) else value
 
 
+def _names(value: Any) -> Any:
+    """Names in a list, or in one text with commas or spaces between them."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
 def _normalized(specs: tuple[PrefillUrl, ...]) -> tuple[PrefillUrl, ...]:
     return tuple(replace(spec, url=normalized(spec.url)) for spec in specs)
 
@@ -95,6 +100,7 @@ def prefill_url(text: str) -> PrefillUrl:
 PolicyName = Annotated[str, AfterValidator(OneOf(*_POLICY_NAMES))]
 RolePolicyName = Annotated[str, AfterValidator(OneOf("", *_POLICY_NAMES))]
 Urls = Annotated[tuple[str, ...], BeforeValidator(_urls)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 PrefillUrls = Annotated[tuple[PrefillUrl, ...], BeforeValidator(_prefill_urls), AfterValidator(_normalized)]
 
 
@@ -153,6 +159,9 @@ class RouterConfig(SettingsModel):
     log_level: Annotated[
         str, AfterValidator(OneOf("debug", "info", "warning", "warn", "error", "critical"))
     ] = Field("info", description="how much to log")
+    request_id_headers: Names = Field(
+        (), description="headers that instances get too, beside those that SGLang reads"
+    )
     access_log: bool = Field(
         True, description="one line for each request, at level info, on the logger router.access"
     )

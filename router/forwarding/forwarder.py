@@ -173,7 +173,11 @@ class Forwarder:
         partner: Instance | None = None,
     ) -> UpstreamRequest:
         instance = reservation.instance
-        forwarded = headers.to_instance(client_headers(request), credentials=self._config.passes_credentials)
+        forwarded = headers.to_instance(
+            client_headers(request),
+            credentials=self._config.passes_credentials,
+            also=self._config.request_id_headers,
+        )
         begun = asyncio.get_running_loop().time()
         abandoned = partial(self._abort_sender.send, instance, rid, forwarded.copy(), begun) if rid else None
         if raw:

@@ -30,6 +30,7 @@ class Target(StrEnum):
     INIT_INFO = f"{_SCHEDULER}.get_init_info"
     STREAM_OUTPUT = f"{_STREAMER}.stream_output"
     BATCH_REQUEST = f"{_TOKENIZER}._handle_batch_request"
+    VALIDATE_REQUEST = f"{_TOKENIZER}._validate_one_request"
     SEND_REQUEST = f"{_TOKENIZER}._send_one_request"
     # Hooked on MemServe's CPU platform alone.
     LAST_LOC = "sglang.srt.mem_cache.allocation.get_last_loc"

@@ -121,6 +121,8 @@ def _kind(field: FieldInfo) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction, "default": None}
     if field.annotation is bool:
         return {"action": "store_const", "const": True}
+    if isinstance(field.default, tuple):
+        return {"nargs": "*"}
     functions = [item.func for item in field.metadata if isinstance(item, AfterValidator)]
     choices = next((function.choices for function in functions if isinstance(function, OneOf)), ())
     return {"choices": tuple(filter(None, choices)) or None, "metavar": None if field.repr else "KEY"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
@@ -13,8 +15,9 @@ from router.config.explain import ConfigError, SettingsModel, did_you_mean
 from router.config.fields import Count, Key, Port, Positive, port_number
 from router.config.names import AUTO_PROFILE, POLICY_ALIASES, POLICY_NAMES
 
-__all__ = ["ConfigError", "OneOf", "PrefillUrl", "RouterConfig", "check_port", "check_url", "trimmed"]
+__all__ = ["ConfigError", "OneOf", "PrefillUrl", "RouterConfig", "check_port", "check_url", "normalized"]
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _POLICY_NAMES = (*POLICY_NAMES, *POLICY_ALIASES)
 
 
@@ -56,7 +59,7 @@ def _urls(value: Any) -> Any:
     """URLs in a list, or in one text with commas between them."""
     if isinstance(value, str):
         value = [url.strip() for url in value.split(",") if url.strip()]
-    return [trimmed(url) if isinstance(url, str) else url for url in value] if _is_list(value) else value
+    return [normalized(url) if isinstance(url, str) else url for url in value] if _is_list(value) else value
 
 
 def _prefill_urls(value: Any) -> Any:
@@ -64,6 +67,15 @@ def _prefill_urls(value: Any) -> Any:
     if isinstance(value, str):
         value = [url.strip() for url in value.split(",") if url.strip()]
     return [prefill_url(url) if isinstance(url, str) else url for url in value] if _is_list(value) else value
+
+
+def _names(value: Any) -> Any:
+    """Names in a list, or in one text with commas or spaces between them."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _normalized(specs: tuple[PrefillUrl, ...]) -> tuple[PrefillUrl, ...]:
+    return tuple(replace(spec, url=normalized(spec.url)) for spec in specs)
 
 
 def _is_list(value: Any) -> bool:
@@ -78,9 +90,9 @@ def prefill_url(text: str) -> PrefillUrl:
             f"--prefill {text}: one URL and one bootstrap port at most; repeat the flag for more"
         )
     if not rest or rest[0].lower() == "none":
-        return PrefillUrl(trimmed(url))
+        return PrefillUrl(url)
     try:
-        return PrefillUrl(trimmed(url), int(rest[0]))
+        return PrefillUrl(url, int(rest[0]))
     except ValueError:
         raise ConfigError(f"--prefill {url} {rest[0]}: the bootstrap port is a number, or none") from None
 
@@ -88,6 +100,8 @@ def prefill_url(text: str) -> PrefillUrl:
 PolicyName = Annotated[str, AfterValidator(OneOf(*_POLICY_NAMES))]
 RolePolicyName = Annotated[str, AfterValidator(OneOf("", *_POLICY_NAMES))]
 Urls = Annotated[tuple[str, ...], BeforeValidator(_urls)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+PrefillUrls = Annotated[tuple[PrefillUrl, ...], BeforeValidator(_prefill_urls), AfterValidator(_normalized)]
 
 
 class RouterConfig(SettingsModel):
@@ -98,7 +112,7 @@ class RouterConfig(SettingsModel):
     or repeated URL, and a number out of range. A profile is read when the router starts.
     """
 
-    prefill: Annotated[tuple[PrefillUrl, ...], BeforeValidator(_prefill_urls)] = ()
+    prefill: PrefillUrls = ()
     decode: Urls = ()
     colocated: Urls = ()
     ignored_flags: tuple[str, ...] = ()
@@ -145,6 +159,9 @@ class RouterConfig(SettingsModel):
     log_level: Annotated[
         str, AfterValidator(OneOf("debug", "info", "warning", "warn", "error", "critical"))
     ] = Field("info", description="how much to log")
+    request_id_headers: Names = Field(
+        (), description="headers that instances get too, beside those that SGLang reads"
+    )
     access_log: bool = Field(
         True, description="one line for each request, at level info, on the logger router.access"
     )
@@ -255,9 +272,25 @@ def check_port(name: str, port: int | None) -> None:
         raise ConfigError(f"{name} {port}: {error}") from None
 
 
-def trimmed(url: str) -> str:
-    """Without the slash that a URL may end with."""
-    return url if url.endswith("//") else url.removesuffix("/")
+def normalized(url: str) -> str:
+    """The one way to write an instance's address, by which it is known; what is no such URL stays as it is.
+
+    RFC 3986, section 6.2: case of scheme and host, default and zero-padded ports, an empty path.
+    """
+    url = url.strip()
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return url
+    if not host or parts.scheme not in _DEFAULT_PORTS or parts.path not in ("", "/"):
+        return url
+    if parts.query or parts.fragment or parts.username is not None:
+        return url
+    with contextlib.suppress(ValueError):
+        host = str(ipaddress.ip_address(host))
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}")
 
 
 def check_url(url: str) -> None:

@@ -41,7 +41,6 @@ IGNORED: dict[str, Flag] = {
         ("service-discovery-port", "service-discovery-namespace"), Flag(_ONE, "of service discovery")
     ),
     "prometheus-duration-buckets": Flag(_SOME, "the buckets are fixed"),
-    "request-id-headers": Flag(_ANY, "headers pass to the instances as they are"),
     "cors-allowed-origins": Flag(_ANY, "the instances answer OPTIONS"),
     "max-concurrent-requests": Flag(_ONE, "requests queue at the instances", ("-1",)),
     **dict.fromkeys(

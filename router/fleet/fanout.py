@@ -63,6 +63,7 @@ class Fanout:
         self._registry = registry
         self._session = session
         self._credentials = config.passes_credentials
+        self._request_id_headers = config.request_id_headers
         self._timeout = aiohttp.ClientTimeout(
             total=config.admin_timeout_secs, connect=config.connect_timeout_secs
         )
@@ -143,7 +144,7 @@ class Fanout:
         headers: Mapping[str, str],
         body: bytes = b"",
     ) -> list[Reply]:
-        forwarded = to_instance(headers, credentials=self._credentials)
+        forwarded = to_instance(headers, credentials=self._credentials, also=self._request_id_headers)
         return await asyncio.gather(
             *(self._send_to(instance, method, target, forwarded, body) for instance in instances)
         )

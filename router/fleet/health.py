@@ -60,7 +60,10 @@ class HealthWatch:
         except TimeoutError:
             self._miss(instance, f"no answer to {url} within {self._config.health_check_timeout_secs:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            instance.down(describe_error(error))
+            refused = isinstance(error, aiohttp.ClientConnectorError) and isinstance(
+                error.os_error, ConnectionRefusedError
+            )
+            (instance.gone if refused else instance.down)(describe_error(error))
         else:
             if response.status >= 500:
                 self._miss(instance, f"{url} answers {response.status}")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from router.config.settings import ConfigError, RouterConfig, check_port, check_url, trimmed
+from router.config.settings import ConfigError, RouterConfig, check_port, check_url, normalized
 from router.errors import BadRequest, Conflict, Forbidden, NoSuchWorker
 from router.fleet.factory import new_instance
 from router.fleet.health import HealthWatch
@@ -85,7 +85,7 @@ class Workers:
 
     def named(self, name: str) -> Instance:
         """By id or URL. Raises NoSuchWorker."""
-        if (instance := self._named(trimmed(name))) is None:
+        if (instance := self._named(normalized(name))) is None:
             raise NoSuchWorker(
                 f"{name!r:.200} is neither the id nor the URL of a worker here; see GET /workers"
             )
@@ -118,7 +118,7 @@ def worker_of(fields: Any, worker_api_key: str) -> Worker:
         raise BadRequest(f"worker_type {kind!r:.40} is unknown; known: {', '.join(_ROLES)}")
     if fields.get("api_key") not in (None, "", worker_api_key):
         raise BadRequest("api_key: the router presents one key to all instances, its --worker-api-key")
-    url, port = trimmed(fields["url"]), _port(fields.get("bootstrap_port"))
+    url, port = normalized(fields["url"]), _port(fields.get("bootstrap_port"))
     try:
         check_url(url)
         check_port("bootstrap_port", port)

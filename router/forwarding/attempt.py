@@ -46,6 +46,7 @@ class Attempt:
         self._observe = observe
         self._added_fields = added_fields
         self._answer: UpstreamAnswer | None = None
+        self._on_close: list[Callable[[], None]] = []
 
     @property
     def answer(self) -> UpstreamAnswer:
@@ -66,7 +67,15 @@ class Attempt:
 
     async def close(self) -> None:
         """Breaks off what has not ended: the client has left, or an instance failed."""
-        await self._exchange.close()
+        try:
+            await self._exchange.close()
+        finally:
+            while self._on_close:
+                self._on_close.pop()()
+
+    def call_on_close(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once, when nothing of the attempt runs any more."""
+        self._on_close.append(callback)
 
 
 def observed(

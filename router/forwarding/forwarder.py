@@ -17,6 +17,7 @@ from router.errors import Failure, InstanceRefused, NoInstance
 from router.forwarding import logprobs
 from router.forwarding.aborts import AbortSender, ClientAborts
 from router.forwarding.attempt import Attempt, observed
+from router.forwarding.names import NamesInFlight
 from router.forwarding.pair import Lingering, Pair
 from router.forwarding.record import RECORD, client_headers
 from router.forwarding.retries import Retries
@@ -48,6 +49,7 @@ class Forwarder:
         self._scheduler = scheduler
         self._session = session
         self._lingering = Lingering()
+        self._names = NamesInFlight()
         self._abort_sender = AbortSender(session)
         self.client_aborts = ClientAborts()
         self.retries = Retries(config, self.client_aborts, self._abort_sender, rng=rng)
@@ -62,13 +64,21 @@ class Forwarder:
         if parsed is None:
             # SGLang refuses this, in its own words, before it does anything.
             return await self.any_instance(request, raw)
-        chosen = await self._scheduler.choose(parsed.fields, request.path, len(raw))
+        names = bootstrap.given_ids(parsed.fields)
+        self._names.take(names)
+        try:
+            chosen = await self._scheduler.choose(parsed.fields, request.path, len(raw))
 
-        def new_attempt(failed: Collection[str]) -> Attempt:
-            placement = self._scheduler.again(chosen, failed) if failed else chosen
-            return self._generation(placement, request, parsed)
+            def new_attempt(failed: Collection[str]) -> Attempt:
+                placement = self._scheduler.again(chosen, failed) if failed else chosen
+                return self._generation(placement, request, parsed)
 
-        return await self.retries.run(new_attempt, bootstrap.given_ids(parsed.fields))
+            attempt = await self.retries.run(new_attempt, names)
+        except BaseException:
+            self._names.release(names)
+            raise
+        attempt.call_on_close(partial(self._names.release, names))
+        return attempt
 
     async def any_instance(self, request: web.Request, raw: bytes = b"") -> Attempt:
         """The request as it came, on some healthy instance. Raises Failure."""
@@ -114,12 +124,13 @@ class Forwarder:
         """With names of its own: what a failed attempt left behind must not meet them."""
         fields, path, route = parsed.fields, request.path, placement.route
         rid = bootstrap.request_id(fields, path, new=route.prefill is not None)
+        clients_own = fields.get("rid") is not None
         added: dict[str, Any] = {}
         if route.prefill is not None:
             added = bootstrap.bootstrap_fields(
                 fields, path, route.prefill.bootstrap_host, route.prefill.bootstrap_port
             )
-            if rid and fields.get("rid") is None:
+            if rid and not clients_own:
                 added["rid"] = rid
         hint = placement.hint(fields, path)
         raw = parsed.replacing(bootstrap.BOOTSTRAP_PREFIX, added)
@@ -131,11 +142,11 @@ class Forwarder:
         prefill, decode = placement.reserve()
         exchange: UpstreamRequest | Pair
         if prefill is None:
-            exchange = self._upstream(decode, request, hinted, rid)
+            exchange = self._upstream(decode, request, hinted, rid, clients_own)
         else:
             exchange = Pair(
-                self._upstream(prefill, request, hinted, rid),
-                self._upstream(decode, request, raw, rid),
+                self._upstream(prefill, request, hinted, rid, clients_own, decode.instance),
+                self._upstream(decode, request, raw, rid, clients_own, prefill.instance),
                 self._lingering,
                 style and logprobs.PromptLogprobs(style, self._config.max_payload_size),
             )
@@ -153,13 +164,25 @@ class Forwarder:
         return Attempt(self._upstream(reservation, request, raw))
 
     def _upstream(
-        self, reservation: Reservation, request: web.Request, raw: bytes, rid: str | None = None
+        self,
+        reservation: Reservation,
+        request: web.Request,
+        raw: bytes,
+        rid: str | None = None,
+        clients_own: bool = False,
+        partner: Instance | None = None,
     ) -> UpstreamRequest:
         instance = reservation.instance
-        forwarded = headers.to_instance(client_headers(request), credentials=self._config.passes_credentials)
+        forwarded = headers.to_instance(
+            client_headers(request),
+            credentials=self._config.passes_credentials,
+            also=self._config.request_id_headers,
+        )
         begun = asyncio.get_running_loop().time()
         abandoned = partial(self._abort_sender.send, instance, rid, forwarded.copy(), begun) if rid else None
         if raw:
             forwarded["Content-Length"] = str(len(raw))
         upstream = Request(request.method, request.path_qs, forwarded, raw)
-        return UpstreamRequest(self._session, upstream, reservation, self._config, abandoned)
+        return UpstreamRequest(
+            self._session, upstream, reservation, self._config, abandoned, clients_own, partner
+        )

@@ -61,15 +61,20 @@ class Pair:
         return answer if self._prompts is None else await self._prompts.merged(answer, prefill)
 
     async def close(self) -> None:
-        """Before the answer's end (the client left, decode broke off) this breaks off both halves."""
-        await self._decode.close()
+        """Before the answer's end (the client left, a half failed) this breaks off both halves."""
         if self._tasks is None:
+            await self._decode.close()
             await self._prefill.close()
             return
         prefill, decode = self._tasks
         if self._decode.finished and decode.done() and not decode.exception():
+            await self._decode.close()
             self._lingering.add(prefill)
-        else:
+            return
+        try:
+            await asyncio.gather(self._prefill.decided(prefill), self._decode.decided(decode))
+        finally:
+            await self._decode.close()
             await _cancel(prefill, decode)
             await self._prefill.close()
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
 from router.config.settings import RouterConfig
 from router.errors import InstanceFailed, InstanceRefused, InstanceSilent
 from router.instances.instance import Instance
-from router.protocol import headers, sse, upload
+from router.protocol import handover, headers, sse, upload
 from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
 from router.scheduling.reservation import Reservation
 
@@ -21,6 +24,8 @@ logger = logging.getLogger(__name__)
 _STREAMS = (sse.CONTENT_TYPE, "application/x-ndjson")
 # By these an instance is broken. One that is full (429, 503) is well.
 _BROKEN = frozenset({500, 502, 504})
+# A name that another request has is refused at once. So long a silence says that the request was taken.
+_REFUSAL_SECS = 0.5
 # SGLang's words, with a 500, for a request that was aborted by name, perhaps not through this router.
 ABORTED = b"Aborted by AbortReq"
 
@@ -51,11 +56,14 @@ class UpstreamRequest:
         reservation: Reservation,
         config: RouterConfig,
         on_abandoned: Callable[[], None] | None = None,
+        once_accepted: bool = False,
+        partner: Instance | None = None,
     ) -> None:
         self.instance = reservation.instance
         self.finished = False
         self._reservation = reservation
         self._on_abandoned = on_abandoned
+        self._partner = partner
         self._session = session
         self._request = request
         self._limit = config.max_payload_size
@@ -65,6 +73,8 @@ class UpstreamRequest:
         )
         self._response: aiohttp.ClientResponse | None = None
         self._closed = self._refused = False
+        self._accepted = not once_accepted
+        self._begun = time.monotonic()
 
     async def answer(self) -> UpstreamAnswer:
         """The whole answer, or a stream from its first bytes on."""
@@ -81,6 +91,7 @@ class UpstreamRequest:
                 return UpstreamAnswer(
                     response.status, reply, first, rest, self._refusal(response, first, code)
                 )
+            self._accepted = True
             self._reservation.began()
             return UpstreamAnswer(response.status, reply, first, rest)
 
@@ -111,8 +122,14 @@ class UpstreamRequest:
         self._reservation.release()
         if self._response is not None:
             self._response.close()
-        if self._on_abandoned is not None and not self.finished:
+        if self._on_abandoned is not None and self._accepted and not self.finished:
             self._on_abandoned()
+
+    async def decided(self, task: asyncio.Task[Any]) -> None:
+        """Returns once the instance has taken the request or refused it. `task` runs `answer` or `drain`."""
+        if not self._accepted:
+            await asyncio.wait([task], timeout=max(0.0, self._begun + _REFUSAL_SECS - time.monotonic()))
+            self._accepted |= not task.done()
 
     async def _open(self) -> aiohttp.ClientResponse:
         request = self._request
@@ -146,6 +163,7 @@ class UpstreamRequest:
             for event in events.feed(chunk):
                 if (code := sse.failure_in(event)) is not None:
                     raise self._refusal(response, event + sse.END + sse.DONE, code)
+                self._accepted = True
                 if on_event is not None:
                     on_event(event)
 
@@ -162,16 +180,31 @@ class UpstreamRequest:
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes, code: int) -> InstanceRefused:
         self._refused = True
+        at_fault: Instance | None = self.instance
         if code in _BROKEN and ABORTED not in body:
-            self.instance.failed()
+            at_fault = self._at_fault(body)
+            if at_fault is not None:
+                at_fault.failed()
         return InstanceRefused(
             response.status,
             headers.to_client(response.headers),
             body,
             f"{self.instance} answered {code or response.status}",
             code=code,
-            instance_url=self.instance.url,
+            instance_url=(at_fault or self.instance).url,
         )
+
+    def _at_fault(self, body: bytes) -> Instance | None:
+        """Whose failure it is. None: the other half ended the request, and reports itself why."""
+        if self._partner is None or not handover.is_failed_handover(body):
+            return self.instance
+        if handover.is_abort(body):
+            return None
+        if handover.failed_role(body) != self._partner.role:
+            return self.instance
+        # Perhaps it is dead, and the next probe would come in seconds.
+        self._partner.probe_requested.set()
+        return self._partner
 
 
 @contextmanager

@@ -43,6 +43,12 @@ class Breaker:
             return "closed"
         return "open" if self._clock() < self._open_until else "half_open"
 
+    def reset(self) -> None:
+        """Another server has the address: what failed before says nothing of it."""
+        self.closed = True
+        self._failures.clear()
+        self._trial = None
+
     def lets_through(self) -> bool:
         return self.closed or (self._trial is None and self._clock() >= self._open_until)
 

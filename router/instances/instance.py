@@ -61,6 +61,7 @@ class Instance:
         self._server_info: ServerInfo | None = None
         self._on_change: list[Callable[[Instance], None]] = []
         self._recheck_requested = False
+        self._gone = False
         self.probe_requested = asyncio.Event()
         self.breaker = Breaker(clock=clock) if breaker is None else breaker
         self.leaving = False
@@ -168,6 +169,14 @@ class Instance:
         if not self.healthy:
             logger.info("%s is healthy", self)
         self.healthy, self.trouble = True, ""
+        if self._gone:
+            self._gone = False
+            self.breaker.reset()
+
+    def gone(self, trouble: str) -> None:
+        """Nothing listens at its address any more: what answers there next is another server."""
+        self._gone = True
+        self.down(trouble)
 
     def down(self, trouble: str) -> None:
         if self.healthy or self.trouble is _UNPROBED:

@@ -17,6 +17,7 @@ from router.instances.instance import Instance
 from router.prompt.request import TokenArray
 from router.prompt.template import Unrenderable
 from router.prompt.tokenizer import Fingerprint, ModelTokenizer, fingerprint
+from router.protocol.body import prompts_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,19 @@ class Tokens:
             return None
         self.counts["tokenised"] += 1
         return tokens
+
+    def are_missing(self, fields: Mapping[str, Any], path: str) -> bool:
+        """Whether one of the request's prompts surely has no tokens.
+
+        An empty text may have some: many tokenizers begin every text with one. So it counts only where the
+        tokenizer is loaded.
+        """
+        prompts = prompts_of(fields, path)
+        several = isinstance(prompts, list) and prompts and isinstance(prompts[0], str | list)
+        given = prompts if several else [prompts]
+        if any(prompt == "" for prompt in given):
+            return self._tokenizer is not None and not len(self._tokenizer.text(""))
+        return any(prompt == [] for prompt in given)
 
     def prepare(self) -> None:
         """Begins to load the tokenizer, if a place is known that was not tried yet."""

@@ -63,3 +63,11 @@ def parse(raw: bytes) -> Body | None:
             continue
         return Body(raw, value, exact) if isinstance(value, dict) else None
     return None
+
+
+def prompts_of(fields: Mapping[str, Any], path: str) -> Any:
+    """The prompt of a request or the list of its prompts, as the client gave it; None for a chat."""
+    if path == "/generate":
+        named = (fields.get(name) for name in ("text", "input_ids", "input_embeds"))
+        return next((value for value in named if value is not None), None)
+    return fields.get("prompt") if path == "/v1/completions" else None

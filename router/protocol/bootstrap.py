@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from router.protocol.body import prompts_of
+
 BOOTSTRAP_PREFIX = "bootstrap_"
 # Results over prompt and answer, of which each half has only its own.
 _SPLIT_RESULTS = ("return_hidden_states", "return_routed_experts", "return_indexer_topk")
@@ -51,7 +53,7 @@ def without_echo(refusal: bytes, added: dict[str, Any]) -> bytes:
 
 def batch_size(fields: dict[str, Any], path: str) -> int | None:
     """The number of prompts of a batch; None for a single request."""
-    prompts = _prompts(fields, path)
+    prompts = prompts_of(fields, path)
     if not isinstance(prompts, list) or not prompts:
         return None
     first = prompts[0]
@@ -107,10 +109,3 @@ def _samples(fields: dict[str, Any], path: str) -> Any:
     params = fields.get("sampling_params")
     first = params[0] if isinstance(params, list) and params else params
     return first.get("n") if isinstance(first, dict) else None
-
-
-def _prompts(fields: dict[str, Any], path: str) -> Any:
-    if path == "/generate":
-        named = (fields.get(name) for name in ("text", "input_ids", "input_embeds"))
-        return next((value for value in named if value is not None), None)
-    return fields.get("prompt") if path == "/v1/completions" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from multidict import CIMultiDict
 
@@ -10,19 +10,33 @@ _PER_CONNECTION = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
     "trailer", "transfer-encoding", "upgrade",
 })  # fmt: skip
-# aiohttp has decoded the content, and SGLang may take bootstrap fields from headers.
-_NOT_FORWARDED = _PER_CONNECTION | {"host", "content-length", "content-encoding", "expect"}
-_OVERRIDES = "x-override-bootstrap-"
 _CREDENTIALS = frozenset({"authorization", "x-api-key"})
+# What SGLang reads, and what follows a request through a system. No cookies, and nothing else that is meant
+# for a proxy. SGLang's `x-override-...` would replace what the router has put into the body.
+_FORWARDED = frozenset({
+    "accept", "accept-encoding", "access-control-request-headers", "access-control-request-method", "baggage",
+    "content-type", "origin", "traceparent", "tracestate", "x-correlation-id", "x-custom-labels",
+    "x-data-parallel-rank", "x-request-id", "x-smg-routing-key",
+})  # fmt: skip
+_FORWARDED_PREFIXES = ("x-request-id-", "x-sglext-")
+_NEVER_FORWARDED = _PER_CONNECTION | {"host", "content-length", "content-encoding", "expect"}
 _NOT_RETURNED = _PER_CONNECTION | {"content-length", "date", "server"}
 
 
-def to_instance(headers: Mapping[str, str], *, credentials: bool) -> CIMultiDict[str]:
-    """The headers of a client that an instance gets; with `credentials`, the client's keys too."""
-    dropped = _NOT_FORWARDED | _named_by_connection(headers)
-    dropped |= frozenset() if credentials else _CREDENTIALS
-    kept = ((name, value) for name, value in headers.items() if name.lower() not in dropped)
-    return CIMultiDict((name, value) for name, value in kept if not name.lower().startswith(_OVERRIDES))
+def to_instance(
+    headers: Mapping[str, str], *, credentials: bool, also: Iterable[str] = ()
+) -> CIMultiDict[str]:
+    """The headers of a client that an instance gets, those named in `also` among them.
+
+    With `credentials`, the client's keys too.
+    """
+    allowed = _FORWARDED.union(map(str.lower, also)) - _NEVER_FORWARDED - _named_by_connection(headers)
+    allowed = allowed | _CREDENTIALS if credentials else allowed - _CREDENTIALS
+    return CIMultiDict(
+        (name, value)
+        for name, value in headers.items()
+        if name.lower() in allowed or name.lower().startswith(_FORWARDED_PREFIXES)
+    )
 
 
 def to_client(headers: Mapping[str, str]) -> CIMultiDict[str]:

@@ -24,6 +24,8 @@ from router.protocol.usage import ReportedUsage
 from router.scheduling.decisions import Decision, Decisions
 from router.scheduling.placement import Placement, Timer
 
+# SGLang's scheduler ends with such a prompt, in a split both schedulers.
+_NO_TOKENS = "the prompt has no tokens: a prompt needs at least one"
 _ONE_SAMPLE = (
     "no prefill/decode pair here is known to keep the samples of a prompt apart (stock SGLang does not); "
     "send the prompt once for each"
@@ -76,6 +78,8 @@ class Scheduler:
         if self._policy.needs_estimates:
             await self._estimator.speeds.prepare(self._registry.instances)
         tokens = await self._tokens.of(fields, path, size) if self.needs_tokens else None
+        if self._tokens.are_missing(fields, path) or (tokens is not None and not len(tokens)):
+            raise BadRequest(_NO_TOKENS)
         refusal = None
         if several := bootstrap.several_samples(fields, path):
             refusal = f"n={several}: {_ONE_SAMPLE}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sglang_memserve.hook_targets import Target, targets
-from sglang_memserve.hooks import caching, cpu, decode, metrics, prefill, samples, server, transfer
+from sglang_memserve.hooks import caching, cpu, decode, metrics, prefill, prompts, samples, server, transfer
 
 Hook = Callable[..., Any]
 
@@ -36,6 +36,11 @@ def register() -> None:
 
 def _all_specs() -> tuple[HookSpec, ...]:
     rooms = samples.SampleRooms()
+
+    def batch_request(original: Hook, manager: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        prompts.refuse_batch(manager, batch)
+        return rooms.count_uses(original, manager, batch, *args, **kwargs)
+
     return (
         HookSpec(Target.CHECK_SERVER_ARGS, "AFTER", server.refuse_unsupported),
         HookSpec(Target.RESOLVED_ARGS, "AFTER", server.redact_keys),
@@ -54,7 +59,8 @@ def _all_specs() -> tuple[HookSpec, ...]:
         HookSpec(Target.INTERNAL_STATE, "AFTER", metrics.add_counters),
         HookSpec(Target.INIT_INFO, "AFTER", describe),
         HookSpec(Target.STREAM_OUTPUT, "AROUND", decode.stream_the_rest),
-        HookSpec(Target.BATCH_REQUEST, "AROUND", rooms.count_uses),
+        HookSpec(Target.VALIDATE_REQUEST, "BEFORE", prompts.refuse_without_tokens),
+        HookSpec(Target.BATCH_REQUEST, "AROUND", batch_request),
         HookSpec(Target.SEND_REQUEST, "AROUND", rooms.send_to_room),
         HookSpec(Target.LAST_LOC, "AROUND", cpu.last_loc_without_triton),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mempool.errors import TransferError
+from mempool.errors import PeerDied, TransferError
 from mempool.paged import PagedBuffers
 from mempool.sockets import endpoint_of
 from mempool.transfer.receiver import BlockReceiver
@@ -145,4 +145,6 @@ class DecodeSide:
 
     def _failed(self, room: DecodeRoom, error: TransferError) -> None:
         """On the block channel's thread."""
-        self._common.failed(room.number, error.cause)
+        # The router reads from the words whose failure it is.
+        lost = "lost the prefill instance: " if isinstance(error, PeerDied) else ""
+        self._common.failed(room.number, lost + error.cause)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mempool.errors import TransferError
+from mempool.errors import PeerDied, TransferError
 from mempool.flags import TransferMode
 from mempool.paged import PagedBuffers
 from mempool.transfer.outgoing import OutgoingTransfer
@@ -197,6 +197,8 @@ class PrefillSide:
                 return
             self._send_s += destination.end()
             if error is not None:
-                self._common.fail(number, str(error))
+                # The router reads from the words whose failure it is.
+                lost = "lost the decode instance: " if isinstance(error, PeerDied) else ""
+                self._common.fail(number, f"{lost}{error}")
             elif all(each.done for each in room.destinations.values()):
                 self._common.succeed(number)

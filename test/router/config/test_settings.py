@@ -4,7 +4,7 @@ import pytest
 
 from router.config.flags import make_parser, parse
 from router.config.names import POLICY_ALIASES, POLICY_NAMES
-from router.config.settings import ConfigError, PrefillUrl, RouterConfig
+from router.config.settings import ConfigError, PrefillUrl, RouterConfig, normalized
 from router.launch_router import main
 from router.policies import POLICIES
 
@@ -144,3 +144,33 @@ def test_policies_are_those_that_settings_name():
 def test_main_says_what_is_wrong_without_a_traceback(capsys):
     assert main(["--worker-urls", "nonsense"]) == 2
     assert capsys.readouterr().err.startswith("router: 'nonsense' is not an instance's URL")
+
+
+@pytest.mark.parametrize(
+    ("given", "known_as"),
+    [
+        ("http://H2:30002", "http://h2:30002"),
+        ("HTTP://h:1/", "http://h:1"),
+        ("http://h:80", "http://h"),
+        ("https://h:443/", "https://h"),
+        ("http://h:443", "http://h:443"),
+        ("http://10.0.0.5:030001", "http://10.0.0.5:30001"),
+        ("  http://h:9\t", "http://h:9"),
+        ("http://[FE80:0::1]:9", "http://[fe80::1]:9"),
+        # No URL of an instance: left for the error that quotes it.
+        ("http://h:9/v1", "http://h:9/v1"),
+        ("http://h:99999", "http://h:99999"),
+        ("http://[::1", "http://[::1"),
+    ],
+)
+def test_an_instance_is_known_by_one_way_to_write_its_address(given, known_as):
+    assert normalized(given) == known_as
+    assert normalized(known_as) == known_as
+
+
+@pytest.mark.parametrize("second", ["http://A:1/", "http://a:01", " http://a:1"])
+def test_one_server_under_two_spellings_is_given_twice(second):
+    with pytest.raises(ConfigError, match="http://a:1 is given twice"):
+        RouterConfig(colocated=("http://a:1",), decode=(second,), prefill=(PrefillUrl("http://p:1"),))
+    with pytest.raises(ConfigError, match="http://a:1 is given twice"):
+        RouterConfig(decode=("http://a:1",), prefill=(PrefillUrl(second),))

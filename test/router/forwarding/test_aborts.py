@@ -62,14 +62,73 @@ async def test_every_request_has_a_name_of_its_own(pd):
     assert pd.p.bodies == pd.d.bodies
 
 
-@pytest.mark.parametrize("body", [{"rid": "mine", **SINGLE}, {**SINGLE, "rid": None}])
-async def test_a_clients_own_name_stays(pd, body):
-    await leave(pd, body, mocks=(pd.p, pd.d))
+async def test_a_name_that_is_null_is_none(pd):
+    await leave(pd, {**SINGLE, "rid": None}, mocks=(pd.p, pd.d))
     await until_aborted(pd.p, pd.d)
     (sent,) = pd.d.bodies
     assert pd.d.seen[0][1].count(b'"rid"') == 1
-    assert sent["rid"] == body["rid"] or (body["rid"] is None and len(sent["rid"]) == 32)
+    assert len(sent["rid"]) == 32
     assert rids(pd.p) == rids(pd.d) == [sent["rid"]]
+
+
+async def test_a_clients_name_is_aborted_where_an_answer_to_it_had_begun(pd):
+    pd.p.hold_after, pd.d.hold_after = 1, 1
+    body = SINGLE | {"rid": "mine", "stream": True}
+    async with pd.session.post(pd.url + "/generate", json=body) as response:
+        await response.content.readany()
+    await until_aborted(pd.p, pd.d)
+    assert rids(pd.p) == rids(pd.d) == ["mine"]
+    assert pd.d.bodies == [pd.d.bodies[0] | {"rid": "mine"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_clients_name_is_aborted_where_it_was_not_refused(pd, stream):
+    await leave(pd, SINGLE | {"rid": "mine", "stream": stream}, mocks=(pd.p, pd.d))
+    await until_aborted(pd.p, pd.d)
+    assert rids(pd.p) == rids(pd.d) == ["mine"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_name_that_both_halves_refuse_is_aborted_on_neither(pd, at_once, stream):
+    """It is the name of a request that came another way; decode says so a moment after prefill."""
+    pd.p.refusal = pd.d.refusal = (400, b'{"message": "Duplicate request ID detected: mine"}')
+    pd.d.hold = True
+    request = asyncio.create_task(post(pd, SINGLE | {"rid": "mine", "stream": stream}))
+    await pd.d.arrived.wait()
+    await asyncio.sleep(0.1)
+    pd.d.release.set()
+    assert (await request)[0] == 400
+    await asyncio.sleep(0.1)
+    assert pd.p.aborts == pd.d.aborts == []
+
+
+async def test_a_refused_name_does_not_end_the_request_whose_name_it_is(pd):
+    """The answer is the owner's, whole, however often another one comes with its name."""
+    body = SINGLE | {"rid": "mine", "stream": True}
+    pd.p.hold_after = pd.d.hold_after = 1
+    async with pd.session.post(pd.url + "/generate", json=body) as owner:
+        first = await owner.content.readany()
+        for number in range(20):
+            status, answer = await post(pd, SINGLE | {"rid": "mine", "stream": bool(number % 2)})
+            assert status == 400
+            assert "Duplicate request ID detected: mine" in json.loads(answer)["error"]["message"]
+        pd.p.release.set()
+        pd.d.release.set()
+        assert first + await owner.read() == b"".join(pd.d.chunks)
+    assert len(pd.p.seen) == len(pd.d.seen) == 1
+    assert pd.p.aborts == pd.d.aborts == []
+    assert (await post(pd, SINGLE | {"rid": "mine"}))[0] == 200
+
+
+@pytest.mark.parametrize("rid", [["a", "a"], ["b", "mine"]])
+async def test_a_name_in_a_batch_is_refused_too(pd, rid):
+    pd.p.hold = pd.d.hold = True
+    owner = asyncio.create_task(post(pd, SINGLE | {"rid": "mine"}))
+    await pd.d.arrived.wait()
+    assert (await post(pd, {"text": ["a", "b"], "rid": rid}))[0] == 400
+    pd.p.release.set()
+    pd.d.release.set()
+    assert (await owner)[0] == 200
 
 
 async def test_the_abort_has_the_clients_credentials(pd):
@@ -117,16 +176,11 @@ async def test_what_sglang_splits_under_names_of_its_own_gets_none(start, at_onc
         assert mock.aborts == []
 
 
-async def test_a_colocated_instance_gets_the_clients_name_if_there_is_one(start):
+async def test_a_colocated_instance_gets_no_name_that_the_client_did_not_give(start):
     cluster = await start(colocated=1)
     mock = cluster.colocated[0]
     await leave(cluster, SINGLE, mocks=[mock])
     assert mock.bodies == [SINGLE]
-    mock.arrived.clear()
-    mock.aborted.clear()
-    await leave(cluster, SINGLE | {"rid": "mine"}, mocks=[mock])
-    await until_aborted(mock)
-    assert rids(mock) == ["mine"]
 
 
 async def test_a_refusal_that_quotes_the_body_does_not_quote_the_name(pd):

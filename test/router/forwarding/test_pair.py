@@ -107,12 +107,12 @@ async def test_what_is_no_json_object_goes_to_one_instance_as_it_is(pd, raw):
 
 
 async def test_headers_that_the_client_names_as_its_connections_stay_behind(pd):
-    headers = {"Connection": "keep-alive, X-Hop", "X-Hop": "1", "X-End": "2"}
+    headers = {"Connection": "keep-alive, X-Hop", "X-Hop": "1", "X-Correlation-Id": "2"}
     async with pd.session.post(pd.url + "/generate", json=SINGLE, headers=headers) as response:
         assert response.status == 200
     for mock in (pd.p, pd.d):
         assert "X-Hop" not in mock.seen[0][2]
-        assert mock.seen[0][2]["X-End"] == "2"
+        assert mock.seen[0][2]["X-Correlation-Id"] == "2"
 
 
 async def test_headers_reach_both_halves_except_what_overrides_a_room(pd):

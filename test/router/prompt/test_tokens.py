@@ -261,3 +261,43 @@ async def test_a_chat_goes_where_its_earlier_turn_went(start, folder):
     assert newest["decode"] == home
     assert newest["predicted_cached_tokens"] > 30
     assert newest["actual_cached_tokens"] == 3
+
+
+class Encoder:
+    """One token a character, after `begins_with`."""
+
+    def __init__(self, *begins_with):
+        self.begins_with = begins_with
+
+    def text(self, text):
+        return np.array([*self.begins_with, *map(ord, text)], dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "plain", "with_bos"),
+    [
+        ({"text": ""}, "/generate", True, False),
+        ({"text": ["a", ""]}, "/generate", True, False),
+        ({"text": [""]}, "/generate", True, False),
+        ({"prompt": ""}, "/v1/completions", True, False),
+        ({"prompt": ["", "a"]}, "/v1/completions", True, False),
+        ({"input_ids": []}, "/generate", True, True),
+        ({"input_ids": [[]]}, "/generate", True, True),
+        ({"input_ids": [[1], []]}, "/generate", True, True),
+        ({"prompt": [[1], []]}, "/v1/completions", True, True),
+        ({"prompt": []}, "/v1/completions", True, True),
+        ({"text": "a"}, "/generate", False, False),
+        ({"text": ["a", "b"]}, "/generate", False, False),
+        ({"input_ids": [1]}, "/generate", False, False),
+        ({"input_ids": [[1], [2]]}, "/generate", False, False),
+        ({"messages": []}, CHAT, False, False),
+        ({}, "/generate", False, False),
+    ],
+)
+async def test_a_prompt_without_tokens_is_found_in_any_place(tokens, fields, path, plain, with_bos):
+    assert (await tokens(lambda where: Encoder())).are_missing(fields, path) is plain
+    assert (await tokens(lambda where: Encoder(1))).are_missing(fields, path) is with_bos
+
+
+def test_an_empty_text_is_left_to_the_instance_while_no_tokenizer_is_loaded():
+    assert not Tokens([], "", 1.0).are_missing({"text": ""}, "/generate")

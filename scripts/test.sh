@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What CI runs, in stages: set-up, check (lint, imports, types), docs, unit tests in parallel, real servers one after the
-# other. All stages run, whatever the ones before them say; the last line is pytest's own, of the last stage.
+# What CI runs, in stages: set-up, check (lint, imports, types), docs, unit tests side by side, real servers one after
+# the other. All stages run, whatever the ones before them say; the last line is pytest's own, of the last stage.
 #   scripts/test.sh                        all stages
 #   scripts/test.sh --full                 the whole matrix of real servers too
 #   scripts/test.sh test/router -k pair    with any of pytest's other arguments: set-up, check, and these tests alone
@@ -36,15 +36,6 @@ docs() {
     return "$status"
 }
 
-unit_tests() {
-    local folders=() folder
-    for folder in test/*/; do
-        case $folder in test/e2e/ | */__pycache__/) ;; *) folders+=("$folder") ;; esac
-    done
-    # A file's tests share what they start, and so stay together.
-    "$BIN/python" -m pytest "${folders[@]}" -n 2 --dist loadfile --cov --cov-report=term:skip-covered "$@"
-}
-
 scripts/setup.sh || exit
 # Tests leave nothing in the tree, and their servers are not to read what a user's shell has set.
 unset "${!MEMSERVE_@}" "${!SGLANG_@}"
@@ -54,7 +45,7 @@ stage check scripts/check.sh
 case "$*" in
 "" | --full)
     stage docs docs
-    stage "unit tests" unit_tests "$@"
+    stage "unit tests" scripts/unit_tests.sh "$@"
     last_stage "real servers" "$BIN/python" -m pytest test/e2e "$@"
     ;;
 *)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = ("ruff", "lint-imports", "mypy", "mkdocs", "python")
+TOOLS = ("ruff", "lint-imports", "mypy", "mkdocs", "python", "coverage")
+SHARES = 4
 FAKE = """#!/bin/sh
 call="$(basename "$0") $*"
 echo "$call" >>calls
@@ -28,11 +29,11 @@ def checkout(tmp_path):
     """A folder with the scripts and fakes of what they call. Lines of `fails`: how calls that fail begin."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("e2e", "mempool", "router"):
+    for name in ("e2e", "mempool", "newcomer", "router", "sglang_memserve", "support"):
         (tmp_path / "test" / name).mkdir(parents=True)
     for name in ("mkdocs.yml", "calls", "environment"):
         (tmp_path / name).touch()
-    for name in ("test.sh", "check.sh"):
+    for name in ("test.sh", "check.sh", "unit_tests.sh"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     for path in (tmp_path / "scripts" / "setup.sh", *(tmp_path / ".venv" / "bin" / tool for tool in TOOLS)):
         path.write_text(FAKE)
@@ -61,17 +62,27 @@ def pytests(calls):
 def test_all_stages_run_and_the_last_line_is_of_the_last(run):
     status, printed, calls = run()
     assert status == 0
-    unit, e2e = pytests(calls)
-    assert unit.startswith("test/mempool/ test/router/ -n 2 ")
-    assert e2e == "test/e2e"
-    assert [call.split()[0] for call in calls] == [
-        "setup.sh", "ruff", "ruff", "lint-imports", "mypy", "mkdocs", "python", "python",
+    assert pytests(calls)[-1] == "test/e2e"
+    tools = [call.split()[0] for call in calls]
+    assert tools == ["setup.sh", "ruff", "ruff", "lint-imports", "mypy", "mkdocs"] + ["python"] * SHARES + [
+        "coverage", "coverage", "python",
     ]  # fmt: skip
     assert printed.splitlines()[-1] == "python -m pytest test/e2e, in 1 s"
     stages = ["check", "docs", "unit tests", "real servers"]
     assert [
         line.removeprefix("== ").split(" (")[0] for line in printed.splitlines() if "==" in line
     ] == stages
+
+
+def test_each_folder_of_unit_tests_is_in_one_share(run):
+    shares = pytests(run()[2])[:-1]
+    folders = [word for share in shares for word in share.split() if not word.startswith("-")]
+    own = ["test/sglang_memserve/bench", "test/sglang_memserve/cli", "test/sglang_memserve/cluster"]
+    assert sorted(folders) == [
+        "test/mempool", "test/newcomer", "test/router", "test/sglang_memserve", *own,
+    ]  # fmt: skip
+    (engine,) = (share for share in shares if share.startswith("test/sglang_memserve "))
+    assert [word.removeprefix("--ignore=") for word in engine.split() if "--ignore" in word] == own
 
 
 @pytest.mark.parametrize(
@@ -89,7 +100,7 @@ def test_all_stages_run_and_the_last_line_is_of_the_last(run):
 def test_a_failure_of_any_stage_is_the_result_and_the_others_still_run(run, tool):
     status, printed, calls = run(fails=[tool])
     assert status == 1
-    assert len(pytests(calls)) == 2
+    assert len(pytests(calls)) == SHARES + 1
     assert printed.splitlines()[-1] == "python -m pytest test/e2e, in 1 s"
 
 
@@ -108,8 +119,8 @@ def test_without_a_set_up_nothing_runs(run):
 
 
 def test_full_goes_to_both_stages_of_tests(run):
-    unit, e2e = pytests(run("--full")[2])
-    assert unit.endswith("--full")
+    *unit, e2e = pytests(run("--full")[2])
+    assert all(call.endswith("--full") for call in unit)
     assert e2e == "test/e2e --full"
 
 

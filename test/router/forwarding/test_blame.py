@@ -81,7 +81,7 @@ async def test_another_attempt_goes_past_the_half_that_was_named(start):
     assert [len(mock.seen) for mock in cluster.prefill] == [1, 1]
 
 
-async def test_a_server_that_comes_back_is_not_charged_with_the_last_ones_failures(start):
+async def test_a_server_that_comes_back_begins_anew(start):
     cluster = await start(prefill=1, decode=1, health_check_interval_secs=0.05, **FAST)
     (prefill,), (decode,) = cluster.prefill, cluster.decode
     prefill.hold = True

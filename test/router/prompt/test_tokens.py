@@ -299,5 +299,5 @@ async def test_a_prompt_without_tokens_is_found_in_any_place(tokens, fields, pat
     assert (await tokens(lambda where: Encoder(1))).are_missing(fields, path) is with_bos
 
 
-def test_an_empty_text_is_left_to_the_instance_while_no_tokenizer_is_loaded():
+def test_without_a_tokenizer_an_empty_text_is_left_to_the_instance():
     assert not Tokens([], "", 1.0).are_missing({"text": ""}, "/generate")

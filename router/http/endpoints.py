@@ -88,9 +88,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _colocated(_POST, "/v1/score", "Score items by a query", _SCORES),
     _colocated(_POST, "/v1/decisions", "Decide by scoring", _SCORES),
     _colocated(_POST, "/v1/systemone", "Decide by scoring, in System One's form", _SCORES),
-    _router(_GET, "/health", "Whether a request could be served", health.health, public=True),
-    _router(_GET, "/ready", "/health under SGLang's other name", health.health, public=True),
-    _router(_GET, "/readiness", "/health under sglang_router's name", health.health, public=True),
+    _router(_GET, "/health", "Whether its instances, if any, can serve", health.health, public=True),
+    _router(_GET, "/ready", "/readiness under SGLang's name", health.readiness, public=True),
+    _router(_GET, "/readiness", "Whether a request could be served", health.readiness, public=True),
     _router(_GET, "/ping", "/health at SageMaker's path", health.health),
     _router(_GET, "/liveness", "Whether the router itself runs", health.liveness, public=True),
     _router(

@@ -71,14 +71,9 @@ def _tree(config: RouterConfig, clock: Callable[[], float]) -> PromptTree:
 
 
 def _policy(config: RouterConfig, tree: PromptTree, estimator: CostEstimator, rng: random.Random) -> Policy:
-    prefill, decode = (
-        _resolved(name or config.policy) for name in (config.prefill_policy, config.decode_policy)
-    )
+    given = config.prefill_policy or config.policy, config.decode_policy or config.policy
+    for name in sorted(set(given) & POLICY_ALIASES.keys()):
+        logger.info("policy %s of sglang_router is %s here", name, POLICY_ALIASES[name])
+    prefill, decode = (POLICY_ALIASES.get(name, name) for name in given)
     policy = POLICIES[prefill](tree, estimator, rng)
     return policy if prefill == decode else PerRolePolicy(policy, POLICIES[decode](tree, estimator, rng))
-
-
-def _resolved(name: str) -> str:
-    if name in POLICY_ALIASES:
-        logger.info("policy %s of sglang_router is %s here", name, POLICY_ALIASES[name])
-    return POLICY_ALIASES.get(name, name)

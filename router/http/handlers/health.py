@@ -10,9 +10,12 @@ from router.http.services import SERVICES
 
 
 async def health(request: web.Request) -> web.Response:
-    if reason := request.app[SERVICES].registry.unservable():
-        raise NoInstance(reason)
-    return json_response({"status": "ok"})
+    """A router without instances is well: whoever adds them may be waiting for this."""
+    return _served(request) if request.app[SERVICES].registry.instances else await liveness(request)
+
+
+async def readiness(request: web.Request) -> web.Response:
+    return _served(request)
 
 
 async def health_generate(request: web.Request) -> web.Response:
@@ -21,4 +24,10 @@ async def health_generate(request: web.Request) -> web.Response:
 
 
 async def liveness(_: web.Request) -> web.Response:
+    return json_response({"status": "ok"})
+
+
+def _served(request: web.Request) -> web.Response:
+    if reason := request.app[SERVICES].registry.unservable():
+        raise NoInstance(reason)
     return json_response({"status": "ok"})

@@ -29,8 +29,8 @@ async def test_a_router_without_instances_serves_once_one_was_added(start, spare
     status, answer = await ask(cluster, "POST", "/generate", BODY)
     assert (status, answer["error"]["type"]) == (503, "no_instance")
     assert "POST /workers" in answer["error"]["message"]
-    for path in ("/health", "/readiness"):
-        assert (await ask(cluster, "GET", path))[0] == 503
+    for path, expected in (("/health", 200), ("/ping", 200), ("/readiness", 503), ("/ready", 503)):
+        assert (await ask(cluster, "GET", path))[0] == expected
     for path in ("/flush_cache", "/abort_request"):
         assert (await ask(cluster, "POST", path, {}))[0] == 503
     status, added = await ask(cluster, "POST", "/workers", {"url": spare[0].url + "/"})

@@ -128,3 +128,10 @@ async def test_the_tree_is_the_one_that_was_asked_for(clock, update, tree):
 async def test_a_profile_that_cannot_be_read_is_named(clock):
     with pytest.raises(ConfigError, match="/no/such/profile"):
         Simulation(clock, profile="/no/such/profile")
+
+
+@pytest.mark.parametrize("roles", [{}, {"decode_policy": "cache_aware"}])
+async def test_a_name_of_sglang_router_is_said_once(caplog, clock, roles):
+    with caplog.at_level("INFO", "router.scheduling.core"):
+        Simulation(clock, policy="cache_aware", **roles)
+    assert caplog.messages == ["policy cache_aware of sglang_router is prompt_tree here"]

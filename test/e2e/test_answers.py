@@ -167,3 +167,34 @@ def test_a_client_that_leaves_several_answers_leaves_nothing_behind(one_p_one_d,
     assert post(one_p_one_d.url, path, body | longer, 2)[0] == 0
     until(lambda: not in_use(one_p_one_d.url))
     assert post(one_p_one_d.url, *ASKED["samples"])[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "prompts"),
+    [
+        ("/generate", {"text": ""}),
+        ("/generate", {"text": ["The capital of France is", ""]}),
+        ("/generate", {"input_ids": [[504, 3575], []]}),
+        ("/v1/completions", {"model": "m", "prompt": ["", "The capital"]}),
+    ],
+)
+def test_a_prompt_of_no_tokens_is_refused_and_ends_nothing(one_p_one_d, post, path, prompts):
+    """SGLang's schedulers end with one."""
+    roles = get(f"{one_p_one_d.url}/server_info")
+    for url in (one_p_one_d.url, roles["prefill"][0]["url"], roles["decode"][0]["url"]):
+        status, body = post(url, path, prompts)
+        assert (status, "has no tokens" in json.dumps(body)) == (400, True), url
+    assert post(one_p_one_d.url, *ASKED["samples"])[0] == 200
+
+
+def test_a_name_that_is_taken_does_not_end_the_request_whose_it_is(one_p_one_d, post, in_use):
+    body = long_request(1500, "taken")
+    body["sampling_params"]["max_new_tokens"] = 30
+    with ThreadPoolExecutor(1) as pool:
+        owner = pool.submit(post, one_p_one_d.url, "/generate", body)
+        until(lambda: in_use(one_p_one_d.url))
+        refused = [post(one_p_one_d.url, "/generate", body) for _ in range(20)]
+        status, answer = owner.result(120)
+    assert {status for status, _ in refused} == {400}
+    assert (status, len(answer["output_ids"])) == (200, 30)
+    until(lambda: not in_use(one_p_one_d.url))

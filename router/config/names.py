@@ -12,7 +12,7 @@ POLICY_NAMES = (
     "round_robin",
 )
 # sglang_router's name for a policy, and the name here.
-POLICY_ALIASES = {"cache_aware": "prompt_tree"}
+POLICY_ALIASES = {"cache_aware": "prompt_tree", "manual": "session"}
 
 AUTO_PROFILE = "auto"
 """The value of --profile for a built-in profile, chosen by the instances' device."""

@@ -67,7 +67,10 @@ class Forwarder:
         names = bootstrap.given_ids(parsed.fields)
         self._names.take(names)
         try:
-            chosen = await self._scheduler.choose(parsed.fields, request.path, len(raw))
+            fields = parsed.fields
+            if (key := request.headers.get(headers.ROUTING_KEY)) is not None:
+                fields = {"routing_key": key, **fields}
+            chosen = await self._scheduler.choose(fields, request.path, len(raw))
 
             def new_attempt(failed: Collection[str]) -> Attempt:
                 placement = self._scheduler.again(chosen, failed) if failed else chosen

@@ -277,3 +277,21 @@ async def test_a_stream_that_begins_with_its_failure_teaches_nothing(start):
     assert (await post(cluster, {"input_ids": IDS, "stream": True}))[1] == failed
     _, answer = await post(cluster, {"input_ids": IDS}, "/explain")
     assert json.loads(answer)["candidates"][0]["cached_tokens"] == 0
+
+
+@pytest.mark.parametrize("policy", ["session", "manual"])
+async def test_a_routing_key_in_the_header_names_the_session(start, policy):
+    """As sglang_router's `manual` has it; a session that the body names comes first."""
+    cluster = await start(colocated=4, policy=policy)
+
+    async def instances(body, keys):
+        seen = served(cluster.colocated)
+        for key in keys:
+            headers = {"X-SMG-Routing-Key": key}
+            async with cluster.session.post(cluster.url + "/generate", json=body, headers=headers) as answer:
+                assert answer.status == 200
+        return sum(now > before for now, before in zip(served(cluster.colocated), seen, strict=True))
+
+    assert await instances({"text": "hi"}, ["a"] * 8) == 1
+    assert await instances({"text": "hi"}, [str(number) for number in range(32)]) == 4
+    assert await instances({"text": "hi", "session_id": "s"}, [str(number) for number in range(8)]) == 1

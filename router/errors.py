@@ -125,7 +125,11 @@ class PayloadTooLarge(RouterError):
 
 class UnknownEncoding(RouterError):
     status_code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    kind = "unsupported_encoding"
+    kind = "unknown_encoding"
+
+    def __init__(self, message: str, known: str) -> None:
+        super().__init__(message)
+        self.headers = {**JSON_HEADERS, "Accept-Encoding": known}
 
 
 class HeadTooLarge(RouterError):

@@ -38,6 +38,8 @@ class ClientConnection(RequestHandler):
             max_line_size=MAX_HEAD_BYTES,
             max_field_size=MAX_HEAD_BYTES,
             max_headers=_MAX_HEADERS,
+            # No body is decompressed unless a handler reads it.
+            auto_decompress=False,
             **options,
         )
         self._head_bytes = 0

@@ -36,6 +36,11 @@ def error_body(status: int, message: str, kind: str) -> bytes:
     return orjson.dumps({"error": error_fields(status, message, kind)})
 
 
+def shown(value: object) -> str:
+    """A client's value in a message, in few characters. Lists and objects may be nested too deep to write."""
+    return type(value).__name__ if isinstance(value, list | dict) else f"{value!r:.40}"
+
+
 def _writable(message: str) -> str:
     """Messages quote what clients send, of which JSON in UTF-8 cannot hold lone surrogates."""
     return message.encode(errors="backslashreplace").decode()

@@ -66,5 +66,6 @@ def _seen(task: asyncio.Task[None]) -> None:
 
 
 def _authorization(request: web.Request) -> dict[str, str]:
-    given = request.headers.get("Authorization")
-    return {} if given is None else {"Authorization": given}
+    given = request.headers.get("Authorization", "")
+    # Bytes that are no text are no key.
+    return {"Authorization": given} if given and given.isascii() else {}

@@ -111,7 +111,12 @@ class MockInstance:
         if isinstance(self.refusal, tuple):
             status, body = self.refusal
             return web.Response(status=status, body=body)
-        self.aborts.append((await request.json(), request.headers.copy()))
+        try:
+            body = json.loads(await request.read())
+        except (ValueError, RecursionError):
+            refusal = {"error": {"message": "no JSON", "type": "bad_request", "code": 400}}
+            return web.json_response(refusal, status=400)
+        self.aborts.append((body, request.headers.copy()))
         return web.Response()
 
     async def _serve(self, request):

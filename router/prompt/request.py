@@ -99,33 +99,26 @@ def _name(field: str, value: Any) -> str:
     for name in names:
         if not isinstance(name, str | None):
             raise BadRequest(f"{field} {shown(name)}: text is wanted, or a list of texts for a batch")
-        if name and (len(name) > _MAX_NAME_CHARS or _BETWEEN_NAMES in name or not _is_unicode(name)):
-            raise BadRequest(
-                f"{field}: Unicode of at most {_MAX_NAME_CHARS} characters is wanted, without NUL"
-            )
+        if name and len(name) > _MAX_NAME_CHARS:
+            raise BadRequest(f"{field}: a name of at most {_MAX_NAME_CHARS} characters is wanted")
     return (names[0] or "") if len(names) == 1 else ""
-
-
-def _is_unicode(text: str) -> bool:
-    """Not so with lone surrogates, which JSON's escapes can spell."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def reported_namespace(namespace: str) -> str | None:
     """The same as instances report it: SGLang's extra key and cache salt as JSON, null where empty.
 
-    None with a LoRA adapter: SGLang appends an id of its own for it to the extra key.
+    None with a LoRA adapter: SGLang appends an id of its own for it to the extra key. None also for text that
+    JSON cannot hold.
     """
     if not namespace:
         return "[null,null]"
     extra_key, salt, *rest = namespace.split(_BETWEEN_NAMES)
     if rest != [""]:
         return None
-    return msgspec.json.encode((extra_key or None, salt or None)).decode()
+    try:
+        return msgspec.json.encode((extra_key or None, salt or None)).decode()
+    except UnicodeEncodeError:
+        return None
 
 
 def session_of(fields: Mapping[str, Any]) -> str | None:

@@ -10,6 +10,8 @@ Failure                 the end of a request, as an HTTP answer
     ├── ClientSilent    408
     ├── Conflict        409
     ├── PayloadTooLarge 413
+    ├── UnknownEncoding 415
+    ├── HeadTooLarge    431
     ├── InstanceFailed  502  connection refused, reset or broken off; names the instance
     ├── NoInstance      503  no healthy instance
     ├── Stopping        503  the router itself stops
@@ -27,11 +29,21 @@ JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
 
 
 def error_fields(status: int, message: str, kind: str) -> dict[str, str | int]:
-    return {"message": message, "type": kind, "code": status}
+    return {"message": _writable(message), "type": kind, "code": status}
 
 
 def error_body(status: int, message: str, kind: str) -> bytes:
     return orjson.dumps({"error": error_fields(status, message, kind)})
+
+
+def shown(value: object) -> str:
+    """A client's value in a message, in few characters. Lists and objects may be nested too deep to write."""
+    return type(value).__name__ if isinstance(value, list | dict) else f"{value!r:.40}"
+
+
+def _writable(message: str) -> str:
+    """Messages quote what clients send, of which JSON in UTF-8 cannot hold lone surrogates."""
+    return message.encode(errors="backslashreplace").decode()
 
 
 class Failure(Exception):
@@ -114,6 +126,23 @@ class Conflict(RouterError):
 class PayloadTooLarge(RouterError):
     status_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     kind = "payload_too_large"
+
+
+class UnknownEncoding(RouterError):
+    status_code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    kind = "unknown_encoding"
+
+    def __init__(self, message: str, known: str) -> None:
+        super().__init__(message)
+        self.headers = {**JSON_HEADERS, "Accept-Encoding": known}
+
+
+class HeadTooLarge(RouterError):
+    status_code = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    kind = "headers_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"a request's first line and headers may have {limit} bytes together")
 
 
 class InstanceFailed(RouterError):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from router.config.settings import ConfigError, RouterConfig, check_port, check_url, normalized
-from router.errors import BadRequest, Conflict, Forbidden, NoSuchWorker
+from router.errors import BadRequest, Conflict, Forbidden, NoSuchWorker, shown
 from router.fleet.factory import new_instance
 from router.fleet.health import HealthWatch
 from router.instances.instance import Instance, Role
@@ -113,9 +113,9 @@ def worker_of(fields: Any, worker_api_key: str) -> Worker:
     """The instance to add, from the fields of a client's JSON or query. Raises BadRequest."""
     if not isinstance(fields, dict) or not isinstance(fields.get("url"), str):
         raise BadRequest('an instance is added as {"url": "http://HOST:PORT", "worker_type": "regular"}')
-    kind = fields.get("worker_type") or "regular"
-    if kind not in _ROLES:
-        raise BadRequest(f"worker_type {kind!r:.40} is unknown; known: {', '.join(_ROLES)}")
+    kind = "regular" if fields.get("worker_type") in (None, "") else fields["worker_type"]
+    if not isinstance(kind, str) or kind not in _ROLES:
+        raise BadRequest(f"worker_type {shown(kind)} is unknown; known: {', '.join(_ROLES)}")
     if fields.get("api_key") not in (None, "", worker_api_key):
         raise BadRequest("api_key: the router presents one key to all instances, its --worker-api-key")
     url, port = normalized(fields["url"]), _port(fields.get("bootstrap_port"))
@@ -130,13 +130,14 @@ def worker_of(fields: Any, worker_api_key: str) -> Worker:
 def parsed(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}") from None
 
 
 def _port(given: Any) -> int | None:
     if given is None or given == "none":
         return None
-    if isinstance(given, bool) or not str(given).isdecimal():
-        raise BadRequest(f"bootstrap_port {given!r:.40}: a number, or none")
-    return int(str(given)[:9])
+    digits = given if isinstance(given, str) else str(given) if type(given) is int else ""
+    if not digits.isdecimal():
+        raise BadRequest(f"bootstrap_port {shown(given)}: a number, or none")
+    return int(digits[:9])

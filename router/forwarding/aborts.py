@@ -6,16 +6,17 @@ Closing the connection alone is not enough: SGLang looks for that every 4 s, unl
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
 import aiohttp
-import orjson
 from multidict import CIMultiDict
 
-from router.errors import JSON_HEADERS
+from router.errors import JSON_HEADERS, BadRequest, shown
 from router.instances.instance import Instance
+from router.protocol import body
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _EARLY_SECS = 0.5
 _LAST_SECS = 1.0
 _AT_ONCE = 64
 _KEPT = 4096
+_KEPT_CHARS = 256
 
 
 class ClientAborts:
@@ -40,18 +42,24 @@ class ClientAborts:
         self._latest: deque[tuple[int, str]] = deque(maxlen=_KEPT)
 
     def record(self, raw: bytes) -> None:
-        """The body of an `/abort_request`."""
-        try:
-            fields = orjson.loads(raw)
-        except ValueError:
+        """The body of an `/abort_request`. Raises BadRequest for a name that is no text.
+
+        What is no JSON object is the instances' to refuse.
+        """
+        parsed = body.parse(raw)
+        if parsed is None:
             return
-        if isinstance(fields, dict):
-            rid = fields.get("rid")
-            self.count += 1
-            self._latest.append((self.count, "" if fields.get("abort_all") or rid is None else str(rid)))
+        rids = parsed.fields.get("rid")
+        names = rids if isinstance(rids, list) else [rids]
+        if wrong := [name for name in names if not isinstance(name, str | None)]:
+            raise BadRequest(f"rid {shown(wrong[0])}: text is wanted, the rid of a request")
+        self.count += 1
+        for name in [""] if parsed.fields.get("abort_all") else names[:_KEPT]:
+            # SGLang takes a name for all that begin with it.
+            self._latest.append((self.count, (name or "")[:_KEPT_CHARS]))
 
     def any_since(self, count: int, rids: Iterable[str]) -> bool:
-        """Whether one of `rids` was aborted since `count`. SGLang takes a name for all that begin with it."""
+        """Whether one of `rids` was aborted since `count`."""
         named = [name for number, name in self._latest if number > count]
         return "" in named or any(rid.startswith(name) for rid in rids for name in named)
 
@@ -86,14 +94,15 @@ class AbortSender:
 
     async def _post(self, instance: Instance, rid: str, headers: Mapping[str, str], begun: float) -> None:
         await asyncio.sleep(begun + _EARLY_SECS - asyncio.get_running_loop().time())
-        body = orjson.dumps({"rid": rid})
+        # orjson writes no lone surrogates, which a client's name may have.
+        sent_body = json.dumps({"rid": rid}).encode()
         sent = CIMultiDict(headers)
         sent.update(JSON_HEADERS)
-        sent["Content-Length"] = str(len(body))
+        sent["Content-Length"] = str(len(sent_body))
         try:
             async with asyncio.timeout(_DEADLINE_SECS), self._slots:
                 url = instance.url + "/abort_request"
-                async with self._session.post(url, data=body, headers=sent) as response:
+                async with self._session.post(url, data=sent_body, headers=sent) as response:
                     await response.release()
         except (aiohttp.ClientError, OSError) as error:
             logger.debug("%s did not take the abort of %s: %r", instance, rid, error)

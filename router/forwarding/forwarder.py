@@ -19,7 +19,7 @@ from router.forwarding.aborts import AbortSender, ClientAborts
 from router.forwarding.attempt import Attempt, observed
 from router.forwarding.names import NamesInFlight
 from router.forwarding.pair import Lingering, Pair
-from router.forwarding.record import RECORD, client_headers
+from router.forwarding.record import RECORD, TARGET, client_headers
 from router.forwarding.retries import Retries
 from router.forwarding.upstream import Request, UpstreamRequest
 from router.instances.instance import Instance, Role
@@ -70,7 +70,7 @@ class Forwarder:
             fields = parsed.fields
             if (key := request.headers.get(headers.ROUTING_KEY)) is not None:
                 fields = {"routing_key": key, **fields}
-            chosen = await self._scheduler.choose(fields, request.path, len(raw))
+            chosen = await self._scheduler.choose(fields, request[TARGET].path, len(raw))
 
             def new_attempt(failed: Collection[str]) -> Attempt:
                 placement = self._scheduler.again(chosen, failed) if failed else chosen
@@ -96,7 +96,7 @@ class Forwarder:
 
     async def colocated(self, request: web.Request, raw: bytes, pd_unsupported_reason: str) -> Attempt:
         """A request that no pair can answer, and why not, on a colocated instance. Raises Failure."""
-        chosen = self._scheduler.colocated(request.path, len(raw))
+        chosen = self._scheduler.colocated(request[TARGET].path, len(raw))
         if chosen is None:
             raise self._registry.no_colocated(pd_unsupported_reason)
 
@@ -125,7 +125,7 @@ class Forwarder:
 
     def _generation(self, placement: Placement, request: web.Request, parsed: body.Body) -> Attempt:
         """With names of its own: what a failed attempt left behind must not meet them."""
-        fields, path, route = parsed.fields, request.path, placement.route
+        fields, path, route = parsed.fields, request[TARGET].path, placement.route
         rid = bootstrap.request_id(fields, path, new=route.prefill is not None)
         clients_own = fields.get("rid") is not None
         added: dict[str, Any] = {}
@@ -185,7 +185,7 @@ class Forwarder:
         abandoned = partial(self._abort_sender.send, instance, rid, forwarded.copy(), begun) if rid else None
         if raw:
             forwarded["Content-Length"] = str(len(raw))
-        upstream = Request(request.method, request.path_qs, forwarded, raw)
+        upstream = Request(request.method, str(request[TARGET]), forwarded, raw)
         return UpstreamRequest(
             self._session, upstream, reservation, self._config, abandoned, clients_own, partner
         )

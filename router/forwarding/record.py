@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -80,6 +81,19 @@ class RequestRecord:
 
 
 RECORD = web.RequestKey("RECORD", RequestRecord)
+
+
+class UpstreamTarget(NamedTuple):
+    """Where an instance gets a request: `path` as the list of endpoints spells it, `query` with its "?"."""
+
+    path: str
+    query: str = ""
+
+    def __str__(self) -> str:
+        return self.path + self.query
+
+
+TARGET = web.RequestKey("TARGET", UpstreamTarget)
 
 
 def client_headers(request: web.Request) -> CIMultiDict[str]:

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from router.forwarding.record import RECORD, REQUEST_ID, RequestRecord
+from router.http.target import endpoint_of
 from router.instances.instance import Instance
 from router.metrics.requests import CLIENT_LEFT, Requests
 from router.protocol.usage import ReportedUsage
@@ -44,10 +45,10 @@ class AccessLog:
             return response
         except asyncio.CancelledError:
             if not record.answered:
-                self._metrics.client_left(_path(request), record)
+                self._metrics.client_left(_endpoint(request), record)
             raise
         finally:
-            self._metrics.stream_ended(_path(request), record)
+            self._metrics.stream_ended(_endpoint(request), record)
             if self._enabled and logger.isEnabledFor(logging.INFO):
                 logger.info(line(request.method, request.rel_url.raw_path, status, record))
 
@@ -58,7 +59,7 @@ class AccessLog:
             record = request[RECORD] = RequestRecord(_request_id(request))
         record.answering()
         response.headers[REQUEST_ID] = record.request_id
-        self._metrics.answered(_path(request), response.status, record)
+        self._metrics.answered(_endpoint(request), response.status, record)
 
 
 def line(method: str, path: str, status: int, record: RequestRecord) -> str:
@@ -82,10 +83,8 @@ def _request_id(request: web.Request) -> str:
     return given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _path(request: web.Request) -> str:
-    """As the list of endpoints has it."""
-    resource = request.match_info.route.resource
-    return "other" if resource is None else resource.canonical
+def _endpoint(request: web.Request) -> str:
+    return endpoint_of(request) or "other"
 
 
 def _url(instance: Instance | None) -> str:

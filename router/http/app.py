@@ -25,6 +25,7 @@ from router.http.generate_probe import GenerateProbe
 from router.http.response import failures_as_json
 from router.http.services import SERVICES, Services
 from router.http.shutdown import GracefulShutdown
+from router.http.target import listed_target
 from router.instances.registry import Registry
 from router.kv_events import Feeds
 from router.metrics import Metrics
@@ -100,7 +101,7 @@ def _middlewares(config: RouterConfig, shutdown: GracefulShutdown) -> list[Middl
     failures = failures_as_json(config.request_timeout_secs)
     public = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
     keys = [require_key(config.api_key, public)] if config.api_key else []
-    return [failures, shutdown.middleware, *keys]
+    return [failures, shutdown.middleware, *keys, listed_target]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:

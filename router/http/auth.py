@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from router.errors import Unauthorized
+from router.http.target import endpoint_of
 
 
 def authorization(key: str) -> dict[str, str]:
@@ -17,11 +18,11 @@ def authorization(key: str) -> dict[str, str]:
 
 
 def require_key(key: str, public: Collection[str]) -> Middleware:
-    """Refuses requests without `key` (401), but for the `public` paths and a browser's OPTIONS."""
+    """Refuses requests without `key` (401), but for the `public` endpoints and a browser's OPTIONS."""
 
     @web.middleware
     async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method != "OPTIONS" and request.path not in public and not _presents(request, key):
+        if request.method != "OPTIONS" and endpoint_of(request) not in public and not _presents(request, key):
             raise Unauthorized("this router asks for its API key, as `Authorization: Bearer KEY`")
         return await handler(request)
 

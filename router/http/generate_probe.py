@@ -10,7 +10,7 @@ from aiohttp import web
 from router.config.settings import RouterConfig
 from router.errors import Failure, NoInstance
 from router.forwarding.forwarder import Forwarder
-from router.forwarding.record import RECORD, RequestRecord
+from router.forwarding.record import RECORD, TARGET, RequestRecord, UpstreamTarget
 
 # The second token is decode's own: the first one comes from prefill.
 _BODY = orjson.dumps(
@@ -43,7 +43,8 @@ class GenerateProbe:
 
     async def _generate(self, asking: web.Request) -> None:
         headers = {"Content-Type": "application/json", **_authorization(asking)}
-        request = asking.clone(method="POST", rel_url="/generate", headers=headers)
+        request = asking.clone(method="POST", headers=headers)
+        request[TARGET] = UpstreamTarget("/generate")
         request[RECORD] = RequestRecord(asking[RECORD].request_id)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -65,5 +66,6 @@ def _seen(task: asyncio.Task[None]) -> None:
 
 
 def _authorization(request: web.Request) -> dict[str, str]:
-    given = request.headers.get("Authorization")
-    return {} if given is None else {"Authorization": given}
+    given = request.headers.get("Authorization", "")
+    # Bytes that are no text are no key.
+    return {"Authorization": given} if given and given.isascii() else {}

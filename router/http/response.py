@@ -119,7 +119,7 @@ async def _explained(request: web.Request, handler: Handler, timeout_s: float) -
     except Failure as failure:
         return await _whole(request, failure.status, failure.headers, failure.body, timeout_s)
     except web.HTTPException as refused:
-        return _explain(request, refused)
+        return explain(request, refused)
     except ConnectionError:
         raise
     except Exception:
@@ -127,11 +127,12 @@ async def _explained(request: web.Request, handler: Handler, timeout_s: float) -
         return _json_error(500, "the router failed on this request; its log says more", "router_error")
 
 
-def _explain(request: web.Request, refused: web.HTTPException) -> web.Response:
+def explain(request: web.BaseRequest, refused: web.HTTPException) -> web.Response:
+    """aiohttp's own refusal as JSON."""
     if refused.status == HTTPStatus.NOT_FOUND:
-        return _json_error(404, f"{request.path} is not served here", "not_found")
+        return _json_error(404, f"{request.path:.200} is not served here", "not_found")
     if refused.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        return _json_error(405, f"{request.path} does not take {request.method}", "method_not_allowed")
+        return _json_error(405, f"{request.path:.200} does not take {request.method}", "method_not_allowed")
     return _json_error(refused.status, refused.text or refused.reason, "invalid_request_error")
 
 

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from router.config.settings import RouterConfig
 from router.http.app import running_app
+from router.http.connection import ClientRunner
 from router.http.services import SERVICES
 from router.http.shutdown import GracefulShutdown
 from router.metrics import scraped_app
@@ -31,11 +32,9 @@ async def serving(config: RouterConfig) -> AsyncIterator[asyncio.Task[None]]:
     """
     shutdown = GracefulShutdown()
     async with running_app(config, shutdown) as (app, checks), AsyncExitStack() as stack:
-        runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_SECS
-        )
+        runner = ClientRunner(app, handler_cancellation=True, shutdown_timeout=_LAST_BYTES_SECS)
         if config.prometheus_port is not None:
-            page = web.AppRunner(scraped_app(app[SERVICES].metrics), access_log=None, shutdown_timeout=0)
+            page = ClientRunner(scraped_app(app[SERVICES].metrics), shutdown_timeout=0)
             stack.push_async_callback(page.cleanup)
             await _listen(page, config.prometheus_host or config.host, config.prometheus_port)
         stack.push_async_callback(runner.cleanup)

@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from router.errors import Stopping
+from router.http.target import endpoint_of
 
 # Aborts and whatever watches the shutdown are answered to the last.
 _ALWAYS = frozenset({"/liveness", "/abort_request", "/workers", "/list_workers", "/decisions"})
@@ -23,7 +24,7 @@ class GracefulShutdown:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.begun and request.path not in _ALWAYS:
+        if self.begun and endpoint_of(request) not in _ALWAYS:
             raise Stopping("the router is stopping: it takes no more requests")
         self._running += 1
         try:

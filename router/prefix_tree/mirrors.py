@@ -125,7 +125,7 @@ class Mirrors:
         before, known = self._radix.walk(parent, tokens[:page])
         if known == page and index in before[-1].held:
             raise FrameError(f"block {stored.first} of run {stored.run} is here already")
-        if self._radix.tokens + len(tokens) // TOKEN_BYTES > max_tokens:
+        if self._radix.size + len(tokens) // TOKEN_BYTES > max_tokens:
             raise TreeFull(self._max_tokens)
         owners = 0
         for owner, numbers in stored.copies:

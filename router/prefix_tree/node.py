@@ -13,6 +13,11 @@ from router.instances.instance import Instance
 
 V = TypeVar("V")
 
+# A namespace takes the memory of so many tokens, and each of its characters that of a token at most.
+_ROOT_TOKENS = 128
+# Without any names, as requests and as instances have it: there is one such root.
+_PLAIN = frozenset({"", "[null,null]"})
+
 
 class CacheHolder:
     """The cache of an instance, until that cache is lost. Compared by identity."""
@@ -59,12 +64,20 @@ class NamespaceRoot(TokenNode[H, V]):
 
 
 class TokenRadix(Generic[H, V]):
-    """One root for each namespace, as long as it has children. `tokens`: in all keys together."""
+    """One root for each namespace, as long as it has children.
+
+    `tokens`: in all keys together. `size`: these, and what namespaces take, in the memory of so many tokens.
+    """
 
     def __init__(self) -> None:
         self.roots: dict[str, NamespaceRoot[H, V]] = {}
         self.nodes = 0
         self.tokens = 0
+        self._root_tokens = 0
+
+    @property
+    def size(self) -> int:
+        return self.tokens + self._root_tokens
 
     def root(self, namespace: str) -> NamespaceRoot[H, V]:
         return self.roots.get(namespace) or NamespaceRoot(namespace)
@@ -114,14 +127,20 @@ class TokenRadix(Generic[H, V]):
         del parent.children[leaf.key[:TOKEN_BYTES]]
         if isinstance(parent, NamespaceRoot) and not parent.children:
             del self.roots[parent.namespace]
+            self._root_tokens -= _root_tokens(parent.namespace)
         self.nodes -= 1
         self.tokens -= len(leaf.key) // TOKEN_BYTES
 
     def _attach(self, parent: TokenNode[H, V], key: bytes) -> TokenNode[H, V]:
         node: TokenNode[H, V] = TokenNode(parent, key)
         parent.children[key[:TOKEN_BYTES]] = node
-        if isinstance(parent, NamespaceRoot):
+        if isinstance(parent, NamespaceRoot) and parent.namespace not in self.roots:
             self.roots[parent.namespace] = parent
+            self._root_tokens += _root_tokens(parent.namespace)
         self.nodes += 1
         self.tokens += len(key) // TOKEN_BYTES
         return node
+
+
+def _root_tokens(namespace: str) -> int:
+    return 0 if namespace in _PLAIN else _ROOT_TOKENS + len(namespace)

@@ -88,7 +88,7 @@ class ResponseTree:
     def _prune(self, horizon: float) -> None:
         log, max_tokens = self._log, self._max_tokens
         for _ in range(_PRUNED_AT_ONCE):
-            full = self._radix.tokens > max_tokens or len(log) > max_tokens // _ENTRY_TOKENS + 1
+            full = self._radix.size > max_tokens or len(log) > max_tokens // _ENTRY_TOKENS + 1
             if not log or (log[0][0] > horizon and not full):
                 return
             self._forget(*log.popleft())

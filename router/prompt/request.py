@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from router.errors import BadRequest, shown
+
 TokenArray = npt.NDArray[np.int32]
 
 _SESSIONS = ("session_id", "routing_key", "conversation_id", "user")
@@ -18,6 +20,9 @@ _SESSIONS = ("session_id", "routing_key", "conversation_id", "user")
 _OPENING_CHARS = 1024
 _OPENING_TOKENS = 256
 _BYTES_PER_TOKEN = 4
+# The tree keeps a namespace as long as it keeps its prompts.
+_MAX_NAME_CHARS = 1024
+_BETWEEN_NAMES = "\0"
 _SGLANG_NEW_TOKENS = 128
 # Clients' limits are generous as a rule: answers rarely use them up.
 _MAX_NEW_TOKENS = 512
@@ -71,10 +76,32 @@ def guessed_tokens(size: int) -> int:
 
 
 def namespace_of(fields: Mapping[str, Any]) -> str:
-    """Extra key, cache salt and LoRA adapter (which may follow a colon in `model`); "" without any."""
-    _, _, adapter = str(fields.get("model") or "").partition(":")
-    parts = (fields.get("extra_key"), fields.get("cache_salt"), adapter or fields.get("lora_path"))
-    return "\0".join(str(part or "") for part in parts) if any(parts) else ""
+    """Extra key, cache salt and LoRA adapter (which may follow a colon in `model`); "" without any.
+
+    Raises BadRequest for names that the prompt tree cannot keep.
+    """
+    model = fields.get("model")
+    adapter = model.partition(":")[2] if isinstance(model, str) else ""
+    named = {
+        "extra_key": fields.get("extra_key"),
+        "cache_salt": fields.get("cache_salt"),
+        "lora_path": adapter or fields.get("lora_path"),
+    }
+    if not any(named.values()):
+        return ""
+    parts = [_name(field, value) for field, value in named.items()]
+    return _BETWEEN_NAMES.join(parts) if any(parts) else ""
+
+
+def _name(field: str, value: Any) -> str:
+    """Of a single prompt. A batch has a list of names; it has no tokens, so its names do not matter."""
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if not isinstance(name, str | None):
+            raise BadRequest(f"{field} {shown(name)}: text is wanted, or a list of texts for a batch")
+        if name and len(name) > _MAX_NAME_CHARS:
+            raise BadRequest(f"{field}: a name of at most {_MAX_NAME_CHARS} characters is wanted")
+    return (names[0] or "") if len(names) == 1 else ""
 
 
 def reported_namespace(namespace: str) -> str | None:
@@ -85,7 +112,7 @@ def reported_namespace(namespace: str) -> str | None:
     """
     if not namespace:
         return "[null,null]"
-    extra_key, salt, *rest = namespace.split("\0")
+    extra_key, salt, *rest = namespace.split(_BETWEEN_NAMES)
     if rest != [""]:
         return None
     try:
@@ -114,7 +141,7 @@ def opening_of(fields: Mapping[str, Any]) -> str | None:
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, list):
-        return orjson.dumps(prompt[:_OPENING_TOKENS]).decode()
+        return _opening_of_tokens(prompt)
     return prompt[:_OPENING_CHARS] if isinstance(prompt, str) else None
 
 
@@ -128,15 +155,31 @@ def new_tokens_of(fields: Mapping[str, Any]) -> int:
     return min(max(limit, 0), _MAX_NEW_TOKENS)
 
 
+def _opening_of_tokens(tokens: list[Any]) -> str | None:
+    try:
+        return orjson.dumps(tokens[:_OPENING_TOKENS]).decode()
+    except TypeError:
+        # No tokens: integers beyond 64 bits, or anything nested.
+        return None
+
+
 def _opening_of_chat(messages: list[Any]) -> str | None:
     """None if the messages are no chat."""
     parts = []
     for message in messages:
         if not isinstance(message, dict):
             return None
-        content = message.get("content")
-        text = content[:_OPENING_CHARS] if isinstance(content, str) else repr(content)[:_OPENING_CHARS]
-        parts.append(f"{message.get('role')}: {text}")
-        if message.get("role") == "user":
+        role = message.get("role")
+        parts.append(f"{role if isinstance(role, str) else ''}: {_text_of(message.get('content'))}")
+        if role == "user":
             break
     return "\n".join(parts) or None
+
+
+def _text_of(content: Any) -> str:
+    """How the text of a message begins; images and the like have none."""
+    if isinstance(content, str):
+        return content[:_OPENING_CHARS]
+    parts = content if isinstance(content, list) else []
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return "".join(text for text in texts if isinstance(text, str))[:_OPENING_CHARS]

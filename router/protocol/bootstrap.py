@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from router.errors import shown
 from router.protocol.body import prompts_of
 
 BOOTSTRAP_PREFIX = "bootstrap_"
@@ -96,7 +97,7 @@ def pd_unsupported_reason(fields: dict[str, Any], path: str, limit: int) -> str 
 def several_samples(fields: dict[str, Any], path: str) -> str | None:
     """The `n` of the request, unless it is surely 1. SGLang turns "2" and 2.0 into 2."""
     n = _samples(fields, path)
-    return None if n in (None, 1, "1") else f"{n!r:.40}"
+    return None if n in (None, 1, "1") else shown(n)
 
 
 def _wanted(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from router.errors import BadRequest
-from router.forwarding.record import client_headers
+from router.forwarding.record import TARGET, client_headers
 from router.http.messages import json_response, read_request
 from router.http.response import deliver
 from router.http.services import SERVICES
@@ -14,12 +14,14 @@ from router.http.services import SERVICES
 async def abort_request(request: web.Request) -> web.StreamResponse:
     services, raw = request.app[SERVICES], await read_request(request)
     services.forwarder.client_aborts.record(raw)
-    answer = await services.fanout.abort_request(request.path_qs, client_headers(request), raw)
+    answer = await services.fanout.abort_request(str(request[TARGET]), client_headers(request), raw)
     return await deliver(request, answer, services.config.request_timeout_secs)
 
 
 async def flush_cache(request: web.Request) -> web.Response:
-    status, report = await request.app[SERVICES].fanout.flush_cache(request.path_qs, client_headers(request))
+    status, report = await request.app[SERVICES].fanout.flush_cache(
+        str(request[TARGET]), client_headers(request)
+    )
     return json_response(report, status)
 
 
@@ -31,5 +33,5 @@ async def loads(request: web.Request) -> web.StreamResponse:
     if (wanted := request.query.get("format", "json")) != "json":
         raise BadRequest(f"format={wanted!r:.40}: loads are summed up as JSON only; ask an instance itself")
     services = request.app[SERVICES]
-    answer = await services.fanout.loads(request.path_qs, client_headers(request))
+    answer = await services.fanout.loads(str(request[TARGET]), client_headers(request))
     return await deliver(request, answer, services.config.request_timeout_secs)

@@ -352,6 +352,22 @@ def test_a_tree_that_is_full_takes_no_more(clock):
     assert check(tree.mirrors) == 1
 
 
+def test_namespaces_fill_the_tree_as_tokens_do(clock):
+    tree = EventTree(600, 5, 10_000, clock)
+    source = Source(tree, new_instance(1, 4), HBM, 4)
+    kept = []
+
+    def fill():
+        for number in range(100):
+            source.insert(tokens(range(4)), namespace=f'["{number}{500 * "s"}",null]')
+            source.catch_up()
+            kept.append(number)
+
+    with pytest.raises(TreeFull, match="--max-tree-size"):
+        fill()
+    assert len(kept) < 20
+
+
 def test_instances_share_the_nodes_of_equal_prompts(tree):
     sources = [Source(tree, new_instance(n, 16), HBM, 16) for n in range(8)]
     for source in sources:

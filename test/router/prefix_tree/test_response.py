@@ -94,6 +94,18 @@ def test_the_oldest_go_when_it_is_full(clock):
     assert found(tree, tokens([49], range(1000, 1100)), "") == {a: 100}
 
 
+def test_namespaces_fill_the_tree_as_tokens_do(clock):
+    tree, a = ResponseTree(1e9, 1 << 16, clock), new_instance()
+    for number in range(500):
+        tree.stored(a, tokens([1, 2, 3]), f"{number}" + 3000 * "s")
+    kept = [number for number in range(500) if found(tree, tokens([1, 2, 3, 4]), f"{number}" + 3000 * "s")]
+    assert 10 <= len(kept) <= 24
+    assert kept[-1] == 499
+    for number in range(5000):
+        tree.stored(a, tokens([1, 2, 3]), f"{number}")
+    assert tree.sizes()["nodes"] < 512
+
+
 def test_repeating_a_prompt_takes_no_more_memory(clock):
     tree = ResponseTree(1e9, 6400, clock)
     a = new_instance()

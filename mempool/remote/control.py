@@ -7,6 +7,7 @@ from collections.abc import Callable
 import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied
+from mempool.guard import LoopGuard
 from mempool.remote import messages
 from mempool.remote.control_client import ControlClient
 from mempool.remote.messages import Call, Caller, CallReply, ControlReply
@@ -19,13 +20,14 @@ logger = logging.getLogger(__name__)
 
 # A deadline may be as far away as a caller likes, a poll may not.
 _LONGEST_POLL_SECONDS = 3600.0
+_AFTER_ERROR_MS = 100
 
 
 class Control:
     """Listens at `url`, and sends what is in `requests`. `endpoint` is where others send theirs.
 
-    `serve(call)` answers them on this thread: it must be quick, and must not raise. `caller()` is who this
-    instance is now, as it says with each of its own requests.
+    `serve(call)` answers them on this thread: it must be quick. Where it raises, the call gets no answer.
+    `caller()` is who this instance is now, as it says with each of its own requests.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Control:
         self._listener = transports.listen(url, limits, messages.MAX_BYTES)
         self.endpoint = self._listener.endpoint
         self.bad_frames = 0
+        self._guard = LoopGuard("the control channel")
         self._peers: dict[str, ControlClient] = {}
         self._stopping = False
         self._poller = zmq.Poller()
@@ -53,6 +56,11 @@ class Control:
             self._poller.register(pollable, zmq.POLLIN)
         self._thread = threading.Thread(target=self._run, name="mempool-control", daemon=True)
         self._thread.start()
+
+    @property
+    def errors(self) -> int:
+        """Unexpected ones."""
+        return self._guard.errors
 
     def close(self) -> None:
         """Closes the queue of requests too. Requests without a reply end with PeerDied."""
@@ -67,20 +75,30 @@ class Control:
         while not self._stopping:
             self._poller.poll(timeout)
             self._requests.wakeup.clear()
-            while (request := self._requests.take()) is not None:
-                self._send(request)
-            while not self._stopping and (received := self._listener.receive()) is not None:
-                self._answer(received)
-            timeout = poll_ms(self._listener.tend(), self._serve_peers())
+            timeout = _AFTER_ERROR_MS
+            with self._guard:
+                timeout = self._turn()
         for peer in list(self._peers.values()):
             self._drop(peer, PeerDied(peer.endpoint, "this instance stops"))
+
+    def _turn(self) -> int | None:
+        """Returns for how long nothing has to be done (ms)."""
+        while (request := self._requests.take()) is not None:
+            self._send(request)
+        while not self._stopping and (received := self._listener.receive()) is not None:
+            with self._guard:
+                self._answer(received)
+        return poll_ms(self._listener.tend(), self._serve_peers())
 
     def _send(self, request: OutgoingRequest) -> None:
         try:
             self._peer(request.endpoint).send(
                 self._caller(), request.request, request.deadline, request.reply
             )
-        except (MemPoolError, OSError) as error:
+        except Exception as error:
+            # The endpoint is a peer's own word: there is no list of what connecting to it may raise.
+            if not isinstance(error, MemPoolError | OSError):
+                self._guard.report(error)
             settle(request.reply, PeerDied(request.endpoint, f"cannot connect: {error}"))
 
     def _peer(self, endpoint: str) -> ControlClient:
@@ -109,6 +127,9 @@ class Control:
                 self._drop(peer, PeerDied(peer.endpoint, f"bad frame: {error}"))
             except MemPoolError as error:
                 self._drop(peer, error)
+            except Exception as error:
+                self._guard.report(error)
+                self._drop(peer, PeerDied(peer.endpoint, f"cannot be served: {error}"))
         return min([*due, _LONGEST_POLL_SECONDS]) if due else None
 
     def _answer(self, received: IncomingMessage | Disconnected) -> None:

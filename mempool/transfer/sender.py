@@ -11,6 +11,7 @@ import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied, TransferError
 from mempool.flags import TransferMode
+from mempool.guard import LoopGuard
 from mempool.sockets import SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockSource, require_sendable
 from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendTask
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.5
 _READY_SECONDS = 0.001
+_AFTER_ERROR_MS = 100
 
 Result = TypeVar("Result")
 
@@ -49,6 +51,7 @@ class BlockSender:
         self._peers: dict[str, Peer] = {}
         self._sent = SentCounters()
         self.bad_frames = 0
+        self._guard = LoopGuard("sending blocks")
         self._wakeup = Wakeup()
         self._stopping = False
         self._poller = zmq.Poller()
@@ -77,6 +80,11 @@ class BlockSender:
         return self._sent.bytes
 
     @property
+    def errors(self) -> int:
+        """Unexpected ones."""
+        return self._guard.errors
+
+    @property
     def messages_sent(self) -> int:
         return self._sent.messages
 
@@ -96,9 +104,11 @@ class BlockSender:
         while not self._stopping:
             ready = {pollable for pollable, _ in self._poller.poll(timeout)}
             self._wakeup.clear()
-            while self._inbox:
-                self._accept(*self._inbox.popleft())
-            timeout = self._serve_peers(ready)
+            timeout = _AFTER_ERROR_MS
+            with self._guard:
+                while self._inbox:
+                    self._accept(*self._inbox.popleft())
+                timeout = self._serve_peers(ready)
         for peer in self._peers.values():
             peer.close()
 
@@ -106,7 +116,9 @@ class BlockSender:
         if isinstance(work, OpenTransfer):
             try:
                 self._peer(transfer.endpoint).put(transfer, work)
-            except (MemPoolError, OSError) as error:
+            except Exception as error:
+                # The endpoint is a peer's own word: there is no list of what connecting to it may raise.
+                self._count(error)
                 transfer.end(PeerDied(transfer.endpoint, f"cannot connect: {error}"))
         elif transfer.endpoint in self._peers:
             self._peers[transfer.endpoint].put(transfer, work)
@@ -139,7 +151,7 @@ class BlockSender:
             self.bad_frames += 1
             self._drop(peer, PeerDied(peer.endpoint, f"bad frame: {error}"))
         except Exception as error:
-            logger.exception("sending to %s", peer.endpoint)
+            self._guard.report(error)
             self._drop(peer, PeerDied(peer.endpoint, f"cannot send: {error}"))
         return None
 
@@ -168,5 +180,10 @@ class BlockSender:
         """It may be alive and only its connection gone: on a new one it hears of it, instead of waiting."""
         try:
             self._peer(transfer.endpoint).put(transfer, SendFail(error.cause))
-        except (MemPoolError, OSError) as again:
+        except Exception as again:
+            self._count(again)
             logger.debug("%s cannot hear of the failure: %s", transfer.endpoint, again)
+
+    def _count(self, error: Exception) -> None:
+        if not isinstance(error, MemPoolError | OSError):
+            self._guard.report(error)

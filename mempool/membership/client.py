@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from mempool.endpoints import check_endpoint
 from mempool.errors import LayoutMismatch, MemPoolError, NamespaceMismatch
 from mempool.guard import LoopGuard
 from mempool.membership.errors import JoinFailed, Superseded
@@ -25,7 +26,6 @@ from mempool.membership.messages import (
     Reason,
     Refusal,
     ToMember,
-    check_endpoint,
     new_incarnation,
 )
 from mempool.membership.view import MembershipView

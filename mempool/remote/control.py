@@ -12,7 +12,7 @@ from mempool.remote import messages
 from mempool.remote.control_client import ControlClient
 from mempool.remote.messages import Call, Caller, CallReply, ControlReply
 from mempool.remote.requests import OutgoingRequest, RequestQueue, settle
-from mempool.sockets import SocketLimits, poll_ms
+from mempool.sockets import MAX_PEERS, SocketLimits, poll_ms
 from mempool.transports.base import Disconnected, IncomingMessage
 from mempool.transports.registry import Transports
 
@@ -27,7 +27,8 @@ class Control:
     """Listens at `url`, and sends what is in `requests`. `endpoint` is where others send theirs.
 
     `serve(call)` answers them on this thread: it must be quick. Where it raises, the call gets no answer.
-    `caller()` is who this instance is now, as it says with each of its own requests.
+    `caller()` is who this instance is now, as it says with each of its own requests. `max_peers`: connections
+    to others at once.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Control:
         *,
         limits: SocketLimits,
         transports: Transports,
+        max_peers: int = MAX_PEERS,
     ) -> None:
+        self._max_peers = max_peers
         self._caller = caller
         self._serve = serve
         self._requests = requests
@@ -102,13 +105,25 @@ class Control:
             settle(request.reply, PeerDied(request.endpoint, f"cannot connect: {error}"))
 
     def _peer(self, endpoint: str) -> ControlClient:
-        peer = self._peers.get(endpoint)
+        peer = self._peers.pop(endpoint, None)
         if peer is None:
+            self._make_room()
             connection = self._transports.connect(endpoint, self._limits)
-            peer = self._peers[endpoint] = ControlClient(connection, endpoint)
+            peer = ControlClient(connection, endpoint)
             for pollable in connection.pollables:
                 self._poller.register(pollable, zmq.POLLIN)
+        # Used last: at the end.
+        self._peers[endpoint] = peer
         return peer
+
+    def _make_room(self) -> None:
+        """For one more connection. Raises PeerDied where all are in use."""
+        if len(self._peers) < self._max_peers:
+            return
+        unused = next((peer for peer in self._peers.values() if peer.idle), None)
+        if unused is None:
+            raise PeerDied("a new instance", f"{len(self._peers)} instances have been asked")
+        self._drop(unused, PeerDied(unused.endpoint, "its connection gave way to others"))
 
     def _drop(self, peer: ControlClient, error: MemPoolError) -> None:
         del self._peers[peer.endpoint]

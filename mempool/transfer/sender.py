@@ -12,7 +12,7 @@ import zmq
 from mempool.errors import FrameError, MemPoolError, PeerDied, TransferError
 from mempool.flags import TransferMode
 from mempool.guard import LoopGuard
-from mempool.sockets import SocketLimits, Wakeup, poll_ms
+from mempool.sockets import MAX_PEERS, SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockSource, require_sendable
 from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendTask
 from mempool.transfer.peer import Peer, PeerSettings, SentCounters
@@ -34,6 +34,8 @@ class BlockSender:
 
     `piece_bytes`: how much one message carries, unless a plane of a block is more. `window_bytes`: how much
     may be unacknowledged at each receiver, unless the receiver grants less. It bounds the staging memory.
+    `max_peers`: connections at once. Where there are so many, the one that has been of no use for the longest
+    gives way to a new one.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class BlockSender:
         window_bytes: int = 8 << 20,
         limits: SocketLimits | None = None,
         transports: Transports | None = None,
+        max_peers: int = MAX_PEERS,
     ) -> None:
+        self._max_peers = max_peers
         self._limits = limits or SocketLimits()
         self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, self._limits)
         self._transports = transports or Transports()
@@ -156,15 +160,28 @@ class BlockSender:
         return None
 
     def _peer(self, endpoint: str) -> Peer:
-        peer = self._peers.get(endpoint)
+        peer = self._peers.pop(endpoint, None)
         if peer is None:
+            self._make_room()
             connection = self._transports.connect(endpoint, self._limits)
-            peer = self._peers[endpoint] = Peer(connection, endpoint, self._settings, self._sent)
+            peer = Peer(connection, endpoint, self._settings, self._sent)
             for pollable in connection.pollables:
                 self._poller.register(pollable, zmq.POLLIN)
+        # Used last: at the end.
+        self._peers[endpoint] = peer
         return peer
 
-    def _drop(self, peer: Peer, error: TransferError) -> None:
+    def _make_room(self) -> None:
+        """For one more connection. Raises PeerDied where all are in use."""
+        if len(self._peers) < self._max_peers:
+            return
+        unused = next((peer for peer in self._peers.values() if peer.idle), None)
+        if unused is None:
+            raise PeerDied("a new receiver", f"{len(self._peers)} receivers are being sent to")
+        self._drop(unused, PeerDied(unused.endpoint, "its connection gave way to others"), again=False)
+
+    def _drop(self, peer: Peer, error: TransferError, *, again: bool = True) -> None:
+        """`again`: the receiver hears of it on another connection."""
         del self._peers[peer.endpoint]
         for pollable in peer.connection.pollables:
             self._poller.unregister(pollable)
@@ -173,11 +190,14 @@ class BlockSender:
             logger.warning("%s; %d transfers fail", error, len(transfers))
         for transfer in transfers:
             transfer.end(error)
-            if peer.reached:
+            if again and peer.reached:
                 self._report_failure(transfer, error)
 
     def _report_failure(self, transfer: OutgoingTransfer, error: TransferError) -> None:
         """It may be alive and only its connection gone: on a new one it hears of it, instead of waiting."""
+        # Not in the place of a peer that may be next to be served.
+        if len(self._peers) >= self._max_peers:
+            return
         try:
             self._peer(transfer.endpoint).put(transfer, SendFail(error.cause))
         except Exception as again:

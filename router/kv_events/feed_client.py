@@ -117,7 +117,8 @@ class FeedClient:
             socket.setsockopt(zmq.IMMEDIATE, 1)
             socket.setsockopt(zmq.SNDTIMEO, -1)
             socket.connect(self._at.endpoint)
-        except zmq.ZMQError:
+        except Exception:
+            # The endpoint is the instance's own word, and may be anything.
             socket.close()
             raise
         return socket

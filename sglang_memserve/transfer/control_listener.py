@@ -17,15 +17,17 @@ _SWEEP_S = 10
 
 
 class ControlListener:
-    """Calls `handle(frames)` for each message, and `sweep()` every 10 s, until it is closed or its socket is.
+    """Calls `handle(frames, peer)` for each message, and `sweep()` every 10 s, until it is closed or its
+    socket is.
 
-    `handle` raises FrameError for a message that it cannot read.
+    `peer`: the address of the host that sent it. `handle` raises FrameError for a message that it cannot
+    read.
     """
 
     def __init__(
         self,
         socket: "zmq.Socket[bytes]",
-        handle: Callable[[list[bytes]], None],
+        handle: Callable[[list[bytes], str], None],
         sweep: Callable[[], None],
     ) -> None:
         self._socket = socket
@@ -54,16 +56,16 @@ class ControlListener:
         while not self._closing and not socket.closed:
             with self._guard:
                 if socket in dict(poller.poll(_SWEEP_S * 1000)):
-                    self._take(socket.recv_multipart())
+                    self._take(socket.recv_multipart(copy=False))
             # Whatever was read: what is overdue is ended by the clock alone.
             if time.monotonic() > next_sweep:
                 next_sweep = time.monotonic() + _SWEEP_S
                 with self._guard:
                     self._sweep()
 
-    def _take(self, frames: list[bytes]) -> None:
+    def _take(self, frames: list[zmq.Frame]) -> None:
         try:
-            self._handle(frames)
+            self._handle([frame.bytes for frame in frames], str(frames[0].get("Peer-Address")))
         except FrameError as error:
             self.bad_frames += 1
             logger.debug("dropped a control message: %s", error)

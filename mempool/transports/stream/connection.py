@@ -28,16 +28,20 @@ class StreamConnection:
         self._endpoint = endpoint
         self._limits = limits
         self._socket = socket.socket(family, socket.SOCK_STREAM)
-        prepare(self._socket, limits)
-        if max_bandwidth:
-            pace(self._socket, max_bandwidth)
+        try:
+            prepare(self._socket, limits)
+            if max_bandwidth:
+                pace(self._socket, max_bandwidth)
+            # One descriptor to poll, whether it waits for bytes or for room.
+            self._epoll = select.epoll()
+        except BaseException:
+            self._socket.close()
+            raise
         self._writer = Writer(self._socket)
         self._clock = Clock(limits)
         self._lost: str | None = None
         self._inbox: deque[bytes] = deque()
         self._unread = bytearray()
-        # One descriptor to poll, whether it waits for bytes or for room.
-        self._epoll = select.epoll()
         if self._socket.connect_ex(address) not in (0, errno.EINPROGRESS):
             self._lost = "cannot connect"
         self._waits_for_room = True

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 # A deadline may be as far away as a caller likes, a poll may not.
 _LONGEST_POLL_SECONDS = 3600.0
 _AFTER_ERROR_MS = 100
+# So that a flood of calls does not keep the thread from this instance's own requests.
+_CALLS_A_TURN = 256
 
 
 class Control:
@@ -88,10 +90,18 @@ class Control:
         """Returns for how long nothing has to be done (ms)."""
         while (request := self._requests.take()) is not None:
             self._send(request)
-        while not self._stopping and (received := self._listener.receive()) is not None:
+        more = self._answer_some()
+        return poll_ms(self._listener.tend(), self._serve_peers(), 0 if more else None)
+
+    def _answer_some(self) -> bool:
+        """Whether there may be more to answer."""
+        for _ in range(_CALLS_A_TURN):
+            received = None if self._stopping else self._listener.receive()
+            if received is None:
+                return False
             with self._guard:
                 self._answer(received)
-        return poll_ms(self._listener.tend(), self._serve_peers())
+        return True
 
     def _send(self, request: OutgoingRequest) -> None:
         try:

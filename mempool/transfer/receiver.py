@@ -26,6 +26,8 @@ _SENDER = "the sender"
 # What a message of ours carries at most, unless one plane of a block is more.
 _STAGING_BYTES = 2 << 20
 _AFTER_ERROR_MS = 100
+# So that a flood does not keep the thread from looking at the clock.
+_MESSAGES_A_TURN = 1024
 
 
 class BlockReceiver:
@@ -126,10 +128,13 @@ class BlockReceiver:
     def _turn(self) -> int | None:
         """Returns for how long nothing has to be done (ms)."""
         timeout = poll_ms(self._listener.tend())
-        while not self._stopping and (received := self._listener.receive()) is not None:
+        for _ in range(_MESSAGES_A_TURN):
+            received = None if self._stopping else self._listener.receive()
+            if received is None:
+                return timeout
             with self._guard:
                 self._take(received)
-        return timeout
+        return 0
 
     def _take(self, received: IncomingMessage | Disconnected) -> None:
         if isinstance(received, Disconnected):

@@ -1,10 +1,9 @@
 """The thread that ends what is overdue."""
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 
-logger = logging.getLogger(__name__)
+from mempool.guard import LoopGuard
 
 
 class ExpiryThread:
@@ -13,6 +12,7 @@ class ExpiryThread:
     def __init__(self, expire: Sequence[Callable[[], object]], *, interval_s: float) -> None:
         self._expire = list(expire)
         self._interval_s = interval_s
+        self._guard = LoopGuard("ending what is overdue")
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mempool-clock", daemon=True)
         self._thread.start()
@@ -24,7 +24,5 @@ class ExpiryThread:
     def _run(self) -> None:
         while not self._closing.wait(self._interval_s):
             for expire in self._expire:
-                try:
+                with self._guard:
                     expire()
-                except Exception:
-                    logger.exception("ending what is overdue failed")

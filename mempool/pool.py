@@ -388,7 +388,7 @@ class MemPool:
         """Numbers by name: what is under way now, and sums since the start.
 
         Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`. Sums: `bytes_sent`, `messages_sent`,
-        `bytes_received`, `bad_frames`.
+        `bytes_received`, `bad_frames`, `errors` (unexpected ones, each of which is in the log).
         """
         return {**self._exchange.counters(), "leases": self.local.index.leases}
 

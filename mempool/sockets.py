@@ -12,6 +12,8 @@ import zmq
 _SEND_QUEUE_MESSAGES = 1024
 # Low, since a message may be large: the rest waits in the sender's window.
 _RECEIVE_QUEUE_MESSAGES = 16
+# Instances that one thread keeps a connection to. Peers say where they are reached, as often as they like.
+MAX_PEERS = 1024
 # As many as libzmq allows; a peer takes three, and its own default is 1,023 in all.
 _MAX_SOCKETS = 65535
 

@@ -139,8 +139,9 @@ def decode_bounded(
     """The same of what is no longer than it may be; `whose` message it should be. Raises FrameError."""
     try:
         return decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise FrameError(f"not a message of {whose}: {error}") from error
+    except Exception as error:
+        # Whatever it is: RecursionError for deep nesting, UnicodeDecodeError, what a type's own check raises.
+        raise FrameError(f"not a message of {whose}: {error or type(error).__name__}") from error
 
 
 def short(reason: str) -> str:

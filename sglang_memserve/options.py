@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from mempool.caching_mode import CachingMode
+from mempool.endpoints import check_endpoint
 from mempool.flags import TransferMode
-from mempool.membership.messages import check_endpoint
 from mempool.tiers.sizes import bytes_of_size
 
 # A receiver acknowledges every 2 MiB, and counts as dead after 10 s without an acknowledgement.

@@ -24,6 +24,7 @@ from mempool.feed.messages import (
     decode_request,
     encode,
 )
+from mempool.guard import LoopGuard
 from mempool.index.events import AnyEvent, Stored
 from mempool.sockets import SocketLimits, Wakeup, new_context, poll_ms, set_bounds
 from mempool.wire import short
@@ -38,6 +39,7 @@ _ANSWERS_UNREAD = 4
 _MAX_TOKEN_BYTES = 16 << 20
 # So that a flood of requests does not keep the thread from those that wait.
 _REQUESTS_A_TURN = 256
+_AFTER_ERROR_MS = 100
 
 
 class _Waiting(NamedTuple):
@@ -55,6 +57,7 @@ class FeedServer:
 
     def __init__(self, url: str, feeds: Mapping[Medium, Feed], *, max_waiting: int = MAX_WAITING) -> None:
         self.bad_frames = 0
+        self._guard = LoopGuard("serving the feed")
         self._feeds = dict(feeds)
         self._max_waiting = max_waiting
         self._waiting: dict[tuple[bytes, Medium], _Waiting] = {}
@@ -107,13 +110,11 @@ class FeedServer:
         while not self._stopping:
             poller.poll(timeout)
             self._wakeup.clear()
-            try:
+            timeout = _AFTER_ERROR_MS
+            with self._guard:
                 self._take_requests()
                 self._answer_waiting()
-            except Exception:
-                # This thread serves everyone.
-                logger.exception("serving the feed failed")
-            timeout = poll_ms(self._until_next())
+                timeout = poll_ms(self._until_next())
 
     def _until_next(self) -> float | None:
         if not self._waiting:
@@ -134,7 +135,8 @@ class FeedServer:
                 self.bad_frames += 1
                 logger.debug("dropped a request: %s", error)
                 continue
-            self._take(follower, request)
+            with self._guard:
+                self._take(follower, request)
 
     def _take(self, follower: bytes, request: FeedRequest) -> None:
         key = (follower, request.medium)
@@ -154,7 +156,8 @@ class FeedServer:
         for key, (request, until) in list(self._waiting.items()):
             if until <= now:
                 del self._waiting[key]
-                self._answer(key[0], request, last=True)
+                with self._guard:
+                    self._answer(key[0], request, last=True)
             elif request.medium in fresh and self._answer(key[0], request, last=False):
                 del self._waiting[key]
 

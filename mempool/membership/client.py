@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import zmq
 
+from mempool.endpoints import check_endpoint
 from mempool.errors import LayoutMismatch, MemPoolError, NamespaceMismatch
+from mempool.guard import LoopGuard
 from mempool.membership.errors import JoinFailed, Superseded
 from mempool.membership.link import MAX_MEMBERS, LinkLost, RegistryLink
 from mempool.membership.messages import (
@@ -24,7 +26,6 @@ from mempool.membership.messages import (
     Reason,
     Refusal,
     ToMember,
-    check_endpoint,
     new_incarnation,
 )
 from mempool.membership.view import MembershipView
@@ -78,6 +79,7 @@ class MembershipClient:
         self._accepted = threading.Event()
         self._error: MemPoolError | None = None
         self._stopping = False
+        self._guard = LoopGuard("the membership")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._wakeup = Wakeup()
         self._poller = zmq.Poller()
@@ -121,12 +123,16 @@ class MembershipClient:
             self._wakeup.clear()
             now = time.monotonic()
             for link in self._links:
-                self._serve(link, now)
+                with self._guard:
+                    self._serve(link, now)
             if now >= self._beat_at:
                 self._beat_at = now + self._heartbeat_s
-                self._say(Heartbeat(self.info.instance, self.info.incarnation))
-            self._report(self._view.tick())
-        self._say(Leave(self.info.instance, self.info.incarnation))
+                with self._guard:
+                    self._say(Heartbeat(self.info.instance, self.info.incarnation))
+            with self._guard:
+                self._report(self._view.tick())
+        with self._guard:
+            self._say(Leave(self.info.instance, self.info.incarnation))
         for link in self._links:
             link.close()
 
@@ -134,20 +140,27 @@ class MembershipClient:
         try:
             messages = link.read(now)
             for message in messages:
-                self._take(link, message)
+                self._take_guarded(link, message)
         except LinkLost as error:
             logger.debug("%s: %s", link.endpoint, error)
             link.lose(now, str(error))
             self._report(self._view.set_connected(link.endpoint, False))
             return
-        except Exception:
-            logger.exception("a message from %s", link.endpoint)
         if link.connected and not link.joined and now >= link.join_at:
             link.join(Join(self.info, self._previous), now)
         if link.connected and now - link.heard > _SILENT_BEATS * self._heartbeat_s:
             self._report(self._view.set_connected(link.endpoint, False))
         elif link.joined:
             self._report(self._view.set_connected(link.endpoint, True))
+
+    def _take_guarded(self, link: RegistryLink, message: ToMember) -> None:
+        """Raises LinkLost alone."""
+        try:
+            self._take(link, message)
+        except LinkLost:
+            raise
+        except Exception as error:
+            self._guard.report(error)
 
     def _take(self, link: RegistryLink, message: ToMember) -> None:
         if isinstance(message, Refusal):

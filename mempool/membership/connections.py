@@ -7,8 +7,8 @@ import time
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from mempool.endpoints import check_endpoint
 from mempool.errors import MemPoolError
-from mempool.membership.messages import check_endpoint
 
 logger = logging.getLogger(__name__)
 

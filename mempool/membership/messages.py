@@ -19,6 +19,7 @@ from typing import Annotated
 import msgspec
 
 from mempool import wire
+from mempool.endpoints import check_endpoint
 from mempool.layout import BlockLayout
 
 # A page of a snapshot has to fit into a frame.
@@ -30,8 +31,6 @@ _MAX_DIGESTS = 16
 _LARGEST = 2**63 - 1
 _NAME = re.compile(r"[!-~]{1,128}")
 _DIGEST = re.compile(r"[ -~]{0,256}")
-_URL = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[!-~]{1,240}")
-_TCP = re.compile(r"(?:tcp|stream)://(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 Incarnation = Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
 Seq = Annotated[int, msgspec.Meta(ge=0)]
@@ -45,15 +44,6 @@ def new_incarnation(after: int = 0) -> int:
     The one use of the wall clock: no other clock of a machine goes on over its restart.
     """
     return max(time.time_ns(), after + 1)
-
-
-def check_endpoint(endpoint: str, *, lowest_port: int = 1) -> None:
-    """Raises ValueError for what is no address to connect to, or to listen on where port 0 is one."""
-    if not _URL.fullmatch(endpoint):
-        raise ValueError(f"not an endpoint: {endpoint!r:.300}, give scheme://address")
-    tcp = _TCP.fullmatch(endpoint)
-    if endpoint.startswith(("tcp:", "stream:")) and not (tcp and lowest_port <= int(tcp[1]) < 65536):
-        raise ValueError(f"not an endpoint: {endpoint!r}, give {endpoint.partition(':')[0]}://host:port")
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import zmq
 
 from mempool.errors import FrameError
+from mempool.guard import LoopGuard
 from mempool.membership.connections import Connections
 from mempool.membership.messages import (
     MAX_JOIN_BYTES,
@@ -37,7 +38,7 @@ DEATH_SECONDS = 10.0
 MAX_MEMBERS = 1024
 
 _DOUBT_MILLISECONDS = 10
-# So that a flood of messages does not keep it from looking at the clock.
+# So that a flood does not keep it from looking at the clock; a turn ends with its time too.
 _MESSAGES_A_TURN = 1000
 
 
@@ -62,6 +63,7 @@ class MembershipRegistry:
         max_members: int = MAX_MEMBERS,
     ) -> None:
         self.bad_frames = 0
+        self._guard = LoopGuard("the registry")
         self._roll = MembershipTable(
             suspicion_s=suspicion_s, death_s=death_s, max_members=max_members, clock=time.monotonic
         )
@@ -85,6 +87,11 @@ class MembershipRegistry:
         self._thread = threading.Thread(target=self._run, name="mempool-registry", daemon=True)
         self._thread.start()
 
+    @property
+    def errors(self) -> int:
+        """Unexpected ones."""
+        return self._guard.errors
+
     def close(self) -> None:
         """Idempotent. Instances take it for a registry that is away, not for anyone's death."""
         if self._stopping:
@@ -103,21 +110,27 @@ class MembershipRegistry:
         while not self._stopping:
             poller.poll(_DOUBT_MILLISECONDS if self._connections.in_doubt else self._tick_milliseconds)
             self._wakeup.clear()
-            try:
-                self._turn()
-            except Exception:
-                # This thread serves everyone.
-                logger.exception("a turn of the registry")
+            with self._guard:
+                self._read()
+            # Whatever was read: deaths are judged by the clock alone.
+            with self._guard:
+                self._judge()
 
-    def _turn(self) -> None:
+    def _read(self) -> None:
         self._connections.hear_of_closed()
+        until = time.monotonic() + self._tick_milliseconds / 1000
         for _ in range(_MESSAGES_A_TURN):
             frames = self._connections.receive()
             if frames is None:
                 break
-            self._handle(frames)
+            with self._guard:
+                self._handle(frames)
+            if time.monotonic() > until:
+                break
         for connection in self._connections.closed(encode(HeartbeatAck(self._seq))):
             self._announce(self._lose(connection))
+
+    def _judge(self) -> None:
         changes = self._roll.tick()
         for change in changes:
             if change.kind is ChangeKind.DIED:

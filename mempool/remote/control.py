@@ -7,11 +7,12 @@ from collections.abc import Callable
 import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied
+from mempool.guard import LoopGuard
 from mempool.remote import messages
 from mempool.remote.control_client import ControlClient
 from mempool.remote.messages import Call, Caller, CallReply, ControlReply
 from mempool.remote.requests import OutgoingRequest, RequestQueue, settle
-from mempool.sockets import SocketLimits, poll_ms
+from mempool.sockets import MAX_PEERS, SocketLimits, poll_ms
 from mempool.transports.base import Disconnected, IncomingMessage
 from mempool.transports.registry import Transports
 
@@ -19,13 +20,17 @@ logger = logging.getLogger(__name__)
 
 # A deadline may be as far away as a caller likes, a poll may not.
 _LONGEST_POLL_SECONDS = 3600.0
+_AFTER_ERROR_MS = 100
+# So that a flood of calls does not keep the thread from this instance's own requests.
+_CALLS_A_TURN = 256
 
 
 class Control:
     """Listens at `url`, and sends what is in `requests`. `endpoint` is where others send theirs.
 
-    `serve(call)` answers them on this thread: it must be quick, and must not raise. `caller()` is who this
-    instance is now, as it says with each of its own requests.
+    `serve(call)` answers them on this thread: it must be quick. Where it raises, the call gets no answer.
+    `caller()` is who this instance is now, as it says with each of its own requests. `max_peers`: connections
+    to others at once.
     """
 
     def __init__(
@@ -37,7 +42,9 @@ class Control:
         *,
         limits: SocketLimits,
         transports: Transports,
+        max_peers: int = MAX_PEERS,
     ) -> None:
+        self._max_peers = max_peers
         self._caller = caller
         self._serve = serve
         self._requests = requests
@@ -46,6 +53,7 @@ class Control:
         self._listener = transports.listen(url, limits, messages.MAX_BYTES)
         self.endpoint = self._listener.endpoint
         self.bad_frames = 0
+        self._guard = LoopGuard("the control channel")
         self._peers: dict[str, ControlClient] = {}
         self._stopping = False
         self._poller = zmq.Poller()
@@ -53,6 +61,11 @@ class Control:
             self._poller.register(pollable, zmq.POLLIN)
         self._thread = threading.Thread(target=self._run, name="mempool-control", daemon=True)
         self._thread.start()
+
+    @property
+    def errors(self) -> int:
+        """Unexpected ones."""
+        return self._guard.errors
 
     def close(self) -> None:
         """Closes the queue of requests too. Requests without a reply end with PeerDied."""
@@ -67,30 +80,60 @@ class Control:
         while not self._stopping:
             self._poller.poll(timeout)
             self._requests.wakeup.clear()
-            while (request := self._requests.take()) is not None:
-                self._send(request)
-            while not self._stopping and (received := self._listener.receive()) is not None:
-                self._answer(received)
-            timeout = poll_ms(self._listener.tend(), self._serve_peers())
+            timeout = _AFTER_ERROR_MS
+            with self._guard:
+                timeout = self._turn()
         for peer in list(self._peers.values()):
             self._drop(peer, PeerDied(peer.endpoint, "this instance stops"))
+
+    def _turn(self) -> int | None:
+        """Returns for how long nothing has to be done (ms)."""
+        while (request := self._requests.take()) is not None:
+            self._send(request)
+        more = self._answer_some()
+        return poll_ms(self._listener.tend(), self._serve_peers(), 0 if more else None)
+
+    def _answer_some(self) -> bool:
+        """Whether there may be more to answer."""
+        for _ in range(_CALLS_A_TURN):
+            received = None if self._stopping else self._listener.receive()
+            if received is None:
+                return False
+            with self._guard:
+                self._answer(received)
+        return True
 
     def _send(self, request: OutgoingRequest) -> None:
         try:
             self._peer(request.endpoint).send(
                 self._caller(), request.request, request.deadline, request.reply
             )
-        except (MemPoolError, OSError) as error:
+        except Exception as error:
+            # The endpoint is a peer's own word: there is no list of what connecting to it may raise.
+            if not isinstance(error, MemPoolError | OSError):
+                self._guard.report(error)
             settle(request.reply, PeerDied(request.endpoint, f"cannot connect: {error}"))
 
     def _peer(self, endpoint: str) -> ControlClient:
-        peer = self._peers.get(endpoint)
+        peer = self._peers.pop(endpoint, None)
         if peer is None:
+            self._make_room()
             connection = self._transports.connect(endpoint, self._limits)
-            peer = self._peers[endpoint] = ControlClient(connection, endpoint)
+            peer = ControlClient(connection, endpoint)
             for pollable in connection.pollables:
                 self._poller.register(pollable, zmq.POLLIN)
+        # Used last: at the end.
+        self._peers[endpoint] = peer
         return peer
+
+    def _make_room(self) -> None:
+        """For one more connection. Raises PeerDied where all are in use."""
+        if len(self._peers) < self._max_peers:
+            return
+        unused = next((peer for peer in self._peers.values() if peer.idle), None)
+        if unused is None:
+            raise PeerDied("a new instance", f"{len(self._peers)} instances have been asked")
+        self._drop(unused, PeerDied(unused.endpoint, "its connection gave way to others"))
 
     def _drop(self, peer: ControlClient, error: MemPoolError) -> None:
         del self._peers[peer.endpoint]
@@ -109,6 +152,9 @@ class Control:
                 self._drop(peer, PeerDied(peer.endpoint, f"bad frame: {error}"))
             except MemPoolError as error:
                 self._drop(peer, error)
+            except Exception as error:
+                self._guard.report(error)
+                self._drop(peer, PeerDied(peer.endpoint, f"cannot be served: {error}"))
         return min([*due, _LONGEST_POLL_SECONDS]) if due else None
 
     def _answer(self, received: IncomingMessage | Disconnected) -> None:

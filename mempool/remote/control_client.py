@@ -39,6 +39,11 @@ class ControlClient:
         self._unsent: deque[tuple[int, bytes]] = deque()
         self._deadlines: list[tuple[float, int]] = []
 
+    @property
+    def idle(self) -> bool:
+        """Whether no answer is waited for."""
+        return not (self._pending or self._late or self._unsent)
+
     def send(
         self, caller: Caller, request: ControlRequest, deadline: float, reply: Future[ControlReply]
     ) -> None:

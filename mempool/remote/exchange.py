@@ -72,6 +72,7 @@ class PeerExchange:
 
     def counters(self) -> dict[str, int]:
         """Now: `incoming`, `outgoing`, `fetching`, `held_blocks`; sums of the rest."""
+        channels = (self._receiver, self._sender, self._control)
         return {
             "incoming": self.serving.incoming,
             "outgoing": self.sending.outgoing,
@@ -80,7 +81,8 @@ class PeerExchange:
             "bytes_sent": self._sender.bytes_sent,
             "messages_sent": self._sender.messages_sent,
             "bytes_received": self._receiver.bytes_received,
-            "bad_frames": self._receiver.bad_frames + self._sender.bad_frames + self._control.bad_frames,
+            "bad_frames": sum(channel.bad_frames for channel in channels),
+            "errors": sum(channel.errors for channel in channels),
         }
 
     def expire(self) -> None:

@@ -67,7 +67,7 @@ class Serving:
         self._incoming: dict[int, _Incoming] = {}
 
     def answer(self, call: Call) -> messages.ControlReply:
-        """On the control thread. Never raises."""
+        """On the control thread."""
         try:
             if isinstance(call.request, AllocMem):
                 return self._alloc(call.caller, call.request)

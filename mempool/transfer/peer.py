@@ -78,6 +78,11 @@ class Peer:
         return bool(self._unanswered) or self._window is None
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way there, or queued."""
+        return not self._unanswered and self._lanes.empty
+
+    @property
     def waits_for_pages(self) -> bool:
         return self._lanes.wait_for_pages
 

@@ -12,6 +12,7 @@ import zmq
 
 from mempool import wire
 from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
+from mempool.guard import LoopGuard
 from mempool.sockets import SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockStore, require_sendable
 from mempool.transfer.incoming import IncomingTransfer
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 _SENDER = "the sender"
 # What a message of ours carries at most, unless one plane of a block is more.
 _STAGING_BYTES = 2 << 20
+_AFTER_ERROR_MS = 100
+# So that a flood does not keep the thread from looking at the clock.
+_MESSAGES_A_TURN = 1024
 
 
 class BlockReceiver:
@@ -50,6 +54,7 @@ class BlockReceiver:
         self.bytes_received = 0
         self.bad_frames = 0
         self.strays = 0
+        self._guard = LoopGuard("receiving blocks")
         self._window_bytes = window_bytes
         self._expected: dict[int, IncomingTransfer] = {}
         self._tickets_of: defaultdict[bytes, set[int]] = defaultdict(set)
@@ -86,6 +91,11 @@ class BlockReceiver:
         return ticket
 
     @property
+    def errors(self) -> int:
+        """Unexpected ones."""
+        return self._guard.errors
+
+    @property
     def expected(self) -> int:
         """How many transfers are admitted and have not ended."""
         return len(self._expected)
@@ -111,13 +121,20 @@ class BlockReceiver:
         while not self._stopping:
             poller.poll(timeout)
             self._wakeup.clear()
-            timeout = poll_ms(self._listener.tend())
-            while not self._stopping and (received := self._listener.receive()) is not None:
-                try:
-                    self._take(received)
-                except Exception:
-                    # This thread serves everyone.
-                    logger.exception("a message to the block channel")
+            timeout = _AFTER_ERROR_MS
+            with self._guard:
+                timeout = self._turn()
+
+    def _turn(self) -> int | None:
+        """Returns for how long nothing has to be done (ms)."""
+        timeout = poll_ms(self._listener.tend())
+        for _ in range(_MESSAGES_A_TURN):
+            received = None if self._stopping else self._listener.receive()
+            if received is None:
+                return timeout
+            with self._guard:
+                self._take(received)
+        return 0
 
     def _take(self, received: IncomingMessage | Disconnected) -> None:
         if isinstance(received, Disconnected):
@@ -145,7 +162,7 @@ class BlockReceiver:
         except MemPoolError as error:
             return DiscardSink(size, error)
         except Exception as error:
-            logger.exception("placing blocks")
+            self._guard.report(error)
             return DiscardSink(size, MemPoolError(str(error)))
         return BlockSink(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
 
@@ -237,7 +254,7 @@ class BlockReceiver:
 
     def _refuse(self, message: wire.Blocks | wire.Finish, error: Exception) -> wire.Refuse:
         if not isinstance(error, MemPoolError):
-            logger.error("landing blocks", exc_info=error)
+            self._guard.report(error)
         self._fail(message.ticket, Refused(_SENDER, str(error)))
         return wire.Refuse(message.ticket, message.seq, wire.short(str(error)))
 
@@ -258,7 +275,5 @@ class BlockReceiver:
             self._welcomed.discard(source)
             self._staging.pop(source, None)
             for ticket in self._tickets_of.pop(source, set()):
-                try:
+                with self._guard:
                     self._fail(ticket, error)
-                except Exception:
-                    logger.exception("the end of a transfer was not taken")

@@ -88,6 +88,10 @@ class SendQueues:
         return iter(list(self._lanes.values()))
 
     @property
+    def empty(self) -> bool:
+        return not self._lanes
+
+    @property
     def wait_for_pages(self) -> bool:
         return any(lane.waits_for_pages for lane in self._lanes.values())
 

@@ -11,7 +11,8 @@ import zmq
 
 from mempool.errors import FrameError, MemPoolError, PeerDied, TransferError
 from mempool.flags import TransferMode
-from mempool.sockets import SocketLimits, Wakeup, poll_ms
+from mempool.guard import LoopGuard
+from mempool.sockets import MAX_PEERS, SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockSource, require_sendable
 from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendTask
 from mempool.transfer.peer import Peer, PeerSettings, SentCounters
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.5
 _READY_SECONDS = 0.001
+_AFTER_ERROR_MS = 100
 
 Result = TypeVar("Result")
 
@@ -32,6 +34,8 @@ class BlockSender:
 
     `piece_bytes`: how much one message carries, unless a plane of a block is more. `window_bytes`: how much
     may be unacknowledged at each receiver, unless the receiver grants less. It bounds the staging memory.
+    `max_peers`: connections at once. Where there are so many, the one that has been of no use for the longest
+    gives way to a new one.
     """
 
     def __init__(
@@ -41,7 +45,9 @@ class BlockSender:
         window_bytes: int = 8 << 20,
         limits: SocketLimits | None = None,
         transports: Transports | None = None,
+        max_peers: int = MAX_PEERS,
     ) -> None:
+        self._max_peers = max_peers
         self._limits = limits or SocketLimits()
         self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, self._limits)
         self._transports = transports or Transports()
@@ -49,6 +55,7 @@ class BlockSender:
         self._peers: dict[str, Peer] = {}
         self._sent = SentCounters()
         self.bad_frames = 0
+        self._guard = LoopGuard("sending blocks")
         self._wakeup = Wakeup()
         self._stopping = False
         self._poller = zmq.Poller()
@@ -77,6 +84,11 @@ class BlockSender:
         return self._sent.bytes
 
     @property
+    def errors(self) -> int:
+        """Unexpected ones."""
+        return self._guard.errors
+
+    @property
     def messages_sent(self) -> int:
         return self._sent.messages
 
@@ -96,9 +108,11 @@ class BlockSender:
         while not self._stopping:
             ready = {pollable for pollable, _ in self._poller.poll(timeout)}
             self._wakeup.clear()
-            while self._inbox:
-                self._accept(*self._inbox.popleft())
-            timeout = self._serve_peers(ready)
+            timeout = _AFTER_ERROR_MS
+            with self._guard:
+                while self._inbox:
+                    self._accept(*self._inbox.popleft())
+                timeout = self._serve_peers(ready)
         for peer in self._peers.values():
             peer.close()
 
@@ -106,7 +120,9 @@ class BlockSender:
         if isinstance(work, OpenTransfer):
             try:
                 self._peer(transfer.endpoint).put(transfer, work)
-            except (MemPoolError, OSError) as error:
+            except Exception as error:
+                # The endpoint is a peer's own word: there is no list of what connecting to it may raise.
+                self._count(error)
                 transfer.end(PeerDied(transfer.endpoint, f"cannot connect: {error}"))
         elif transfer.endpoint in self._peers:
             self._peers[transfer.endpoint].put(transfer, work)
@@ -139,20 +155,33 @@ class BlockSender:
             self.bad_frames += 1
             self._drop(peer, PeerDied(peer.endpoint, f"bad frame: {error}"))
         except Exception as error:
-            logger.exception("sending to %s", peer.endpoint)
+            self._guard.report(error)
             self._drop(peer, PeerDied(peer.endpoint, f"cannot send: {error}"))
         return None
 
     def _peer(self, endpoint: str) -> Peer:
-        peer = self._peers.get(endpoint)
+        peer = self._peers.pop(endpoint, None)
         if peer is None:
+            self._make_room()
             connection = self._transports.connect(endpoint, self._limits)
-            peer = self._peers[endpoint] = Peer(connection, endpoint, self._settings, self._sent)
+            peer = Peer(connection, endpoint, self._settings, self._sent)
             for pollable in connection.pollables:
                 self._poller.register(pollable, zmq.POLLIN)
+        # Used last: at the end.
+        self._peers[endpoint] = peer
         return peer
 
-    def _drop(self, peer: Peer, error: TransferError) -> None:
+    def _make_room(self) -> None:
+        """For one more connection. Raises PeerDied where all are in use."""
+        if len(self._peers) < self._max_peers:
+            return
+        unused = next((peer for peer in self._peers.values() if peer.idle), None)
+        if unused is None:
+            raise PeerDied("a new receiver", f"{len(self._peers)} receivers are being sent to")
+        self._drop(unused, PeerDied(unused.endpoint, "its connection gave way to others"), again=False)
+
+    def _drop(self, peer: Peer, error: TransferError, *, again: bool = True) -> None:
+        """`again`: the receiver hears of it on another connection."""
         del self._peers[peer.endpoint]
         for pollable in peer.connection.pollables:
             self._poller.unregister(pollable)
@@ -161,12 +190,20 @@ class BlockSender:
             logger.warning("%s; %d transfers fail", error, len(transfers))
         for transfer in transfers:
             transfer.end(error)
-            if peer.reached:
+            if again and peer.reached:
                 self._report_failure(transfer, error)
 
     def _report_failure(self, transfer: OutgoingTransfer, error: TransferError) -> None:
         """It may be alive and only its connection gone: on a new one it hears of it, instead of waiting."""
+        # Not in the place of a peer that may be next to be served.
+        if len(self._peers) >= self._max_peers:
+            return
         try:
             self._peer(transfer.endpoint).put(transfer, SendFail(error.cause))
-        except (MemPoolError, OSError) as again:
+        except Exception as again:
+            self._count(again)
             logger.debug("%s cannot hear of the failure: %s", transfer.endpoint, again)
+
+    def _count(self, error: Exception) -> None:
+        if not isinstance(error, MemPoolError | OSError):
+            self._guard.report(error)

@@ -80,9 +80,19 @@ class _MonitoredSocket:
     """A socket and its monitor, which is there before the first event can happen."""
 
     def __init__(self, owner: ZeroMQ, kind: int, events: int) -> None:
+        """Raises MemPoolError where the process has no more descriptors."""
         self._owner = owner
-        self.socket: Socket = owner.acquire().socket(kind)
-        self.monitor: Socket = self.socket.get_monitor_socket(events)
+        context = owner.acquire()
+        try:
+            self.socket: Socket = context.socket(kind)
+            try:
+                self.monitor: Socket = self.socket.get_monitor_socket(events)
+            except BaseException:
+                self.socket.close(linger=0)
+                raise
+        except zmq.ZMQError as error:
+            owner.release()
+            raise MemPoolError(f"cannot open a socket: {error}") from error
 
     def close(self) -> None:
         self.socket.disable_monitor()

@@ -14,6 +14,7 @@ import zmq.asyncio
 from mempool.address import Medium
 from mempool.errors import FrameError, MemPoolError
 from mempool.feed.messages import MAX_REPLY_BYTES, FeedRequest, Unknown, encode
+from mempool.guard import LoopGuard
 from mempool.sockets import SocketLimits, set_bounds
 from router.instances.instance import Instance
 from router.instances.server_info import FeedAt
@@ -81,6 +82,7 @@ class FeedClient:
         self._index: InstanceIndex | None = None
         self._incarnation = at.incarnation
         self._number = 0
+        self._guard = LoopGuard(f"following the {medium} of {instance}")
         self._failures = 0
 
     @property
@@ -100,7 +102,7 @@ class FeedClient:
                     self._failed(error)
                 except Exception as error:
                     # Without another attempt the tree would be stale for good.
-                    logger.exception("following the %s of %s", self._medium, self._instance)
+                    self._guard.report(error)
                     self._failed(error)
                 await asyncio.sleep(self._pause())
         finally:
@@ -115,7 +117,8 @@ class FeedClient:
             socket.setsockopt(zmq.IMMEDIATE, 1)
             socket.setsockopt(zmq.SNDTIMEO, -1)
             socket.connect(self._at.endpoint)
-        except zmq.ZMQError:
+        except Exception:
+            # The endpoint is the instance's own word, and may be anything.
             socket.close()
             raise
         return socket

@@ -9,6 +9,7 @@ import zmq
 import zmq.asyncio
 
 from mempool.address import Medium
+from mempool.guard import LoopGuard
 from router.instances.instance import Instance
 from router.instances.server_info import FeedAt
 from router.kv_events.cooperative import CooperativeRunner
@@ -34,6 +35,7 @@ class Feeds:
         self._runner = CooperativeRunner()
         self._timing = timing or FeedTiming()
         self._feeds: dict[Instance, _Feed] = {}
+        self._guard = LoopGuard("following the instances")
 
     async def run(self) -> None:
         """Runs until it is cancelled. What was followed is out of the tree then."""
@@ -41,8 +43,9 @@ class Feeds:
         context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         try:
             while True:
-                self._look(context)
-                await self._runner.work(self._mirrors.sweep())
+                with self._guard:
+                    self._look(context)
+                    await self._runner.work(self._mirrors.sweep())
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             running = [task for feed in self._feeds.values() if (task := feed.stop()) is not None]

@@ -15,6 +15,9 @@ from sglang.srt.disaggregation.common.utils import AuxDataCodec
 from mempool.errors import FrameError
 from mempool.sockets import endpoint_of
 
+# Tag, room, address, port and generation, each a short text; SGLang logs and keeps them whole.
+_MAX_ABORT_FRAMES, _MAX_ABORT_BYTES = 8, 256
+
 
 def pin_rank_port(manager: Any, first: int) -> None:
     """Moves the socket of this rank's control messages to the port `first` + rank, unless `first` is 0.
@@ -156,6 +159,8 @@ def is_abort(frames: list[bytes]) -> bool:
 
 
 def aborted_room(frames: list[bytes]) -> int | None:
-    """The room that decode has given up; None for a malformed message."""
+    """The room that decode has given up; None for a malformed message. Raises FrameError for a long one."""
+    if len(frames) > _MAX_ABORT_FRAMES or any(len(frame) > _MAX_ABORT_BYTES for frame in frames):
+        raise FrameError(f"an abort of {len(frames)} frames and {sum(map(len, frames))} bytes")
     abort = AbortNotification.from_zmq(frames)
     return None if abort is None else int(abort.room)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from mempool.guard import LoopGuard
+
 logger = logging.getLogger(__name__)
 
 # A port that refuses has no listener any more: prefill publishes no port before it listens there.
@@ -34,6 +36,7 @@ class ConnectionWatch:
         # The instance by its socket's monitor; None once the connection has ended.
         self._watched: dict[zmq.Socket[bytes], str | None] = {}
         self._closing = threading.Event()
+        self._guard = LoopGuard("the end of a connection to prefill")
         self._thread = threading.Thread(target=self._run, name="prefill-connections", daemon=True)
         self._thread.start()
 
@@ -75,7 +78,5 @@ class ConnectionWatch:
         # Later events say nothing about the instance that is at the other end by then.
         instance, self._watched[events] = self._watched[events], None
         if instance is not None:
-            try:
+            with self._guard:
                 self._on_lost(instance)
-            except Exception:
-                logger.exception("the connection to %s has ended", instance)

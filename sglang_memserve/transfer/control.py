@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 
 from mempool import wire
+from mempool.endpoints import check_endpoint
 from mempool.errors import FrameError
 from mempool.layout import BlockLayout
 from mempool.wire import Unsigned
@@ -13,9 +14,9 @@ from sglang_memserve.caching.prefill_origins import PrefillOrigin
 TAG = b"MEMSERVE1"
 MAX_BYTES = 64 * 1024
 
-Endpoint = Annotated[
-    str, msgspec.Meta(pattern=r"^stream://(\[[0-9a-fA-F:.%]+\]|[0-9A-Za-z_.-]+):[0-9]{1,5}$", max_length=256)
-]
+# Decode ranks that get a part of a room's KV from one prefill rank.
+MAX_DESTINATIONS = 1024
+Endpoint = Annotated[str, msgspec.Meta(max_length=256)]
 
 
 class Registration(msgspec.Struct, tag="registration", frozen=True):
@@ -37,7 +38,7 @@ class Destination(msgspec.Struct, tag="destination", frozen=True):
     layout: BlockLayout
     ticket: Unsigned
     decode_prefix_len: Unsigned
-    required_destinations: Annotated[int, msgspec.Meta(ge=1)]
+    required_destinations: Annotated[int, msgspec.Meta(ge=1, le=MAX_DESTINATIONS)]
     is_dummy: bool
 
 
@@ -66,6 +67,10 @@ def decode_control(received: list[bytes]) -> Registration | Destination:
     if len(received) != 2 or received[0] != TAG or len(received[1]) > MAX_BYTES:
         raise FrameError(f"{len(received)} frames beginning {received[0][:16]!r}: not a control message")
     message: Registration | Destination = wire.decode(_control, received[1])
+    try:
+        check_endpoint(message.endpoint, schemes=("stream",))
+    except ValueError as error:
+        raise FrameError(str(error)) from None
     return message
 
 

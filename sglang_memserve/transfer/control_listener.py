@@ -8,6 +8,7 @@ from collections.abc import Callable
 import zmq
 
 from mempool.errors import FrameError
+from mempool.guard import LoopGuard
 from mempool.sockets import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -16,21 +17,24 @@ _SWEEP_S = 10
 
 
 class ControlListener:
-    """Calls `handle(frames)` for each message, and `sweep()` every 10 s, until it is closed or its socket is.
+    """Calls `handle(frames, peer)` for each message, and `sweep()` every 10 s, until it is closed or its
+    socket is.
 
-    `handle` raises FrameError for a message that it cannot read.
+    `peer`: the address of the host that sent it. `handle` raises FrameError for a message that it cannot
+    read.
     """
 
     def __init__(
         self,
         socket: "zmq.Socket[bytes]",
-        handle: Callable[[list[bytes]], None],
+        handle: Callable[[list[bytes], str], None],
         sweep: Callable[[], None],
     ) -> None:
         self._socket = socket
         self._handle = handle
         self._sweep = sweep
         self.bad_frames = 0
+        self._guard = LoopGuard("reading decode's control messages")
         self._closing = False
         self._wakeup = Wakeup()
         self._thread = threading.Thread(target=self._listen, name="memserve-control", daemon=True)
@@ -50,15 +54,18 @@ class ControlListener:
         poller.register(self._wakeup, zmq.POLLIN)
         next_sweep = time.monotonic() + _SWEEP_S
         while not self._closing and not socket.closed:
-            try:
+            with self._guard:
                 if socket in dict(poller.poll(_SWEEP_S * 1000)):
-                    self._handle(socket.recv_multipart())
-                if time.monotonic() > next_sweep:
-                    next_sweep = time.monotonic() + _SWEEP_S
+                    self._take(socket.recv_multipart(copy=False))
+            # Whatever was read: what is overdue is ended by the clock alone.
+            if time.monotonic() > next_sweep:
+                next_sweep = time.monotonic() + _SWEEP_S
+                with self._guard:
                     self._sweep()
-            except FrameError as error:
-                self.bad_frames += 1
-                logger.debug("dropped a control message: %s", error)
-            except Exception:
-                if not socket.closed:
-                    logger.exception("control message")
+
+    def _take(self, frames: list[zmq.Frame]) -> None:
+        try:
+            self._handle([frame.bytes for frame in frames], str(frames[0].get("Peer-Address")))
+        except FrameError as error:
+            self.bad_frames += 1
+            logger.debug("dropped a control message: %s", error)

@@ -30,8 +30,8 @@ class Rendezvous:
         self._layout = layout
         self._open_transfer = open_transfer
 
-    def handle(self, frames: list[bytes]) -> None:
-        """Raises FrameError for what is no message of decode's."""
+    def handle(self, frames: list[bytes], peer: str) -> None:
+        """Raises FrameError for what is no message of decode's. `peer`: the host that it came from."""
         if is_abort(frames):
             room = aborted_room(frames)
             if room is not None:
@@ -39,7 +39,7 @@ class Rendezvous:
             return
         message = control.decode_control(frames)
         if isinstance(message, control.Destination):
-            self._on_destination(message)
+            self._on_destination(message, peer)
             return
         try:
             self._layout.require_same(message.layout)
@@ -72,8 +72,8 @@ class Rendezvous:
             elif not self._common.is_successful(number):
                 self._common.fail(number, "aborted by the decode instance")
 
-    def _on_destination(self, message: control.Destination) -> None:
-        destination = RoomDestination(message)
+    def _on_destination(self, message: control.Destination, peer: str) -> None:
+        destination = RoomDestination(message, peer)
         # Opened under the lock: a transfer that ends at once must find its room.
         with self._rooms.lock:
             if not message.is_dummy:
@@ -94,8 +94,6 @@ class Rendezvous:
             return self._common.failure(number) or f"room {number} has failed on the prefill instance"
         if self._common.has_all_destinations(number):
             return f"room {number} already has its destination"
-        if self._rooms.full:
-            return f"{self._rooms.unclaimed} destinations wait for requests that have not come"
         try:
             self._layout.require_same(message.layout)
         except LayoutMismatch as error:
@@ -107,6 +105,10 @@ class Rendezvous:
         return None
 
     def _admit(self, message: control.Destination, destination: RoomDestination) -> None:
+        if self._rooms.full and not self._rooms.is_open(message.room):
+            # Not the newcomer: whoever invents rooms would close this instance to everyone else's.
+            waiting = f"{self._rooms.unclaimed} destinations wait for requests that have not come"
+            self.turn_away(self._rooms.most_dispensable(), waiting)
         room = self._rooms.admit(message.room, message.endpoint, destination)
         if len(room.destinations) >= message.required_destinations:
             self._common.meet(room.number, room.destinations, message.decode_prefix_len)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -24,10 +25,14 @@ class RoomState(Enum):
 
 
 class RoomDestination:
-    """One decode rank's part in a room. `transfer`: None for a dummy rank, to which nothing is sent."""
+    """One decode rank's part in a room, as a host `peer` has named it.
 
-    def __init__(self, message: control.Destination) -> None:
+    `transfer`: None for a dummy rank, to which nothing is sent.
+    """
+
+    def __init__(self, message: control.Destination, peer: str) -> None:
         self.transfer: OutgoingTransfer | None = None
+        self.peer = peer
         self.done = message.is_dummy
         # SGLang's name, which its common layer reads.
         self.required_dst_info_num = message.required_destinations
@@ -91,6 +96,9 @@ class Rooms:
         self.lock = threading.RLock()
         self._rooms: dict[int, Room] = {}
         self._refused = Refusals(seconds=refuse_s)
+        # Of destinations whose request has not come: by peer, the number in each room, the oldest room first.
+        self._waiting: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self._waiting_of: Counter[str] = Counter()
         self._unclaimed = 0
         self._max_unclaimed = max_unclaimed
 
@@ -102,13 +110,18 @@ class Rooms:
 
     @property
     def unclaimed(self) -> int:
-        """How many wait for their request."""
+        """How many destinations wait for their request."""
         return self._unclaimed
 
     @property
     def full(self) -> bool:
-        """Whether no more destinations are taken in."""
+        """Whether another destination is to wait in the place of an older one only."""
         return self._unclaimed >= self._max_unclaimed
+
+    def most_dispensable(self) -> int:
+        """The oldest room without a request of the peer whose destinations take the most room."""
+        peer = max(self._waiting_of, key=self._waiting_of.__getitem__)
+        return next(iter(self._waiting[peer]))
 
     def is_open(self, number: int) -> bool:
         room = self._rooms.get(number)
@@ -122,15 +135,23 @@ class Rooms:
         if room is None:
             room = self._rooms[number] = Room(number, RoomState.OPEN)
         else:
-            self._unclaimed -= 1
+            self._claim(room)
             room.state = RoomState.OPEN
         return room
 
     def admit(self, number: int, endpoint: str, destination: RoomDestination) -> Room:
-        """The room, with that destination."""
+        """The room, with that destination. An earlier one at the same endpoint fails."""
         room = self._rooms.get(number)
         if room is None:
             room = self._rooms[number] = Room(number, RoomState.UNCLAIMED)
+        replaced = room.destinations.get(endpoint)
+        if replaced is not None:
+            replaced.fail("the decode rank has named another destination")
+        if room.state is RoomState.UNCLAIMED:
+            if replaced is not None:
+                self._leave(number, replaced)
+            self._waiting[destination.peer][number] += 1
+            self._waiting_of[destination.peer] += 1
             self._unclaimed += 1
         room.destinations[endpoint] = destination
         return room
@@ -144,7 +165,8 @@ class Rooms:
         """Ends an unclaimed room, if there is one."""
         room = self._rooms.pop(number, None)
         if room is not None:
-            self._unclaimed -= 1
+            if room.state is RoomState.UNCLAIMED:
+                self._claim(room)
             room.state = RoomState.CLOSED
 
     def refuse(self, number: int, reason: str) -> None:
@@ -162,3 +184,18 @@ class Rooms:
             for room in self._rooms.values()
             if room.state is RoomState.UNCLAIMED and room.created_s < limit_s
         ]
+
+    def _claim(self, room: Room) -> None:
+        """Its destinations wait no more."""
+        for destination in room.destinations.values():
+            self._leave(room.number, destination)
+
+    def _leave(self, number: int, destination: RoomDestination) -> None:
+        rooms = self._waiting[destination.peer]
+        rooms[number] -= 1
+        if not rooms[number]:
+            del rooms[number]
+        self._waiting_of[destination.peer] -= 1
+        if not rooms:
+            del self._waiting[destination.peer], self._waiting_of[destination.peer]
+        self._unclaimed -= 1

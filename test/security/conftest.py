@@ -1,5 +1,31 @@
 """Attacks over real sockets. `start` and `pd`: a router before mock instances."""
 
+import contextlib
+
+import pytest
+import zmq
 from router_cluster import pd, start
 
 __all__ = ["pd", "start"]
+
+
+@pytest.fixture
+def open_things():
+    """An ExitStack for what a test opens."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def dealer(open_things):
+    """dealer(endpoint): a socket that says what it likes."""
+    context = zmq.Context()
+    open_things.callback(context.destroy, linger=0)
+
+    def make(endpoint):
+        made = context.socket(zmq.DEALER)
+        made.linger, made.sndtimeo, made.rcvtimeo = 0, 20_000, 20_000
+        made.connect(endpoint)
+        return made
+
+    return make

@@ -1,6 +1,7 @@
 """One connection at a listener."""
 
 import socket
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,6 +12,8 @@ from mempool.transports.stream.memory import BufferSink
 from mempool.wire import MAX_HEADER_BYTES
 
 _AT_ONCE = 1024 * 1024
+# Without a message: signs of life, and the parts of one header.
+_READS_A_TURN = 64
 
 
 class EndedError(Exception):
@@ -27,33 +30,44 @@ class AcceptedConnection:
         self,
         stream: socket.socket,
         source: bytes,
+        host: str,
         limits: SocketLimits,
         max_frame_bytes: int,
         place: ChooseSink | None,
     ) -> None:
         self.socket = stream
         self.source = source
+        self.host = host
         self.writer = Writer(stream)
         self.clock = Clock(limits)
         # Whether the listener's user has heard of it.
         self.known = False
         self.waits_for_room = False
+        self._silence = limits.silence_s
+        # Since when it has owed a first message, or the rest of a prefix and header.
+        self._owes_since: float | None = time.monotonic()
         self._awake_at = 1
         self._max_frame_bytes = max_frame_bytes
         self._place = place
         self._begin()
 
+    @property
+    def overdue(self) -> bool:
+        """Whether it has begun a message, or only itself, and brings it to no end."""
+        return self._owes_since is not None and time.monotonic() - self._owes_since > self._silence
+
     def read(self) -> IncomingMessage | None:
-        """Reads the socket until a message is whole, or a part of a payload is read.
+        """Reads the socket until a message is whole, or a part of a payload is read, or its turn is over.
 
         Raises BlockingIOError where there is nothing to read now, OSError and EndedError at its end.
         """
-        while True:
+        for _ in range(_READS_A_TURN):
             in_payload = self._payload is not None
             message = self._read_once()
             self.known |= message is not None
             if message is not None or in_payload:
                 return message
+        return None
 
     def flush(self) -> bool:
         """Sends what there is room for; returns whether `waits_for_room` has changed. Raises OSError."""
@@ -69,6 +83,8 @@ class AcceptedConnection:
         self._left -= count
         if not self._left:
             return self._next()
+        if self._payload is None and self._owes_since is None:
+            self._owes_since = time.monotonic()
         if self._left < self._awake_at:
             self._wake_at(self._left)
         return None
@@ -103,9 +119,11 @@ class AcceptedConnection:
             return None
         header, payload = memoryview(self._header.bytes), self._payload
         if payload is None and payload_bytes:
+            self._owes_since = None
             self._payload = self._place_for(header, payload_bytes)
             self._aim(self._payload, payload_bytes)
             return None
+        self._owes_since = None
         self._begin()
         frames: list[Buffer] = [header]
         if isinstance(payload, BufferSink):
@@ -116,11 +134,15 @@ class AcceptedConnection:
         if not header and payload in (ARE_YOU_THERE, I_AM):
             if payload == ARE_YOU_THERE:
                 self.writer.put_sign(I_AM)
+            if self.known:
+                self._owes_since = None
             self._begin()
             return
         max_bytes = min(self._max_frame_bytes, MAX_HEADER_BYTES)
         if not 0 < header <= max_bytes or payload > self._max_frame_bytes:
             raise EndedError(f"a message of {header} and {payload} bytes")
+        if self._owes_since is None:
+            self._owes_since = time.monotonic()
         self._header = BufferSink(header)
         self._aim(self._header, header)
 

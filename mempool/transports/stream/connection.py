@@ -14,6 +14,8 @@ from mempool.transports.stream.pacing import pace
 from mempool.wire import MAX_HEADER_BYTES
 
 _READ_BYTES = 64 * 1024
+# Together at least as much as a header has.
+_READS_A_TURN = 4
 
 
 class StreamConnection:
@@ -28,16 +30,20 @@ class StreamConnection:
         self._endpoint = endpoint
         self._limits = limits
         self._socket = socket.socket(family, socket.SOCK_STREAM)
-        prepare(self._socket, limits)
-        if max_bandwidth:
-            pace(self._socket, max_bandwidth)
+        try:
+            prepare(self._socket, limits)
+            if max_bandwidth:
+                pace(self._socket, max_bandwidth)
+            # One descriptor to poll, whether it waits for bytes or for room.
+            self._epoll = select.epoll()
+        except BaseException:
+            self._socket.close()
+            raise
         self._writer = Writer(self._socket)
         self._clock = Clock(limits)
         self._lost: str | None = None
         self._inbox: deque[bytes] = deque()
         self._unread = bytearray()
-        # One descriptor to poll, whether it waits for bytes or for room.
-        self._epoll = select.epoll()
         if self._socket.connect_ex(address) not in (0, errno.EINPROGRESS):
             self._lost = "cannot connect"
         self._waits_for_room = True
@@ -104,12 +110,15 @@ class StreamConnection:
             self._epoll.modify(self._socket, select.EPOLLIN | (select.EPOLLOUT if waits else 0))
 
     def _read(self) -> None:
-        """All that is there, and cuts it into messages."""
+        """Some of what is there, so that a receiver that floods takes no memory; cuts it into messages."""
         try:
-            while part := self._socket.recv(_READ_BYTES):
+            for _ in range(_READS_A_TURN):
+                part = self._socket.recv(_READ_BYTES)
+                if not part:
+                    self._lost = "connection closed"
+                    break
                 self._clock.hear()
                 self._unread += part
-            self._lost = "connection closed"
         except BlockingIOError:
             pass
         except OSError as error:

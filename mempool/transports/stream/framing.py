@@ -96,7 +96,8 @@ def address_of(url: str, *, numeric: bool) -> tuple[socket.AddressFamily, tuple[
         if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise OSError("give stream://host:port")
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=flags)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # ValueError: what the codec of host names says to labels that are empty or too long.
         raise MemPoolError(f"{url!r}: {error}") from error
     family, _, _, _, address = found[0]
     return family, (str(address[0]), int(address[1]))

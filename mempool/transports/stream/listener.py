@@ -2,12 +2,14 @@
 
 import itertools
 import logging
+import resource
 import select
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from mempool.errors import MemPoolError
+from mempool.guard import LoopGuard
 from mempool.sockets import SocketLimits, endpoint_of
 from mempool.transports.base import ChooseSink, Disconnected, IncomingMessage
 from mempool.transports.stream.accepted import AcceptedConnection, EndedError
@@ -16,9 +18,23 @@ from mempool.transports.stream.framing import ARE_YOU_THERE, Clock, address_of, 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+MAX_CONNECTIONS = 4096
+# For looking at the sockets once: whoever has sent something is read, and the user has other work too.
+_ROUNDS_A_CALL = 16
+
+
+def max_connections() -> int:
+    """So that an instance has descriptors left for all else, however many strangers connect."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if limit == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, limit // 4))
 
 
 class StreamListener:
+    """Keeps a bounded number of connections, and half of that of each host. `refused` counts those beyond.
+
+    One that has never sent a message gives way to a newcomer, and is closed where it sends none in time.
+    """
+
     def __init__(
         self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None
     ) -> None:
@@ -26,6 +42,10 @@ class StreamListener:
         self._max_frame_bytes = max_frame_bytes
         self._place = place
         self._clock = Clock(limits)
+        self._max_connections = max_connections()
+        self.refused = 0
+        self._of_host: Counter[str] = Counter()
+        self._guard = LoopGuard("a connection to the block channel")
         self._numbers = itertools.count()
         self._by_number: dict[int, AcceptedConnection] = {}
         self._by_source: dict[bytes, AcceptedConnection] = {}
@@ -41,8 +61,10 @@ class StreamListener:
         return (self._epoll.fileno(),)
 
     def receive(self) -> IncomingMessage | Disconnected | None:
+        rounds_left = _ROUNDS_A_CALL
         while True:
-            if not self._readable:
+            if not self._readable and rounds_left:
+                rounds_left -= 1
                 self._look()
             if not self._readable:
                 return self._gone.popleft() if self._gone else None
@@ -63,7 +85,9 @@ class StreamListener:
         if not self._readable:
             self._look()
         for accepted in list(self._by_source.values()):
-            if not accepted.clock.silent or accepted in self._readable:
+            if accepted.overdue and accepted not in self._readable:
+                self._drop(accepted, "a message that does not end" if accepted.known else "")
+            elif not accepted.clock.silent or accepted in self._readable:
                 accepted.writer.put_sign(ARE_YOU_THERE)
                 self._flush(accepted)
             else:
@@ -102,6 +126,9 @@ class StreamListener:
             self._drop(accepted)
         except EndedError as ended:
             self._drop(accepted, ended.fault)
+        except Exception as error:
+            self._guard.report(error)
+            self._drop(accepted, f"reading failed: {error}")
         self._flush(accepted)
         return message
 
@@ -119,7 +146,7 @@ class StreamListener:
 
     def _accept(self) -> None:
         try:
-            stream, _ = self._socket.accept()
+            stream, address = self._socket.accept()
         except BlockingIOError:
             return
         except OSError as error:
@@ -127,11 +154,38 @@ class StreamListener:
             # Until `tend`: polled, it would be readable all the time.
             self._epoll.modify(self._socket, 0)
             return
-        prepare(stream, self._limits)
-        source = b"%d" % next(self._numbers)
-        accepted = AcceptedConnection(stream, source, self._limits, self._max_frame_bytes, self._place)
+        host = str(address[0])
+        try:
+            if not self._has_room(host):
+                raise ConnectionRefusedError
+            prepare(stream, self._limits)
+            source = b"%d" % next(self._numbers)
+            accepted = AcceptedConnection(
+                stream, source, host, self._limits, self._max_frame_bytes, self._place
+            )
+            self._epoll.register(stream, select.EPOLLIN)
+        except OSError:
+            self.refused += 1
+            stream.close()
+            return
+        self._of_host[host] += 1
         self._by_number[stream.fileno()] = self._by_source[source] = accepted
-        self._epoll.register(stream, select.EPOLLIN)
+
+    def _has_room(self, host: str) -> bool:
+        """For one more connection of that host. The oldest that never sent a message makes some."""
+        if self._of_host[host] >= self._max_connections // 2:
+            rivals = (each for each in self._by_source.values() if each.host == host)
+        elif len(self._by_source) >= self._max_connections:
+            rivals = (each for each in self._by_source.values())
+        else:
+            return True
+        # Not those that are about to be read.
+        silent = next((each for each in rivals if not each.known and each not in self._readable), None)
+        if silent is None:
+            return False
+        self.refused += 1
+        self._drop(silent)
+        return True
 
     def _flush(self, accepted: AcceptedConnection) -> None:
         if accepted.writer.empty or accepted.source not in self._by_source:
@@ -146,6 +200,9 @@ class StreamListener:
             self._epoll.modify(accepted.socket, select.EPOLLIN | room)
 
     def _drop(self, accepted: AcceptedConnection, fault: str = "") -> None:
+        self._of_host[accepted.host] -= 1
+        if not self._of_host[accepted.host]:
+            del self._of_host[accepted.host]
         del self._by_source[accepted.source]
         del self._by_number[accepted.socket.fileno()]
         self._epoll.unregister(accepted.socket)

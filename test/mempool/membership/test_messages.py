@@ -4,13 +4,13 @@ import sys
 import msgspec
 import pytest
 
+from mempool.endpoints import check_endpoint
 from mempool.errors import FrameError
 from mempool.membership.messages import (
     PAGE_INFOS,
     Join,
     MembershipSnapshot,
     MemberStatus,
-    check_endpoint,
     decode_to_member,
     decode_to_registry,
     encode,
@@ -52,6 +52,15 @@ def test_endpoints_of_any_transport_are_taken(endpoint):
         "tcp://a:80\n",
         "ipc://" + "x" * 300,
         "ipc://a b",
+        "stream://a..b:1",
+        "tcp://.a:1",
+        f"tcp://{'a' * 64}:1",
+        f"stream://{'a.' * 127}a:1",
+        "tcp://[::1::]:1",
+        "tcp://[1.2.3.4]:1",
+        "stream://[]:1",
+        "stream://[%]:1",
+        "tcp://a:99999",
     ],
 )
 def test_what_nobody_can_connect_to_is_no_endpoint(endpoint):

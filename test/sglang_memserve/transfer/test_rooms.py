@@ -1,6 +1,7 @@
 """What becomes of a room, from its first destination or its request to its end."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ LAYOUT = BlockLayout(
 )
 
 
-def destination(dummy=False):
+def destination(dummy=False, peer="10.0.0.1"):
     return RoomDestination(
         control.Destination(
             room=ROOM,
@@ -24,7 +25,8 @@ def destination(dummy=False):
             decode_prefix_len=0,
             required_destinations=1,
             is_dummy=dummy,
-        )
+        ),
+        peer,
     )
 
 
@@ -58,15 +60,39 @@ def test_a_second_request_gets_no_room_until_the_first_has_ended(rooms):
     assert (first.state, second.state) == (RoomState.CLOSED, RoomState.OPEN)
 
 
-def test_a_room_without_a_request_counts_once_and_can_be_dropped(rooms):
-    for endpoint in ("a", "b"):
-        rooms.admit(ROOM, endpoint, destination())
+def test_each_destination_without_a_request_counts_until_its_room_is_dropped(rooms):
+    rooms.admit(ROOM, "a", destination())
     assert not rooms.full
-    rooms.admit(ROOM + 1, "a", destination())
-    assert rooms.full
+    rooms.admit(ROOM, "b", destination(peer="10.0.0.2"))
+    assert (rooms.unclaimed, len(rooms), rooms.full) == (2, 1, True)
     rooms.drop(ROOM)
     rooms.drop(ROOM)
-    assert (rooms.unclaimed, len(rooms), rooms.full) == (1, 1, False)
+    assert (rooms.unclaimed, len(rooms), rooms.full) == (0, 0, False)
+
+
+def test_a_destination_that_is_named_again_replaces_the_earlier(rooms):
+    first, second = destination(), destination(peer="10.0.0.2")
+    failed = []
+    first.attach(SimpleNamespace(fail=failed.append))
+    rooms.admit(ROOM, "a", first)
+    room = rooms.admit(ROOM, "a", second)
+    assert (room.destinations, rooms.unclaimed, len(failed)) == ({"a": second}, 1, 1)
+    rooms.open(ROOM)
+    assert rooms.unclaimed == 0
+
+
+def test_the_oldest_room_of_the_peer_with_the_most_gives_way():
+    rooms = Rooms(refuse_s=100, max_unclaimed=10)
+    rooms.admit(1, "honest", destination(peer="10.0.0.9"))
+    for number in (5, 4, 3):
+        rooms.admit(number, "many", destination())
+    assert rooms.most_dispensable() == 5
+    rooms.drop(5)
+    rooms.open(4)
+    assert rooms.most_dispensable() in (1, 3)
+    for endpoint in ("a", "b"):
+        rooms.admit(1, endpoint, destination(peer="10.0.0.9"))
+    assert rooms.most_dispensable() == 1
 
 
 def test_only_rooms_without_a_request_are_overdue(rooms):

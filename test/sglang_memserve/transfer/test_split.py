@@ -274,13 +274,16 @@ def test_a_destination_whose_request_never_comes_is_swept(split, tools):
     assert "did not reach" in fail(split, tools, receiver)[0]
 
 
-def test_only_so_many_destinations_wait_for_their_requests(make_split, tools):
+def test_only_so_many_destinations_wait_and_the_oldest_gives_way(make_split, tools):
     split = make_split(how=lambda source: {"max_unclaimed": 1})
-    waiting, refused = split.ask(ROOM, [9]), split.ask(ROOM + 1, [10])
-    tools.until(lambda: refused.poll() == KVPoll.Failed)
+    oldest = split.ask(ROOM, [9])
+    tools.until(lambda: split.p.prefill.rooms.get(ROOM))
+    waiting = split.ask(ROOM + 1, [10])
+    tools.until(lambda: oldest.poll() == KVPoll.Failed)
     with pytest.raises(KVTransferError, match="1 destinations wait for requests that have not come"):
-        refused.failure_exception()
-    sender = split.sender(ROOM)
+        oldest.failure_exception()
+    oldest.clear()
+    sender = split.sender(ROOM + 1)
     split.send(sender, [1], aux_index=0, total=1)
     # Those whose request is here count no more.
     later = split.ask(ROOM + 2, [11])

@@ -1,0 +1,35 @@
+"""What is an address to connect to, or to listen on. Imports no zmq."""
+
+import ipaddress
+import re
+from collections.abc import Collection
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[!-~]{1,240}")
+_TCP = re.compile(r"(?:tcp|stream)://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+_LONGEST_HOST = 253
+
+
+def check_endpoint(endpoint: str, *, schemes: Collection[str] = (), lowest_port: int = 1) -> None:
+    """Raises ValueError for what is no address to connect to, or to listen on where port 0 is one.
+
+    `schemes`: those that are allowed; none: any. What a peer names is checked where it is decoded.
+    """
+    if not _URL.fullmatch(endpoint):
+        raise ValueError(f"not an endpoint: {endpoint!r:.300}, give scheme://address")
+    scheme = endpoint.partition(":")[0]
+    if schemes and scheme not in schemes:
+        raise ValueError(f"not an endpoint: {endpoint!r}, give {' or '.join(schemes)}://address")
+    if scheme in ("tcp", "stream"):
+        parts = _TCP.fullmatch(endpoint)
+        if not (parts and _is_host(parts[1]) and lowest_port <= int(parts[2]) < 65536):
+            raise ValueError(f"not an endpoint: {endpoint!r}, give {scheme}://host:port")
+
+
+def _is_host(host: str) -> bool:
+    """Whether it could be looked up: the codec of names refuses labels that are empty or too long."""
+    try:
+        if host.startswith("["):
+            return bool(ipaddress.IPv6Address(host[1:-1]))
+        return len(host.encode("idna")) <= _LONGEST_HOST
+    except ValueError:
+        return False

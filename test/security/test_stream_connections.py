@@ -180,7 +180,7 @@ def test_connections_that_greet_are_bounded_and_the_honest_stay(make_ends, monke
 
 
 def test_the_number_of_connections_leaves_descriptors_for_the_rest(monkeypatch):
-    monkeypatch.setattr(stream_listener.resource, "getrlimit", lambda _: (200, 200))
+    monkeypatch.setattr("resource.getrlimit", lambda _: (200, 200))
     assert stream_listener.max_connections() == 50
 
 

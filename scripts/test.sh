@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What CI runs, in stages: set-up, check (lint, imports, types), docs, unit tests side by side, real servers one after
-# the other. All stages run, whatever the ones before them say; the last line is pytest's own, of the last stage.
+# What CI runs, in stages: set-up, check (lint, imports, types), docs, unit tests side by side, attacks, real servers one
+# after the other. All stages run, whatever the ones before them say; the last line is pytest's own, of the last stage.
 #   scripts/test.sh                        all stages
 #   scripts/test.sh --full                 the whole matrix of real servers too
 #   scripts/test.sh test/router -k pair    with any of pytest's other arguments: set-up, check, and these tests alone
@@ -46,6 +46,7 @@ case "$*" in
 "" | --full)
     stage docs docs
     stage "unit tests" scripts/unit_tests.sh "$@"
+    stage attacks "$BIN/python" -m pytest test/security "$@"
     last_stage "real servers" "$BIN/python" -m pytest test/e2e "$@"
     ;;
 *)

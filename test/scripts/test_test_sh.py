@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = ("ruff", "lint-imports", "mypy", "mkdocs", "python", "coverage")
+TOOLS = ("ruff", "lint-imports", "mypy", "mkdocs", "python")
 SHARES = 4
 FAKE = """#!/bin/sh
 call="$(basename "$0") $*"
@@ -29,7 +29,7 @@ def checkout(tmp_path):
     """A folder with the scripts and fakes of what they call. Lines of `fails`: how calls that fail begin."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("e2e", "mempool", "newcomer", "router", "sglang_memserve", "support"):
+    for name in ("e2e", "mempool", "newcomer", "router", "security", "sglang_memserve", "support"):
         (tmp_path / "test" / name).mkdir(parents=True)
     for name in ("mkdocs.yml", "calls", "environment"):
         (tmp_path / name).touch()
@@ -64,18 +64,17 @@ def test_all_stages_run_and_the_last_line_is_of_the_last(run):
     assert status == 0
     assert pytests(calls)[-1] == "test/e2e"
     tools = [call.split()[0] for call in calls]
-    assert tools == ["setup.sh", "ruff", "ruff", "lint-imports", "mypy", "mkdocs"] + ["python"] * SHARES + [
-        "coverage", "coverage", "python",
-    ]  # fmt: skip
+    assert tools == ["setup.sh", "ruff", "ruff", "lint-imports", "mypy", "mkdocs"] + ["python"] * (SHARES + 2)
     assert printed.splitlines()[-1] == "python -m pytest test/e2e, in 1 s"
-    stages = ["check", "docs", "unit tests", "real servers"]
+    stages = ["check", "docs", "unit tests", "attacks", "real servers"]
     assert [
         line.removeprefix("== ").split(" (")[0] for line in printed.splitlines() if "==" in line
     ] == stages
 
 
 def test_each_folder_of_unit_tests_is_in_one_share(run):
-    shares = pytests(run()[2])[:-1]
+    *shares, attacks, _ = pytests(run()[2])
+    assert attacks == "test/security"
     folders = [word for share in shares for word in share.split() if not word.startswith("-")]
     own = ["test/sglang_memserve/bench", "test/sglang_memserve/cli", "test/sglang_memserve/cluster"]
     assert sorted(folders) == [
@@ -100,7 +99,7 @@ def test_each_folder_of_unit_tests_is_in_one_share(run):
 def test_a_failure_of_any_stage_is_the_result_and_the_others_still_run(run, tool):
     status, printed, calls = run(fails=[tool])
     assert status == 1
-    assert len(pytests(calls)) == SHARES + 1
+    assert len(pytests(calls)) == SHARES + 2
     assert printed.splitlines()[-1] == "python -m pytest test/e2e, in 1 s"
 
 
@@ -111,6 +110,7 @@ def test_the_seconds_of_each_stage_are_printed_and_what_failed(run):
     assert line.count("FAILED") == 1
     assert "docs" in line
     assert "unit tests" in line
+    assert "attacks" in line
 
 
 def test_without_a_set_up_nothing_runs(run):

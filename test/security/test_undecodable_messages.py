@@ -199,7 +199,7 @@ class RogueReceiver(threading.Thread):
                 connection, _ = self.listener.accept()
             except OSError:
                 return
-            with connection, contextlib.suppress(ConnectionError):
+            with connection, contextlib.suppress(OSError):
                 connection.recv(1000)
                 connection.sendall(self.answer)
                 connection.shutdown(socket.SHUT_WR)

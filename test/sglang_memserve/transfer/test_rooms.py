@@ -60,7 +60,7 @@ def test_a_second_request_gets_no_room_until_the_first_has_ended(rooms):
     assert (first.state, second.state) == (RoomState.CLOSED, RoomState.OPEN)
 
 
-def test_each_destination_without_a_request_counts_until_its_room_is_dropped(rooms):
+def test_a_destination_without_a_request_counts_until_it_is_dropped(rooms):
     rooms.admit(ROOM, "a", destination())
     assert not rooms.full
     rooms.admit(ROOM, "b", destination(peer="10.0.0.2"))

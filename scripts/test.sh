@@ -31,7 +31,8 @@ last_stage() {
 docs() {
     local site status=0
     site=$(mktemp -d)
-    "$BIN/mkdocs" build --strict --quiet --site-dir "$site" || status=$?
+    # Else mkdocs-material advertises, on every build.
+    NO_MKDOCS_2_WARNING=1 "$BIN/mkdocs" build --strict --quiet --site-dir "$site" || status=$?
     rm -rf "$site"
     return "$status"
 }

@@ -56,6 +56,12 @@ class Trio:
     def ask(self, *args, **fields):
         return answered(self.begin(*args, **fields)[1])
 
+    def timed(self, *args, **fields):
+        """The answer, and the seconds that it took."""
+        began = time.monotonic()
+        answer = self.ask(*args, **fields)
+        return answer, time.monotonic() - began
+
     def published(self, first_token):
         """Asks the second, and returns its answer when others can fetch the prompt from it."""
         before = state(self.second).get("dram_blocks_published", 0)
@@ -127,15 +133,16 @@ def test_a_second_prefill_instance_gets_a_chat_by_hint(trio):
 
 def test_a_stopped_source_costs_its_request_the_deadline(trio):
     once = trio.published(2000)
+    with trio.others():
+        _, computing = trio.timed(trio.first, 2600)
     before = failures(trio.first, "fetches")
     with trio.second_stopped(), trio.others() as took:
-        began = time.monotonic()
-        answer = trio.ask(trio.first, 2000, deadline=DEADLINE)
-        seconds = time.monotonic() - began
+        answer, seconds = trio.timed(trio.first, 2000, deadline=DEADLINE)
         assert failures(trio.first, "fetches") != before
-    print(f"{seconds:.1f} s; others up to {max(took):.1f} s")
+    print(f"{seconds:.1f} s, {computing:.1f} s without a source; others up to {max(took):.1f} s")
     assert trio.same(once, answer)
-    assert seconds < DEADLINE + COMPUTING
+    # How fast this machine computes changes from minute to minute.
+    assert seconds < DEADLINE + 2 * computing
     assert max(took) < DEADLINE
     until(lambda: trio.holds_nothing(trio.first))
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 import aiohttp
 from multidict import CIMultiDict
 
-from router.errors import JSON_HEADERS, BadRequest, shown
+from router.errors import JSON_HEADERS
 from router.instances.instance import Instance
 from router.protocol import body
 
@@ -42,17 +42,14 @@ class ClientAborts:
         self._latest: deque[tuple[int, str]] = deque(maxlen=_KEPT)
 
     def record(self, raw: bytes) -> None:
-        """The body of an `/abort_request`. Raises BadRequest for a name that is no text.
-
-        What is no JSON object is the instances' to refuse.
-        """
+        """The body of an `/abort_request`. What is no JSON object or names no text, instances refuse."""
         parsed = body.parse(raw)
         if parsed is None:
             return
         rids = parsed.fields.get("rid")
         names = rids if isinstance(rids, list) else [rids]
-        if wrong := [name for name in names if not isinstance(name, str | None)]:
-            raise BadRequest(f"rid {shown(wrong[0])}: text is wanted, the rid of a request")
+        if not all(isinstance(name, str | None) for name in names):
+            return
         self.count += 1
         for name in [""] if parsed.fields.get("abort_all") else names[:_KEPT]:
             # SGLang takes a name for all that begin with it.

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import os
 import random
@@ -29,6 +30,13 @@ def free_port():
         return next(port for port in ports if is_free(port))
 
     return pick
+
+
+@pytest.fixture
+def open_things():
+    """An ExitStack for what a test opens."""
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from mempool.remote.messages import Call, Caller, CallReply, ControlReply
 from mempool.remote.requests import OutgoingRequest, RequestQueue, settle
 from mempool.sockets import MAX_PEERS, SocketLimits, poll_ms
 from mempool.transports.base import Disconnected, IncomingMessage
+from mempool.transports.peers import PeerTable
 from mempool.transports.registry import Transports
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,6 @@ class Control:
         transports: Transports,
         max_peers: int = MAX_PEERS,
     ) -> None:
-        self._max_peers = max_peers
         self._caller = caller
         self._serve = serve
         self._requests = requests
@@ -54,9 +54,11 @@ class Control:
         self.endpoint = self._listener.endpoint
         self.bad_frames = 0
         self._guard = LoopGuard("the control channel")
-        self._peers: dict[str, ControlClient] = {}
         self._stopping = False
         self._poller = zmq.Poller()
+        self._peers = PeerTable(
+            self._poller, max_peers, self._connect, self._drop, in_use="instances have been asked"
+        )
         for pollable in (requests.wakeup, *self._listener.pollables):
             self._poller.register(pollable, zmq.POLLIN)
         self._thread = threading.Thread(target=self._run, name="mempool-control", daemon=True)
@@ -105,7 +107,7 @@ class Control:
 
     def _send(self, request: OutgoingRequest) -> None:
         try:
-            self._peer(request.endpoint).send(
+            self._peers.use(request.endpoint).send(
                 self._caller(), request.request, request.deadline, request.reply
             )
         except Exception as error:
@@ -114,31 +116,11 @@ class Control:
                 self._guard.report(error)
             settle(request.reply, PeerDied(request.endpoint, f"cannot connect: {error}"))
 
-    def _peer(self, endpoint: str) -> ControlClient:
-        peer = self._peers.pop(endpoint, None)
-        if peer is None:
-            self._make_room()
-            connection = self._transports.connect(endpoint, self._limits)
-            peer = ControlClient(connection, endpoint)
-            for pollable in connection.pollables:
-                self._poller.register(pollable, zmq.POLLIN)
-        # Used last: at the end.
-        self._peers[endpoint] = peer
-        return peer
-
-    def _make_room(self) -> None:
-        """For one more connection. Raises PeerDied where all are in use."""
-        if len(self._peers) < self._max_peers:
-            return
-        unused = next((peer for peer in self._peers.values() if peer.idle), None)
-        if unused is None:
-            raise PeerDied("a new instance", f"{len(self._peers)} instances have been asked")
-        self._drop(unused, PeerDied(unused.endpoint, "its connection gave way to others"))
+    def _connect(self, endpoint: str) -> ControlClient:
+        return ControlClient(self._transports.connect(endpoint, self._limits), endpoint)
 
     def _drop(self, peer: ControlClient, error: MemPoolError) -> None:
-        del self._peers[peer.endpoint]
-        for pollable in peer.connection.pollables:
-            self._poller.unregister(pollable)
+        self._peers.forget(peer)
         peer.close(error)
 
     def _serve_peers(self) -> float | None:

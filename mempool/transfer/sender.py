@@ -17,6 +17,7 @@ from mempool.store import BlockSource, require_sendable
 from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendTask
 from mempool.transfer.peer import Peer, PeerSettings, SentCounters
 from mempool.transports.base import Pollable
+from mempool.transports.peers import PeerTable
 from mempool.transports.registry import Transports
 from mempool.wire import MAX_PIECE_BYTES
 
@@ -47,12 +48,10 @@ class BlockSender:
         transports: Transports | None = None,
         max_peers: int = MAX_PEERS,
     ) -> None:
-        self._max_peers = max_peers
         self._limits = limits or SocketLimits()
         self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, self._limits)
         self._transports = transports or Transports()
         self._inbox: deque[tuple[OutgoingTransfer, SendTask]] = deque()
-        self._peers: dict[str, Peer] = {}
         self._sent = SentCounters()
         self.bad_frames = 0
         self._guard = LoopGuard("sending blocks")
@@ -60,6 +59,13 @@ class BlockSender:
         self._stopping = False
         self._poller = zmq.Poller()
         self._poller.register(self._wakeup, zmq.POLLIN)
+        self._peers = PeerTable(
+            self._poller,
+            max_peers,
+            self._connect,
+            partial(self._drop, again=False),
+            in_use="receivers are being sent to",
+        )
         self._thread = threading.Thread(target=self._run, name="mempool-sender", daemon=True)
         self._thread.start()
 
@@ -119,7 +125,7 @@ class BlockSender:
     def _accept(self, transfer: OutgoingTransfer, work: SendTask) -> None:
         if isinstance(work, OpenTransfer):
             try:
-                self._peer(transfer.endpoint).put(transfer, work)
+                self._peers.use(transfer.endpoint).put(transfer, work)
             except Exception as error:
                 # The endpoint is a peer's own word: there is no list of what connecting to it may raise.
                 self._count(error)
@@ -159,32 +165,13 @@ class BlockSender:
             self._drop(peer, PeerDied(peer.endpoint, f"cannot send: {error}"))
         return None
 
-    def _peer(self, endpoint: str) -> Peer:
-        peer = self._peers.pop(endpoint, None)
-        if peer is None:
-            self._make_room()
-            connection = self._transports.connect(endpoint, self._limits)
-            peer = Peer(connection, endpoint, self._settings, self._sent)
-            for pollable in connection.pollables:
-                self._poller.register(pollable, zmq.POLLIN)
-        # Used last: at the end.
-        self._peers[endpoint] = peer
-        return peer
-
-    def _make_room(self) -> None:
-        """For one more connection. Raises PeerDied where all are in use."""
-        if len(self._peers) < self._max_peers:
-            return
-        unused = next((peer for peer in self._peers.values() if peer.idle), None)
-        if unused is None:
-            raise PeerDied("a new receiver", f"{len(self._peers)} receivers are being sent to")
-        self._drop(unused, PeerDied(unused.endpoint, "its connection gave way to others"), again=False)
+    def _connect(self, endpoint: str) -> Peer:
+        connection = self._transports.connect(endpoint, self._limits)
+        return Peer(connection, endpoint, self._settings, self._sent)
 
     def _drop(self, peer: Peer, error: TransferError, *, again: bool = True) -> None:
         """`again`: the receiver hears of it on another connection."""
-        del self._peers[peer.endpoint]
-        for pollable in peer.connection.pollables:
-            self._poller.unregister(pollable)
+        self._peers.forget(peer)
         transfers = peer.close()
         if transfers:
             logger.warning("%s; %d transfers fail", error, len(transfers))
@@ -196,10 +183,10 @@ class BlockSender:
     def _report_failure(self, transfer: OutgoingTransfer, error: TransferError) -> None:
         """It may be alive and only its connection gone: on a new one it hears of it, instead of waiting."""
         # Not in the place of a peer that may be next to be served.
-        if len(self._peers) >= self._max_peers:
+        if self._peers.full:
             return
         try:
-            self._peer(transfer.endpoint).put(transfer, SendFail(error.cause))
+            self._peers.use(transfer.endpoint).put(transfer, SendFail(error.cause))
         except Exception as again:
             self._count(again)
             logger.debug("%s cannot hear of the failure: %s", transfer.endpoint, again)

@@ -1,4 +1,3 @@
-import contextlib
 import threading
 from types import SimpleNamespace
 
@@ -133,13 +132,6 @@ class MuteReceiver:
 
     def close(self):
         self.context.destroy(linger=0)
-
-
-@pytest.fixture
-def open_things():
-    """An ExitStack for what a test opens."""
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

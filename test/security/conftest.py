@@ -1,19 +1,10 @@
 """Attacks over real sockets. `start` and `pd`: a router before mock instances."""
 
-import contextlib
-
 import pytest
 import zmq
 from router_cluster import pd, start
 
 __all__ = ["pd", "start"]
-
-
-@pytest.fixture
-def open_things():
-    """An ExitStack for what a test opens."""
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -180,11 +180,10 @@ class UpstreamRequest:
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes, code: int) -> InstanceRefused:
         self._refused = True
-        at_fault: Instance | None = self.instance
-        if code in _BROKEN and ABORTED not in body:
-            at_fault = self._at_fault(body)
-            if at_fault is not None:
-                at_fault.failed()
+        broken = code in _BROKEN and ABORTED not in body
+        at_fault = self._at_fault(body) if broken else None
+        if at_fault is not None:
+            at_fault.failed()
         return InstanceRefused(
             response.status,
             headers.to_client(response.headers),

@@ -117,9 +117,11 @@ class InProcessConnection:
         self._wakeup.set()
 
     def receive(self) -> Sequence[Buffer] | None:
-        lost = self._lost
         if not self._inbox:
             self._wakeup.clear()
+        # Read after clear(), which takes away the wakeup of a loss before it, and before the inbox, which then holds
+        # all that came before the loss.
+        lost = self._lost
         if self._inbox:
             return [self._inbox.popleft()]
         if lost is not None:

@@ -154,15 +154,18 @@ def test_a_router_that_starts_anew_knows_all_at_once(two, post, halves, router_o
 def test_an_instance_that_dies_leaves_the_trees_and_comes_back_to_them(two, post, halves):
     trees = Trees(two.url, two, post, halves, seed=9)
     trees.talk()
-    dead = two.workers("colocated")[0]
-    assert any(trees.settled(ids)[dead["url"]] for ids in trees.prompts)
+    dead, holds = next(
+        (worker, index)
+        for index, worker in enumerate(two.workers("colocated"))
+        if any(trees.settled(ids)[worker["url"]] for ids in trees.prompts)
+    )
     seen = two.signal(dead, signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while two.workers("colocated")[0]["healthy"]:
+    while two.workers("colocated")[holds]["healthy"]:
         assert time.monotonic() < deadline
     assert all(trees.looked_up(ids).get(dead["url"], 0) == 0 for ids in trees.prompts)
-    two.wait_for(r"colocated-0 .*\bback\b", 240, since=seen)
-    while not two.workers("colocated")[0]["healthy"]:
+    two.wait_for(rf"colocated-{holds} .*\bback\b", 240, since=seen)
+    while not two.workers("colocated")[holds]["healthy"]:
         assert time.monotonic() < deadline + 240
     assert not any(trees.settled(ids)[dead["url"]] for ids in trees.prompts)
     trees.talk()

@@ -89,6 +89,18 @@ def test_an_endpoint_is_free_again_once_its_listener_closed(channel, url, tools)
         tools.until(lambda again=again: again.endpoint not in channel.sender._peers)
 
 
+def test_a_listener_that_closes_while_a_connection_looks_is_noticed(monkeypatch):
+    """The loss comes just before the wakeup is cleared: it wakes nobody any more, so that look has to see it."""
+    transports = Transports()
+    listener = transports.listen("inproc://here", SocketLimits(), 1 << 20)
+    connection = transports.connect(listener.endpoint, SocketLimits())
+    clear = connection._wakeup.clear
+    monkeypatch.setattr(connection._wakeup, "clear", lambda: (listener.close(), clear()))
+    with pytest.raises(PeerDied):
+        connection.receive()
+    connection.close()
+
+
 def test_messages_come_in_order_from_each_and_a_goodbye_last(url):
     transports = Transports()
     listener = transports.listen(url, SocketLimits(), 1 << 20)

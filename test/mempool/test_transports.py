@@ -8,6 +8,7 @@ import torch
 from mempool.errors import MemPoolError, PeerDied
 from mempool.sockets import SocketLimits
 from mempool.transfer.receiver import BlockReceiver
+from mempool.transports.inproc import InProcess
 from mempool.transports.registry import Transports
 from mempool.wire import MAX_HEADER_BYTES
 
@@ -90,8 +91,8 @@ def test_an_endpoint_is_free_again_once_its_listener_closed(channel, url, tools)
 
 
 def test_a_listener_that_closes_while_a_connection_looks_is_noticed(monkeypatch):
-    """The loss comes just before the wakeup is cleared: it wakes nobody any more, so that look has to see it."""
-    transports = Transports()
+    """The loss comes just before the wakeup is cleared, and wakes nobody: that look has to see it."""
+    transports = InProcess()
     listener = transports.listen("inproc://here", SocketLimits(), 1 << 20)
     connection = transports.connect(listener.endpoint, SocketLimits())
     clear = connection._wakeup.clear

@@ -17,8 +17,8 @@ def kv_class(original: Callable[..., Any], transfer_backend: Any, class_type: An
         return original(transfer_backend, class_type)
     require_applied()
     from sglang.srt.disaggregation.base import KVArgs
-    from sglang.srt.disaggregation.common.conn import CommonKVBootstrapServer
 
+    from sglang_memserve.transfer.bootstrap import MemberBootstrapServer
     from sglang_memserve.transfer.manager import MemServeKVManager
     from sglang_memserve.transfer.receiver import MemServeKVReceiver
     from sglang_memserve.transfer.sender import MemServeKVSender
@@ -28,7 +28,7 @@ def kv_class(original: Callable[..., Any], transfer_backend: Any, class_type: An
         "MANAGER": MemServeKVManager,
         "SENDER": MemServeKVSender,
         "RECEIVER": MemServeKVReceiver,
-        "BOOTSTRAP_SERVER": CommonKVBootstrapServer,
+        "BOOTSTRAP_SERVER": MemberBootstrapServer,
     }[class_type.name]
 
 

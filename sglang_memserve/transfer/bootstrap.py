@@ -22,6 +22,8 @@ from aiohttp import web
 from requests.auth import AuthBase
 from sglang.srt.disaggregation.common import conn
 
+from mempool.security.cluster_key import ClusterKey
+
 CHALLENGE = "X-MemServe-Challenge"
 ANSWER = "X-MemServe-Answer"
 CHALLENGE_SECONDS = 60.0
@@ -81,14 +83,13 @@ class MemberAuth(AuthBase):
 
 
 class MemberBootstrapServer(conn.CommonKVBootstrapServer):
-    """`key`: the members'. Without one it is SGLang's own server."""
-
-    key: bytes | None = None
+    """Where this process has no cluster key, it is SGLang's own server."""
 
     def _setup_routes(self) -> None:
         super()._setup_routes()
-        if self.key is not None:
-            self.app.middlewares.append(members_alone(self.key))
+        key = members_key()
+        if key is not None:
+            self.app.middlewares.append(members_alone(key))
 
 
 def members_alone(key: bytes) -> Any:
@@ -117,8 +118,17 @@ def answer(key: bytes, challenge: str, method: str, path: str, body: bytes) -> s
     return hmac.digest(key, said.encode(), "sha256").hex()
 
 
-def answer_challenges(key: bytes) -> None:
-    """From now on SGLang's common layer answers them, in this process."""
+def members_key() -> bytes | None:
+    """Derived from the cluster key that the environment gives. Raises ClusterKeyError."""
+    cluster_key = ClusterKey.from_environment()
+    return None if cluster_key is None else cluster_key.derive("bootstrap")
+
+
+def answer_challenges() -> None:
+    """From now on SGLang's common layer answers them in this process, where it has a cluster key."""
+    key = members_key()
+    if key is None:
+        return
     auth = MemberAuth(key)
 
     def session() -> requests.Session:

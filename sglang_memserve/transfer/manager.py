@@ -18,6 +18,7 @@ from sglang_memserve.caching.prefill_origins import PrefillOrigin
 from sglang_memserve.kv_pool import paged_buffers
 from sglang_memserve.options import InstanceOptions
 from sglang_memserve.scheduler_wakeup import SchedulerWakeup
+from sglang_memserve.transfer.bootstrap import answer_challenges
 from sglang_memserve.transfer.by_layer import ByLayer
 from sglang_memserve.transfer.common_layer import pin_rank_port
 from sglang_memserve.transfer.connection_watch import ConnectionWatch
@@ -36,6 +37,7 @@ class MemServeKVManager(CommonKVManager):
         # Before super(): the common layer's constructor may already change a room's status.
         self.wakeup = SchedulerWakeup()
         self._status_lock = threading.Lock()
+        answer_challenges()
         self._rank_port = InstanceOptions.from_environment().rank_port
         super().__init__(args, disaggregation_mode, server_args, *rest)
         pin_rank_port(self, self._rank_port)

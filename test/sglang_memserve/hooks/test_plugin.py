@@ -53,7 +53,7 @@ def test_sglang_loads_the_backend_and_every_hook_takes_hold(sglang):
         "MemServeKVManager",
         "MemServeKVSender",
         "MemServeKVReceiver",
-        "CommonKVBootstrapServer",
+        "MemberBootstrapServer",
         "FakeKVSender",
     ]
 

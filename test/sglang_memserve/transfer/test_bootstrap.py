@@ -9,6 +9,7 @@ import requests
 from manual_clock import Clock
 from sglang.srt.disaggregation.common import conn
 
+from mempool.security.cluster_key import ClusterKey
 from sglang_memserve.transfer.bootstrap import (
     ANSWER,
     CHALLENGE,
@@ -20,7 +21,8 @@ from sglang_memserve.transfer.bootstrap import (
     answer_challenges,
 )
 
-KEY = b"k" * 32
+SECRET = "s" * 32
+KEY = ClusterKey(SECRET).derive("bootstrap")
 RANK = {
     **dict.fromkeys(("attn_tp_size", "attn_cp_size", "attn_dp_size", "pp_size", "system_dp_size"), 1),
     **dict.fromkeys(("attn_tp_rank", "attn_cp_rank", "attn_dp_rank", "pp_rank", "system_dp_rank"), 0),
@@ -31,7 +33,7 @@ ASK = "route?prefill_dp_rank=-1&prefill_cp_rank=-1&target_tp_rank=-1&target_pp_r
 
 @pytest.fixture
 def url(free_port, monkeypatch):
-    monkeypatch.setattr(MemberBootstrapServer, "key", KEY)
+    monkeypatch.setenv("MEMSERVE_CLUSTER_KEY", SECRET)
     port = free_port()
     server = MemberBootstrapServer("127.0.0.1", port)
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 30
@@ -49,8 +51,9 @@ def url(free_port, monkeypatch):
 @pytest.fixture
 def member(monkeypatch):
     """What SGLang's common layer calls `requests`, as a member has it."""
+    monkeypatch.setenv("MEMSERVE_CLUSTER_KEY", SECRET)
     monkeypatch.setattr(conn, "requests", requests)
-    answer_challenges(KEY)
+    answer_challenges()
     return conn.requests
 
 
@@ -72,6 +75,15 @@ def test_a_stranger_learns_and_changes_nothing(url, member, auth):
         response = requests.request(method, f"{url}/{path}", json=rogue, auth=auth, timeout=5)
         assert (response.status_code, response.text) == (401, "members of the cluster only")
     assert member.get(f"{url}/{ASK}", timeout=5).json()["page_size"] == 16
+
+
+def test_without_a_cluster_key_it_is_sglangs_own(free_port, monkeypatch):
+    monkeypatch.setattr(conn, "requests", requests)
+    answer_challenges()
+    assert conn.requests is requests
+    server = MemberBootstrapServer("127.0.0.1", free_port())
+    assert not server.app.middlewares
+    server.close()
 
 
 def test_an_answer_is_good_for_its_own_request_alone(url):

@@ -84,16 +84,28 @@ class Cluster(Process):
 
     def signal(self, worker, number):
         """To all of a worker's processes at once; returns where the output ended before."""
-        seen, port = len(self.log.read_text(errors="replace")), worker["url"].rpartition(":")[2]
+        seen = len(self.log.read_text(errors="replace"))
+        os.killpg(os.getpgid(self._process(worker).pid), number)
+        return seen
+
+    def _process(self, worker):
+        port = worker["url"].rpartition(":")[2]
         for process in psutil.Process(self.popen.pid).children(recursive=True):
             if f"launch_server --host 127.0.0.1 --port {port} " in " ".join(process.cmdline()):
-                os.killpg(os.getpgid(process.pid), number)
-                return seen
+                return process
         raise AssertionError(f"no instance of the cluster listens at {worker['url']}")
 
     def kill(self, role):
         """SIGKILL to the first instance of a role, as `signal` does it."""
         return self.signal(self.workers(role)[0], signal.SIGKILL)
+
+    def kill_scheduler(self, role):
+        """As `kill`, but the scheduler alone: the HTTP server is there until it notices."""
+        seen, process = len(self.log.read_text(errors="replace")), self._process(self.workers(role)[0])
+        family = process.children(recursive=True)
+        (scheduler,) = (child for child in family if child.cmdline()[0].startswith("sglang::scheduler"))
+        scheduler.kill()
+        return seen
 
 
 @pytest.fixture(scope="session")

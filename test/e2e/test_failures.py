@@ -1,6 +1,7 @@
 """Bad requests, clients that leave, and instances that die: an answer soon, and the next request works."""
 
 import random
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,7 +24,7 @@ BAD = {
     ),
     "bad parameter": ("/generate", {"text": "hello", "sampling_params": {"temperature": -1}}),
 }
-DEADLINE_SECONDS = 15
+DEADLINE_SECONDS, SERVES_AGAIN_SECONDS = 15, 8
 
 
 def works(post, url):
@@ -81,4 +82,38 @@ def test_a_killed_instance_ends_its_requests_and_comes_back(one_p_one_d, post, r
     status, body = post(cluster.url, "/generate", {"text": "hello"}, DEADLINE_SECONDS)
     assert status >= 500, body
     cluster.wait_for(rf"{role}-0 .*\bback\b", 240, since=seen)
+    works(post, cluster.url)
+
+
+def test_a_scheduler_that_dies_is_blamed_alone(one_p_one_d, post):
+    """Prefill's HTTP server lives on for seconds, and decode is who says that prefill is lost.
+
+    The load never pauses; what it hears of decode meanwhile is its own requests' failures.
+    """
+    cluster, ended, circuits = one_p_one_d, threading.Event(), set()
+
+    def ask():
+        answered = []
+        while not ended.is_set():
+            status, _ = post(cluster.url, "/generate", long_request(4, 60), 60)
+            answered.append((time.monotonic(), status))
+            circuits.add(cluster.workers("decode")[0]["circuit"])
+            time.sleep(0.1)
+        return answered
+
+    with ThreadPoolExecutor(4) as pool:
+        load = [pool.submit(ask) for _ in range(4)]
+        time.sleep(2)
+        killed, seen = time.monotonic(), cluster.kill_scheduler("prefill")
+        cluster.wait_for(r"prefill-0 .*\bback\b", 240, since=seen)
+        back = time.monotonic()
+        time.sleep(SERVES_AGAIN_SECONDS)
+        ended.set()
+        answered = sorted(answer for future in load for answer in future.result(120))
+    assert circuits == {"closed"}
+    assert {status for at, status in answered if at < killed} == {200}
+    assert {status for at, status in answered if at > killed} > {200}
+    served = min(at for at, status in answered if at > back and status == 200)
+    print(f"served again {served - back:.2f} s after prefill was back")
+    assert all(status == 200 for at, status in answered if at > back + SERVES_AGAIN_SECONDS / 2)
     works(post, cluster.url)

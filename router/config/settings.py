@@ -170,6 +170,15 @@ class RouterConfig(SettingsModel):
         description="key that clients must present; set it in the environment, which `ps` does not show",
         repr=False,
     )
+    admin_api_key: Key = Field(
+        "",
+        description="key that alone opens what administers the router (without it: --api-key); set it in the "
+        "environment",
+        repr=False,
+    )
+    metrics_require_key: bool = Field(
+        False, description="ask for the admin key (without one: --api-key) at GET /metrics of --port too"
+    )
     worker_api_key: Key = Field(
         "", description="key that the router presents to instances; set it in the environment", repr=False
     )
@@ -232,12 +241,13 @@ class RouterConfig(SettingsModel):
         for spec in self.prefill:
             check_port("bootstrap port", spec.bootstrap_port)
         self._check_unique()
+        self._check_keys()
         return self
 
     @property
     def passes_credentials(self) -> bool:
         """Whether keys are between clients and instances: so they are if the router has none of its own."""
-        return not (self.api_key or self.worker_api_key)
+        return not (self.api_key or self.admin_api_key or self.worker_api_key)
 
     def urls(self) -> Iterator[str]:
         yield from (spec.url for spec in self.prefill)
@@ -253,6 +263,12 @@ class RouterConfig(SettingsModel):
             raise ConfigError(
                 "--decode without --prefill: a decode instance needs at least one --prefill URL"
             )
+
+    def _check_keys(self) -> None:
+        if self.admin_api_key and self.admin_api_key in (self.api_key, self.worker_api_key):
+            raise ConfigError("--admin-api-key is another key's value: clients or instances would administer")
+        if self.metrics_require_key and not (self.admin_api_key or self.api_key):
+            raise ConfigError("--metrics-require-key without a key to ask for: give --admin-api-key")
 
     def _check_unique(self) -> None:
         seen: set[str] = set()

@@ -19,7 +19,8 @@ from router.fleet.health import HealthWatch
 from router.fleet.workers import Workers
 from router.forwarding.forwarder import Forwarder
 from router.http.access import AccessLog
-from router.http.auth import authorization, require_key
+from router.http.auth import Keys, authorization, identified
+from router.http.endpoint import Access
 from router.http.endpoints import ENDPOINTS, routes
 from router.http.generate_probe import GenerateProbe
 from router.http.response import failures_as_json
@@ -99,9 +100,9 @@ async def _feeds(registry: Registry, core: RouterCore) -> AsyncIterator[Feeds | 
 
 def _middlewares(config: RouterConfig, shutdown: GracefulShutdown) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
-    public = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
-    keys = [require_key(config.api_key, public)] if config.api_key else []
-    return [failures, shutdown.middleware, *keys, listed_target]
+    metrics = Access.ADMIN if config.metrics_require_key else Access.PUBLIC
+    identify = identified(Keys(config), ENDPOINTS, metrics=metrics)
+    return [failures, shutdown.middleware, identify, listed_target]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:

@@ -9,7 +9,6 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from router.config.settings import RouterConfig
@@ -22,6 +21,7 @@ from router.forwarding.pair import Lingering, Pair
 from router.forwarding.record import RECORD, TARGET, client_headers
 from router.forwarding.retries import Retries
 from router.forwarding.upstream import Request, UpstreamRequest
+from router.instances.client import InstanceClient
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.protocol import body, bootstrap, headers
@@ -41,16 +41,16 @@ class Forwarder:
         config: RouterConfig,
         registry: Registry,
         scheduler: Scheduler,
-        session: aiohttp.ClientSession,
+        client: InstanceClient,
         rng: random.Random | None = None,
     ) -> None:
         self._config = config
         self._registry = registry
         self._scheduler = scheduler
-        self._session = session
+        self._client = client
         self._lingering = Lingering()
         self._names = NamesInFlight()
-        self._abort_sender = AbortSender(session)
+        self._abort_sender = AbortSender(client)
         self.client_aborts = ClientAborts()
         self.retries = Retries(config, self.client_aborts, self._abort_sender, rng=rng)
 
@@ -187,5 +187,5 @@ class Forwarder:
             forwarded["Content-Length"] = str(len(raw))
         upstream = Request(request.method, str(request[TARGET]), forwarded, raw)
         return UpstreamRequest(
-            self._session, upstream, reservation, self._config, abandoned, clients_own, partner
+            self._client, upstream, reservation, self._config, abandoned, clients_own, partner
         )

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
@@ -19,35 +18,35 @@ from router.fleet.health import HealthWatch
 from router.fleet.workers import Workers
 from router.forwarding.forwarder import Forwarder
 from router.http.access import AccessLog
-from router.http.auth import Keys, authorization, identified
+from router.http.auth import Keys, identified
 from router.http.endpoint import Access
 from router.http.endpoints import ENDPOINTS, routes
 from router.http.generate_probe import GenerateProbe
+from router.http.reload import Reloads
 from router.http.response import failures_as_json
 from router.http.services import SERVICES, Services
 from router.http.shutdown import GracefulShutdown
 from router.http.target import listed_target
+from router.instances.client import InstanceClient
 from router.instances.registry import Registry
 from router.kv_events import Feeds
 from router.metrics import Metrics
 from router.prefix_tree import EventTree
 from router.prompt.tokens import Tokens
+from router.protocol.tls import ClientTls
 from router.scheduling.core import RouterCore, router_core
 
 logger = logging.getLogger(__name__)
 
-# SGLang closes idle connections after 5 s. The router closes them earlier: no request meets a closing one.
-KEEPALIVE_SECS = 2.0
-
 
 @asynccontextmanager
 async def running_app(
-    config: RouterConfig, shutdown: GracefulShutdown
+    config: RouterConfig, shutdown: GracefulShutdown, reloads: Reloads
 ) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
     """The application behind `shutdown`, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash. Raises ConfigError
-    for a --profile that cannot be read.
+    for a --profile, or certificates, that cannot be read.
     """
     registry = new_registry(config)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
@@ -55,13 +54,16 @@ async def running_app(
     scheduler = core.scheduler
     async with AsyncExitStack() as stack:
         stack.push_async_callback(tokens.close)
-        session = await stack.enter_async_context(_session(config))
-        watch = HealthWatch(registry, session, config)
+        tls = ClientTls(config.ca_cert_paths, config.client_cert_path, config.client_key_path)
+        if tls.reads_files:
+            reloads.add("certificates towards instances", tls.reload)
+        client = await stack.enter_async_context(InstanceClient(tls))
+        watch = HealthWatch(registry, client, config)
         await watch.probe_all()
         if scheduler.needs_tokens:
             tokens.prepare()
         feeds = await stack.enter_async_context(_feeds(registry, core))
-        forwarder = Forwarder(config, registry, scheduler, session)
+        forwarder = Forwarder(config, registry, scheduler, client)
         stack.push_async_callback(forwarder.close)
         checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
         generate_probe = GenerateProbe(forwarder, config)
@@ -77,7 +79,7 @@ async def running_app(
             registry=registry,
             scheduler=scheduler,
             forwarder=forwarder,
-            fanout=Fanout(registry, session, config),
+            fanout=Fanout(registry, client, config),
             generate_probe=generate_probe,
             workers=workers,
             feeds=feeds,
@@ -103,16 +105,6 @@ def _middlewares(config: RouterConfig, shutdown: GracefulShutdown) -> list[Middl
     metrics = Access.ADMIN if config.metrics_require_key else Access.PUBLIC
     identify = identified(Keys(config), ENDPOINTS, metrics=metrics)
     return [failures, shutdown.middleware, identify, listed_target]
-
-
-def _session(config: RouterConfig) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        headers=authorization(config.worker_api_key),
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECS),
-        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-    )
 
 
 @asynccontextmanager

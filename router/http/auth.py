@@ -1,4 +1,4 @@
-"""API keys: what clients present to the router, and what the router presents to instances."""
+"""API keys: what clients present to the router, and what that opens."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ from router.config.settings import RouterConfig
 from router.errors import Forbidden, Unauthorized
 from router.http.endpoint import Access, Endpoint
 from router.http.target import endpoint_of
-
-
-def authorization(key: str) -> dict[str, str]:
-    """The headers that present `key`; none without one."""
-    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class Caller(NamedTuple):

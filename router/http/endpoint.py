@@ -34,7 +34,7 @@ class Access(IntEnum):
 
 
 class Endpoint(NamedTuple):
-    """`path` is aiohttp's pattern. `pd_unsupported_reason`: why a pair cannot answer, where only others can."""
+    """`path` is aiohttp's pattern. `pd_unsupported_reason`: why a pair cannot answer what others can."""
 
     methods: tuple[str, ...]
     path: str

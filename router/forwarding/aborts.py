@@ -65,6 +65,19 @@ class ClientAborts:
         return "" in named or any(rid.startswith(name) for rid in rids for name in named)
 
 
+def names_no_request(raw: bytes) -> bool:
+    """Whether an `/abort_request` of this body may end everybody's requests.
+
+    What the router cannot read counts too: an instance may read it. SGLang takes an empty name for all.
+    """
+    parsed = body.parse(raw)
+    if parsed is None or parsed.fields.get("abort_all") not in (None, False):
+        return True
+    rids = parsed.fields.get("rid")
+    names = rids if isinstance(rids, list) else [rids]
+    return not all(isinstance(name, str) and name for name in names)
+
+
 class AbortSender:
     """Posts `/abort_request` in the background. A failed one is forgotten: the connection is closed too."""
 

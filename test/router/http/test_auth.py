@@ -213,3 +213,35 @@ async def test_metrics_take_a_key_where_asked(start, keys, opens):
 def test_keys_that_would_guard_nothing_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
         RouterConfig(**settings)
+
+
+EVERYBODYS = [
+    b'{"abort_all": true}',
+    b'{"abort_all": "true", "rid": "a"}',
+    b'{"abort_all": 1, "rid": "a"}',
+    b'{"rid": ""}',
+    b'{"rid": null}',
+    b'{"rid": ["a", ""]}',
+    b"{}",
+    b'{"rid": "a", "abort_all": true, "x": NaN}',
+    '{"abort_all": true}'.encode("utf-16"),
+    b"",
+]
+
+
+@pytest.mark.parametrize("raw", EVERYBODYS, ids=repr)
+async def test_an_abort_of_everybodys_requests_takes_the_admin_key(start, raw):
+    cluster = await start(colocated=1, **ADMIN_KEYS)
+    status, answer, _ = await ask(cluster, "POST", "/abort_request", RIGHT, data=raw)
+    assert (status, json.loads(answer)["error"]["type"]) == (403, "forbidden")
+    assert cluster.colocated[0].aborts == []
+    named = await ask(cluster, "POST", "/abort_request", RIGHT, data=b'{"rid": "mine"}')
+    assert (named[0], len(cluster.colocated[0].aborts)) == (200, 1)
+    admin = {"Authorization": "Bearer admin-key"}
+    assert (await ask(cluster, "POST", "/abort_request", admin, data=raw))[0] in (200, 400)
+
+
+async def test_without_an_admin_key_a_clients_key_aborts_all(start):
+    cluster = await start(colocated=1, **KEYS)
+    assert (await ask(cluster, "POST", "/abort_request", RIGHT, data=b'{"abort_all": true}'))[0] == 200
+    assert len(cluster.colocated[0].aborts) == 1

@@ -185,6 +185,16 @@ class RouterConfig(SettingsModel):
     metrics_require_key: bool = Field(
         False, description="ask for the admin key (without one: --api-key) at GET /metrics of --port too"
     )
+    tenants: str = Field(
+        "",
+        description="YAML file of the tenants: digests of keys, limits, groups (SIGHUP reads it again)",
+    )
+    tenants_secret: Key = Field(
+        "",
+        description="secret of the tenants' namespaces, where their file has none; the same at every router; "
+        "set it in the environment",
+        repr=False,
+    )
     worker_api_key: Key = Field(
         "", description="key that the router presents to instances; set it in the environment", repr=False
     )
@@ -263,7 +273,7 @@ class RouterConfig(SettingsModel):
     @property
     def passes_credentials(self) -> bool:
         """Whether keys are between clients and instances: so they are if the router has none of its own."""
-        return not (self.api_key or self.admin_api_key or self.worker_api_key)
+        return not (self.api_key or self.admin_api_key or self.worker_api_key or self.tenants)
 
     def urls(self) -> Iterator[str]:
         yield from (spec.url for spec in self.prefill)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -27,6 +28,7 @@ from router.http.response import failures_as_json
 from router.http.services import SERVICES, Services
 from router.http.shutdown import GracefulShutdown
 from router.http.target import listed_target
+from router.http.tenancy import kept_apart
 from router.instances.client import InstanceClient
 from router.instances.registry import Registry
 from router.kv_events import Feeds
@@ -35,6 +37,7 @@ from router.prefix_tree import EventTree
 from router.prompt.tokens import Tokens
 from router.protocol.tls import ClientTls
 from router.scheduling.core import RouterCore, router_core
+from router.tenants.directory import Tenants
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ async def running_app(
     """The application behind `shutdown`, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash. Raises ConfigError
-    for a --profile, or certificates, that cannot be read.
+    for a --profile, --tenants or certificates that cannot be read.
     """
     registry = new_registry(config)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
@@ -70,9 +73,10 @@ async def running_app(
         stack.push_async_callback(generate_probe.close)
         workers = Workers(registry, watch, config, scheduler.forget)
         stack.push_async_callback(workers.close)
-        middlewares = _middlewares(config, shutdown)
+        tenants = _tenants(config, reloads)
+        middlewares = _middlewares(config, shutdown, tenants)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
-        metrics = Metrics(registry, scheduler, forwarder.retries)
+        metrics = Metrics(registry, scheduler, forwarder.retries, tenants)
         AccessLog(metrics.requests, enabled=config.access_log).watch(app)
         app[SERVICES] = Services(
             config=config,
@@ -83,6 +87,7 @@ async def running_app(
             generate_probe=generate_probe,
             workers=workers,
             feeds=feeds,
+            tenants=tenants,
             metrics=metrics,
         )
         app.add_routes(routes())
@@ -100,11 +105,25 @@ async def _feeds(registry: Registry, core: RouterCore) -> AsyncIterator[Feeds | 
         yield feeds
 
 
-def _middlewares(config: RouterConfig, shutdown: GracefulShutdown) -> list[Middleware]:
+def _tenants(config: RouterConfig, reloads: Reloads) -> Tenants | None:
+    """Those of the configuration's file. Raises ConfigError."""
+    if not config.tenants:
+        return None
+    tenants = Tenants(Path(config.tenants), config.tenants_secret.encode())
+    reloads.add("the file of tenants", tenants.reload)
+    return tenants
+
+
+def _middlewares(
+    config: RouterConfig, shutdown: GracefulShutdown, tenants: Tenants | None
+) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
-    metrics = Access.ADMIN if config.metrics_require_key else Access.PUBLIC
-    identify = identified(Keys(config), ENDPOINTS, metrics=metrics)
-    return [failures, shutdown.middleware, identify, listed_target]
+    # What is measured adds up what all tenants do.
+    closed = config.metrics_require_key or tenants is not None
+    metrics = Access.ADMIN if closed else Access.PUBLIC
+    identify = identified(Keys(config, tenants), ENDPOINTS, metrics=metrics)
+    apart = [] if tenants is None else [kept_apart(ENDPOINTS)]
+    return [failures, shutdown.middleware, identify, *apart, listed_target]
 
 
 @asynccontextmanager

@@ -13,12 +13,17 @@ from router.config.settings import RouterConfig
 from router.errors import Forbidden, Unauthorized
 from router.http.endpoint import Access, Endpoint
 from router.http.target import endpoint_of
+from router.tenants.directory import Tenants
+from router.tenants.tenant import Tenant
 
 
 class Caller(NamedTuple):
-    """Who asks, as far as the key says: `access` is the most that the caller may ask for."""
+    """Who asks, as far as the key says: `access` is the most that the caller may ask for, `tenant` whose key
+    it is.
+    """
 
     access: Access
+    tenant: Tenant | None = None
 
     @property
     def administers(self) -> bool:
@@ -33,16 +38,17 @@ class Keys:
     """The keys that open the router.
 
     Without an admin key whoever may ask at all administers, as at sglang_router. Without a key for clients
-    everybody is a client, as at SGLang's server.
+    everybody is a client, as at SGLang's server, unless there are tenants.
     """
 
-    def __init__(self, config: RouterConfig) -> None:
+    def __init__(self, config: RouterConfig, tenants: Tenants | None = None) -> None:
         self._admin = config.admin_api_key
         self._client = config.api_key
-        if self._admin:
-            self._nobody = Access.METRICS if self._client else Access.CLIENT
+        self._tenants = tenants
+        if self._client or tenants is not None:
+            self._nobody = Access.METRICS
         else:
-            self._nobody = Access.METRICS if self._client else Access.ADMIN
+            self._nobody = Access.CLIENT if self._admin else Access.ADMIN
 
     def caller(self, presented: str) -> Caller:
         """Who presents this key; "" for none."""
@@ -50,6 +56,8 @@ class Keys:
             return Caller(Access.ADMIN)
         if _same(presented, self._client):
             return Caller(Access.CLIENT if self._admin else Access.ADMIN)
+        if self._tenants is not None and (tenant := self._tenants.of(presented)) is not None:
+            return Caller(Access.TENANT, tenant)
         return Caller(self._nobody)
 
 

@@ -29,7 +29,9 @@ class Access(IntEnum):
     """Anybody, or with --metrics-require-key who administers."""
     CLIENT = 2
     """Who has a key of the router's."""
-    ADMIN = 3
+    TENANT = 3
+    """A tenant, of what is its own; beside tenants, who administers."""
+    ADMIN = 4
     """Who administers: changes what serves, or sees what others asked."""
 
 

@@ -44,7 +44,7 @@ def _router(methods: tuple[str, ...], path: str, summary: str, handler: Handler,
     return Endpoint(methods, path, AnsweredBy.ROUTER, summary, handler, access)
 
 
-_PUBLIC, _METRICS, _CLIENT, _ADMIN = Access
+_PUBLIC, _METRICS, _CLIENT, _TENANT, _ADMIN = Access
 _GET, _POST, _POST_PUT, _GET_POST = ("GET",), ("POST",), ("POST", "PUT"), ("GET", "POST")
 _EMBEDS = "a prefill/decode pair generates text; embeddings, classes and ranks come from a whole server"
 _SCORES = "a prefill/decode pair generates text; it scores nothing"
@@ -123,7 +123,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/explain",
         "How a request would be routed now, and why; it is not sent",
         inspection.explain,
-        _ADMIN,
+        _TENANT,
     ),
     _router(_GET, "/list_workers", "The instances' URLs", workers.list_urls, _ADMIN),
     _router(_GET, "/metrics", "What the router measures, for Prometheus", inspection.metrics, _METRICS),

@@ -30,8 +30,8 @@ class CannotListen(Exception):
 async def serving(config: RouterConfig, reloads: Reloads | None = None) -> AsyncIterator[asyncio.Task[None]]:
     """Serve while in the block; on leaving it, running requests get the grace period, and new ones get 503.
 
-    Raises CannotListen, and ConfigError for a --profile, or certificates, that cannot be read. `reloads` gets
-    what may be read again.
+    Raises CannotListen, and ConfigError for a --profile, --tenants or certificates that cannot be read.
+    `reloads` gets what may be read again.
     Gives the task of the health checks: once that is done, they have crashed and the router must end.
     """
     shutdown, reloads = GracefulShutdown(), Reloads() if reloads is None else reloads

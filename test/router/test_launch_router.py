@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from certificates import Authority
+from tenant_files import bearer, entry, write
 
 from router.config.flags import parse
 
@@ -192,6 +193,50 @@ async def test_a_process_serves_https_and_reads_its_certificate_again(start, por
         rest = await process.stderr.read()
         assert await process.wait() == 0
         assert b"Traceback" not in rest
+
+
+async def test_a_process_reads_its_tenants_again(port, router_process, tmp_path):
+    path = tmp_path / "tenants.yaml"
+    argv = ["--tenants", write(path, entry("a"), entry("b")), "--port", port]
+
+    async def heard():
+        """Of a router without instances, 503 says that the key is known."""
+        async with aiohttp.ClientSession() as session:
+            statuses = []
+            for name in "abc":
+                url = f"http://127.0.0.1:{port}/generate"
+                async with session.post(url, json={"text": "a"}, headers=bearer(name)) as response:
+                    statuses.append(response.status)
+            return statuses
+
+    async def logged(process, text):
+        while text not in (line := await process.stderr.readline()):
+            assert line
+        return line
+
+    async with router_process(*argv) as process:
+        await listening(process)
+        assert await heard() == [503, 503, 401]
+        write(path, entry("b"), entry("c"))
+        process.send_signal(signal.SIGHUP)
+        await logged(process, b"the file of tenants read again")
+        assert await heard() == [401, 503, 503]
+        write(path, entry("a", requests_in_flight="no"))
+        process.send_signal(signal.SIGHUP)
+        line = await logged(process, b"stays as it was")
+        assert b"tenants.0.requests_in_flight: 'no'" in line
+        assert await heard() == [401, 503, 503]
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+
+
+def test_a_wrong_file_of_tenants_is_said_and_nothing_is_served(port, tmp_path):
+    path = write(tmp_path / "tenants.yaml", entry("a", prompt_tokens=0))
+    command = [sys.executable, "-m", "router.launch_router", "--port", port, "--tenants", path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "tenants.0.prompt_tokens: 0: must be a number greater than 0" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_certificates_that_do_not_serve_are_said_and_nothing_is_served(port, tmp_path):

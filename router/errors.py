@@ -11,6 +11,7 @@ Failure                 the end of a request, as an HTTP answer
     ├── Conflict        409
     ├── PayloadTooLarge 413
     ├── UnknownEncoding 415
+    ├── TenantLimited   429  says when to come again
     ├── HeadTooLarge    431
     ├── InstanceFailed  502  connection refused, reset or broken off; names the instance
     ├── NoInstance      503  no healthy instance
@@ -135,6 +136,15 @@ class UnknownEncoding(RouterError):
     def __init__(self, message: str, known: str) -> None:
         super().__init__(message)
         self.headers = {**JSON_HEADERS, "Accept-Encoding": known}
+
+
+class TenantLimited(RouterError):
+    status_code = HTTPStatus.TOO_MANY_REQUESTS
+    kind = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.headers = {**JSON_HEADERS, "Retry-After": str(retry_after_s)}
 
 
 class HeadTooLarge(RouterError):

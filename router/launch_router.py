@@ -14,6 +14,7 @@ import uvloop
 
 from router.config.flags import parse
 from router.config.settings import ConfigError, RouterConfig
+from router.http.reload import Reloads
 from router.http.server import CannotListen, serving
 
 logger = logging.getLogger("router.launch_router")
@@ -60,12 +61,19 @@ async def serve(config: RouterConfig) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping, number)
+    if config.api_key and not config.admin_api_key:
+        logger.warning("every client's key adds and removes instances too: --admin-api-key keeps that apart")
     if not any(config.urls()):
         logger.warning("no instances yet (--prefill and --decode, or --worker-urls): POST /workers adds some")
-    async with serving(config) as checks:
+    reloads = Reloads()
+    async with serving(config, reloads) as checks:
         checks.add_done_callback(lambda _: stop.set())
         _tune_garbage_collection()
-        logger.info("listening on http://%s:%d", config.host, config.port)
+        # Without files to read, SIGHUP ends the router, as a terminal that closes expects.
+        if reloads:
+            loop.add_signal_handler(signal.SIGHUP, reloads.run)
+        scheme = "https" if config.tls_cert_path else "http"
+        logger.info("listening on %s://%s:%d", scheme, config.host, config.port)
         await stop.wait()
         crashed = checks.done()
     if crashed:

@@ -14,13 +14,14 @@ def port_number(value: int) -> int:
     return value
 
 
-def _key(value: str) -> str:
+def checked_key(value: str) -> str:
+    """Raises ValueError, which does not quote it."""
     if not re.fullmatch("[!-~]+", value):
         raise ValueError("give a key of printable ASCII without spaces, or leave it out")
     return value
 
 
 Port = Annotated[int, AfterValidator(port_number)]
-Key = Annotated[str, AfterValidator(_key)]
+Key = Annotated[str, AfterValidator(checked_key)]
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

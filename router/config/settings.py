@@ -69,6 +69,11 @@ def _prefill_urls(value: Any) -> Any:
     return [prefill_url(url) if isinstance(url, str) else url for url in value] if _is_list(value) else value
 
 
+def _paths(value: Any) -> Any:
+    """Paths in a list, or in one text with commas between them."""
+    return [path.strip() for path in value.split(",") if path.strip()] if isinstance(value, str) else value
+
+
 def _names(value: Any) -> Any:
     """Names in a list, or in one text with commas or spaces between them."""
     return value.replace(",", " ").split() if isinstance(value, str) else value
@@ -99,6 +104,7 @@ def prefill_url(text: str) -> PrefillUrl:
 
 PolicyName = Annotated[str, AfterValidator(OneOf(*_POLICY_NAMES))]
 RolePolicyName = Annotated[str, AfterValidator(OneOf("", *_POLICY_NAMES))]
+Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
 Urls = Annotated[tuple[str, ...], BeforeValidator(_urls)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 PrefillUrls = Annotated[tuple[PrefillUrl, ...], BeforeValidator(_prefill_urls), AfterValidator(_normalized)]
@@ -170,9 +176,38 @@ class RouterConfig(SettingsModel):
         description="key that clients must present; set it in the environment, which `ps` does not show",
         repr=False,
     )
+    admin_api_key: Key = Field(
+        "",
+        description="key that alone opens what administers the router (without it: --api-key); set it in the "
+        "environment",
+        repr=False,
+    )
+    metrics_require_key: bool = Field(
+        False, description="ask for the admin key (without one: --api-key) at GET /metrics of --port too"
+    )
+    tenants: str = Field(
+        "",
+        description="YAML file of the tenants: digests of keys, limits, groups (SIGHUP reads it again)",
+    )
+    tenants_secret: Key = Field(
+        "",
+        description="secret of the tenants' namespaces, where their file has none; the same at every router; "
+        "set it in the environment",
+        repr=False,
+    )
     worker_api_key: Key = Field(
         "", description="key that the router presents to instances; set it in the environment", repr=False
     )
+    tls_cert_path: str = Field(
+        "", description="certificate (chain, PEM) that clients get: the router serves https with it"
+    )
+    tls_key_path: str = Field("", description="private key of --tls-cert-path (PEM)")
+    ca_cert_paths: Paths = Field(
+        (),
+        description="CA certificates (PEM) that https:// instances are checked by, instead of the system's",
+    )
+    client_cert_path: str = Field("", description="certificate (PEM) for https:// instances that ask for it")
+    client_key_path: str = Field("", description="private key of --client-cert-path (PEM)")
     max_payload_size: Count = Field(
         256 << 20, description="maximum size of a request body, and of an unstreamed answer, in bytes"
     )
@@ -232,12 +267,13 @@ class RouterConfig(SettingsModel):
         for spec in self.prefill:
             check_port("bootstrap port", spec.bootstrap_port)
         self._check_unique()
+        self._check_keys()
         return self
 
     @property
     def passes_credentials(self) -> bool:
         """Whether keys are between clients and instances: so they are if the router has none of its own."""
-        return not (self.api_key or self.worker_api_key)
+        return not (self.api_key or self.admin_api_key or self.worker_api_key or self.tenants)
 
     def urls(self) -> Iterator[str]:
         yield from (spec.url for spec in self.prefill)
@@ -253,6 +289,17 @@ class RouterConfig(SettingsModel):
             raise ConfigError(
                 "--decode without --prefill: a decode instance needs at least one --prefill URL"
             )
+
+    def _check_keys(self) -> None:
+        if self.admin_api_key and self.admin_api_key in (self.api_key, self.worker_api_key):
+            raise ConfigError("--admin-api-key is another key's value: clients or instances would administer")
+        if self.metrics_require_key and not (self.admin_api_key or self.api_key):
+            raise ConfigError("--metrics-require-key without a key to ask for: give --admin-api-key")
+        for kind in ("tls", "client"):
+            cert, key = (getattr(self, f"{kind}_{half}_path") for half in ("cert", "key"))
+            if bool(cert) != bool(key):
+                given, missing = ("cert", "key") if cert else ("key", "cert")
+                raise ConfigError(f"--{kind}-{given}-path without --{kind}-{missing}-path: give both")
 
     def _check_unique(self) -> None:
         seen: set[str] = set()

@@ -68,8 +68,7 @@ IGNORED: dict[str, Flag] = {
     "control-plane-audit-enabled": Flag(_SWITCH, "changes of workers are logged anyway"),
 }  # fmt: skip
 
-_KEYS = "the router has one key for all clients: give --api-key"
-_TLS = "the router speaks plain HTTP: let a proxy before it do TLS"
+_KEYS = "give --api-key for clients and --admin-api-key for what administers"
 # Serving without these would be wrong, or insecure.
 REFUSED: dict[str, Flag] = {
     "enable-igw": Flag(_SWITCH, "a router serves one model: run one for each"),
@@ -77,10 +76,6 @@ REFUSED: dict[str, Flag] = {
     "mcp-config-path": Flag(_ONE, "the router calls no tools"),
     "backend": Flag(_ONE, "instances are SGLang servers", ("sglang",)),
     "history-backend": Flag(_ONE, "the router stores no answers", ("memory", "none")),
-    **dict.fromkeys(
-        ("client-cert-path", "client-key-path", "tls-cert-path", "tls-key-path"), Flag(_ONE, _TLS)
-    ),
-    "ca-cert-paths": Flag(_ANY, _TLS),
     "control-plane-api-keys": Flag(_ANY, _KEYS),
     **dict.fromkeys(("jwt-issuer", "jwt-audience", "jwt-jwks-uri"), Flag(_ONE, _KEYS)),
     "jwt-role-mapping": Flag(_ANY, _KEYS),

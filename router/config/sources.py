@@ -43,7 +43,7 @@ def load(
     environment = _nested({name: environ[where] for name, where in variables.items() if where in environ})
     layers = [_Layer(flags, as_flag), _Layer(environment, _as_variable(variables))]
     if file is not None:
-        layers.append(_Layer(_read(file, list(names)), as_key(file)))
+        layers.append(_Layer(read_file(file, list(names)), as_key(file)))
     return model.model_validate(_merged(layers), context={"shown": _shown(layers)})
 
 
@@ -82,8 +82,8 @@ def _nested(values: dict[str, str]) -> dict[str, Any]:
     return nested
 
 
-def _read(file: Path, names: list[str]) -> dict[str, Any]:
-    """The settings in a YAML file, whose top-level names are checked here."""
+def read_file(file: Path, names: list[str]) -> dict[str, Any]:
+    """The settings in a YAML file, whose top-level names are checked here. Raises ConfigError."""
     import yaml
 
     try:

@@ -28,15 +28,18 @@ def new_instance(
     role: Role,
     bootstrap_port: int | None = None,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    api_key: str = "",
 ) -> Instance:
-    return Instance(url, role, bootstrap_port, new_breaker(config, clock), clock)
+    return Instance(url, role, bootstrap_port, new_breaker(config, clock), clock, api_key)
 
 
 def new_registry(config: RouterConfig, clock: Callable[[], float] = time.monotonic) -> Registry:
-    """The instances that the configuration names: prefill, decode, then colocated ones."""
+    """The instances that the configuration names: prefill, decode, then colocated ones. Each gets its key."""
     named = [
         *((spec.url, Role.PREFILL, spec.bootstrap_port) for spec in config.prefill),
         *((url, Role.DECODE, None) for url in config.decode),
         *((url, Role.COLOCATED, None) for url in config.colocated),
     ]
-    return Registry(new_instance(config, *spec, clock=clock) for spec in named)
+    key = config.worker_api_key
+    return Registry(new_instance(config, *spec, clock=clock, api_key=key) for spec in named)

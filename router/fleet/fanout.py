@@ -14,6 +14,7 @@ import orjson
 from router.config.settings import RouterConfig
 from router.errors import JSON_HEADERS, NoInstance, error_fields
 from router.fleet.loads import summed_up
+from router.instances.client import InstanceClient
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
@@ -59,9 +60,9 @@ class Reply:
 class Fanout:
     """Sends a request to all instances at once. `headers` are always the client's."""
 
-    def __init__(self, registry: Registry, session: aiohttp.ClientSession, config: RouterConfig) -> None:
+    def __init__(self, registry: Registry, client: InstanceClient, config: RouterConfig) -> None:
         self._registry = registry
-        self._session = session
+        self._client = client
         self._credentials = config.passes_credentials
         self._request_id_headers = config.request_id_headers
         self._timeout = aiohttp.ClientTimeout(
@@ -153,13 +154,8 @@ class Fanout:
         self, instance: Instance, method: str, target: str, forwarded: Mapping[str, str], body: bytes
     ) -> Reply:
         try:
-            async with self._session.request(
-                method,
-                instance.url + target,
-                headers=forwarded,
-                data=body or None,
-                timeout=self._timeout,
-                allow_redirects=False,
+            async with self._client.request(
+                instance, method, target, headers=forwarded, data=body or None, timeout=self._timeout
             ) as response:
                 answer = await read_body(response, _ANSWER_LIMIT)
                 return Reply(instance, response.status, response.headers, answer)

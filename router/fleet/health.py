@@ -11,6 +11,7 @@ import orjson
 
 from router.config.settings import RouterConfig
 from router.instances import compatibility
+from router.instances.client import InstanceClient, Redirected
 from router.instances.instance import Instance
 from router.instances.registry import Registry
 from router.instances.server_info import ServerInfo, parse_server_info
@@ -29,9 +30,9 @@ class HealthWatch:
     `health_failure_threshold` times, since a busy server may be slow to answer.
     """
 
-    def __init__(self, registry: Registry, session: aiohttp.ClientSession, config: RouterConfig) -> None:
+    def __init__(self, registry: Registry, client: InstanceClient, config: RouterConfig) -> None:
         self._registry = registry
-        self._session = session
+        self._client = client
         self._config = config
         self._timeout = aiohttp.ClientTimeout(total=config.health_check_timeout_secs)
         self._misses: Counter[Instance] = Counter()
@@ -55,7 +56,9 @@ class HealthWatch:
         instance.probe_requested.clear()
         url = instance.url + self._config.health_check_endpoint
         try:
-            async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as response:
+            async with self._client.request(
+                instance, "GET", self._config.health_check_endpoint, timeout=self._timeout
+            ) as response:
                 await read_body(response, _ANSWER_LIMIT)
         except TimeoutError:
             self._miss(instance, f"no answer to {url} within {self._config.health_check_timeout_secs:g} s")
@@ -67,24 +70,35 @@ class HealthWatch:
         else:
             if response.status >= 500:
                 self._miss(instance, f"{url} answers {response.status}")
-            elif response.status in _REFUSED_KEY and not self._config.passes_credentials:
-                instance.down(f"{url} answers {response.status}: it asks for another --worker-api-key")
+            elif response.status in _REFUSED_KEY and not self._passes_credentials(instance):
+                instance.down(f"{url} answers {response.status}: it asks for {_other_key(instance)}")
             else:
                 self._misses[instance] = 0
                 # Without its server_info an instance would be taken for a stock server.
                 if instance.server_info is None or instance.recheck_requested:
-                    await self._learn(instance)
+                    try:
+                        await self._learn(instance)
+                    except Redirected as error:
+                        instance.down(describe_error(error))
+                        return
                 # If it failed a request meanwhile, it is probed again at once.
                 if not instance.probe_requested.is_set():
                     instance.up()
 
     async def _learn(self, instance: Instance) -> None:
-        """Reads its /server_info. An instance too busy to answer is asked again at the next probe."""
+        """Reads its /server_info. An instance too busy to answer is asked again at the next probe.
+
+        Raises Redirected.
+        """
         try:
-            async with self._session.get(instance.url + "/server_info", timeout=self._timeout) as response:
+            async with self._client.request(
+                instance, "GET", "/server_info", timeout=self._timeout
+            ) as response:
                 info = orjson.loads(await read_body(response, _ANSWER_LIMIT))
         except ValueError:
             info = None
+        except Redirected:
+            raise
         except (aiohttp.ClientError, OSError):
             return
         if response.status >= 500:
@@ -110,6 +124,9 @@ class HealthWatch:
         template = known.template or template
         return replace(server_info, compatibility=replace(known, tokenizer=tokenizer, template=template))
 
+    def _passes_credentials(self, instance: Instance) -> bool:
+        return self._config.passes_credentials and not instance.api_key
+
     def _miss(self, instance: Instance, reason: str) -> None:
         self._misses[instance] += 1
         if not instance.healthy or self._misses[instance] >= self._config.health_failure_threshold:
@@ -126,3 +143,9 @@ class HealthWatch:
                 break
             await self.probe(instance)
         del self._misses[instance]
+
+
+def _other_key(instance: Instance) -> str:
+    if instance.api_key:
+        return "another key: --worker-api-key, or the api_key that POST /workers named"
+    return "a key: name it as api_key where you add it, with POST /workers, or give a --worker-api-key"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from router.config.fields import checked_key
 from router.config.settings import ConfigError, RouterConfig, check_port, check_url, normalized
 from router.errors import BadRequest, Conflict, Forbidden, NoSuchWorker, shown
 from router.fleet.factory import new_instance
@@ -23,9 +24,12 @@ _ROLES = {"regular": Role.COLOCATED, **{role.value: role for role in Role}}
 
 
 class Worker(NamedTuple):
+    """An instance to add. `api_key`: what it asks for; None if whoever adds it did not say."""
+
     url: str
     role: Role
     bootstrap_port: int | None = None
+    api_key: str | None = None
 
 
 class Workers:
@@ -54,15 +58,20 @@ class Workers:
 
         Raises Conflict and Forbidden.
         """
-        if self._config.worker_api_key and not self._config.api_key:
+        config = self._config
+        if config.worker_api_key and not (config.admin_api_key or config.api_key):
             raise Forbidden(
-                "this router presents its --worker-api-key to each instance that is added, so it adds none "
-                "for clients without a key: give it an --api-key too"
+                "this router keeps its instances' key from clients, and asks nobody for a key of its own, so "
+                "nobody adds instances: give it an --admin-api-key"
             )
         if (known := self._named(worker.url)) is not None:
             state = f"is leaving, with {known.in_flight} requests" if known.leaving else "is here already"
             raise Conflict(f"{known} {state}: an instance has one role and one entry")
-        instance = new_instance(self._config, *worker)
+        url, role, bootstrap_port, api_key = worker
+        if api_key is None:
+            # Without an admin key any client may have named it.
+            api_key = config.worker_api_key if config.admin_api_key else ""
+        instance = new_instance(config, url, role, bootstrap_port, api_key=api_key)
         self._registry.add(instance)
         self._watch.add(instance)
         logger.info("%s was added", instance)
@@ -109,22 +118,20 @@ class Workers:
         logger.info("%s was removed", instance)
 
 
-def worker_of(fields: Any, worker_api_key: str) -> Worker:
+def worker_of(fields: Any) -> Worker:
     """The instance to add, from the fields of a client's JSON or query. Raises BadRequest."""
     if not isinstance(fields, dict) or not isinstance(fields.get("url"), str):
         raise BadRequest('an instance is added as {"url": "http://HOST:PORT", "worker_type": "regular"}')
     kind = "regular" if fields.get("worker_type") in (None, "") else fields["worker_type"]
     if not isinstance(kind, str) or kind not in _ROLES:
         raise BadRequest(f"worker_type {shown(kind)} is unknown; known: {', '.join(_ROLES)}")
-    if fields.get("api_key") not in (None, "", worker_api_key):
-        raise BadRequest("api_key: the router presents one key to all instances, its --worker-api-key")
     url, port = normalized(fields["url"]), _port(fields.get("bootstrap_port"))
     try:
         check_url(url)
         check_port("bootstrap_port", port)
     except ConfigError as error:
         raise BadRequest(str(error)) from None
-    return Worker(url, _ROLES[kind], port if kind == Role.PREFILL else None)
+    return Worker(url, _ROLES[kind], port if kind == Role.PREFILL else None, _key(fields.get("api_key")))
 
 
 def parsed(raw: bytes) -> Any:
@@ -132,6 +139,16 @@ def parsed(raw: bytes) -> Any:
         return orjson.loads(raw)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}") from None
+
+
+def _key(given: Any) -> str | None:
+    if given is None or given == "":
+        return None
+    try:
+        # Not quoted: it may be a key with a letter too many.
+        return checked_key(given) if isinstance(given, str) else checked_key("")
+    except ValueError as error:
+        raise BadRequest(f"api_key: {error}") from None
 
 
 def _port(given: Any) -> int | None:

@@ -15,12 +15,16 @@ import aiohttp
 from multidict import CIMultiDict
 
 from router.errors import JSON_HEADERS
+from router.instances.client import InstanceClient
 from router.instances.instance import Instance
 from router.protocol import body
+from router.protocol.answer import AnswerTooLarge, read_body
 
 logger = logging.getLogger(__name__)
 
 _DEADLINE_SECS = 5.0
+_TIMEOUT = aiohttp.ClientTimeout(total=_DEADLINE_SECS)
+_ANSWER_LIMIT = 1 << 16
 # SGLang knows a request by name before its scheduler does. An abort that overtakes it there is lost, and with
 # it every later one of that name.
 _EARLY_SECS = 0.5
@@ -61,11 +65,24 @@ class ClientAborts:
         return "" in named or any(rid.startswith(name) for rid in rids for name in named)
 
 
+def names_no_request(raw: bytes) -> bool:
+    """Whether an `/abort_request` of this body may end everybody's requests.
+
+    What the router cannot read counts too: an instance may read it. SGLang takes an empty name for all.
+    """
+    parsed = body.parse(raw)
+    if parsed is None or parsed.fields.get("abort_all") not in (None, False):
+        return True
+    rids = parsed.fields.get("rid")
+    names = rids if isinstance(rids, list) else [rids]
+    return not all(isinstance(name, str) and name for name in names)
+
+
 class AbortSender:
     """Posts `/abort_request` in the background. A failed one is forgotten: the connection is closed too."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
+    def __init__(self, client: InstanceClient) -> None:
+        self._client = client
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._running: dict[asyncio.Task[None], str] = {}
 
@@ -97,9 +114,13 @@ class AbortSender:
         sent.update(JSON_HEADERS)
         sent["Content-Length"] = str(len(sent_body))
         try:
-            async with asyncio.timeout(_DEADLINE_SECS), self._slots:
-                url = instance.url + "/abort_request"
-                async with self._session.post(url, data=sent_body, headers=sent) as response:
-                    await response.release()
-        except (aiohttp.ClientError, OSError) as error:
+            async with (
+                asyncio.timeout(_DEADLINE_SECS),
+                self._slots,
+                self._client.request(
+                    instance, "POST", "/abort_request", data=sent_body, headers=sent, timeout=_TIMEOUT
+                ) as response,
+            ):
+                await read_body(response, _ANSWER_LIMIT)
+        except (aiohttp.ClientError, OSError, AnswerTooLarge) as error:
             logger.debug("%s did not take the abort of %s: %r", instance, rid, error)

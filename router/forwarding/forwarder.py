@@ -9,7 +9,6 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from router.config.settings import RouterConfig
@@ -19,21 +18,23 @@ from router.forwarding.aborts import AbortSender, ClientAborts
 from router.forwarding.attempt import Attempt, observed
 from router.forwarding.names import NamesInFlight
 from router.forwarding.pair import Lingering, Pair
-from router.forwarding.record import RECORD, TARGET, client_headers
+from router.forwarding.record import RECORD, TARGET, TENANT, client_headers
 from router.forwarding.retries import Retries
 from router.forwarding.upstream import Request, UpstreamRequest
+from router.instances.client import InstanceClient
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.protocol import body, bootstrap, headers
 from router.scheduling.placement import Placement
 from router.scheduling.reservation import Reservation
 from router.scheduling.scheduler import Scheduler
+from router.tenants.requests import rewritten, routed
 
 
 class Forwarder:
     """Makes attempts at clients' requests. Each method returns one that has run; the caller closes it.
 
-    `client_aborts` must have what clients abort by name.
+    `client_aborts` must have what clients abort by name. `names`: those of the requests that run.
     """
 
     def __init__(
@@ -41,16 +42,16 @@ class Forwarder:
         config: RouterConfig,
         registry: Registry,
         scheduler: Scheduler,
-        session: aiohttp.ClientSession,
+        client: InstanceClient,
         rng: random.Random | None = None,
     ) -> None:
         self._config = config
         self._registry = registry
         self._scheduler = scheduler
-        self._session = session
+        self._client = client
         self._lingering = Lingering()
-        self._names = NamesInFlight()
-        self._abort_sender = AbortSender(session)
+        self.names = NamesInFlight()
+        self._abort_sender = AbortSender(client)
         self.client_aborts = ClientAborts()
         self.retries = Retries(config, self.client_aborts, self._abort_sender, rng=rng)
 
@@ -60,17 +61,21 @@ class Forwarder:
 
     async def generate(self, request: web.Request, raw: bytes) -> Attempt:
         """A generation request, on a prefill/decode pair or a colocated instance. Raises Failure."""
-        parsed = body.parse(raw)
+        parsed, tenant, path = body.parse(raw), request.get(TENANT), request[TARGET].path
+        if tenant is not None:
+            parsed = rewritten(parsed, path, tenant)
         if parsed is None:
             # SGLang refuses this, in its own words, before it does anything.
             return await self.any_instance(request, raw)
         names = bootstrap.given_ids(parsed.fields)
-        self._names.take(names)
+        self.names.take(names)
         try:
-            fields = parsed.fields
+            fields, admit = parsed.fields, None
             if (key := request.headers.get(headers.ROUTING_KEY)) is not None:
                 fields = {"routing_key": key, **fields}
-            chosen = await self._scheduler.choose(fields, request[TARGET].path, len(raw))
+            if tenant is not None:
+                fields, admit = routed(fields, tenant), tenant.quota.admit
+            chosen = await self._scheduler.choose(fields, path, len(raw), admit)
 
             def new_attempt(failed: Collection[str]) -> Attempt:
                 placement = self._scheduler.again(chosen, failed) if failed else chosen
@@ -78,9 +83,9 @@ class Forwarder:
 
             attempt = await self.retries.run(new_attempt, names)
         except BaseException:
-            self._names.release(names)
+            self.names.release(names)
             raise
-        attempt.call_on_close(partial(self._names.release, names))
+        attempt.call_on_close(partial(self.names.release, names))
         return attempt
 
     async def any_instance(self, request: web.Request, raw: bytes = b"") -> Attempt:
@@ -187,5 +192,5 @@ class Forwarder:
             forwarded["Content-Length"] = str(len(raw))
         upstream = Request(request.method, str(request[TARGET]), forwarded, raw)
         return UpstreamRequest(
-            self._session, upstream, reservation, self._config, abandoned, clients_own, partner
+            self._client, upstream, reservation, self._config, abandoned, clients_own, partner
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from router.errors import BadRequest
 
@@ -25,6 +25,10 @@ class NamesInFlight:
                 raise BadRequest(f"Duplicate request ID detected: {name:.200}")
             taken.add(name)
         self._taken |= taken
+
+    def owned(self, owns: Callable[[str], bool]) -> list[str]:
+        """Those that `owns` says are its own."""
+        return [name for name in self._taken if owns(name)]
 
     def release(self, names: Collection[str]) -> None:
         self._taken.difference_update(names)

@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 from router.instances.instance import Instance
 from router.protocol.usage import ReportedUsage
 from router.scheduling.decisions import Decision
+from router.tenants.tenant import Tenant
 
 REQUEST_ID = "X-Request-Id"
 
@@ -94,6 +95,8 @@ class UpstreamTarget(NamedTuple):
 
 
 TARGET = web.RequestKey("TARGET", UpstreamTarget)
+TENANT = web.RequestKey("TENANT", Tenant)
+"""Set for a request that is a tenant's."""
 
 
 def client_headers(request: web.Request) -> CIMultiDict[str]:

@@ -14,6 +14,7 @@ import aiohttp
 
 from router.config.settings import RouterConfig
 from router.errors import InstanceFailed, InstanceRefused, InstanceSilent
+from router.instances.client import InstanceClient, Redirected
 from router.instances.instance import Instance
 from router.protocol import handover, headers, sse, upload
 from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
@@ -51,7 +52,7 @@ class UpstreamRequest:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        client: InstanceClient,
         request: Request,
         reservation: Reservation,
         config: RouterConfig,
@@ -64,7 +65,7 @@ class UpstreamRequest:
         self._reservation = reservation
         self._on_abandoned = on_abandoned
         self._partner = partner
-        self._session = session
+        self._client = client
         self._request = request
         self._limit = config.max_payload_size
         self._timeout_s = config.request_timeout_secs
@@ -134,13 +135,13 @@ class UpstreamRequest:
     async def _open(self) -> aiohttp.ClientResponse:
         request = self._request
         async with upload.bounded(request.body, self._timeout_s) as data:
-            response = self._response = await self._session.request(
+            response = self._response = await self._client.request(
+                self.instance,
                 request.method,
-                self.instance.url + request.target,
+                request.target,
                 data=data,
                 headers=request.headers,
                 timeout=self._timeout,
-                allow_redirects=False,
             )
         if response.status >= 400:
             raise self._refusal(response, await self._whole(response), response.status)
@@ -218,6 +219,9 @@ def network_errors(instance: Instance) -> Iterator[None]:
         instance.failed()
         message = f"{instance} went silent during the request"
         raise InstanceSilent(message, instance_url=instance.url) from None
+    except Redirected as error:
+        instance.failed()
+        raise InstanceFailed(f"{instance}: {error}", instance_url=instance.url) from None
     except AnswerTooLarge as error:
         raise InstanceFailed(f"{instance}: {error} (--max-payload-size)") from None
     except (aiohttp.ClientError, OSError) as error:

@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
-import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
@@ -19,34 +19,37 @@ from router.fleet.health import HealthWatch
 from router.fleet.workers import Workers
 from router.forwarding.forwarder import Forwarder
 from router.http.access import AccessLog
-from router.http.auth import authorization, require_key
+from router.http.auth import Keys, identified
+from router.http.endpoint import Access
 from router.http.endpoints import ENDPOINTS, routes
 from router.http.generate_probe import GenerateProbe
+from router.http.reload import Reloads
 from router.http.response import failures_as_json
 from router.http.services import SERVICES, Services
 from router.http.shutdown import GracefulShutdown
 from router.http.target import listed_target
+from router.http.tenancy import kept_apart
+from router.instances.client import InstanceClient
 from router.instances.registry import Registry
 from router.kv_events import Feeds
 from router.metrics import Metrics
 from router.prefix_tree import EventTree
 from router.prompt.tokens import Tokens
+from router.protocol.tls import ClientTls
 from router.scheduling.core import RouterCore, router_core
+from router.tenants.directory import Tenants
 
 logger = logging.getLogger(__name__)
-
-# SGLang closes idle connections after 5 s. The router closes them earlier: no request meets a closing one.
-KEEPALIVE_SECS = 2.0
 
 
 @asynccontextmanager
 async def running_app(
-    config: RouterConfig, shutdown: GracefulShutdown
+    config: RouterConfig, shutdown: GracefulShutdown, reloads: Reloads
 ) -> AsyncIterator[tuple[web.Application, asyncio.Task[None]]]:
     """The application behind `shutdown`, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash. Raises ConfigError
-    for a --profile that cannot be read.
+    for a --profile, --tenants or certificates that cannot be read.
     """
     registry = new_registry(config)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
@@ -54,32 +57,37 @@ async def running_app(
     scheduler = core.scheduler
     async with AsyncExitStack() as stack:
         stack.push_async_callback(tokens.close)
-        session = await stack.enter_async_context(_session(config))
-        watch = HealthWatch(registry, session, config)
+        tls = ClientTls(config.ca_cert_paths, config.client_cert_path, config.client_key_path)
+        if tls.reads_files:
+            reloads.add("certificates towards instances", tls.reload)
+        client = await stack.enter_async_context(InstanceClient(tls))
+        watch = HealthWatch(registry, client, config)
         await watch.probe_all()
         if scheduler.needs_tokens:
             tokens.prepare()
         feeds = await stack.enter_async_context(_feeds(registry, core))
-        forwarder = Forwarder(config, registry, scheduler, session)
+        forwarder = Forwarder(config, registry, scheduler, client)
         stack.push_async_callback(forwarder.close)
         checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
         generate_probe = GenerateProbe(forwarder, config)
         stack.push_async_callback(generate_probe.close)
         workers = Workers(registry, watch, config, scheduler.forget)
         stack.push_async_callback(workers.close)
-        middlewares = _middlewares(config, shutdown)
+        tenants = _tenants(config, reloads)
+        middlewares = _middlewares(config, shutdown, tenants)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
-        metrics = Metrics(registry, scheduler, forwarder.retries)
+        metrics = Metrics(registry, scheduler, forwarder.retries, tenants)
         AccessLog(metrics.requests, enabled=config.access_log).watch(app)
         app[SERVICES] = Services(
             config=config,
             registry=registry,
             scheduler=scheduler,
             forwarder=forwarder,
-            fanout=Fanout(registry, session, config),
+            fanout=Fanout(registry, client, config),
             generate_probe=generate_probe,
             workers=workers,
             feeds=feeds,
+            tenants=tenants,
             metrics=metrics,
         )
         app.add_routes(routes())
@@ -97,21 +105,25 @@ async def _feeds(registry: Registry, core: RouterCore) -> AsyncIterator[Feeds | 
         yield feeds
 
 
-def _middlewares(config: RouterConfig, shutdown: GracefulShutdown) -> list[Middleware]:
+def _tenants(config: RouterConfig, reloads: Reloads) -> Tenants | None:
+    """Those of the configuration's file. Raises ConfigError."""
+    if not config.tenants:
+        return None
+    tenants = Tenants(Path(config.tenants), config.tenants_secret.encode())
+    reloads.add("the file of tenants", tenants.reload)
+    return tenants
+
+
+def _middlewares(
+    config: RouterConfig, shutdown: GracefulShutdown, tenants: Tenants | None
+) -> list[Middleware]:
     failures = failures_as_json(config.request_timeout_secs)
-    public = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
-    keys = [require_key(config.api_key, public)] if config.api_key else []
-    return [failures, shutdown.middleware, *keys, listed_target]
-
-
-def _session(config: RouterConfig) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        headers=authorization(config.worker_api_key),
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECS),
-        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-    )
+    # What is measured adds up what all tenants do.
+    closed = config.metrics_require_key or tenants is not None
+    metrics = Access.ADMIN if closed else Access.PUBLIC
+    identify = identified(Keys(config, tenants), ENDPOINTS, metrics=metrics)
+    apart = [] if tenants is None else [kept_apart(ENDPOINTS)]
+    return [failures, shutdown.middleware, identify, *apart, listed_target]
 
 
 @asynccontextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+import re
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from aiohttp.typedefs import Handler
+
+VARIABLE = re.compile(r"{(\w+)(:[^}]*)?}")
 
 
 class AnsweredBy(StrEnum):
@@ -17,16 +20,33 @@ class AnsweredBy(StrEnum):
     ROUTER = "the router"
 
 
-class Endpoint(NamedTuple):
-    """`path` is aiohttp's pattern. `pd_unsupported_reason`: why a pair cannot answer, where only others can.
+class Access(IntEnum):
+    """Who may ask. Each may ask what those before it may."""
 
-    `public` endpoints are answered without an API key, as by SGLang, so that probes need none.
-    """
+    PUBLIC = 0
+    """Anybody, as at SGLang's server, so that probes need no key."""
+    METRICS = 1
+    """Anybody, or with --metrics-require-key who administers."""
+    CLIENT = 2
+    """Who has a key of the router's."""
+    TENANT = 3
+    """A tenant, of what is its own; beside tenants, who administers."""
+    ADMIN = 4
+    """Who administers: changes what serves, or sees what others asked."""
+
+
+class Endpoint(NamedTuple):
+    """`path` is aiohttp's pattern. `pd_unsupported_reason`: why a pair cannot answer what others can."""
 
     methods: tuple[str, ...]
     path: str
     answered_by: AnsweredBy
     summary: str
     handler: Handler
+    access: Access
     pd_unsupported_reason: str = ""
-    public: bool = False
+
+    @property
+    def canonical(self) -> str:
+        """Its path without patterns, as aiohttp names the resource and OpenAPI the path."""
+        return VARIABLE.sub(r"{\1}", self.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from router.http.endpoint import AnsweredBy, Endpoint
+from router.http.endpoint import Access, AnsweredBy, Endpoint
 from router.http.handlers import everywhere, forwarded, health, inspection, workers
 from router.http.messages import json_response
 from router.http.openapi import document
@@ -17,31 +17,34 @@ async def _openapi(request: web.Request) -> web.Response:
 
 
 def _pair(methods: tuple[str, ...], path: str, summary: str) -> Endpoint:
-    return Endpoint(methods, path, AnsweredBy.PAIR, summary, forwarded.generate)
+    return Endpoint(methods, path, AnsweredBy.PAIR, summary, forwarded.generate, Access.CLIENT)
 
 
 def _any(methods: tuple[str, ...], path: str, summary: str) -> Endpoint:
-    return Endpoint(methods, path, AnsweredBy.ANY_INSTANCE, summary, forwarded.any_instance)
+    return Endpoint(methods, path, AnsweredBy.ANY_INSTANCE, summary, forwarded.any_instance, Access.CLIENT)
 
 
-def _all(methods: tuple[str, ...], path: str, summary: str, handler: Handler) -> Endpoint:
-    return Endpoint(methods, path, AnsweredBy.ALL_INSTANCES, summary, handler)
+def _all(
+    methods: tuple[str, ...], path: str, summary: str, handler: Handler, access: Access = Access.ADMIN
+) -> Endpoint:
+    return Endpoint(methods, path, AnsweredBy.ALL_INSTANCES, summary, handler, access)
 
 
 def _colocated(methods: tuple[str, ...], path: str, summary: str, reason: str) -> Endpoint:
-    return Endpoint(methods, path, AnsweredBy.COLOCATED, summary, forwarded.colocated(reason), reason)
+    handler = forwarded.colocated(reason)
+    return Endpoint(methods, path, AnsweredBy.COLOCATED, summary, handler, Access.CLIENT, reason)
 
 
 def _holder(methods: tuple[str, ...], path: str, summary: str) -> Endpoint:
-    return Endpoint(methods, path, AnsweredBy.HOLDER, summary, forwarded.holder(_STORED), _STORED)
+    handler = forwarded.holder(_STORED)
+    return Endpoint(methods, path, AnsweredBy.HOLDER, summary, handler, Access.CLIENT, _STORED)
 
 
-def _router(
-    methods: tuple[str, ...], path: str, summary: str, handler: Handler, *, public: bool = False
-) -> Endpoint:
-    return Endpoint(methods, path, AnsweredBy.ROUTER, summary, handler, public=public)
+def _router(methods: tuple[str, ...], path: str, summary: str, handler: Handler, access: Access) -> Endpoint:
+    return Endpoint(methods, path, AnsweredBy.ROUTER, summary, handler, access)
 
 
+_PUBLIC, _METRICS, _CLIENT, _TENANT, _ADMIN = Access
 _GET, _POST, _POST_PUT, _GET_POST = ("GET",), ("POST",), ("POST", "PUT"), ("GET", "POST")
 _EMBEDS = "a prefill/decode pair generates text; embeddings, classes and ranks come from a whole server"
 _SCORES = "a prefill/decode pair generates text; it scores nothing"
@@ -69,7 +72,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _any(_POST, "/v1/messages/count_tokens", "Tokens of messages, in Anthropic's form"),
     _any(_GET, "/api/tags", "The models served, in Ollama's form"),
     _any(_POST, "/api/show", "What the model is, in Ollama's form"),
-    _all(_POST, "/abort_request", "Abort a request by its rid, or all of them", everywhere.abort_request),
+    _all(
+        _POST,
+        "/abort_request",
+        "Abort a request by its rid, or all of them",
+        everywhere.abort_request,
+        _CLIENT,
+    ),
     _all(_GET_POST, "/flush_cache", "Empty the prefix caches", everywhere.flush_cache),
     _all(_GET, "/server_info", "Every instance's settings and state, by role", everywhere.server_info),
     _all(_GET, "/get_server_info", "/server_info under its old name", everywhere.server_info),
@@ -88,31 +97,37 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _colocated(_POST, "/v1/score", "Score items by a query", _SCORES),
     _colocated(_POST, "/v1/decisions", "Decide by scoring", _SCORES),
     _colocated(_POST, "/v1/systemone", "Decide by scoring, in System One's form", _SCORES),
-    _router(_GET, "/health", "Whether its instances, if any, can serve", health.health, public=True),
-    _router(_GET, "/ready", "/readiness under SGLang's name", health.readiness, public=True),
-    _router(_GET, "/readiness", "Whether a request could be served", health.readiness, public=True),
-    _router(_GET, "/ping", "/health at SageMaker's path", health.health),
-    _router(_GET, "/liveness", "Whether the router itself runs", health.liveness, public=True),
+    _router(_GET, "/health", "Whether its instances, if any, can serve", health.health, _PUBLIC),
+    _router(_GET, "/ready", "/readiness under SGLang's name", health.readiness, _PUBLIC),
+    _router(_GET, "/readiness", "Whether a request could be served", health.readiness, _PUBLIC),
+    _router(_GET, "/ping", "/health at SageMaker's path", health.health, _CLIENT),
+    _router(_GET, "/liveness", "Whether the router itself runs", health.liveness, _PUBLIC),
     _router(
-        _GET,
-        "/health_generate",
-        "Whether a request is served: generates",
-        health.health_generate,
-        public=True,
+        _GET, "/health_generate", "Whether a request is served: generates", health.health_generate, _PUBLIC
     ),
-    _router(_GET, "/workers", "The instances and their condition", workers.list_workers),
-    _router(_POST, "/workers", "Add an instance", workers.add),
-    _router(_GET, "/workers/{worker:.+}", "One instance, by its id or URL", workers.worker),
-    _router(("DELETE",), "/workers/{worker:.+}", "Remove an instance once it is idle", workers.remove),
-    _router(_POST, "/add_worker", "Add the instance ?url=", workers.add_by_query),
-    _router(_POST, "/remove_worker", "Remove the instance ?url= once it is idle", workers.remove_by_query),
-    _router(_GET, "/decisions", "The latest routing decisions, the newest first", inspection.decisions),
+    _router(_GET, "/workers", "The instances and their condition", workers.list_workers, _ADMIN),
+    _router(_POST, "/workers", "Add an instance", workers.add, _ADMIN),
+    _router(_GET, "/workers/{worker:.+}", "One instance, by its id or URL", workers.worker, _ADMIN),
     _router(
-        _POST, "/explain", "How a request would be routed now, and why; it is not sent", inspection.explain
+        ("DELETE",), "/workers/{worker:.+}", "Remove an instance once it is idle", workers.remove, _ADMIN
     ),
-    _router(_GET, "/list_workers", "The instances' URLs", workers.list_urls),
-    _router(_GET, "/metrics", "What the router measures, for Prometheus", inspection.metrics, public=True),
-    _router(_GET, "/openapi.json", "This list, as an OpenAPI document", _openapi),
+    _router(_POST, "/add_worker", "Add the instance ?url=", workers.add_by_query, _ADMIN),
+    _router(
+        _POST, "/remove_worker", "Remove the instance ?url= once it is idle", workers.remove_by_query, _ADMIN
+    ),
+    _router(
+        _GET, "/decisions", "The latest routing decisions, the newest first", inspection.decisions, _ADMIN
+    ),
+    _router(
+        _POST,
+        "/explain",
+        "How a request would be routed now, and why; it is not sent",
+        inspection.explain,
+        _TENANT,
+    ),
+    _router(_GET, "/list_workers", "The instances' URLs", workers.list_urls, _ADMIN),
+    _router(_GET, "/metrics", "What the router measures, for Prometheus", inspection.metrics, _METRICS),
+    _router(_GET, "/openapi.json", "This list, as an OpenAPI document", _openapi, _CLIENT),
 )
 
 

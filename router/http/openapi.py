@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from router.http.endpoint import AnsweredBy, Endpoint
+from router.http.endpoint import VARIABLE, Access, AnsweredBy, Endpoint
 
-_VARIABLE = re.compile(r"{(\w+)(:[^}]*)?}")
 _JSON = "application/json"
 _DESCRIPTION = """\
 One HTTP endpoint for a group of SGLang instances. The bodies are SGLang's and the APIs' that it follows: the
@@ -36,7 +35,7 @@ def document(endpoints: Iterable[Endpoint], *, keyed: bool) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         operations = {method.lower(): _operation(endpoint, method, keyed) for method in endpoint.methods}
-        paths.setdefault(_VARIABLE.sub(r"{\1}", endpoint.path), {}).update(operations)
+        paths.setdefault(endpoint.canonical, {}).update(operations)
     components: dict[str, Any] = {"schemas": {"Error": _ERROR}}
     if keyed:
         components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
@@ -56,21 +55,21 @@ def document(endpoints: Iterable[Endpoint], *, keyed: bool) -> dict[str, Any]:
 def _operation(endpoint: Endpoint, method: str, keyed: bool) -> dict[str, Any]:
     reads = method not in ("GET", "DELETE")
     operation: dict[str, Any] = {
-        "operationId": "_".join([method.lower(), *re.findall(r"\w+", _VARIABLE.sub(r"\1", endpoint.path))]),
+        "operationId": "_".join([method.lower(), *re.findall(r"\w+", VARIABLE.sub(r"\1", endpoint.path))]),
         "summary": endpoint.summary,
         "description": f"Answered by {endpoint.answered_by}."
         + (f" {_sentence(endpoint.pd_unsupported_reason)}" if endpoint.pd_unsupported_reason else ""),
         "tags": [endpoint.answered_by.name.lower()],
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name, _ in _VARIABLE.findall(endpoint.path)
+            for name, _ in VARIABLE.findall(endpoint.path)
         ],
         "responses": _responses(endpoint),
     }
     if reads:
         kind = "multipart/form-data" if "audio" in endpoint.path else _JSON
         operation["requestBody"] = {"required": True, "content": {kind: {"schema": {"type": "object"}}}}
-    if keyed and endpoint.public:
+    if keyed and endpoint.access < Access.CLIENT:
         operation["security"] = []
     return operation
 

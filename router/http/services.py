@@ -15,11 +15,12 @@ from router.instances.registry import Registry
 from router.kv_events import Feeds
 from router.metrics import Metrics
 from router.scheduling.scheduler import Scheduler
+from router.tenants.directory import Tenants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """`feeds` is None where no policy looks at what instances have cached."""
+    """`feeds` is None where no policy looks at what instances have cached, `tenants` where there are none."""
 
     config: RouterConfig
     registry: Registry
@@ -29,6 +30,7 @@ class Services:
     generate_probe: GenerateProbe
     workers: Workers
     feeds: Feeds | None
+    tenants: Tenants | None
     metrics: Metrics
 
 

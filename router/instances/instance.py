@@ -34,7 +34,7 @@ class Instance:
     `charged_seconds` of prefill and `sending_seconds` of what others fetch from it; the first of these
     prefills, of `first_seconds`, is under way since `first_since`. `clock`: seconds, monotonic. `cache_epoch`
     grows whenever what it had cached is gone. One that is `leaving` gets no new requests, and is `idle` when
-    the last of its own has ended.
+    the last of its own has ended. `api_key` is what it asks the router for; "" for nothing.
     """
 
     def __init__(
@@ -44,8 +44,10 @@ class Instance:
         bootstrap_port: int | None = None,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
+        api_key: str = "",
     ) -> None:
         self.url = url
+        self.api_key = api_key
         self.role = role
         self.bootstrap_port = bootstrap_port
         self.clock = clock

@@ -9,7 +9,9 @@ from router.instances.registry import Registry
 from router.metrics.predictions import Predictions
 from router.metrics.requests import Requests
 from router.metrics.state import RouterStateCollector
+from router.metrics.tenants import TenantsCollector
 from router.scheduling.scheduler import Scheduler
+from router.tenants.directory import Tenants
 
 
 class Metrics:
@@ -18,13 +20,17 @@ class Metrics:
     `requests` is to be called for each request; all else is read, or watched, where it is.
     """
 
-    def __init__(self, registry: Registry, scheduler: Scheduler, retries: Retries) -> None:
+    def __init__(
+        self, registry: Registry, scheduler: Scheduler, retries: Retries, tenants: Tenants | None = None
+    ) -> None:
         self.requests = Requests()
         self._all = CollectorRegistry(auto_describe=False)
         predictions = Predictions()
         scheduler.decisions.watch(predictions)
         for collector in (self.requests, predictions, RouterStateCollector(registry, scheduler, retries)):
             self._all.register(collector)
+        if tenants is not None:
+            self._all.register(TenantsCollector(tenants))
 
     async def answer(self, request: web.Request) -> web.Response:
         """The page, in the form that the client prefers."""

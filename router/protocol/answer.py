@@ -43,6 +43,12 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 def describe_error(error: Exception) -> str:
     """A network error in few words."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        refused = error.certificate_error
+        return f"its certificate is refused: {getattr(refused, 'verify_message', refused)}"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        reason = getattr(error.os_error, "reason", None) or str(error.os_error)
+        return f"TLS fails there: {reason.lower().replace('_', ' ')}"
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
         return os.strerror(error.os_error.errno).lower()
     return str(error) or type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,14 @@ class Body:
 
         Raises BadRequest.
         """
-        taken = {name for name in self.fields if name.startswith(prefix) or name in fields}
+        return self._with(fields, {name for name in self.fields if name.startswith(prefix) or name in fields})
+
+    def extended(self, fields: dict[str, Any]) -> Body:
+        """A body that has `fields` in the place of their like. Raises BadRequest."""
+        raw = self._with(fields, self.fields.keys() & fields.keys())
+        return Body(raw, self.fields | fields, exact=True)
+
+    def _with(self, fields: dict[str, Any], taken: Set[str]) -> bytes:
         if not (taken or fields):
             return self.raw
         if self.exact and not taken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -30,6 +30,9 @@ _ONE_SAMPLE = (
     "no prefill/decode pair here is known to keep the samples of a prompt apart (stock SGLang does not); "
     "send the prompt once for each"
 )
+
+Admit = Callable[[int], Awaitable[None]]
+"""Takes the length of a prompt in tokens; raises a Failure where it must not run."""
 
 
 class Scheduler:
@@ -64,16 +67,21 @@ class Scheduler:
     def needs_tokens(self) -> bool:
         return self._policy.needs_tokens
 
-    async def choose(self, fields: dict[str, Any], path: str, size: int) -> Placement:
-        """For a generation request with this body, of `size` bytes. Raises NoInstance and BadRequest.
+    async def choose(
+        self, fields: dict[str, Any], path: str, size: int, admit: Admit | None = None
+    ) -> Placement:
+        """For a generation request with this body, of `size` bytes. Raises NoInstance and BadRequest, and as
+        `admit` does.
 
         Reserve the choice before anything else is awaited.
         """
-        placement = await self.explain(fields, path, size)
+        placement = await self.explain(fields, path, size, admit)
         self.decisions.add(placement.decision)
         return placement
 
-    async def explain(self, fields: dict[str, Any], path: str, size: int) -> Placement:
+    async def explain(
+        self, fields: dict[str, Any], path: str, size: int, admit: Admit | None = None
+    ) -> Placement:
         """What `choose` would choose now, and why; not on record, and not to be reserved."""
         if self._policy.needs_estimates:
             await self._estimator.speeds.prepare(self._registry.instances)
@@ -92,6 +100,8 @@ class Scheduler:
             colocated_only=pd_reason is not None,
             several_samples=several is not None,
         )
+        if admit is not None:
+            await admit(request.prompt_tokens)
         if (placement := self._decided(self._candidates(request), request, path)) is not None:
             return placement
         if reason := self._registry.unservable():

@@ -9,11 +9,11 @@ from typing import Any
 
 import aiohttp
 
-from sglang_memserve.cli.address import add_router, router_of
+from sglang_memserve.cli.address import RouterAddress, add_router, router_of
 from sglang_memserve.cli.chat_turn import Turn, chat_turn, kv_bytes_received, summary
 from sglang_memserve.cli.output import show, show_styled
 from sglang_memserve.cluster import probe
-from sglang_memserve.cluster.errors import ClusterError, UsageError
+from sglang_memserve.cluster.errors import AdminKeyNeeded, ClusterError, UsageError
 
 _HELP = "/clear begins anew, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 
@@ -36,13 +36,13 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Chats until /quit, the end of the input, or Ctrl-C at the prompt. Raises ClusterError."""
-    router, key = router_of(args)
+    address = router_of(args)
     if args.max_tokens < 1:
         raise UsageError(f"--max-tokens {args.max_tokens}: must be a number greater than 0")
     if not args.temperature >= 0:
         raise UsageError(f"--temperature {args.temperature}: must be a number from 0 up")
     with asyncio.Runner() as runner:
-        chat = runner.run(Chat.begin(router, key, args))
+        chat = runner.run(Chat.begin(address, args))
         try:
             _loop(chat, runner)
         finally:
@@ -111,11 +111,15 @@ class Chat:
         self._temperature = temperature
 
     @classmethod
-    async def begin(cls, router: str, key: str | None, args: argparse.Namespace) -> "Chat":
+    async def begin(cls, address: RouterAddress, args: argparse.Namespace) -> "Chat":
         """Raises ClusterError if no router answers there."""
-        session = probe.client(key)
+        router, key, tls = address
+        session = probe.client(key, tls)
         try:
             probe.worker_list(await probe.ask(session, f"{router}/workers"))
+        except AdminKeyNeeded:
+            # A router, and it knows this key.
+            pass
         except ClusterError:
             await session.close()
             raise

@@ -1,5 +1,6 @@
 """A chat of three turns that shows what caching and the KV transfer did for each; and what to try next."""
 
+from router.protocol.tls import ClientTls
 from sglang_memserve.cli.chat_turn import chat_turn, kv_bytes_received, summary
 from sglang_memserve.cli.output import show
 from sglang_memserve.cluster import probe
@@ -12,10 +13,10 @@ _QUESTIONS = (
 _ANSWER_TOKENS = 64
 
 
-async def run_chat(router: str, api_key: str | None = None) -> None:
+async def run_chat(router: str, api_key: str | None = None, tls: ClientTls | None = None) -> None:
     """Holds the chat through `router` and prints it. Raises ClusterError if a turn fails."""
     history: list[dict[str, str]] = []
-    async with probe.client(api_key) as session:
+    async with probe.client(api_key, tls) as session:
         for number, question in enumerate(_QUESTIONS, 1):
             history.append({"role": "user", "content": question})
             before = await kv_bytes_received(session, router)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from router.protocol.tls import ClientTls
 from sglang_memserve.cli.address import add_router, router_of
 from sglang_memserve.cli.output import show, show_styled
 from sglang_memserve.cluster.errors import ClusterError
@@ -26,7 +27,7 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints what each check found. Returns 1 if something is wrong."""
-    findings = asyncio.run(diagnose(*router_of(args)))
+    findings = asyncio.run(diagnose(*router_of(args, administers=True)))
     healthy = all(finding.state is not Severity.WRONG for finding in findings)
     if args.json:
         result = {"ok": healthy, "findings": [asdict(finding) for finding in findings]}
@@ -36,9 +37,9 @@ def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     return 0 if healthy else 1
 
 
-async def diagnose(router: str, api_key: str | None = None) -> list[Finding]:
+async def diagnose(router: str, api_key: str | None = None, tls: ClientTls | None = None) -> list[Finding]:
     """Never raises for what a router, or whatever is at its address, says or does not say."""
-    async with client(api_key) as session:
+    async with client(api_key, tls) as session:
         try:
             evidence = await gather(session, router)
         except ClusterError as error:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from router.protocol.tls import ClientTls
 from sglang_memserve.cli.address import add_router, router_of
 from sglang_memserve.cli.output import aligned, show, show_table
 from sglang_memserve.cluster.errors import ClusterError
@@ -39,8 +40,8 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints the decision. Raises ClusterError if the router gives none."""
-    router, key = router_of(args)
-    record = asyncio.run(explain(router, body_of(args.prompt, args.chat, args.max_tokens), key))
+    router, key, tls = router_of(args, administers=True)
+    record = asyncio.run(explain(router, body_of(args.prompt, args.chat, args.max_tokens), key, tls))
     if args.json:
         show(json.dumps(record, indent=2))
     else:
@@ -56,9 +57,11 @@ def body_of(prompt: str, chat: bool, max_tokens: int) -> dict[str, Any]:
     return {"text": prompt, "sampling_params": {"max_new_tokens": max_tokens}}
 
 
-async def explain(router: str, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
+async def explain(
+    router: str, body: dict[str, Any], api_key: str | None = None, tls: ClientTls | None = None
+) -> dict[str, Any]:
     """The router's record of a decision about `body`. Raises ClusterError."""
-    async with client(api_key) as session:
+    async with client(api_key, tls) as session:
         record = await ask(session, f"{router}/explain", body)
     candidates = record.get("candidates") if isinstance(record, dict) else None
     if not isinstance(candidates, list) or not all(isinstance(candidate, dict) for candidate in candidates):

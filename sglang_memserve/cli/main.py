@@ -20,6 +20,7 @@ from sglang_memserve.cli import (
     registry,
     router,
     status,
+    tenant_key,
     up,
 )
 from sglang_memserve.cluster.errors import ClusterError, UsageError
@@ -61,7 +62,7 @@ def make_parser() -> Parser:
     version = importlib.metadata.version("sglang-memserve")
     parser.add_argument("--version", action="version", version=f"memserve {version}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="name")
-    for part in (up, instance, router, registry, status, chat, explain, doctor, bench, calibrate):
+    for part in (up, instance, router, registry, status, chat, explain, doctor, bench, calibrate, tenant_key):
         part.add_command(commands)
     completion.add_command(commands, make_parser)
     return parser

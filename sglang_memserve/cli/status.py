@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from router.protocol.tls import ClientTls
 from sglang_memserve.cli.address import add_router, router_of
 from sglang_memserve.cli.output import aligned, show, show_table
 from sglang_memserve.cluster.errors import ClusterError
@@ -23,7 +24,7 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     """Prints one row for each instance. Returns 1 if one of them is down."""
-    rows = asyncio.run(collect(*router_of(args)))
+    rows = asyncio.run(collect(*router_of(args, administers=True)))
     if args.json:
         show(json.dumps(rows, indent=2))
     else:
@@ -31,9 +32,11 @@ def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     return 0 if rows and all(row["healthy"] for row in rows) else 1
 
 
-async def collect(router: str, api_key: str | None = None) -> list[dict[str, Any]]:
+async def collect(
+    router: str, api_key: str | None = None, tls: ClientTls | None = None
+) -> list[dict[str, Any]]:
     """The rows, by the table's columns; None for what an instance did not report. Raises ClusterError."""
-    async with client(api_key) as session:
+    async with client(api_key, tls) as session:
         workers = worker_list(await ask(session, f"{router}/workers"))
         try:
             reported = (await ask(session, f"{router}/v1/loads?include=core"))["instances"]

@@ -9,6 +9,7 @@ import time
 from os import environ
 from typing import Any
 
+from router.protocol.tls import ClientTls, pinned
 from sglang_memserve.cli.demo import examples, run_chat
 from sglang_memserve.cli.engine import PUT_AFTER, require_engine
 from sglang_memserve.cli.output import show
@@ -66,6 +67,8 @@ class _Up:
         self._cluster: LocalCluster | None = None
         self._stopping = False
         self._progress = Progress()
+        self._key = config.admin_api_key or config.api_key
+        self._tls: ClientTls | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -98,9 +101,11 @@ class _Up:
                     await check_flags(config.args_of(role), config.start_timeout)
                 held.enter_context(claimed(config.logs, config.port))
                 session = await held.enter_async_context(probe.client(config.api_key))
+                self._tls = pinned(config.router.get("tls_cert_path"))
+                asking = await held.enter_async_context(probe.client(self._key, self._tls))
                 ports = held.enter_context(ports_for(config))
                 instances = plan_instances(config, await self._model(), ports)
-                self._cluster = LocalCluster(config, instances, session, self._say)
+                self._cluster = LocalCluster(config, instances, session, self._say, router_session=asking)
                 await self._serve(self._cluster)
             except ClusterError as error:
                 show(f"memserve: {error}", sys.stderr)
@@ -124,7 +129,7 @@ class _Up:
         self._say("memserve", f"serving on {cluster.url}")
         async with _while_here(asyncio.create_task(cluster.watch())) as watching:
             if self._chat:
-                await run_chat(cluster.url, self._config.api_key)
+                await run_chat(cluster.url, self._key, self._tls)
             if not self._leave:
                 show(examples(cluster.url, keyed=bool(self._config.api_key)))
                 await watching

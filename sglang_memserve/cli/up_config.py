@@ -11,7 +11,7 @@ from router.config.settings import RouterConfig
 from router.config.sources import as_key, load
 from sglang_memserve.cluster.config import ROLES, ClusterConfig
 from sglang_memserve.cluster.errors import UsageError
-from sglang_memserve.cluster.spec import ROUTER_KEY_VARIABLES
+from sglang_memserve.cluster.spec import ROUTER_ADMIN_KEY_VARIABLE, ROUTER_KEY_VARIABLES
 from sglang_memserve.launch_server import API_KEY_VARIABLE, given
 from sglang_memserve.options import port_flags
 
@@ -29,7 +29,7 @@ _COUNTS = {
     "colocated": "instances that do both",
 }
 # A router's settings that follow from the cluster's.
-_SET_BY_UP = ("host", "port", "prefill", "decode", "colocated", "api_key", "worker_api_key")
+_SET_BY_UP = ("host", "port", "prefill", "decode", "colocated", "api_key", "admin_api_key", "worker_api_key")
 EXAMPLE = """\
 a cluster file (memserve up -f cluster.yaml) has the same settings by name, and flags of SGLang's by role:
   model: /models/mine
@@ -100,3 +100,7 @@ def _check_keys(config: ClusterConfig, environ: Mapping[str, str]) -> None:
     foreign = [name for name in (*ROUTER_KEY_VARIABLES, API_KEY_VARIABLE) if name in environ]
     if foreign and not config.api_key:
         raise UsageError(f"{foreign[0]} is set: set MEMSERVE_API_KEY for the whole cluster instead")
+    if ROUTER_ADMIN_KEY_VARIABLE in environ and not config.admin_api_key:
+        raise UsageError(f"{ROUTER_ADMIN_KEY_VARIABLE} is set: set MEMSERVE_ADMIN_API_KEY instead")
+    if config.admin_api_key and config.admin_api_key == config.api_key:
+        raise UsageError("MEMSERVE_ADMIN_API_KEY is the clients' key: give another one")

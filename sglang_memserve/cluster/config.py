@@ -46,7 +46,8 @@ class ClusterConfig(SettingsModel):
 
     With no instance asked for, there are one prefill and one decode instance. `threads` and
     `max_total_tokens` hold for each instance; None means a share of this machine. `api_key` is what the
-    router asks of clients, and presents to the instances, which ask for it as well. `args` are SGLang's flags
+    router asks of clients, and presents to the instances, which ask for it as well. `admin_api_key` is what
+    the router asks of who administers it. `args` are SGLang's flags
     for each instance; those of a role win over them. `router` has settings of the router's by name.
 
     Raises ConfigError for a setting that makes no sense.
@@ -62,6 +63,11 @@ class ClusterConfig(SettingsModel):
         None,
         repr=False,
         description="key that clients must present; set it as MEMSERVE_API_KEY, which `ps` does not show",
+    )
+    admin_api_key: Key | None = Field(
+        None,
+        repr=False,
+        description="key that alone administers the router; set it as MEMSERVE_ADMIN_API_KEY",
     )
     log_dir: Path | None = Field(
         None, description="folder for the logs (default: ~/.local/state/memserve/PORT)"

@@ -39,8 +39,11 @@ async def read_model(name: str | None, timeout_s: float) -> ModelInfo:
 
 
 class LocalCluster:
-    """The processes of `instances` and of a router in front of them. `session`, which presents the
-    cluster's API key, stays the caller's."""
+    """The processes of `instances` and of a router in front of them.
+
+    `session` presents the cluster's API key. `router_session`, where it is another, presents what the router
+    asks of who administers it. Both stay the caller's.
+    """
 
     def __init__(
         self,
@@ -49,11 +52,14 @@ class LocalCluster:
         session: aiohttp.ClientSession,
         report: Report,
         limits: Limits | None = None,
+        router_session: aiohttp.ClientSession | None = None,
     ) -> None:
-        self.url = url_of(config.host, config.port)
+        scheme = "https" if config.router.get("tls_cert_path") else "http"
+        self.url = url_of(config.host, config.port, scheme)
         self._config = config
         self._instances = {spec.name: spec for spec in instances}
         self._session = session
+        self._router_session = router_session or session
         self._members = [
             *self._registries(),
             self._router(),
@@ -79,7 +85,7 @@ class LocalCluster:
                 )
         for instances in _paths(list(self._instances.values())):
             await probe.generate_on(self._session, instances, _FIRST_REQUEST_S)
-        await probe.generate_once(self._session, self.url, _FIRST_REQUEST_S)
+        await probe.generate_once(self._router_session, self.url, _FIRST_REQUEST_S)
 
     async def watch(self) -> None:
         """Restarts what dies. Raises ClusterError when nothing can serve any more; does not return."""
@@ -100,9 +106,9 @@ class LocalCluster:
             argv=router_argv(
                 config.host, config.port, list(self._instances.values()), self._router_settings()
             ),
-            env=router_env(config.api_key),
+            env=router_env(config.api_key, config.admin_api_key),
             log=config.logs / f"{_ROUTER}.log",
-            phase=partial(probe.router_phase, self._session, self.url),
+            phase=partial(probe.router_phase, self._router_session, self.url),
             # Its clients' requests end with it; SGLang would wait for them.
             first_to_stop=True,
         )
@@ -148,7 +154,7 @@ class LocalCluster:
         deadline = time.monotonic() + _NOTICE_S
         while time.monotonic() < deadline:
             try:
-                if url in await probe.healthy_workers(self._session, self.url):
+                if url in await probe.healthy_workers(self._router_session, self.url):
                     return True
             except ClusterError:
                 pass  # the router may be on its way back as well

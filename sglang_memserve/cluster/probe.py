@@ -10,19 +10,25 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from sglang_memserve.cluster.errors import ClusterError, UsageError
+from router.protocol.tls import ClientTls
+from sglang_memserve.cluster.errors import AdminKeyNeeded, ClusterError, UsageError
 from sglang_memserve.cluster.spec import InstanceSpec
 
 _PROBE_S = 5.0
 _MAX_ANSWER = 16 * 1024 * 1024
 _NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 KEY_HINT = "the router asks for its API key: set MEMSERVE_API_KEY or --api-key"
+ADMIN_HINT = "the router asks for its admin key: set MEMSERVE_ADMIN_API_KEY or --api-key"
 _LOADING = b"Load weight begin"
 
 
-def client(api_key: str | None = None) -> aiohttp.ClientSession:
-    """A session with a timeout of a few seconds that presents the key. The caller closes it."""
+def client(api_key: str | None = None, tls: ClientTls | None = None) -> aiohttp.ClientSession:
+    """A session with a timeout of a few seconds that presents the key. The caller closes it.
+
+    `tls`: whom to believe at an https URL; the system's CAs without it.
+    """
     return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=tls.context) if tls else None,
         headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
         timeout=aiohttp.ClientTimeout(total=_PROBE_S),
         trust_env=False,
@@ -49,6 +55,8 @@ async def ask(session: aiohttp.ClientSession, url: str, body: object = None) -> 
             body = await _limited(response)
             if response.status == 401:
                 raise UsageError(f"{url} answers 401: {KEY_HINT}")
+            if response.status == 403:
+                raise AdminKeyNeeded(f"{url} answers 403: {ADMIN_HINT}")
             if response.status != 200:
                 raise ClusterError(f"{url} answers {response.status}: {body[:300].decode(errors='replace')}")
     except _NETWORK_ERRORS as error:

@@ -11,6 +11,7 @@ from sglang_memserve.launch_server import API_KEY_VARIABLE
 Role = Literal["prefill", "decode", "colocated"]
 
 ROUTER_KEY_VARIABLES = ("MEMSERVE_ROUTER_API_KEY", "MEMSERVE_ROUTER_WORKER_API_KEY")
+ROUTER_ADMIN_KEY_VARIABLE = "MEMSERVE_ROUTER_ADMIN_API_KEY"
 
 # -P: a folder of the same name where the user stands must not be imported instead.
 _PYTHON = (sys.executable, "-P", "-m")
@@ -102,13 +103,15 @@ def instance_flags(instances: Sequence[InstanceSpec]) -> list[str]:
     return [*flags, "--worker-urls", *workers] if workers else flags
 
 
-def router_env(api_key: str | None) -> dict[str, str]:
+def router_env(api_key: str | None, admin_api_key: str | None = None) -> dict[str, str]:
     """What a router's environment has beside ours; its instances ask for the same key as it does."""
     keys = dict.fromkeys(ROUTER_KEY_VARIABLES, api_key) if api_key else {}
+    if admin_api_key:
+        keys[ROUTER_ADMIN_KEY_VARIABLE] = admin_api_key
     return {"PYTHONUNBUFFERED": "1", **keys}
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, scheme: str = "http") -> str:
     """Where a client on this machine reaches a server that listens on `host`."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{reachable}:{port}"
+    return f"{scheme}://{reachable}:{port}"

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 import aiohttp
 import pytest
+from certificates import Authority
+from tenant_files import bearer, entry, write
 
 from router.config.flags import parse
 
@@ -156,3 +159,92 @@ async def test_it_logs_requests_if_asked_and_nothing_else_when_all_is_well(
         *logged, stopping = (await process.stderr.read()).splitlines()
         assert b"stopping" in stopping
         assert [b"router.access: request_id=" in line for line in logged] == [True] * lines
+
+
+async def test_a_process_serves_https_and_reads_its_certificate_again(start, port, router_process, tmp_path):
+    ours, new = Authority(tmp_path, "ours"), Authority(tmp_path, "new")
+    cert, key = ours.files("router")
+    mock = (await start(colocated=1, tls=ours.server(), ca_cert_paths=(ours.trust,))).colocated[0]
+    argv = ["--worker-urls", mock.url, "--port", port, "--ca-cert-paths", ours.trust]
+
+    async def served(authority):
+        async with aiohttp.ClientSession() as session:
+            url = f"https://127.0.0.1:{port}/generate"
+            async with session.post(url, json={"text": "a"}, ssl=authority.client()) as response:
+                return response.status
+
+    async with router_process(*argv, "--tls-cert-path", cert, "--tls-key-path", key) as process:
+        assert f"https://127.0.0.1:{port}".encode() in await listening(process)
+        # Who stalls or speaks no TLS holds nobody up, on uvloop either.
+        stalled = [await asyncio.open_connection("127.0.0.1", int(port)) for _ in range(5)]
+        for _, writer in stalled:
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        for reader, writer in stalled:
+            assert b"HTTP/1.1 200" not in await reader.read()
+            writer.close()
+        assert await served(ours) == 200
+        for file, source in zip((cert, key), new.files("router"), strict=True):
+            Path(file).write_bytes(Path(source).read_bytes())
+        process.send_signal(signal.SIGHUP)
+        while b"read again" not in await process.stderr.readline():
+            pass
+        assert await served(new) == 200
+        process.send_signal(signal.SIGTERM)
+        rest = await process.stderr.read()
+        assert await process.wait() == 0
+        assert b"Traceback" not in rest
+
+
+async def test_a_process_reads_its_tenants_again(port, router_process, tmp_path):
+    path = tmp_path / "tenants.yaml"
+    argv = ["--tenants", write(path, entry("a"), entry("b")), "--port", port]
+
+    async def heard():
+        """Of a router without instances, 503 says that the key is known."""
+        async with aiohttp.ClientSession() as session:
+            statuses = []
+            for name in "abc":
+                url = f"http://127.0.0.1:{port}/generate"
+                async with session.post(url, json={"text": "a"}, headers=bearer(name)) as response:
+                    statuses.append(response.status)
+            return statuses
+
+    async def logged(process, text):
+        while text not in (line := await process.stderr.readline()):
+            assert line
+        return line
+
+    async with router_process(*argv) as process:
+        await listening(process)
+        assert await heard() == [503, 503, 401]
+        write(path, entry("b"), entry("c"))
+        process.send_signal(signal.SIGHUP)
+        await logged(process, b"the file of tenants read again")
+        assert await heard() == [401, 503, 503]
+        write(path, entry("a", requests_in_flight="no"))
+        process.send_signal(signal.SIGHUP)
+        line = await logged(process, b"stays as it was")
+        assert b"tenants.0.requests_in_flight: 'no'" in line
+        assert await heard() == [401, 503, 503]
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+
+
+def test_a_wrong_file_of_tenants_is_said_and_nothing_is_served(port, tmp_path):
+    path = write(tmp_path / "tenants.yaml", entry("a", prompt_tokens=0))
+    command = [sys.executable, "-m", "router.launch_router", "--port", port, "--tenants", path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "tenants.0.prompt_tokens: 0: must be a number greater than 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_certificates_that_do_not_serve_are_said_and_nothing_is_served(port, tmp_path):
+    cert, _ = Authority(tmp_path, "ours").files("router")
+    command = [sys.executable, "-m", "router.launch_router", "--port", port, "--tls-cert-path", cert]
+    for rest, said in (
+        ([], "--tls-cert-path without --tls-key-path"),
+        (["--tls-key-path", cert + "x"], "No such file"),
+    ):
+        done = subprocess.run([*command, *rest], capture_output=True, text=True)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr

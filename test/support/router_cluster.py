@@ -41,17 +41,19 @@ class MockInstance:
     body, `read_pause` pauses after each MiB of it, `refuses_unread` begins a 400 before it.
     """
 
-    def __init__(self, port):
+    def __init__(self, port, tls=None):
         self.port = port
+        self._tls = tls
         self.info = {"port": port, "version": "mock"}
         self.info_held: asyncio.Event | None = None
         self.probes = self.info_requests = 0
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self.answer = json.dumps({"text": "hello", "port": self.port}).encode()
         self.chunks = list(SSE)
         self.stream_type = "text/event-stream; charset=utf-8"
         self.refusal = None
-        self.redirect = None
+        self.redirect = self.probe_redirect = self.info_redirect = None
+        self.presented = []
         self.hold = False
         self.hold_after = None
         self.deaf = self.refuses_unread = False
@@ -80,7 +82,7 @@ class MockInstance:
         )
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, **LARGE_HEADS)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls).start()
 
     async def die(self):
         runner, self._runner = self._runner, None
@@ -96,18 +98,26 @@ class MockInstance:
         while self.probes < enough:
             await asyncio.sleep(0.005)
 
-    async def _probe(self, _):
+    async def _probe(self, request):
         self.probes += 1
+        self.presented.append(request.headers.get("Authorization"))
+        if self.probe_redirect:
+            raise web.HTTPTemporaryRedirect(self.probe_redirect)
         return web.json_response({"model_path": "mock", "port": self.port}, status=self.probe_status)
 
-    async def _info(self, _):
+    async def _info(self, request):
         self.info_requests += 1
+        self.presented.append(request.headers.get("Authorization"))
+        if self.info_redirect:
+            raise web.HTTPTemporaryRedirect(self.info_redirect)
         if self.info_held is not None:
             await self.info_held.wait()
         return web.json_response(self.info)
 
     async def _abort(self, request):
         await asyncio.sleep(self.abort_pause)
+        if self.redirect:
+            raise web.HTTPTemporaryRedirect(self.redirect)
         if isinstance(self.refusal, tuple):
             status, body = self.refusal
             return web.Response(status=status, body=body)
@@ -167,20 +177,25 @@ class MockInstance:
 
 @pytest.fixture
 async def start(free_port):
-    """`await start(prefill=1, decode=1, colocated=0, **settings)`: a router with mocks behind it."""
+    """`await start(prefill=1, decode=1, colocated=0, **settings)`: a router with mocks behind it.
+
+    `tls`: what the mocks speak https with.
+    """
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
-        async def mocks(count, info):
-            made = [MockInstance(free_port()) for _ in range(count)]
+        async def mocks(count, info, tls):
+            made = [MockInstance(free_port(), tls) for _ in range(count)]
             for mock in made:
                 mock.info |= info
                 await mock.start()
                 stack.push_async_callback(mock.die)
             return made
 
-        async def start(prefill=0, decode=0, colocated=0, bootstrap_port=8998, info=(), **settings):
-            ps, ds, cs = [await mocks(count, dict(info)) for count in (prefill, decode, colocated)]
+        async def start(
+            prefill=0, decode=0, colocated=0, bootstrap_port=8998, info=(), tls=None, reloads=None, **settings
+        ):
+            ps, ds, cs = [await mocks(count, dict(info), tls) for count in (prefill, decode, colocated)]
             config = RouterConfig(
                 prefill=tuple(PrefillUrl(mock.url, bootstrap_port) for mock in ps),
                 decode=tuple(mock.url for mock in ds),
@@ -188,8 +203,8 @@ async def start(free_port):
                 port=free_port(),
                 **(DETERMINED | settings),
             )
-            await stack.enter_async_context(serving(config))
-            url = f"http://{config.host}:{config.port}"
+            await stack.enter_async_context(serving(config, reloads))
+            url = f"{'https' if config.tls_cert_path else 'http'}://{config.host}:{config.port}"
             return SimpleNamespace(url=url, session=session, prefill=ps, decode=ds, colocated=cs)
 
         yield start

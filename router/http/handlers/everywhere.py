@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from router.errors import BadRequest
-from router.forwarding.record import TARGET, client_headers
+from router.errors import BadRequest, Forbidden
+from router.forwarding.aborts import names_no_request
+from router.forwarding.record import TARGET, TENANT, client_headers
+from router.http.auth import CALLER
+from router.http.handlers.own_aborts import abort_own
 from router.http.messages import json_response, read_request
 from router.http.response import deliver
 from router.http.services import SERVICES
@@ -13,6 +16,10 @@ from router.http.services import SERVICES
 
 async def abort_request(request: web.Request) -> web.StreamResponse:
     services, raw = request.app[SERVICES], await read_request(request)
+    if (tenant := request.get(TENANT)) is not None:
+        return await abort_own(request, raw, tenant)
+    if not request[CALLER].administers and names_no_request(raw):
+        raise Forbidden("an abort without the `rid` of a request takes the router's admin key")
     services.forwarder.client_aborts.record(raw)
     answer = await services.fanout.abort_request(str(request[TARGET]), client_headers(request), raw)
     return await deliver(request, answer, services.config.request_timeout_secs)

@@ -68,7 +68,7 @@ async def remove_by_query(request: web.Request) -> web.Response:
 
 
 async def _added(services: Services, fields: Any) -> tuple[Instance, dict[str, Any]]:
-    instance = await services.workers.add(worker_of(fields, services.config.worker_api_key))
+    instance = await services.workers.add(worker_of(fields))
     return instance, _accepted(instance, f"added; {instance.unavailable_reason or 'it takes requests'}")
 
 

@@ -3,12 +3,12 @@
 import asyncio
 import json
 
-import aiohttp
-
 from router.config.settings import RouterConfig
 from router.fleet.health import HealthWatch
+from router.instances.client import InstanceClient
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
+from router.protocol.tls import ClientTls
 
 BODY = {"text": "hi"}
 
@@ -116,9 +116,9 @@ async def test_an_instance_that_starts_after_the_router_is_found(start):
 
 
 async def test_an_address_that_cannot_be_one_is_down_and_ends_nothing():
-    async with aiohttp.ClientSession() as session:
+    async with InstanceClient(ClientTls()) as client:
         odd = Instance("http://a..b:1", Role.COLOCATED)
-        watch = HealthWatch(Registry([odd]), session, RouterConfig())
+        watch = HealthWatch(Registry([odd]), client, RouterConfig())
         await watch.probe(odd)
         assert not odd.healthy
         assert odd.trouble

@@ -87,7 +87,8 @@ async def test_one_that_is_down_is_added_and_serves_when_it_is_up(start, spare):
         ({"url": "http://a:1", "worker_type": "encode"}, ["'encode'", "prefill"]),
         ({"url": "http://a:1", "worker_type": "prefill", "bootstrap_port": "x"}, ["'x'"]),
         ({"url": "http://a:1", "worker_type": "prefill", "bootstrap_port": 70000}, ["70000"]),
-        ({"url": "http://a:1", "api_key": "k"}, ["--worker-api-key"]),
+        ({"url": "http://a:1", "api_key": "k\nX: y"}, ["api_key: give a key of printable ASCII"]),
+        ({"url": "http://a:1", "api_key": ["k"]}, ["api_key: give a key of printable ASCII"]),
     ],
 )
 async def test_what_cannot_be_added_is_named(start, body, words):
@@ -222,9 +223,9 @@ async def test_who_may_change_workers(start, spare):
     for method, path in (("POST", "/workers"), ("DELETE", f"/workers/{keyed.colocated[0].url}")):
         assert (await ask(keyed, method, path, added))[0] == 401
     assert (await ask(keyed, "POST", "/workers", added, Authorization="Bearer k"))[0] == 202
-    # Whoever may add an instance would learn the key that it is asked with.
+    # Nobody is known to administer it.
     open_to_all = await start(colocated=1, worker_api_key="w")
     status, answer = await ask(open_to_all, "POST", "/workers", added)
     assert status == 403
-    assert "--api-key" in answer["error"]["message"]
+    assert "--admin-api-key" in answer["error"]["message"]
     assert not any("Authorization" in headers for _, _, headers in spare[0].seen)

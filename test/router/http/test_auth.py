@@ -2,10 +2,13 @@
 
 import json
 import logging
+import re
 
 import pytest
+from aiohttp import web
 
-from router.http.endpoints import ENDPOINTS
+from router.config.settings import ConfigError, RouterConfig
+from router.http.endpoints import ENDPOINTS, routes
 
 PUBLIC = ["/health", "/health_generate", "/liveness", "/metrics", "/ready", "/readiness"]
 KEYS = {"api_key": "client-key", "worker_api_key": "worker-key"}
@@ -130,3 +133,115 @@ async def test_a_key_that_an_instance_tells_of_itself_is_blanked_out(start):
     assert entry["api_key"] == "<redacted>"
     assert entry["launch_command"] == "--api-key <redacted>"
     assert entry["internal_states"] == [{"admin_api_key": "<redacted>"}]
+
+
+ADMIN_KEYS = {**KEYS, "admin_api_key": "admin-key"}
+ADMINISTERS = {
+    ("GET", "/flush_cache"),
+    ("POST", "/flush_cache"),
+    ("GET", "/server_info"),
+    ("GET", "/get_server_info"),
+    ("GET", "/v1/loads"),
+    ("GET", "/workers"),
+    ("POST", "/workers"),
+    ("GET", "/workers/{worker}"),
+    ("DELETE", "/workers/{worker}"),
+    ("POST", "/add_worker"),
+    ("POST", "/remove_worker"),
+    ("GET", "/list_workers"),
+    ("GET", "/decisions"),
+    ("POST", "/explain"),
+}
+
+
+def every_route():
+    """Method and path of each route that the application has, from aiohttp's own table."""
+    app = web.Application()
+    app.add_routes(routes())
+    return sorted({(route.method, route.resource.canonical) for route in app.router.routes()})
+
+
+@pytest.mark.parametrize(("method", "path"), every_route(), ids=lambda value: value)
+async def test_each_route_opens_to_its_keys_and_no_other(start, method, path):
+    cluster = await start(colocated=1, **ADMIN_KEYS)
+    listed = ("GET" if method == "HEAD" else method, path)
+    url = re.sub(r"{\w+}", "x", path)
+    allowed = {}
+    for key in ("", "wrong", "worker-key", "client-key", "admin-key"):
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        status, raw, _ = await ask(cluster, method, url, headers, data=b"{}" if method != "GET" else None)
+        allowed[key] = status if status in (401, 403) else "opens"
+        if status == 403:
+            assert method == "HEAD" or json.loads(raw)["error"]["type"] == "forbidden"
+    nobody = "opens" if path in PUBLIC or method == "OPTIONS" else 401
+    client = 403 if listed in ADMINISTERS and method != "OPTIONS" else "opens"
+    assert allowed == {
+        "": nobody,
+        "wrong": nobody,
+        "worker-key": nobody,
+        "client-key": client,
+        "admin-key": "opens",
+    }
+
+
+async def test_with_an_admin_key_alone_everybody_generates_and_nobody_administers(start):
+    cluster = await start(colocated=1, admin_api_key="admin-key")
+    assert (await ask(cluster, "POST", "/generate", json={"text": "a"}))[0] == 200
+    assert (await ask(cluster, "GET", "/workers"))[0] == 401
+    right = {"Authorization": "Bearer admin-key"}
+    assert (await ask(cluster, "GET", "/workers", right))[0] == 200
+    assert (await ask(cluster, "POST", "/generate", right, json={"text": "a"}))[0] == 200
+    assert set(authorizations(cluster.colocated[0])) == {None}
+
+
+@pytest.mark.parametrize(("keys", "opens"), [(ADMIN_KEYS, "admin-key"), (KEYS, "client-key")])
+async def test_metrics_take_a_key_where_asked(start, keys, opens):
+    cluster = await start(colocated=1, metrics_require_key=True, **keys)
+    for key in ("", "worker-key", "client-key", "admin-key"):
+        status = (await ask(cluster, "GET", "/metrics", {"Authorization": f"Bearer {key}"}))[0]
+        assert (status == 200) == (key == opens)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"admin_api_key": "k", "api_key": "k"}, "another key's value"),
+        ({"admin_api_key": "k", "worker_api_key": "k"}, "another key's value"),
+        ({"metrics_require_key": True}, "--metrics-require-key without a key"),
+    ],
+)
+def test_keys_that_would_guard_nothing_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        RouterConfig(**settings)
+
+
+EVERYBODYS = [
+    b'{"abort_all": true}',
+    b'{"abort_all": "true", "rid": "a"}',
+    b'{"abort_all": 1, "rid": "a"}',
+    b'{"rid": ""}',
+    b'{"rid": null}',
+    b'{"rid": ["a", ""]}',
+    b"{}",
+    b'{"rid": "a", "abort_all": true, "x": NaN}',
+    '{"abort_all": true}'.encode("utf-16"),
+    b"",
+]
+
+
+@pytest.mark.parametrize("raw", EVERYBODYS, ids=repr)
+async def test_an_abort_of_everybodys_requests_takes_the_admin_key(start, raw):
+    cluster = await start(colocated=1, **ADMIN_KEYS)
+    status, answer, _ = await ask(cluster, "POST", "/abort_request", RIGHT, data=raw)
+    assert (status, json.loads(answer)["error"]["type"]) == (403, "forbidden")
+    assert cluster.colocated[0].aborts == []
+    named = await ask(cluster, "POST", "/abort_request", RIGHT, data=b'{"rid": "mine"}')
+    assert (named[0], len(cluster.colocated[0].aborts)) == (200, 1)
+    admin = {"Authorization": "Bearer admin-key"}
+    assert (await ask(cluster, "POST", "/abort_request", admin, data=raw))[0] in (200, 400)
+
+
+async def test_without_an_admin_key_a_clients_key_aborts_all(start):
+    cluster = await start(colocated=1, **KEYS)
+    assert (await ask(cluster, "POST", "/abort_request", RIGHT, data=b'{"abort_all": true}'))[0] == 200
+    assert len(cluster.colocated[0].aborts) == 1

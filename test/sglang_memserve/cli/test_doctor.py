@@ -239,8 +239,8 @@ async def test_a_real_router_in_front_of_instances_that_do_not_fit(free_port, in
 def test_exit_code_and_json(monkeypatch, capsys, cluster):
     findings = examine(cluster)
 
-    async def well(router, key):
-        assert (router, key) == ("http://r:1", "K")
+    async def well(router, key, tls):
+        assert (router, key, tls) == ("http://r:1", "K", None)
         return findings
 
     monkeypatch.setattr("sglang_memserve.cli.doctor.diagnose", well)

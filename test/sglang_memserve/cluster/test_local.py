@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 
 from router.config.flags import parse
+from router.protocol.tls import pinned
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
@@ -148,3 +150,23 @@ async def test_the_routers_settings_of_a_cluster_file_reach_it(tmp_path, fake_sp
     (router,) = (member for member in cluster._members if member.name == "router")
     settings = parse(router.argv[router.argv.index("router.launch_router") + 1 :], {})
     assert (settings.policy, settings.port) == ("session", 30000)
+
+
+async def test_it_starts_with_tls_and_an_admin_key(tmp_path, fake_argv, fake_spec, free_port, survivors):
+    cert, key = Authority(tmp_path, "ours").files("router", "router.example")
+    port = free_port()
+    config = ClusterConfig(
+        colocated=1,
+        port=free_port(),
+        log_dir=tmp_path / "logs",
+        api_key="client-key",
+        admin_api_key="admin-key",
+        router={"tls_cert_path": cert, "tls_key_path": key},
+    )
+    spec = fake_spec("colocated", 0, port, command=tuple(fake_argv(port)))
+    async with probe.client("client-key") as session, probe.client("admin-key", pinned(cert)) as asking:
+        local = LocalCluster(config, [spec], session, print, LIMITS, asking)
+        await local.start()
+        assert local.url.startswith("https://")
+        assert await probe.healthy_workers(asking, local.url) == {spec.url}
+        await local.stop()

@@ -1,0 +1,1 @@
+"""Tenants: whose key a request comes with, the KV and names that are its alone, and what it may use."""

@@ -21,7 +21,8 @@ _RESPONSES = "/v1/responses"
 # They reach what is not the tenant's: sessions and KV of others, code and addresses within the instances, and
 # time beyond the request's own, which no limit would see.
 _OPERATORS = (
-    "background", "custom_logit_processor", "encoder_urls", "http_worker_ipc", "kv_hints", "lora_id", "session_params",
+    "background", "custom_logit_processor", "encoder_urls", "http_worker_ipc", "kv_hints", "lora_id",
+    "session_params",
 )  # fmt: skip
 _MAX_LISTED = 4096
 _MAX_CHARS = 1024

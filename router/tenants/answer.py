@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from router.errors import Failure
 from router.protocol import sse
 from router.protocol.answer import UpstreamAnswer
 
@@ -43,9 +44,14 @@ class TenantAnswer:
         return replace(answer, body=self._next(answer.body), rest=self._rest(answer.rest))
 
     async def _rest(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for chunk in chunks:
-            if piece := self._next(chunk):
-                yield piece
+        try:
+            async for chunk in chunks:
+                if piece := self._next(chunk):
+                    yield piece
+        except Failure as failure:
+            # It ends the stream that the client gets.
+            failure.body = failure.body.replace(self._tag, b"")
+            raise
         if self._held:
             yield self._held
 

@@ -45,8 +45,12 @@ class Tenants:
         secret = found.secret.encode() or self._secret
         if not secret:
             raise ConfigError(
-                f"{self._path}: secret: there is none, and none in --tenants-secret: "
-                "make one with `openssl rand -hex 32`; routers of one cluster need the same"
+                f"{self._path}: secret: there is none, and none in --tenants-secret: {file.MAKE_SECRET}; "
+                "routers of one cluster need the same"
+            )
+        if len(secret) < file.SHORTEST_SECRET:
+            raise ConfigError(
+                f"--tenants-secret: give {file.SHORTEST_SECRET} characters or more: {file.MAKE_SECRET}"
             )
         return found, secret
 

@@ -17,7 +17,7 @@ from router.config.sources import as_key, read_file
 SHORTEST_SECRET = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_MAKE_SECRET = "make one with `openssl rand -hex 32`"
+MAKE_SECRET = "make one with `openssl rand -hex 32`"
 
 
 def _name(value: str) -> str:
@@ -36,7 +36,7 @@ def _digest(value: str) -> str:
 
 def check_secret(value: str) -> str:
     if value and len(value) < SHORTEST_SECRET:
-        raise ValueError(f"a secret has {SHORTEST_SECRET} characters or more: {_MAKE_SECRET}")
+        raise ValueError(f"a secret has {SHORTEST_SECRET} characters or more: {MAKE_SECRET}")
     return value
 
 

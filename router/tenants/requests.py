@@ -18,9 +18,11 @@ SALTED_PATHS = frozenset({
 """Where SGLang 0.5.23 takes a `cache_salt`. It keeps the KV of its other endpoints' prompts under none."""
 
 _RESPONSES = "/v1/responses"
-# They reach what is not the tenant's: sessions and KV of others, code and addresses within the instances.
+# They reach what is not the tenant's: sessions and KV of others, code and addresses within the instances, and
+# time beyond the request's own, which no limit would see.
 _OPERATORS = (
-    "custom_logit_processor", "encoder_urls", "http_worker_ipc", "kv_hints", "lora_id", "session_params",
+    "background", "custom_logit_processor", "encoder_urls", "http_worker_ipc", "kv_hints", "lora_id",
+    "session_params",
 )  # fmt: skip
 _MAX_LISTED = 4096
 _MAX_CHARS = 1024
@@ -31,7 +33,7 @@ def rewritten(body: Body | None, path: str, tenant: Tenant) -> Body:
     if body is None:
         raise BadRequest("a JSON object is wanted")
     fields = body.fields
-    if name := next((name for name in _OPERATORS if fields.get(name) is not None), None):
+    if name := next((name for name in _OPERATORS if fields.get(name)), None):
         raise Forbidden(f"{name}: a tenant's request does not have this; it is for who administers")
     forced: dict[str, Any] = {"cache_salt": _salts(fields.get("cache_salt"), tenant)}
     if path == _RESPONSES:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from router.errors import BadRequest
 from router.protocol.answer import UpstreamAnswer
 from router.tenants.answer import TenantAnswer
 
@@ -33,6 +34,17 @@ async def test_bytes_one_at_a_time_lose_nothing():
     text = (b"01" + TAG.encode() + b"0123" + TAG.encode()) * 3 + b"\n\n"
     answer = TenantAnswer(TAG).of(stream(b"", *(bytes([byte]) for byte in text)))
     assert await delivered(answer) == text.replace(TAG.encode(), b"")
+
+
+async def test_a_failure_in_a_stream_has_the_clients_name():
+    async def rest():
+        yield b"data: {}\n\n"
+        raise BadRequest(f"{TAG}mine was aborted")
+
+    answer = TenantAnswer(TAG).of(UpstreamAnswer(200, {}, b"", rest()))
+    with pytest.raises(BadRequest) as failure:
+        await delivered(answer)
+    assert b'"mine was aborted"' in failure.value.body
 
 
 @pytest.mark.parametrize(

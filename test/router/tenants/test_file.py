@@ -101,6 +101,8 @@ def test_a_file_without_a_secret_may_be_read_but_not_written(path):
     with pytest.raises(ConfigError, match="secret: there is none"):
         Tenants(path)
     assert Tenants(path, b"t" * 32).of(key_of("a")).name == "a"
+    with pytest.raises(ConfigError, match="--tenants-secret: give 32 characters"):
+        Tenants(path, b"t" * 31)
     path.chmod(0o664)
     with pytest.raises(ConfigError, match="others may write it"):
         read(path)

@@ -96,12 +96,16 @@ def test_what_is_no_object_is_refused(raw):
 
 @pytest.mark.parametrize(
     "field",
-    ["session_params", "kv_hints", "http_worker_ipc", "lora_id", "encoder_urls", "custom_logit_processor"],
+    [
+        *("session_params", "kv_hints", "http_worker_ipc", "lora_id", "encoder_urls"),
+        *("custom_logit_processor", "background"),
+    ],
 )
 def test_what_reaches_others_is_refused(field):
     with pytest.raises(Forbidden, match=field):
         sent({"text": "a", field: {"id": "x"}})
-    assert sent({"text": "a", field: None})["text"] == "a"
+    for absent in (None, False, "", {}):
+        assert sent({"text": "a", field: absent})["text"] == "a"
 
 
 def test_stored_answers_have_the_tenants_name_where_sglang_looks():
@@ -113,12 +117,12 @@ def test_stored_answers_have_the_tenants_name_where_sglang_looks():
 
 
 def test_sessions_of_one_name_are_apart():
-    first, second = tenant("a", group="g"), tenant("b", group="g")
+    a, b = tenant("a", group="g"), tenant("b", group="g")
     for field in ("session_id", "routing_key", "conversation_id", "user"):
-        first, second = (routed({field: "s"}, of)["session_id"] for of in (first, second))
+        first, second = (routed({field: "s"}, of)["session_id"] for of in (a, b))
         assert first != second
-    assert "session_id" not in routed({"text": "a"}, first)
-    assert sent({"text": "a", "session_id": "s"}, of=first)["session_id"] == tag("a") + "s"
+    assert "session_id" not in routed({"text": "a"}, a)
+    assert sent({"text": "a", "session_id": "s"}, of=a)["session_id"] == tag("a") + "s"
 
 
 def test_an_abort_names_the_tenants_own():

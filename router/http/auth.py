@@ -15,8 +15,8 @@ from router.http.endpoint import Access, Endpoint
 from router.http.target import endpoint_of
 
 
-class Caller(NamedTuple):
-    """Who asks, as far as the key says: `access` is the most that the caller may ask for."""
+class Principal(NamedTuple):
+    """Who asks, as far as the key says: `access` is the most that it opens."""
 
     access: Access
 
@@ -25,8 +25,8 @@ class Caller(NamedTuple):
         return self.access is Access.ADMIN
 
 
-CALLER = web.RequestKey("CALLER", Caller)
-"""Set before any handler runs."""
+CALLER = web.RequestKey("CALLER", Principal)
+"""Whose key the request presents; set before any handler runs."""
 
 
 class Keys:
@@ -44,13 +44,13 @@ class Keys:
         else:
             self._nobody = Access.METRICS if self._client else Access.ADMIN
 
-    def caller(self, presented: str) -> Caller:
+    def caller(self, presented: str) -> Principal:
         """Who presents this key; "" for none."""
         if _same(presented, self._admin):
-            return Caller(Access.ADMIN)
+            return Principal(Access.ADMIN)
         if _same(presented, self._client):
-            return Caller(Access.CLIENT if self._admin else Access.ADMIN)
-        return Caller(self._nobody)
+            return Principal(Access.CLIENT if self._admin else Access.ADMIN)
+        return Principal(self._nobody)
 
 
 def identified(keys: Keys, endpoints: Iterable[Endpoint], *, metrics: Access) -> Middleware:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+# What goes into a header, of which servers take so much and little more.
+_KEY_CHARS = 4096
+
 
 def port_number(value: int) -> int:
     if not 0 < value < 65536:
@@ -18,6 +21,8 @@ def checked_key(value: str) -> str:
     """Raises ValueError, which does not quote it."""
     if not re.fullmatch("[!-~]+", value):
         raise ValueError("give a key of printable ASCII without spaces, or leave it out")
+    if len(value) > _KEY_CHARS:
+        raise ValueError(f"a key has {_KEY_CHARS} characters at most")
     return value
 
 

@@ -17,10 +17,8 @@ from router.tenants.directory import Tenants
 from router.tenants.tenant import Tenant
 
 
-class Caller(NamedTuple):
-    """Who asks, as far as the key says: `access` is the most that the caller may ask for, `tenant` whose key
-    it is.
-    """
+class Principal(NamedTuple):
+    """Who asks, as far as the key says: `access` is the most that it opens, `tenant` whose it is."""
 
     access: Access
     tenant: Tenant | None = None
@@ -30,8 +28,8 @@ class Caller(NamedTuple):
         return self.access is Access.ADMIN
 
 
-CALLER = web.RequestKey("CALLER", Caller)
-"""Set before any handler runs."""
+CALLER = web.RequestKey("CALLER", Principal)
+"""Whose key the request presents; set before any handler runs."""
 
 
 class Keys:
@@ -50,15 +48,15 @@ class Keys:
         else:
             self._nobody = Access.CLIENT if self._admin else Access.ADMIN
 
-    def caller(self, presented: str) -> Caller:
+    def caller(self, presented: str) -> Principal:
         """Who presents this key; "" for none."""
         if _same(presented, self._admin):
-            return Caller(Access.ADMIN)
+            return Principal(Access.ADMIN)
         if _same(presented, self._client):
-            return Caller(Access.CLIENT if self._admin else Access.ADMIN)
+            return Principal(Access.CLIENT if self._admin else Access.ADMIN)
         if self._tenants is not None and (tenant := self._tenants.of(presented)) is not None:
-            return Caller(Access.TENANT, tenant)
-        return Caller(self._nobody)
+            return Principal(Access.TENANT, tenant)
+        return Principal(self._nobody)
 
 
 def identified(keys: Keys, endpoints: Iterable[Endpoint], *, metrics: Access) -> Middleware:

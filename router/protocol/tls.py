@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from router.config.explain import ConfigError
@@ -54,7 +55,7 @@ class ClientTls:
         context = _empty_context() if self._authorities else ssl.create_default_context()
         context.minimum_version = _VERSION
         for file in self._authorities:
-            _read("--ca-cert-paths", file, lambda file=file: context.load_verify_locations(file))
+            _read("--ca-cert-paths", file, partial(context.load_verify_locations, file))
         if cert:
             _load_pair(context, cert, key, flags=("--client-cert-path", "--client-key-path"))
         self.context = context

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from certificates import Authority
 
 from router.http.endpoint import AnsweredBy
 from router.http.endpoints import ENDPOINTS
@@ -16,6 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MODEL = "SmolLM2-135M-Instruct"
 KEY = "e2e-s3cret"
+ADMIN_KEY = "e2e-4dmin"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "temperature": 0}
 SAME = (
     ("/v1/tokenize", {"model": MODEL, "prompt": "The capital of France"}),
@@ -33,10 +35,11 @@ SAME = (
 _TIMES = ("created", "modified_at")
 
 
-def get(url, path, key=None):
+def get(url, path, key=None, tls=None):
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    asked = urllib.request.Request(url + path, headers=headers)
     try:
-        with urllib.request.urlopen(urllib.request.Request(url + path, headers=headers), timeout=60) as got:
+        with urllib.request.urlopen(asked, timeout=60, context=tls) as got:
             return got.status, json.loads(got.read() or b"null")
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read() or b"null")
@@ -178,4 +181,27 @@ def test_a_cluster_with_an_api_key(cluster_of, monkeypatch):
     logs = "".join(log.read_text(errors="replace") for log in [cluster.log, *cluster.logs.glob("*.log")])
     for text in (server_info, lines, logs):
         assert KEY not in text
+    cluster_of.stop(cluster)
+
+
+@pytest.mark.full
+def test_a_cluster_with_tls_and_an_admin_key(cluster_of, monkeypatch, tmp_path):
+    """It starts, chats and is looked at over https, and a client's key administers nothing."""
+    authority = Authority(tmp_path, "ours")
+    cert, key = authority.files("router", "127.0.0.1")
+    file = tmp_path / "cluster.yaml"
+    file.write_text(json.dumps({"router": {"tls_cert_path": cert, "tls_key_path": key}}))
+    monkeypatch.setenv("MEMSERVE_API_KEY", KEY)
+    monkeypatch.setenv("MEMSERVE_ADMIN_API_KEY", ADMIN_KEY)
+    cluster = cluster_of("--prefill", "1", "--decode", "1", "--chat", "-f", str(file))
+    url, tls = cluster.url.replace("http:", "https:"), authority.client()
+    for path, statuses in (("/v1/models", (401, 200, 200)), ("/workers", (401, 403, 200))):
+        assert tuple(get(url, path, presented, tls)[0] for presented in (None, KEY, ADMIN_KEY)) == statuses
+    command = [sys.executable, "-m", "sglang_memserve.cli.main"]
+    asked = ["--url", url, "--ca-cert-paths", authority.trust]
+    for name in ("status", "doctor"):
+        subprocess.run([*command, name, *asked], check=True, timeout=60)
+    cluster.wait_for("Turn 3", 120)
+    logs = "".join(log.read_text(errors="replace") for log in [cluster.log, *cluster.logs.glob("*")])
+    assert ADMIN_KEY not in logs
     cluster_of.stop(cluster)

@@ -71,7 +71,7 @@ async def test_no_half_of_a_pair_follows_either(start, inside):
 async def test_no_probe_follows_and_the_answer_tells_nothing(start, inside, free_port, which):
     """Who adds an instance must not learn which ports inside are open."""
     cluster = await start(**KEYS)
-    told = []
+    troubles = []
     for target in (inside.url, f"http://127.0.0.1:{free_port()}"):
         mock = MockInstance(free_port())
         setattr(mock, which, target + "/model_info")
@@ -81,9 +81,9 @@ async def test_no_probe_follows_and_the_answer_tells_nothing(start, inside, free
         worker = json.loads(raw)["worker"]
         assert (status, worker["healthy"]) == (202, False)
         assert "307, a redirect to" in worker["trouble"]
-        told.append(worker["trouble"].replace(target, "TARGET"))
+        troubles.append(worker["trouble"].replace(target, "TARGET"))
     assert untouched(inside)
-    assert told[0] == told[1]
+    assert troubles[0] == troubles[1]
 
 
 async def test_an_instance_that_begins_to_point_elsewhere_is_down(start, inside):

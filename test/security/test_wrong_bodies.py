@@ -1,6 +1,8 @@
 """Bodies and headers that no client should send: no 500, no traceback, and JSON says what is wrong."""
 
+import json
 import logging
+import re
 
 import pytest
 from raw_http import assert_refused, exchange, request
@@ -143,11 +145,20 @@ async def test_a_body_that_is_no_object_breaks_nothing(start, caplog, path):
                 assert answer[0] == 400 or b'"text"' in body or b"{}" in body
 
 
+def is_key(value):
+    try:
+        return re.fullmatch("[!-~]{1,4096}", json.loads(value)) is not None
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
 @pytest.mark.parametrize("field", ["url", "worker_type", "api_key", "bootstrap_port"])
 async def test_a_worker_of_wrong_fields_is_refused(start, caplog, field):
     cluster = await start()
     for value in VALUES:
         if value in (b"null", b'""') and field in ("worker_type", "api_key"):
+            continue
+        if field == "api_key" and is_key(value):
             continue
         fields = {"url": b'"http://127.0.0.1:1"', "worker_type": b'"prefill"', field: value}
         if field == "bootstrap_port" and value == b"null":

@@ -88,6 +88,7 @@ async def test_one_that_is_down_is_added_and_serves_when_it_is_up(start, spare):
         ({"url": "http://a:1", "worker_type": "prefill", "bootstrap_port": "x"}, ["'x'"]),
         ({"url": "http://a:1", "worker_type": "prefill", "bootstrap_port": 70000}, ["70000"]),
         ({"url": "http://a:1", "api_key": "k\nX: y"}, ["api_key: give a key of printable ASCII"]),
+        ({"url": "http://a:1", "api_key": "k" * 4097}, ["api_key: a key has 4096 characters at most"]),
         ({"url": "http://a:1", "api_key": ["k"]}, ["api_key: give a key of printable ASCII"]),
     ],
 )

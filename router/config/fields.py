@@ -23,4 +23,5 @@ def _key(value: str) -> str:
 Port = Annotated[int, AfterValidator(port_number)]
 Key = Annotated[str, AfterValidator(_key)]
 Count = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

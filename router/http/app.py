@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from router.admission.admission import Admission
 from router.config.settings import RouterConfig
 from router.fleet.factory import new_registry
 from router.fleet.fanout import Fanout
@@ -22,6 +23,7 @@ from router.http.access import AccessLog
 from router.http.auth import authorization, require_key
 from router.http.endpoints import ENDPOINTS, routes
 from router.http.generate_probe import GenerateProbe
+from router.http.messages import body_released
 from router.http.response import failures_as_json
 from router.http.services import SERVICES, Services
 from router.http.shutdown import GracefulShutdown
@@ -67,12 +69,14 @@ async def running_app(
         stack.push_async_callback(generate_probe.close)
         workers = Workers(registry, watch, config, scheduler.forget)
         stack.push_async_callback(workers.close)
-        middlewares = _middlewares(config, shutdown)
+        admission = Admission(config)
+        middlewares = _middlewares(config, shutdown, admission)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
-        metrics = Metrics(registry, scheduler, forwarder.retries)
+        metrics = Metrics(registry, scheduler, forwarder.retries, admission)
         AccessLog(metrics.requests, enabled=config.access_log).watch(app)
         app[SERVICES] = Services(
             config=config,
+            admission=admission,
             registry=registry,
             scheduler=scheduler,
             forwarder=forwarder,
@@ -97,11 +101,13 @@ async def _feeds(registry: Registry, core: RouterCore) -> AsyncIterator[Feeds | 
         yield feeds
 
 
-def _middlewares(config: RouterConfig, shutdown: GracefulShutdown) -> list[Middleware]:
-    failures = failures_as_json(config.request_timeout_secs)
+def _middlewares(
+    config: RouterConfig, shutdown: GracefulShutdown, admission: Admission
+) -> list[Middleware]:
+    failures = failures_as_json(admission.refused)
     public = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
     keys = [require_key(config.api_key, public)] if config.api_key else []
-    return [failures, shutdown.middleware, *keys, listed_target]
+    return [body_released, failures, shutdown.middleware, *keys, listed_target]
 
 
 def _session(config: RouterConfig) -> aiohttp.ClientSession:

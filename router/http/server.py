@@ -15,6 +15,8 @@ from router.http.services import SERVICES
 from router.http.shutdown import GracefulShutdown
 from router.metrics import scraped_app
 
+# Clients that connect in one moment: the kernel drops what goes beyond, and they try again a second later.
+_BACKLOG = 4096
 # For complete answers that the client has not read yet.
 _LAST_BYTES_SECS = 0.5
 
@@ -32,9 +34,13 @@ async def serving(config: RouterConfig) -> AsyncIterator[asyncio.Task[None]]:
     """
     shutdown = GracefulShutdown()
     async with running_app(config, shutdown) as (app, checks), AsyncExitStack() as stack:
-        runner = ClientRunner(app, handler_cancellation=True, shutdown_timeout=_LAST_BYTES_SECS)
+        services = app[SERVICES]
+        runner = ClientRunner(
+            app, services.admission, config, handler_cancellation=True, shutdown_timeout=_LAST_BYTES_SECS
+        )
         if config.prometheus_port is not None:
-            page = ClientRunner(scraped_app(app[SERVICES].metrics), shutdown_timeout=0)
+            page_app = scraped_app(services.metrics)
+            page = ClientRunner(page_app, services.admission, config, shutdown_timeout=0)
             stack.push_async_callback(page.cleanup)
             await _listen(page, config.prometheus_host or config.host, config.prometheus_port)
         stack.push_async_callback(runner.cleanup)
@@ -46,6 +52,6 @@ async def serving(config: RouterConfig) -> AsyncIterator[asyncio.Task[None]]:
 async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
     except OSError as error:
         raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from router.admission.admission import Admission
 from router.config.settings import RouterConfig
 from router.fleet.fanout import Fanout
 from router.fleet.workers import Workers
@@ -22,6 +23,7 @@ class Services:
     """`feeds` is None where no policy looks at what instances have cached."""
 
     config: RouterConfig
+    admission: Admission
     registry: Registry
     scheduler: Scheduler
     forwarder: Forwarder

@@ -4,8 +4,10 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from router.admission.admission import Admission
 from router.forwarding.retries import Retries
 from router.instances.registry import Registry
+from router.metrics.admission import AdmissionCollector
 from router.metrics.predictions import Predictions
 from router.metrics.requests import Requests
 from router.metrics.state import RouterStateCollector
@@ -18,12 +20,15 @@ class Metrics:
     `requests` is to be called for each request; all else is read, or watched, where it is.
     """
 
-    def __init__(self, registry: Registry, scheduler: Scheduler, retries: Retries) -> None:
+    def __init__(
+        self, registry: Registry, scheduler: Scheduler, retries: Retries, admission: Admission
+    ) -> None:
         self.requests = Requests()
         self._all = CollectorRegistry(auto_describe=False)
         predictions = Predictions()
         scheduler.decisions.watch(predictions)
-        for collector in (self.requests, predictions, RouterStateCollector(registry, scheduler, retries)):
+        state = RouterStateCollector(registry, scheduler, retries)
+        for collector in (self.requests, predictions, state, AdmissionCollector(admission)):
             self._all.register(collector)
 
     async def answer(self, request: web.Request) -> web.Response:

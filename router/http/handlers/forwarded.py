@@ -1,6 +1,8 @@
-"""Endpoints that an instance answers, or a prefill/decode pair."""
+"""Endpoints that an instance answers, or a prefill/decode pair. What makes instances work waits for its turn."""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -10,21 +12,25 @@ from router.http.messages import read_request
 from router.http.response import deliver
 from router.http.services import SERVICES
 
+_ASKS = frozenset({"GET", "HEAD", "OPTIONS"})
+
 
 async def generate(request: web.Request) -> web.StreamResponse:
-    raw = await read_request(request)
-    return await _delivered(request, await request.app[SERVICES].forwarder.generate(request, raw))
+    forwarder = request.app[SERVICES].forwarder
+    return await _in_turn(request, lambda raw: forwarder.generate(request, raw))
 
 
 async def any_instance(request: web.Request) -> web.StreamResponse:
-    raw = await read_request(request)
-    return await _delivered(request, await request.app[SERVICES].forwarder.any_instance(request, raw))
+    forwarder = request.app[SERVICES].forwarder
+    if request.method in _ASKS:
+        return await _delivered(request, await forwarder.any_instance(request, await read_request(request)))
+    return await _in_turn(request, lambda raw: forwarder.any_instance(request, raw))
 
 
 def colocated(pd_unsupported_reason: str) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        raw, forwarder = await read_request(request), request.app[SERVICES].forwarder
-        return await _delivered(request, await forwarder.colocated(request, raw, pd_unsupported_reason))
+        forwarder = request.app[SERVICES].forwarder
+        return await _in_turn(request, lambda raw: forwarder.colocated(request, raw, pd_unsupported_reason))
 
     return handle
 
@@ -37,8 +43,19 @@ def holder(pd_unsupported_reason: str) -> Handler:
     return handle
 
 
+async def _in_turn(
+    request: web.Request, ask: Callable[[bytes], Awaitable[Attempt]]
+) -> web.StreamResponse:
+    queue = request.app[SERVICES].admission.requests
+    queue.check()
+    # A client that is slow to send takes no turn.
+    raw = await read_request(request)
+    async with queue:
+        return await _delivered(request, await ask(raw))
+
+
 async def _delivered(request: web.Request, attempt: Attempt) -> web.StreamResponse:
     try:
-        return await deliver(request, attempt.answer, request.app[SERVICES].config.request_timeout_secs)
+        return await deliver(request, attempt.answer)
     finally:
         await attempt.close()

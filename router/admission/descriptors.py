@@ -26,7 +26,7 @@ def raise_descriptor_limit() -> None:
 
 
 def connections_for(instances: int) -> int:
-    """How many clients' connections leave enough descriptors for what the router opens to so many instances."""
+    """How many clients' connections leave enough descriptors for what goes to so many instances."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return _MOST

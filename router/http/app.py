@@ -101,9 +101,7 @@ async def _feeds(registry: Registry, core: RouterCore) -> AsyncIterator[Feeds | 
         yield feeds
 
 
-def _middlewares(
-    config: RouterConfig, shutdown: GracefulShutdown, admission: Admission
-) -> list[Middleware]:
+def _middlewares(config: RouterConfig, shutdown: GracefulShutdown, admission: Admission) -> list[Middleware]:
     failures = failures_as_json(admission.refused)
     public = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
     keys = [require_key(config.api_key, public)] if config.api_key else []

@@ -58,9 +58,9 @@ class ClientConnection(RequestHandler):
         super().__init__(
             manager,
             loop=loop,
-            access_log=None,
+            access_log=None,  # type: ignore[arg-type]
             keepalive_timeout=config.keepalive_timeout_secs,
-            # For the rest of a body that is not wanted: many clients read no answer before they have sent all.
+            # For the rest of a body that is not wanted: many clients read no answer before all is sent.
             lingering_time=min(_LINGERING_SECS, config.client_body_timeout_secs),
             max_line_size=MAX_HEAD_BYTES,
             max_field_size=MAX_HEAD_BYTES,

@@ -20,7 +20,10 @@ _LEAST_BYTES_PER_S = 1024
 
 
 async def read_request(request: web.Request) -> bytes:
-    """The body, decompressed. Raises BadRequest, ClientSilent, LimitReached, PayloadTooLarge, UnknownEncoding."""
+    """The body, decompressed. Counts towards the memory for bodies until `body_released`.
+
+    Raises BadRequest, ClientSilent, LimitReached, PayloadTooLarge and UnknownEncoding.
+    """
     services = request.app[SERVICES]
     encoding = content_encoding(request.headers)
     if (request.content_length or 0) > services.config.max_payload_size:

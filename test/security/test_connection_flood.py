@@ -5,26 +5,15 @@ import contextlib
 import json
 import resource
 import socket
-import sys
-from contextlib import AsyncExitStack
-from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 from raw_http import exchange, request
-from router_cluster import MockInstance
+from router_process import metric, post, process
 from waiting import eventually
 
-ROOT = Path(__file__).parents[2]
-PROGRAM = """
-import resource, sys
-limit = int(sys.argv.pop(1))
-resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-from router.launch_router import main
-sys.exit(main())
-"""
+__all__ = ["process"]
+
 HALF_OPEN = [
     b"",
     b"G",
@@ -34,41 +23,10 @@ HALF_OPEN = [
 
 
 @pytest.fixture
-async def process(free_port):
-    """`await process(descriptors, *argv)`: a router as a process, before a mock instance."""
-    async with AsyncExitStack() as stack:
-
-        async def start(descriptors, *argv):
-            mock = MockInstance(free_port())
-            await mock.start()
-            stack.push_async_callback(mock.die)
-            port = free_port()
-            argv = ("--worker-urls", mock.url, "--port", str(port), "--no-access-log", *argv)
-            router = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", PROGRAM, str(descriptors), *argv),
-                stderr=asyncio.subprocess.PIPE,
-                cwd=ROOT,
-            )
-            stack.push_async_callback(router.wait)
-            stack.callback(lambda: router.returncode is None and router.kill())
-            lines = []
-            while not lines or b"listening on" not in lines[-1]:
-                lines.append(await router.stderr.readline())
-                assert lines[-1], b"".join(lines)
-            session = await stack.enter_async_context(aiohttp.ClientSession())
-            log = asyncio.create_task(router.stderr.read())
-            return SimpleNamespace(
-                url=f"http://127.0.0.1:{port}", session=session, mock=mock, router=router, log=log
-            )
-
-        yield start
-
-
-@pytest.fixture
 def flood():
     """`await flood(cluster, count, sent)`: so many connections that send this and no more."""
-    resource_soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(resource_soft, 8192)), hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 8192)), hard))
     sockets = []
 
     async def open_them(cluster, count, sent, source=None):
@@ -98,17 +56,6 @@ def is_closed(client):
         return False
     except ConnectionError:
         return True
-
-
-async def post(cluster, **body):
-    async with cluster.session.post(cluster.url + "/generate", json=body or {"text": "a"}) as response:
-        return response.status, await response.read()
-
-
-async def metric(cluster, name):
-    async with cluster.session.get(cluster.url + "/metrics") as response:
-        lines = (await response.text()).splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("memserve:router_" + name))
 
 
 @pytest.mark.parametrize("sent", HALF_OPEN, ids=lambda sent: repr(sent[-12:]))
@@ -194,7 +141,7 @@ async def test_newcomers_take_the_place_of_those_that_wait(start, flood):
 
 
 async def test_where_all_are_busy_newcomers_get_503_and_what_runs_is_not_hurt(start):
-    cluster = await start(colocated=1, max_connections=8, max_connections_per_address=8)
+    cluster = await start(colocated=1, max_connections=8, max_connections_per_address=100)
     mock = cluster.colocated[0]
     mock.hold = True
     running = [asyncio.create_task(post(cluster)) for _ in range(8)]

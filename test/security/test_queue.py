@@ -135,6 +135,20 @@ async def test_probes_aborts_and_operators_never_wait(start, ask):
     assert (await models)[0] == 200
 
 
+async def test_what_is_aborted_while_it_waits_reaches_no_instance(start, ask):
+    cluster = await start(colocated=1, max_concurrent_requests=1)
+    mock = cluster.colocated[0]
+    mock.hold = True
+    running = ask(cluster)
+    await mock.arrived.wait()
+    aborted, other = ask(cluster, rid="mine"), ask(cluster, rid="another")
+    await waiting(cluster, 2)
+    assert (await ask(cluster, "/abort_request", rid="mine"))[0] == 200
+    mock.release.set()
+    assert [(await each)[0] for each in (running, aborted, other)] == [200, 409, 200]
+    assert [body.get("rid") for body in mock.bodies] == [None, "another"]
+
+
 async def test_a_stream_holds_its_place_to_its_end(start, ask):
     cluster = await start(prefill=1, decode=1, max_concurrent_requests=1, queue_size=1)
     decode = cluster.decode[0]

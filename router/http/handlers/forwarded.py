@@ -1,4 +1,4 @@
-"""Endpoints that an instance answers, or a prefill/decode pair. What makes instances work waits for its turn."""
+"""Endpoints that an instance answers, or a prefill/decode pair. What makes them work waits for its turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _ASKS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 async def generate(request: web.Request) -> web.StreamResponse:
     forwarder = request.app[SERVICES].forwarder
-    return await _in_turn(request, lambda raw: forwarder.generate(request, raw))
+    aborts_before = forwarder.client_aborts.count
+    return await _in_turn(request, lambda raw: forwarder.generate(request, raw, aborts_before))
 
 
 async def any_instance(request: web.Request) -> web.StreamResponse:
@@ -43,9 +44,7 @@ def holder(pd_unsupported_reason: str) -> Handler:
     return handle
 
 
-async def _in_turn(
-    request: web.Request, ask: Callable[[bytes], Awaitable[Attempt]]
-) -> web.StreamResponse:
+async def _in_turn(request: web.Request, ask: Callable[[bytes], Awaitable[Attempt]]) -> web.StreamResponse:
     queue = request.app[SERVICES].admission.requests
     queue.check()
     # A client that is slow to send takes no turn.

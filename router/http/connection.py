@@ -48,7 +48,6 @@ class ClientConnection(RequestHandler):
         "_header_timeout_s",
         "_latest_body",
         "_reader",
-        "_served",
         "_socket",
         "_watch",
     )
@@ -74,7 +73,6 @@ class ClientConnection(RequestHandler):
         self._watch: asyncio.TimerHandle | None = None
         self._socket: asyncio.Transport | None = None
         self._address: str | None = None
-        self._served = False
         self._head_bytes = 0
         self._head_since: float | None = None
         self._latest_body: StreamReader = EMPTY_PAYLOAD
@@ -131,7 +129,6 @@ class ClientConnection(RequestHandler):
         try:
             return await super()._handle_request(*args)
         finally:
-            self._served = True
             if self._head_bytes:
                 self._head_since = self._loop.time()
             if not self._messages and self._address is not None:

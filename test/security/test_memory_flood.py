@@ -86,7 +86,7 @@ async def test_uploads_that_stand_still_keep_nobody_out(process):
     while await metric(cluster, "body_memory_bytes") < 32 * MIB:
         await asyncio.sleep(0.02)
     for _ in range(10):
-        assert (await post(cluster, text=MIB * "a"))[0] == 200
+        assert (await post(cluster, text=2 * MIB * "a"))[0] == 200
     for writer in writers:
         writer.close()
 

@@ -11,8 +11,8 @@ _OF_AN_INSTANCE = 8
 # A client's connection, and one to each half of a pair.
 _OF_A_REQUEST = 3
 _FEWEST = 16
-# An idle connection takes some 20 KiB: more would be a matter of memory.
-_MOST = 16384
+# Each may have some 400 KiB on the way that nobody has read yet: more would be a matter of memory.
+_MOST = 8192
 # Beyond it the kernel's own tables become large, and no router needs so many.
 _HIGHEST_LIMIT = 1 << 20
 

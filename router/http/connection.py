@@ -105,6 +105,8 @@ class ClientConnection(RequestHandler):
         super().data_received(data)
         if len(self._messages) > waiting:
             self._latest_body, self._head_bytes, self._head_since = self._messages[-1][1], 0, None
+            if self._request_in_progress or len(self._messages) > 1:
+                self._check_pipelined()
         elif not in_body and data:
             self._head_bytes += len(data)
             if self._head_since is None:
@@ -152,6 +154,12 @@ class ClientConnection(RequestHandler):
         response = web.Response(status=error.status, headers=error.headers, body=error.body)
         response.force_close()
         return response
+
+    def _check_pipelined(self) -> None:
+        """Heads of requests that wait behind another: aiohttp takes up to 32, as large as they may be."""
+        heads = (getattr(message, "raw_headers", ()) for message, _ in self._messages)
+        if sum(len(name) + len(value) for head in heads for name, value in head) > MAX_HEAD_BYTES:
+            self.force_close()
 
     def _look_again(self) -> None:
         pause = min(self._header_timeout_s, self._reader.timeout_s) / 4

@@ -112,6 +112,33 @@ async def test_answers_that_nobody_reads_are_not_piled_up(process, path):
         writer.close()
 
 
+async def test_large_heads_behind_a_request_that_runs_are_cut_off(process):
+    cluster = await process(4096)
+    cluster.mock.hold = True
+    where = urlsplit(cluster.url)
+    writers = []
+    head = request("GET", "/liveness", X_A=50_000 * "a", X_B=10_000 * "b")
+    async with Peak(cluster) as peak:
+        for _ in range(100):
+            _, writer = await asyncio.open_connection(where.hostname, where.port)
+            writer.write(SMALL + 31 * head)
+            writers.append(writer)
+        while await metric(cluster, "connections") > 3:
+            await asyncio.sleep(0.02)
+    assert peak.mib < 64
+    for writer in writers:
+        writer.close()
+
+
+async def test_small_requests_may_be_pipelined(process):
+    cluster = await process(4096)
+    where = urlsplit(cluster.url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    writer.write(500 * request("GET", "/liveness") + request("GET", "/liveness", Connection="close"))
+    assert (await reader.read()).count(b"HTTP/1.1 200") == 501
+    writer.close()
+
+
 async def test_a_stream_that_nobody_reads_is_aborted_at_the_instance(process):
     cluster = await process(4096, "--send-timeout-secs", "0.5")
     mock = cluster.mock

@@ -23,13 +23,13 @@ def limits(monkeypatch):
 def test_clients_and_what_is_opened_for_them_fit(limits, soft, instances):
     limits[0] = soft
     connections = connections_for(instances)
-    assert 16 <= connections <= 16384
+    assert 16 <= connections <= 8192
     assert connections == 16 or 3 * connections + 8 * instances + 64 <= soft
 
 
 def test_without_a_limit_memory_is_the_bound(limits):
     limits[0] = resource.RLIM_INFINITY
-    assert connections_for(2) == 16384
+    assert connections_for(2) == 8192
 
 
 @pytest.mark.parametrize(

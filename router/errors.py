@@ -13,6 +13,10 @@ Failure                 the end of a request, as an HTTP answer
     ├── UnknownEncoding 415
     ├── TenantLimited   429  says when to come again
     ├── HeadTooLarge    431
+    ├── LimitReached    a bound of the router's own; counted by its reason
+    │   ├── QueuedTooLong   408
+    │   ├── TooManyRequests 429
+    │   └── Overloaded      503
     ├── InstanceFailed  502  connection refused, reset or broken off; names the instance
     ├── NoInstance      503  no healthy instance
     ├── Stopping        503  the router itself stops
@@ -21,6 +25,7 @@ Failure                 the end of a request, as an HTTP answer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -153,6 +158,30 @@ class HeadTooLarge(RouterError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"a request's first line and headers may have {limit} bytes together")
+
+
+class LimitReached(RouterError):
+    """A bound of the router's own is reached; the client may come again after `retry_after_s` seconds.
+
+    `reason`: a few words that do not come from a client. It is the error's type, and a label in /metrics.
+    """
+
+    def __init__(self, reason: str, message: str, retry_after_s: float = 1) -> None:
+        self.reason = self.kind = reason
+        super().__init__(message)
+        self.headers = {**JSON_HEADERS, "Retry-After": str(max(1, math.ceil(retry_after_s)))}
+
+
+class QueuedTooLong(LimitReached):
+    status_code = HTTPStatus.REQUEST_TIMEOUT
+
+
+class TooManyRequests(LimitReached):
+    status_code = HTTPStatus.TOO_MANY_REQUESTS
+
+
+class Overloaded(LimitReached):
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class InstanceFailed(RouterError):

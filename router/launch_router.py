@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import uvloop
 
+from router.admission.descriptors import raise_descriptor_limit
 from router.config.flags import parse
 from router.config.settings import ConfigError, RouterConfig
 from router.http.reload import Reloads
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.ignored_flags:
         flags = ", ".join(config.ignored_flags)
         logger.warning("without effect here: %s (docs/guides/from-sglang-router.md)", flags)
+    raise_descriptor_limit()
     try:
         code: int = uvloop.run(serve(config))
     except ConfigError as error:

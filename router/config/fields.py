@@ -29,4 +29,5 @@ def checked_key(value: str) -> str:
 Port = Annotated[int, AfterValidator(port_number)]
 Key = Annotated[str, AfterValidator(checked_key)]
 Count = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

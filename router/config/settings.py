@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from router.config.explain import ConfigError, SettingsModel, did_you_mean
-from router.config.fields import Count, Key, Port, Positive, port_number
+from router.config.fields import Count, Key, NotNegative, Port, Positive, port_number
 from router.config.names import AUTO_PROFILE, POLICY_ALIASES, POLICY_NAMES
 
 __all__ = ["ConfigError", "OneOf", "PrefillUrl", "RouterConfig", "check_port", "check_url", "normalized"]
@@ -210,6 +210,46 @@ class RouterConfig(SettingsModel):
     client_key_path: str = Field("", description="private key of --client-cert-path (PEM)")
     max_payload_size: Count = Field(
         256 << 20, description="maximum size of a request body, and of an unstreamed answer, in bytes"
+    )
+    max_body_memory: Count | None = Field(
+        None,
+        description="maximum memory for request bodies, together, in bytes "
+        "(without it: 1 GiB, or 4 times --max-payload-size if that is more)",
+    )
+    max_connections: Count | None = Field(
+        None,
+        description="maximum number of clients' connections (without it: a third of the file descriptors)",
+    )
+    max_connections_per_address: Count | None = Field(
+        None,
+        description="maximum number of connections from one address, or IPv6 /64 "
+        "(without it: three quarters of --max-connections)",
+    )
+    client_header_timeout_secs: Positive = Field(
+        10.0, description="deadline of a request's headers, from the connection's or the headers' first byte"
+    )
+    client_body_timeout_secs: Positive = Field(
+        30.0, description="how long a client may be silent in a body; beyond it, 1 KiB must come each second"
+    )
+    send_timeout_secs: Positive = Field(
+        60.0, description="how long a client may read nothing of its answer before it is cut off"
+    )
+    keepalive_timeout_secs: Positive = Field(
+        75.0, description="how long a connection stays open between two requests"
+    )
+    max_concurrent_requests: int = Field(
+        -1, description="maximum number of requests in flight; the others wait (-1: no limit)"
+    )
+    queue_size: NotNegative = Field(
+        100, description="maximum number of requests that wait; one more gets 429 (0: none waits)"
+    )
+    queue_timeout_secs: Positive = Field(
+        60.0, description="how long a request waits for its turn before it gets 408"
+    )
+    rate_limit_tokens_per_second: int = Field(
+        0,
+        description="requests that may begin each second, after a burst of --max-concurrent-requests "
+        "(0: no limit)",
     )
     max_batch_prompts: Count = Field(
         4096, description="maximum number of prompts in one request to a prefill/decode pair"

@@ -42,11 +42,6 @@ IGNORED: dict[str, Flag] = {
     ),
     "prometheus-duration-buckets": Flag(_SOME, "the buckets are fixed"),
     "cors-allowed-origins": Flag(_ANY, "the instances answer OPTIONS"),
-    "max-concurrent-requests": Flag(_ONE, "requests queue at the instances", ("-1",)),
-    **dict.fromkeys(
-        ("queue-size", "queue-timeout-secs", "rate-limit-tokens-per-second"),
-        Flag(_ONE, "requests queue at the instances"),
-    ),
     "chat-template": Flag(_ONE, "the tokenizer's own is taken"),
     **dict.fromkeys(
         ("tokenizer-cache-enable-l0", "tokenizer-cache-enable-l1"),

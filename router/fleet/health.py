@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from dataclasses import replace
 
@@ -16,7 +17,9 @@ from router.instances.instance import Instance
 from router.instances.registry import Registry
 from router.instances.server_info import ServerInfo, parse_server_info
 from router.prompt.tokenizer import fingerprint
-from router.protocol.answer import describe_error, read_body
+from router.protocol.answer import describe_error, is_own_lack, read_body
+
+logger = logging.getLogger(__name__)
 
 _ANSWER_LIMIT = 1 << 20
 _REFUSED_KEY = (401, 403)
@@ -63,6 +66,10 @@ class HealthWatch:
         except TimeoutError:
             self._miss(instance, f"no answer to {url} within {self._config.health_check_timeout_secs:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if is_own_lack(error):
+                # Requests that fail for that are counted; a line for each instance would be a flood.
+                logger.debug("%s was not probed: %s", instance, describe_error(error))
+                return
             refused = isinstance(error, aiohttp.ClientConnectorError) and isinstance(
                 error.os_error, ConnectionRefusedError
             )

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from router.config.settings import RouterConfig
-from router.errors import Failure, InstanceRefused, NoInstance
+from router.errors import Conflict, Failure, InstanceRefused, NoInstance
 from router.forwarding import logprobs
 from router.forwarding.aborts import AbortSender, ClientAborts
 from router.forwarding.attempt import Attempt, observed
@@ -59,8 +59,11 @@ class Forwarder:
         await self._lingering.close()
         await self._abort_sender.close()
 
-    async def generate(self, request: web.Request, raw: bytes) -> Attempt:
-        """A generation request, on a prefill/decode pair or a colocated instance. Raises Failure."""
+    async def generate(self, request: web.Request, raw: bytes, aborts_before: int | None = None) -> Attempt:
+        """A generation request, on a prefill/decode pair or a colocated instance. Raises Failure.
+
+        `aborts_before`: the count of aborts when it came, if it has waited since.
+        """
         parsed, tenant, path = body.parse(raw), request.get(TENANT), request[TARGET].path
         if tenant is not None:
             parsed = rewritten(parsed, path, tenant)
@@ -68,6 +71,9 @@ class Forwarder:
             # SGLang refuses this, in its own words, before it does anything.
             return await self.any_instance(request, raw)
         names = bootstrap.given_ids(parsed.fields)
+        waited = aborts_before is not None and self.client_aborts.count > aborts_before
+        if waited and self.client_aborts.any_since(aborts_before or 0, names):
+            raise Conflict("the request was aborted while it waited for its turn")
         self.names.take(names)
         try:
             fields, admit = parsed.fields, None

@@ -13,15 +13,16 @@ from typing import Any
 import aiohttp
 
 from router.config.settings import RouterConfig
-from router.errors import InstanceFailed, InstanceRefused, InstanceSilent
+from router.errors import InstanceFailed, InstanceRefused, InstanceSilent, Overloaded
 from router.instances.client import InstanceClient, Redirected
 from router.instances.instance import Instance
 from router.protocol import handover, headers, sse, upload
-from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
+from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, is_own_lack, read_body
 from router.scheduling.reservation import Reservation
 
 logger = logging.getLogger(__name__)
 
+NO_DESCRIPTORS = "file_descriptors"
 _STREAMS = (sse.CONTENT_TYPE, "application/x-ndjson")
 # By these an instance is broken. One that is full (429, 503) is well.
 _BROKEN = frozenset({500, 502, 504})
@@ -209,7 +210,7 @@ class UpstreamRequest:
 
 @contextmanager
 def network_errors(instance: Instance) -> Iterator[None]:
-    """Network errors in the block become InstanceSilent (a timeout) or InstanceFailed.
+    """Network errors in the block become InstanceSilent (a timeout), InstanceFailed, or Overloaded.
 
     A broken or refused connection marks the instance unreachable.
     """
@@ -225,6 +226,8 @@ def network_errors(instance: Instance) -> Iterator[None]:
     except AnswerTooLarge as error:
         raise InstanceFailed(f"{instance}: {error} (--max-payload-size)") from None
     except (aiohttp.ClientError, OSError) as error:
+        if is_own_lack(error):
+            raise Overloaded(NO_DESCRIPTORS, "the router has no file descriptors left (ulimit -n)") from error
         instance.mark_unreachable(describe_error(error))
         message = f"{instance} cannot be reached or broke off: {describe_error(error)}"
         raise InstanceFailed(message, instance_url=instance.url) from error

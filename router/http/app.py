@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from router.admission.admission import Admission
 from router.config.settings import RouterConfig
 from router.fleet.factory import new_registry
 from router.fleet.fanout import Fanout
@@ -23,6 +24,7 @@ from router.http.auth import Keys, identified
 from router.http.endpoint import Access
 from router.http.endpoints import ENDPOINTS, routes
 from router.http.generate_probe import GenerateProbe
+from router.http.messages import body_released
 from router.http.reload import Reloads
 from router.http.response import failures_as_json
 from router.http.services import SERVICES, Services
@@ -73,13 +75,14 @@ async def running_app(
         stack.push_async_callback(generate_probe.close)
         workers = Workers(registry, watch, config, scheduler.forget)
         stack.push_async_callback(workers.close)
-        tenants = _tenants(config, reloads)
-        middlewares = _middlewares(config, shutdown, tenants)
+        tenants, admission = _tenants(config, reloads), Admission(config)
+        middlewares = _middlewares(config, shutdown, tenants, admission)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
-        metrics = Metrics(registry, scheduler, forwarder.retries, tenants)
+        metrics = Metrics(registry, scheduler, forwarder.retries, admission, tenants)
         AccessLog(metrics.requests, enabled=config.access_log).watch(app)
         app[SERVICES] = Services(
             config=config,
+            admission=admission,
             registry=registry,
             scheduler=scheduler,
             forwarder=forwarder,
@@ -115,15 +118,15 @@ def _tenants(config: RouterConfig, reloads: Reloads) -> Tenants | None:
 
 
 def _middlewares(
-    config: RouterConfig, shutdown: GracefulShutdown, tenants: Tenants | None
+    config: RouterConfig, shutdown: GracefulShutdown, tenants: Tenants | None, admission: Admission
 ) -> list[Middleware]:
-    failures = failures_as_json(config.request_timeout_secs)
+    failures = failures_as_json(admission.refused)
     # What is measured adds up what all tenants do.
     closed = config.metrics_require_key or tenants is not None
     metrics = Access.ADMIN if closed else Access.PUBLIC
     identify = identified(Keys(config, tenants), ENDPOINTS, metrics=metrics)
     apart = [] if tenants is None else [kept_apart(ENDPOINTS)]
-    return [failures, shutdown.middleware, identify, *apart, listed_target]
+    return [body_released, failures, shutdown.middleware, identify, *apart, listed_target]
 
 
 @asynccontextmanager

@@ -4,41 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from router.errors import JSON_HEADERS, Failure, error_body
+from router.errors import JSON_HEADERS, Failure, LimitReached, error_body
 from router.forwarding.record import RECORD
 from router.protocol import sse
 from router.protocol.answer import UpstreamAnswer
 
 logger = logging.getLogger(__name__)
 
-# aiohttp writes a whole response without a deadline: only what the connection's buffers take, or nearly.
+# Of a whole answer, what is handed to the connection before it has taken the rest.
 _SLICE = 1 << 20
-# Less than what a connection's buffers take before a write waits.
-_NEVER_WAITS = 1 << 15
 
 
-async def deliver(request: web.Request, answer: UpstreamAnswer, timeout_s: float) -> web.StreamResponse:
+async def deliver(request: web.Request, answer: UpstreamAnswer) -> web.StreamResponse:
     """Send the answer. An event stream that breaks off ends with an error event; any other stream is cut.
 
-    Raises ConnectionError after cutting, if the client is gone or reads nothing for `timeout_s` seconds.
+    Waits for the client to read it: its connection ends that (`ClientConnection`). Raises ConnectionError
+    after cutting, or if the client is gone.
     """
     if answer.rest is None:
-        return await _whole(request, answer.status, answer.headers, answer.body, timeout_s)
+        return await _whole(request, answer.status, answer.headers, answer.body)
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     await response.prepare(request)
     record = request[RECORD]
     record.stream_began()
-    await _write(request, response, answer.body, timeout_s)
+    await response.write(answer.body)
     last, events = answer.body, answer.body.count(sse.END)
     try:
         async for chunk in answer.rest:
-            await _write(request, response, chunk, timeout_s)
+            await response.write(chunk)
             last, events = chunk, events + chunk.count(sse.END)
         if answer.failure is None:
             record.stream_ended(events - last.endswith(sse.DONE))
@@ -48,13 +48,13 @@ async def deliver(request: web.Request, answer: UpstreamAnswer, timeout_s: float
             _cut(request)
             raise ConnectionAbortedError("a stream without a form for errors broke off") from None
         mid_event = bool(last) and not sse.ends_event(last)
-        await _write(request, response, sse.closing(failure.body, mid_event=mid_event), timeout_s)
-    await _write(request, response, None, timeout_s)
+        await response.write(sse.closing(failure.body, mid_event=mid_event))
+    await response.write_eof()
     return response
 
 
 async def _whole(
-    request: web.Request, status: int, headers: Mapping[str, str], body: bytes, timeout_s: float
+    request: web.Request, status: int, headers: Mapping[str, str], body: bytes
 ) -> web.StreamResponse:
     if len(body) <= _SLICE:
         return web.Response(status=status, headers=headers, body=body)
@@ -62,30 +62,9 @@ async def _whole(
     response.content_length = len(body)
     await response.prepare(request)
     for start in range(0, len(body), _SLICE):
-        await _write(request, response, body[start : start + _SLICE], timeout_s)
-    await _write(request, response, None, timeout_s)
+        await response.write(body[start : start + _SLICE])
+    await response.write_eof()
     return response
-
-
-async def _write(
-    request: web.Request, response: web.StreamResponse, chunk: bytes | None, timeout_s: float
-) -> None:
-    """None ends the response."""
-    # Most writes: they cannot wait, and a deadline for each would cost more than they do.
-    if chunk is not None and len(chunk) < _NEVER_WAITS and _unsent(request) == 0:
-        await response.write(chunk)
-        return
-    try:
-        async with asyncio.timeout(timeout_s):
-            await (response.write_eof() if chunk is None else response.write(chunk))
-    except TimeoutError:
-        _cut(request)
-        raise ConnectionAbortedError(f"the client read nothing for {timeout_s:g} s") from None
-
-
-def _unsent(request: web.Request) -> int | None:
-    """Bytes that the client has not taken yet; None without a connection."""
-    return None if request.transport is None else request.transport.get_write_buffer_size()
 
 
 def _gone(request: web.Request) -> bool:
@@ -97,13 +76,16 @@ def _cut(request: web.Request) -> None:
         request.transport.abort()
 
 
-def failures_as_json(timeout_s: float) -> Middleware:
-    """A failure before the answer has begun becomes JSON with an `error`, or the instance's own answer."""
+def failures_as_json(refused: Counter[str]) -> Middleware:
+    """A failure before the answer has begun becomes JSON with an `error`, or the instance's own answer.
+
+    `refused` counts those at a bound of the router's own, by reason.
+    """
 
     @web.middleware
     async def answer_failures(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            return await _explained(request, handler, timeout_s)
+            return await _explained(request, handler, refused)
         except ConnectionError:
             if not _gone(request):
                 raise
@@ -113,13 +95,15 @@ def failures_as_json(timeout_s: float) -> Middleware:
     return answer_failures
 
 
-async def _explained(request: web.Request, handler: Handler, timeout_s: float) -> web.StreamResponse:
+async def _explained(request: web.Request, handler: Handler, refused: Counter[str]) -> web.StreamResponse:
     try:
         return await handler(request)
     except Failure as failure:
-        return await _whole(request, failure.status, failure.headers, failure.body, timeout_s)
-    except web.HTTPException as refused:
-        return explain(request, refused)
+        if isinstance(failure, LimitReached):
+            refused[failure.reason] += 1
+        return await _whole(request, failure.status, failure.headers, failure.body)
+    except web.HTTPException as error:
+        return explain(request, error)
     except ConnectionError:
         raise
     except Exception:

@@ -14,7 +14,7 @@ from router.http.connection import ClientRunner
 from router.http.reload import Reloads
 from router.http.services import SERVICES
 from router.http.shutdown import GracefulShutdown
-from router.http.tls import TlsSite
+from router.http.tls import BACKLOG, TlsSite
 from router.metrics import scraped_app
 from router.protocol.tls import ServerTls
 
@@ -40,9 +40,13 @@ async def serving(config: RouterConfig, reloads: Reloads | None = None) -> Async
         tls = ServerTls(config.tls_cert_path, config.tls_key_path)
         reloads.add("the router's certificate", tls.reload)
     async with running_app(config, shutdown, reloads) as (app, checks), AsyncExitStack() as stack:
-        runner = ClientRunner(app, handler_cancellation=True, shutdown_timeout=_LAST_BYTES_SECS)
+        services = app[SERVICES]
+        runner = ClientRunner(
+            app, services.admission, config, handler_cancellation=True, shutdown_timeout=_LAST_BYTES_SECS
+        )
         if config.prometheus_port is not None:
-            page = ClientRunner(scraped_app(app[SERVICES].metrics), shutdown_timeout=0)
+            page_app = scraped_app(services.metrics)
+            page = ClientRunner(page_app, services.admission, config, shutdown_timeout=0)
             stack.push_async_callback(page.cleanup)
             await _listen(page, config.prometheus_host or config.host, config.prometheus_port)
         stack.push_async_callback(runner.cleanup)
@@ -53,7 +57,10 @@ async def serving(config: RouterConfig, reloads: Reloads | None = None) -> Async
 
 async def _listen(runner: web.AppRunner, host: str, port: int, tls: ServerTls | None = None) -> None:
     await runner.setup()
-    site = web.TCPSite(runner, host, port) if tls is None else TlsSite(runner, host, port, tls)
+    if tls is None:
+        site: web.BaseSite = web.TCPSite(runner, host, port, backlog=BACKLOG)
+    else:
+        site = TlsSite(runner, host, port, tls)
     try:
         await site.start()
     except OSError as error:

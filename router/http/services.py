@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from router.admission.admission import Admission
 from router.config.settings import RouterConfig
 from router.fleet.fanout import Fanout
 from router.fleet.workers import Workers
@@ -23,6 +24,7 @@ class Services:
     """`feeds` is None where no policy looks at what instances have cached, `tenants` where there are none."""
 
     config: RouterConfig
+    admission: Admission
     registry: Registry
     scheduler: Scheduler
     forwarder: Forwarder

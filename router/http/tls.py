@@ -17,7 +17,8 @@ HANDSHAKE_SECS = 5.0
 MAX_HANDSHAKES = 256
 # A client that says no goodbye is not waited for, as without TLS.
 _GOODBYE_SECS = 0.5
-_BACKLOG = 128
+# Clients that connect in one moment: the kernel drops what goes beyond, and they try again a second later.
+BACKLOG = 4096
 # Where no descriptor is left: until a connection ends.
 _PAUSE_SECS = 0.05
 
@@ -50,7 +51,7 @@ class TlsSite(web.BaseSite):
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         for family, address in dict.fromkeys((family, address[:2]) for family, *_, address in found):
-            listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+            listener = socket.create_server(address, family=family, backlog=BACKLOG)
             listener.setblocking(False)
             self._listening[listener] = asyncio.create_task(self._accept(listener))
 

@@ -15,6 +15,8 @@ _TRANSPORTS = ("tcp://", "ipc://")
 _UNCUT = 1 << 16
 # SGLang's --chunked-prefill-size, where the instance does not report it.
 _FORWARD_TOKENS = 8192
+# The longest prompt, where the instance does not report it.
+_PROMPT_TOKENS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class ServerInfo:
     whether its decode peers send it the KV of answers. `instance`: its name in the MemPool, by which others
     fetch from it; "" for one that neither fetches nor is fetched from. `model`: a path or name as
     `tokenizer`; `device`: SGLang's word; `tp`: its ranks; `forward_tokens`: the most new tokens of a prefill
-    forward. `feed`: None if it publishes no events.
+    forward; `max_prompt_tokens`: the longest prompt that it takes. `feed`: None if it publishes no events.
     """
 
     room_per_sample: bool = False
@@ -67,6 +69,7 @@ class ServerInfo:
     device: str = ""
     tp: int = 1
     forward_tokens: int = _FORWARD_TOKENS
+    max_prompt_tokens: int = _PROMPT_TOKENS
     feed: FeedAt | None = None
     compatibility: CompatibilityFields = field(default_factory=CompatibilityFields)
 
@@ -87,6 +90,9 @@ def parse_server_info(info: Any) -> ServerInfo:
         device=_text(info.get("device")),
         tp=_positive(tp, 1),
         forward_tokens=_forward_tokens(_int(info.get("chunked_prefill_size"))),
+        max_prompt_tokens=_positive(
+            _int(info.get("max_req_input_len")), _positive(_int(info.get("context_length")), _PROMPT_TOKENS)
+        ),
         feed=_feed(_dict(extension.get("feed"))),
         compatibility=_compatibility(info, extension, page_size, tp),
     )

@@ -4,8 +4,10 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from router.admission.admission import Admission
 from router.forwarding.retries import Retries
 from router.instances.registry import Registry
+from router.metrics.admission import AdmissionCollector
 from router.metrics.predictions import Predictions
 from router.metrics.requests import Requests
 from router.metrics.state import RouterStateCollector
@@ -21,13 +23,19 @@ class Metrics:
     """
 
     def __init__(
-        self, registry: Registry, scheduler: Scheduler, retries: Retries, tenants: Tenants | None = None
+        self,
+        registry: Registry,
+        scheduler: Scheduler,
+        retries: Retries,
+        admission: Admission,
+        tenants: Tenants | None = None,
     ) -> None:
         self.requests = Requests()
         self._all = CollectorRegistry(auto_describe=False)
         predictions = Predictions()
         scheduler.decisions.watch(predictions)
-        for collector in (self.requests, predictions, RouterStateCollector(registry, scheduler, retries)):
+        state = RouterStateCollector(registry, scheduler, retries)
+        for collector in (self.requests, predictions, state, AdmissionCollector(admission)):
             self._all.register(collector)
         if tenants is not None:
             self._all.register(TenantsCollector(tenants))

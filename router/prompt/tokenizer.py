@@ -20,6 +20,8 @@ from router.prompt.template import ChatTemplate, Unrenderable
 _TOKENIZER, _CONFIG, _TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 # Texts of so many characters together keep their tokens in memory.
 _MAX_CACHED_CHARS = 16 << 20
+# The bookkeeping of a text takes the memory of so many characters.
+_ENTRY_CHARS = 256
 
 
 class Fingerprint(NamedTuple):
@@ -112,10 +114,10 @@ class _PieceCache:
         with self._lock:
             if piece not in self._known:
                 self._known[piece] = tokens
-                self._chars += len(piece)
+                self._chars += len(piece) + _ENTRY_CHARS
             while self._chars > _MAX_CACHED_CHARS:
                 oldest, _ = self._known.popitem(last=False)
-                self._chars -= len(oldest)
+                self._chars -= len(oldest) + _ENTRY_CHARS
         return tokens
 
     def _whole(self, text: str) -> TokenArray:

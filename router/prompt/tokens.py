@@ -7,13 +7,15 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 
 from mempool.index.keys import token_array
 from router.instances.instance import Instance
+from router.instances.server_info import ServerInfo
 from router.prompt.request import TokenArray
 from router.prompt.template import Unrenderable
 from router.prompt.tokenizer import Fingerprint, ModelTokenizer, fingerprint
@@ -26,6 +28,11 @@ _TEXTS = {"/generate": "text", "/v1/completions": "prompt"}
 _MAX_THREADS = 4
 # Bytes of a body. To hand a shorter one to a thread takes longer than to tokenise it, at 0.25 us a byte.
 _MIN_THREAD_BYTES = 2048
+# Of a body for each token: no text of so many fits. Escaped CJK takes the most, some 9.
+_BYTES_PER_TOKEN = 16
+# Of the bodies that threads tokenise at the same time, requests that have given up waiting included: a byte
+# takes some 100 in the tokenizer.
+_MAX_BYTES_AT_ONCE = 8 << 20
 
 
 class PromptEncoder(Protocol):
@@ -62,6 +69,8 @@ class Tokens:
         self._tried: set[str] = set()
         threads = min(_MAX_THREADS, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokens")
+        self._lock = Lock()
+        self._bytes_at_once = 0
 
     async def of(self, fields: Mapping[str, Any], path: str, size: int) -> TokenArray | None:
         """int32 `[n]`, or None. Never raises. `size`: bytes of the body."""
@@ -140,6 +149,8 @@ class Tokens:
         ]
 
     async def _tokens(self, fields: Mapping[str, Any], path: str, size: int) -> TokenArray:
+        if size > _MIN_THREAD_BYTES and size > self._max_bytes():
+            raise _NoTokens("too long")
         if (ids := fields.get("input_ids")) is not None:
             return _checked(ids)
         prompt = fields.get(_TEXTS.get(path, ""))
@@ -154,16 +165,22 @@ class Tokens:
             return await self._encoded(lambda tokenizer: tokenizer.text(text), size)
         raise _NoTokens("endpoint" if path not in _TEXTS and path not in _CHATS else "no prompt")
 
+    def _max_bytes(self) -> int:
+        """Of a body that may fit in the largest context here."""
+        contexts = (each.server_info.max_prompt_tokens for each in self._instances if each.server_info)
+        return _BYTES_PER_TOKEN * max(contexts, default=ServerInfo().max_prompt_tokens)
+
     async def _encoded(self, encode: Callable[[PromptEncoder], TokenArray], size: int) -> TokenArray:
         self.prepare()
         if self._tokenizer is None:
             raise _NoTokens("no tokenizer")
-        loop = asyncio.get_running_loop()
         try:
             if size < _MIN_THREAD_BYTES:
                 return encode(self._tokenizer)
             async with asyncio.timeout(self._timeout_s):
-                return await loop.run_in_executor(self._threads, encode, self._tokenizer)
+                return await asyncio.wrap_future(self._begun(encode, self._tokenizer, size))
+        except _NoTokens:
+            raise
         except TimeoutError:
             raise _NoTokens("too slow") from None
         except Unrenderable as why:
@@ -171,6 +188,22 @@ class Tokens:
         except Exception as error:
             logger.debug("tokenising failed: %r", error)
             raise _NoTokens("failed") from None
+
+    def _begun(
+        self, encode: Callable[[PromptEncoder], TokenArray], tokenizer: PromptEncoder, size: int
+    ) -> Future[TokenArray]:
+        with self._lock:
+            if self._bytes_at_once + size > _MAX_BYTES_AT_ONCE:
+                raise _NoTokens("busy")
+            self._bytes_at_once += size
+        future = self._threads.submit(encode, tokenizer)
+        # A thread goes on after its request's time is up: it counts until it ends.
+        future.add_done_callback(lambda _: self._ended(size))
+        return future
+
+    def _ended(self, size: int) -> None:
+        with self._lock:
+            self._bytes_at_once -= size
 
 
 class _NoTokens(Exception):

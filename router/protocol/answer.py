@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
             response.close()
             raise AnswerTooLarge(f"the answer is larger than {limit} bytes")
     return b"".join(chunks)
+
+
+def is_own_lack(error: Exception) -> bool:
+    """Whether the router has no file descriptor left: no fault of the instance's."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def describe_error(error: Exception) -> str:

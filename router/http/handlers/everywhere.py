@@ -22,7 +22,7 @@ async def abort_request(request: web.Request) -> web.StreamResponse:
         raise Forbidden("an abort without the `rid` of a request takes the router's admin key")
     services.forwarder.client_aborts.record(raw)
     answer = await services.fanout.abort_request(str(request[TARGET]), client_headers(request), raw)
-    return await deliver(request, answer, services.config.request_timeout_secs)
+    return await deliver(request, answer)
 
 
 async def flush_cache(request: web.Request) -> web.Response:
@@ -41,4 +41,4 @@ async def loads(request: web.Request) -> web.StreamResponse:
         raise BadRequest(f"format={wanted!r:.40}: loads are summed up as JSON only; ask an instance itself")
     services = request.app[SERVICES]
     answer = await services.fanout.loads(str(request[TARGET]), client_headers(request))
-    return await deliver(request, answer, services.config.request_timeout_secs)
+    return await deliver(request, answer)

@@ -34,7 +34,7 @@ async def abort_own(request: web.Request, raw: bytes, tenant: Tenant) -> web.Str
         sent = (_abort(request, fields) for fields in aborts[start : start + _AT_ONCE])
         answer = max(answer, *await asyncio.gather(*sent), key=lambda answer: answer.status)
     answer = replace(answer, body=tenant.unscoped(answer.body))
-    return await deliver(request, answer, services.config.request_timeout_secs)
+    return await deliver(request, answer)
 
 
 async def _abort(request: web.Request, fields: dict[str, Any]) -> UpstreamAnswer:

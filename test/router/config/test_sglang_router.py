@@ -70,6 +70,32 @@ def test_what_would_be_wrong_to_leave_out_is_refused(argv):
     assert argv[0] in str(error.value)
 
 
+def test_limits_have_effect():
+    flags = ["--max-concurrent-requests", "7", "--queue-size", "0", "--queue-timeout-secs", "5"]
+    config = parse([*WORKER, *flags, "--rate-limit-tokens-per-second", "3"], {})
+    assert (config.max_concurrent_requests, config.queue_size, config.queue_timeout_secs) == (7, 0, 5)
+    assert (config.rate_limit_tokens_per_second, config.ignored_flags) == (3, ())
+    assert parse([*WORKER, "--max-concurrent-requests", "-1"], {}).max_concurrent_requests == -1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--queue-size", "-1"),
+        ("--queue-timeout-secs", "0"),
+        ("--max-connections", "0"),
+        ("--max-body-memory", "0"),
+        ("--client-header-timeout-secs", "0"),
+        ("--send-timeout-secs", "inf"),
+        ("--max-concurrent-requests", "many"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(flag, value):
+    with pytest.raises(ConfigError) as error:
+        parse([*WORKER, flag, value], {})
+    assert flag in str(error.value)
+
+
 def test_tokenizers_by_order_of_names():
     names = ["--model-path", "m", "--tokenizer-path", "t"]
     assert parse([*WORKER, *names], {}).tokenizer == "t"

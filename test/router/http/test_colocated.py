@@ -112,7 +112,7 @@ async def test_an_answer_over_the_limit_is_an_error_and_the_instance_stays(start
 @pytest.mark.parametrize("status", [200, 400])
 async def test_a_large_answer_to_a_client_that_reads_nothing_is_dropped(start, status, caplog):
     caplog.set_level("INFO", logger="router.access")
-    cluster = await start(colocated=1, request_timeout_secs=0.3)
+    cluster = await start(colocated=1, send_timeout_secs=0.3)
     mock = cluster.colocated[0]
     mock.answer = b"x" * (64 << 20)
     if status == 400:
@@ -132,7 +132,7 @@ async def test_a_large_answer_to_a_client_that_reads_nothing_is_dropped(start, s
 
 
 async def test_a_stream_to_a_client_that_reads_nothing_is_dropped(start, caplog):
-    cluster = await start(colocated=1, request_timeout_secs=0.3)
+    cluster = await start(colocated=1, send_timeout_secs=0.3)
     mock = cluster.colocated[0]
     mock.chunks = [b"data: " + b"x" * 20_000 + b"\n\n"] * 3000
     reader, writer = await asyncio.open_connection(*cluster.url.removeprefix("http://").split(":"), limit=1)

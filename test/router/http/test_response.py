@@ -1,6 +1,7 @@
 """The last part of an answer's way: to a client that is gone."""
 
 import asyncio
+from collections import Counter
 
 import aiohttp
 import pytest
@@ -26,11 +27,11 @@ async def test_a_client_that_leaves_as_the_next_bytes_are_written_is_no_error(ca
 
     async def handler(request):
         try:
-            return await deliver(request, UpstreamAnswer(200, {}, b"data: 0\n\n", rest(request)), 5)
+            return await deliver(request, UpstreamAnswer(200, {}, b"data: 0\n\n", rest(request)))
         finally:
             ended.set()
 
-    app = web.Application(middlewares=[failures_as_json(5)])
+    app = web.Application(middlewares=[failures_as_json(Counter())])
     AccessLog(Requests(), enabled=False).watch(app)
     app.router.add_get("/", handler)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:

@@ -56,6 +56,43 @@ async def tokens():
         await tokens.close()
 
 
+class Held:
+    """A tokenizer that takes until it is let go."""
+
+    def __init__(self):
+        self.begun, self.release = [], threading.Event()
+
+    def text(self, text):
+        self.begun.append(len(text))
+        self.release.wait(10)
+        return np.zeros(1, dtype=np.int32)
+
+
+async def test_what_fits_in_no_context_is_not_tokenised(tokens):
+    slow = Held()
+    slow.release.set()
+    made = await tokens(lambda _: slow)
+    made._instances[0].learn(ServerInfo(max_prompt_tokens=1000))
+    assert await made.of({"text": "a" * 20_000}, "/generate", 20_000) is None
+    assert await made.of({"input_ids": [1] * 20_000}, "/generate", 60_000) is None
+    assert (made.counts, slow.begun) == ({"too long": 2}, [])
+    assert await made.of({"text": "a" * 15_000}, "/generate", 15_000) is not None
+
+
+async def test_what_runs_on_after_its_time_is_bounded(tokens):
+    slow = Held()
+    made = await tokens(lambda _: slow, timeout_s=0.01)
+    made._instances[0].learn(ServerInfo(max_prompt_tokens=1 << 20))
+    text = "a" * (3 << 20)
+    for _ in range(20):
+        assert await made.of({"text": text}, "/generate", len(text)) is None
+    assert sum(slow.begun) <= 8 << 20
+    assert made.counts["busy"] > 0
+    slow.release.set()
+    while await made.of({"text": "a" * 4000}, "/generate", 4000) is None:
+        await asyncio.sleep(0.01)
+
+
 def chat(*contents):
     roles = ("system", "user", "assistant", "user")
     return {"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]}

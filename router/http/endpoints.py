@@ -88,10 +88,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _colocated(_POST, "/v1/score", "Score items by a query", _SCORES),
     _colocated(_POST, "/v1/decisions", "Decide by scoring", _SCORES),
     _colocated(_POST, "/v1/systemone", "Decide by scoring, in System One's form", _SCORES),
-    _router(_GET, "/health", "Whether its instances, if any, can serve", health.health, public=True),
+    _router(_GET, "/health", "/liveness under sglang_router's name", health.liveness, public=True),
     _router(_GET, "/ready", "/readiness under SGLang's name", health.readiness, public=True),
     _router(_GET, "/readiness", "Whether a request could be served", health.readiness, public=True),
-    _router(_GET, "/ping", "/health at SageMaker's path", health.health),
+    _router(_GET, "/ping", "Whether its instances, if any, can serve: SageMaker's path", health.ping),
     _router(_GET, "/liveness", "Whether the router itself runs", health.liveness, public=True),
     _router(
         _GET,

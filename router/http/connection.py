@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from router.errors import BadRequest, HeadTooLarge, RouterError
+from router.errors import BadRequest, HeadTooLarge, RouterError, shown
 from router.http.response import explain
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 64 << 10
 RequestHandling = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 _MAX_HEADERS = MAX_HEAD_BYTES // len("a:\r\n")
+_CONTINUE = "100-continue"
 
 
 class ClientConnection(RequestHandler):
@@ -92,6 +93,10 @@ def _explaining(handle: RequestHandling) -> RequestHandling:
 
     async def handled(request: web.BaseRequest) -> web.StreamResponse:
         try:
+            # aiohttp's own refusal quotes the header, and fails if that is no UTF-8.
+            expected = request.headers.get("Expect", _CONTINUE)
+            if expected.lower() != _CONTINUE:
+                raise web.HTTPExpectationFailed(text=f"Expect: {shown(expected)}; {_CONTINUE} is known")
             return await handle(request)
         except web.HTTPException as refused:
             return explain(request, refused)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the benchmarks compare against: Mooncake's transfer engine and sglang-router, 0.3 GB, into .peers.
+# Installs what the benchmarks compare against: Mooncake's transfer engine and sglang-router, 0.3 GB, into .peers; and
+# beside them the source distribution that has sglang_router's own tests, which test/router/peers runs before both routers.
 # .venv stays as it is: only the servers of a peer get .peers on their path. Needs scripts/setup.sh first; on Debian
 # it installs the libraries that Mooncake links to, if run as root. A second run finds all up to date and ends at once.
 #   scripts/setup_peers.sh          scripts/setup_peers.sh --help
@@ -7,6 +8,9 @@ set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly MOONCAKE=0.3.13.post1 ROUTER=0.3.2 MSGPACK=1.2.4
+# The newest release on PyPI whose source distribution has tests with mock servers.
+readonly ROUTER_TESTS=sglang_router-0.3.0.tar.gz
+readonly ROUTER_TESTS_SHA256=0dc6752c6c70267670dec68e73d6e4fe0bbd8fc9e3c971bd9211ffc504f0ae25
 readonly NAME=setup_peers PEERS=.peers STAMP=.peers/memserve.stamp PYTHON=.venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_DEFAULT_TIMEOUT=30
 . scripts/setup_lib.sh
@@ -74,6 +78,30 @@ install() {
         "mooncake-transfer-engine-non-cuda==$MOONCAKE" "sglang-router==$ROUTER" "msgpack==$MSGPACK" "$SCRATCH/plugin"
 }
 
+# pip would build what it downloads, for which this one needs Rust.
+download_tests() {
+    "$PYTHON" - "$SCRATCH/peers" "$ROUTER_TESTS" "$ROUTER_TESTS_SHA256" <<'PYTHON'
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urljoin
+from urllib.request import Request, urlopen
+
+folder, name, wanted = sys.argv[1:]
+index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/sglang-router/"
+with urlopen(Request(index, headers={"Accept": "application/vnd.pypi.simple.v1+json"}), timeout=30) as answer:
+    files = json.load(answer)["files"]
+url = urljoin(index, next(file["url"] for file in files if file["filename"] == name))
+with urlopen(url, timeout=30) as answer:
+    content = answer.read()
+got = hashlib.sha256(content).hexdigest()
+assert got == wanted, f"{url} has the SHA-256 {got}; {wanted} is wanted"
+(Path(folder) / name).write_bytes(content)
+PYTHON
+}
+
 verify() {
     PYTHONPATH="$SCRATCH/peers" "$PYTHON" - "$SCRATCH/peers" <<'PYTHON'
 import sys
@@ -115,6 +143,7 @@ main() {
     trap 'rm -rf "$SCRATCH"' EXIT
     install_libraries
     step "Mooncake $MOONCAKE and sglang-router $ROUTER" install
+    step "sglang_router's own tests" download_tests
     step "check" verify
     echo "$wanted" >"$SCRATCH/peers/memserve.stamp"
     rm -rf "$PEERS"

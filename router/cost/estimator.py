@@ -42,10 +42,15 @@ class CostEstimator:
         self.rng = rng or random.Random()
 
     def estimates(
-        self, prompt_tokens: int, new_tokens: int, cached: Mapping[Instance, Cached]
+        self,
+        prompt_tokens: int,
+        new_tokens: int,
+        cached: Mapping[Instance, Cached],
+        *,
+        may_fetch: bool = True,
     ) -> CostEstimates:
         """For one request. `new_tokens`: of the answer. `cached`: what each instance has of the prompt."""
-        return CostEstimates(self, prompt_tokens, new_tokens, cached)
+        return CostEstimates(self, prompt_tokens, new_tokens, cached, may_fetch)
 
     def observe(self, instance: Instance, estimate: CostEstimate, seconds: float) -> None:
         """A prefill with this estimate, alone on its instance, took `seconds`. A fetch is not counted."""
@@ -91,6 +96,7 @@ class CostEstimates:
         prompt_tokens: int,
         new_tokens: int,
         cached: Mapping[Instance, Cached],
+        may_fetch: bool = True,
     ) -> None:
         self._speed_of = estimator.speeds.of
         self._speeds = estimator.speeds.by_instance
@@ -101,7 +107,7 @@ class CostEstimates:
         self._cached = cached
         self._now = estimator.clock()
         self._columns: list[_Columns] = []
-        self._amounts: list[int] | None = None
+        self._amounts: list[int] | None = None if may_fetch else []
         self._sources: dict[tuple[int, int], tuple[Instance, float] | None] = {}
 
     def of(self, instance: Instance) -> CostEstimate | None:

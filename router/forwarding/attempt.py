@@ -83,9 +83,9 @@ def observed(
 ) -> UpstreamAnswer:
     """The same answer. What it reports at its end goes to `record`, and to `scheduler` to learn from.
 
-    Without the prompt's tokens there is nothing to learn, and nothing is read.
+    Without the prompt's tokens or text there is nothing to learn, and nothing is read.
     """
-    if placement.request.tokens is None or answer.status != 200 or answer.failure is not None:
+    if placement.request.prefix is None or answer.status != 200 or answer.failure is not None:
         return answer
     # The client's bytes first.
     soon = asyncio.get_running_loop().call_soon

@@ -16,7 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 from router.admission.admission import Admission
 from router.admission.connections import GAVE_WAY, address_of
 from router.config.settings import RouterConfig
-from router.errors import BadRequest, ClientSilent, HeadTooLarge, Overloaded, RouterError
+from router.errors import BadRequest, ClientSilent, HeadTooLarge, Overloaded, RouterError, shown
 from router.http.reader_watch import ReaderWatch
 from router.http.response import explain
 
@@ -30,6 +30,7 @@ SLOW_HEADERS, SLOW_READER = "header_timeout", "slow_reader"
 _LINGERING_SECS = 10.0
 # How long one that is turned away may take to read why.
 _LEAVING_SECS = 0.5
+_CONTINUE = "100-continue"
 
 
 class ClientConnection(RequestHandler):
@@ -220,6 +221,10 @@ def _explaining(handle: RequestHandling) -> RequestHandling:
 
     async def handled(request: web.BaseRequest) -> web.StreamResponse:
         try:
+            # aiohttp's own refusal quotes the header, and fails if that is no UTF-8.
+            expected = request.headers.get("Expect", _CONTINUE)
+            if expected.lower() != _CONTINUE:
+                raise web.HTTPExpectationFailed(text=f"Expect: {shown(expected)}; {_CONTINUE} is known")
             return await handle(request)
         except web.HTTPException as refused:
             return explain(request, refused)

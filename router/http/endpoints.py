@@ -97,10 +97,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _colocated(_POST, "/v1/score", "Score items by a query", _SCORES),
     _colocated(_POST, "/v1/decisions", "Decide by scoring", _SCORES),
     _colocated(_POST, "/v1/systemone", "Decide by scoring, in System One's form", _SCORES),
-    _router(_GET, "/health", "Whether its instances, if any, can serve", health.health, _PUBLIC),
+    _router(_GET, "/health", "/liveness under sglang_router's name", health.liveness, _PUBLIC),
     _router(_GET, "/ready", "/readiness under SGLang's name", health.readiness, _PUBLIC),
     _router(_GET, "/readiness", "Whether a request could be served", health.readiness, _PUBLIC),
-    _router(_GET, "/ping", "/health at SageMaker's path", health.health, _CLIENT),
+    _router(
+        _GET, "/ping", "Whether its instances, if any, can serve: SageMaker's path", health.ping, _CLIENT
+    ),
     _router(_GET, "/liveness", "Whether the router itself runs", health.liveness, _PUBLIC),
     _router(
         _GET, "/health_generate", "Whether a request is served: generates", health.health_generate, _PUBLIC

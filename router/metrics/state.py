@@ -32,7 +32,7 @@ class RouterStateCollector:
         yield CounterMetricFamily(
             PREFIX + "prompts_tokenised", "Prompts with tokens.", reasons.pop("tokenised", 0)
         )
-        about = "Prompts that were routed without their tokens, by load."
+        about = "Prompts that were routed without their tokens, by text or load."
         yield _counted("fallbacks", about, "reason", reasons)
         about = "Whether the engine counted as many prompt tokens as the router."
         counts = routing["answers"].items()

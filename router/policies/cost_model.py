@@ -8,18 +8,17 @@ from router.instances.candidates import Candidates
 from router.instances.instance import Instance, Role
 from router.policies.base import Route, least_loaded, route_by
 from router.prefix_tree import PromptTree
-from router.prompt.request import RoutingRequest
+from router.prompt.request import MAX_GUESSED_TOKENS, RoutingRequest
 
 # Predictions within this share of the time until the answer begins tie, and load decides among them.
 _TIE_SHARE = 0.02
-# A length guessed from bytes may be that of a picture.
-_MAX_GUESSED_TOKENS = 32_768
 
 
 class CostModelPolicy:
     """The minimum of queue + fetch + exec over routing to the KV, fetching it, and recomputing it.
 
-    As in arXiv 2406.17565, section 6. A prompt without tokens counts as a new one of its guessed length.
+    As in arXiv 2406.17565, section 6. Without tokens a prompt's length is guessed, and what an instance has
+    of it goes by text, which nothing can be fetched by.
     """
 
     needs_tokens = True
@@ -33,10 +32,12 @@ class CostModelPolicy:
     def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
         cached, prompt_tokens = {}, request.prompt_tokens
         if request.tokens is None:
-            prompt_tokens = min(prompt_tokens, _MAX_GUESSED_TOKENS)
-        else:
-            cached = self._tree.match(request.tokens, request.namespace)
-        estimates = self._estimator.estimates(prompt_tokens, request.new_tokens, cached)
+            prompt_tokens = min(prompt_tokens, MAX_GUESSED_TOKENS)
+        if (prefix := request.prefix) is not None:
+            cached = self._tree.match(*prefix)
+        estimates = self._estimator.estimates(
+            prompt_tokens, request.new_tokens, cached, may_fetch=request.tokens is not None
+        )
 
         def cheapest(instances: Sequence[Instance], partner: Instance | None) -> Instance:
             if instances[0].role is Role.DECODE:

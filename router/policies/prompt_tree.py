@@ -12,7 +12,10 @@ from router.prompt.request import RoutingRequest
 
 
 class LongestPrefix:
-    """The instance that has most of the prompt, as in the paper; by load among equals, and without tokens."""
+    """The instance that has most of the prompt, as in the paper; by load among equals.
+
+    A prompt that has no tokens goes by its text where that is known, else by load.
+    """
 
     needs_tokens = True
     needs_estimates = False
@@ -20,12 +23,12 @@ class LongestPrefix:
     def __init__(self, tree: PromptTree, rng: random.Random | None = None) -> None:
         self._tree = tree
         self._rng = rng or random.Random()
-        self._without_tokens = LeastLoad(self._rng)
+        self._without_prefix = LeastLoad(self._rng)
 
     def route(self, candidates: Candidates, request: RoutingRequest) -> Route | None:
-        if request.tokens is None:
-            return self._without_tokens.route(candidates, request)
-        cached = self._tree.match(request.tokens, request.namespace)
+        if (prefix := request.prefix) is None:
+            return self._without_prefix.route(candidates, request)
+        cached = self._tree.match(*prefix)
 
         def longest(instances: Sequence[Instance], partner: Instance | None) -> Instance:
             lengths = [cached.get(instance, NOTHING).tokens for instance in instances]

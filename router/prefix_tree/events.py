@@ -9,7 +9,7 @@ from router.instances.instance import Instance
 from router.prefix_tree.base import NOTHING, Cached
 from router.prefix_tree.mirrors import Mirrors
 from router.prefix_tree.response import ResponseTree
-from router.prompt.request import TokenArray, reported_namespace
+from router.prompt.request import TokenArray, is_of_text, reported_namespace
 
 
 class EventTree:
@@ -18,7 +18,8 @@ class EventTree:
     An answer of an instance that is followed is a prediction. It counts for `prediction_ttl` seconds, until
     its events are here. Of an instance that is not followed, answers are all that is known; they count for
     `ttl` seconds. Instances name LoRA adapters by ids of their own, so prompts with an adapter are known by
-    predictions alone. `clock`: seconds, monotonic.
+    predictions alone. No instance reports texts: all that is known of them are answers. `clock`: seconds,
+    monotonic.
     """
 
     def __init__(
@@ -33,6 +34,8 @@ class EventTree:
         self._inferred = ResponseTree(ttl, max_tokens, clock)
 
     def match(self, tokens: TokenArray, namespace: str) -> dict[Instance, Cached]:
+        if is_of_text(namespace):
+            return self._inferred.match(tokens, namespace)
         reported = reported_namespace(namespace)
         cached: dict[Instance, Cached] = {}
         if reported is not None:
@@ -45,7 +48,7 @@ class EventTree:
         return cached
 
     def stored(self, instance: Instance, tokens: TokenArray, namespace: str) -> None:
-        state = self.mirrors.follows(instance)
+        state = self.mirrors.follows(instance) and not is_of_text(namespace)
         (self._predicted if state else self._inferred).stored(instance, tokens, namespace)
         (self._inferred if state else self._predicted).age()
 

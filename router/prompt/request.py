@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,20 +20,32 @@ _SESSIONS = ("session_id", "routing_key", "conversation_id", "user")
 _OPENING_CHARS = 1024
 _OPENING_TOKENS = 256
 _BYTES_PER_TOKEN = 4
+# A length guessed from bytes may be that of a picture.
+MAX_GUESSED_TOKENS = 32_768
 # The tree keeps a namespace as long as it keeps its prompts.
 _MAX_NAME_CHARS = 1024
 _BETWEEN_NAMES = "\0"
+# No namespace of tokens begins so: names have no NUL, and there are two between three names.
+_OF_TEXT = "\0\0\0"
 _SGLANG_NEW_TOKENS = 128
 # Clients' limits are generous as a rule: answers rarely use them up.
 _MAX_NEW_TOKENS = 512
+
+
+class Prefix(NamedTuple):
+    """What the tree knows a prompt by: its tokens, else its text, in a namespace that no tokens have."""
+
+    tokens: TokenArray
+    namespace: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutingRequest:
     """`tokens`: the prompt's ids, int32 `[n]`; None where they are not needed or not known.
 
-    `namespace`: what must be equal for KV to be shared, beside the tokens. `session`: the client's name for
-    it, else how the prompt begins. `prompt_tokens` and `new_tokens` (of the answer) are guesses; with
+    `text`: its text in their place, in chunks of about a token, where there is no tokenizer. `namespace`:
+    what must be equal for KV to be shared, beside the tokens. `session`: the client's name for it, else how
+    the prompt begins. `prompt_tokens` and `new_tokens` (of the answer) are guesses; with
     `tokens`, the first is exact. `colocated_only`: no pair can serve it. `several_samples`: only instances
     with `takes_samples` can. `first_token_visible`: whether the router sees when a colocated instance has the
     first token, as it does where the answer is streamed.
@@ -47,6 +59,13 @@ class RoutingRequest:
     colocated_only: bool = False
     several_samples: bool = False
     first_token_visible: bool = True
+    text: TokenArray | None = None
+
+    @property
+    def prefix(self) -> Prefix | None:
+        if self.tokens is not None:
+            return Prefix(self.tokens, self.namespace)
+        return None if self.text is None else Prefix(self.text, _OF_TEXT + self.namespace)
 
 
 def routing_request(
@@ -54,19 +73,23 @@ def routing_request(
     size: int,
     *,
     tokens: TokenArray | None = None,
+    text: TokenArray | None = None,
     colocated_only: bool = False,
     several_samples: bool = False,
 ) -> RoutingRequest:
     """From the `fields` of a body of `size` bytes."""
+    prompt_tokens = guessed_tokens(size) if tokens is None else len(tokens)
     return RoutingRequest(
         tokens,
         namespace_of(fields),
         session_of(fields) or opening_of(fields),
-        guessed_tokens(size) if tokens is None else len(tokens),
+        prompt_tokens,
         new_tokens_of(fields),
         colocated_only,
         several_samples,
         bool(fields.get("stream")),
+        # In UTF-16 a body may be shorter than its text is here.
+        None if text is None else text[:prompt_tokens],
     )
 
 
@@ -99,9 +122,14 @@ def _name(field: str, value: Any) -> str:
     for name in names:
         if not isinstance(name, str | None):
             raise BadRequest(f"{field} {shown(name)}: text is wanted, or a list of texts for a batch")
-        if name and len(name) > _MAX_NAME_CHARS:
-            raise BadRequest(f"{field}: a name of at most {_MAX_NAME_CHARS} characters is wanted")
+        if name and (len(name) > _MAX_NAME_CHARS or _BETWEEN_NAMES in name):
+            raise BadRequest(f"{field}: a name of at most {_MAX_NAME_CHARS} characters, none NUL, is wanted")
     return (names[0] or "") if len(names) == 1 else ""
+
+
+def is_of_text(namespace: str) -> bool:
+    """Whether prompts are known there by their text."""
+    return namespace.startswith(_OF_TEXT)
 
 
 def reported_namespace(namespace: str) -> str | None:

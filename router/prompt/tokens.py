@@ -18,12 +18,12 @@ from router.instances.instance import Instance
 from router.instances.server_info import ServerInfo
 from router.prompt.request import TokenArray
 from router.prompt.template import Unrenderable
+from router.prompt.text import CHATS, text_chunks
 from router.prompt.tokenizer import Fingerprint, ModelTokenizer, fingerprint
 from router.protocol.body import prompts_of
 
 logger = logging.getLogger(__name__)
 
-_CHATS = ("/v1/chat/completions", "/invocations")
 _TEXTS = {"/generate": "text", "/v1/completions": "prompt"}
 _MAX_THREADS = 4
 # Bytes of a body. To hand a shorter one to a thread takes longer than to tokenise it, at 0.25 us a byte.
@@ -33,6 +33,7 @@ _BYTES_PER_TOKEN = 16
 # Of the bodies that threads tokenise at the same time, requests that have given up waiting included: a byte
 # takes some 100 in the tokenizer.
 _MAX_BYTES_AT_ONCE = 8 << 20
+_BY_TEXT = "prompts are matched by their text; give --tokenizer"
 
 
 class PromptEncoder(Protocol):
@@ -67,6 +68,7 @@ class Tokens:
         self._fingerprint = Fingerprint()
         self._loading: asyncio.Task[None] | None = None
         self._tried: set[str] = set()
+        self._warned = False
         threads = min(_MAX_THREADS, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokens")
         self._lock = Lock()
@@ -81,6 +83,15 @@ class Tokens:
             return None
         self.counts["tokenised"] += 1
         return tokens
+
+    def text_of(self, fields: Mapping[str, Any], path: str, size: int) -> TokenArray | None:
+        """The text of a prompt that has no tokens, in their place; None where there is a tokenizer."""
+        text = text_chunks(fields, path, size) if self._tokenizer is None else None
+        loading = self._loading is not None and not self._loading.done()
+        if text is not None and not self._warned and not loading:
+            self._warned = True
+            logger.warning("no instance names a tokenizer: %s", _BY_TEXT)
+        return text
 
     def are_missing(self, fields: Mapping[str, Any], path: str) -> bool:
         """Whether one of the request's prompts surely has no tokens.
@@ -129,11 +140,8 @@ class Tokens:
             if unlike := self._unlike():
                 logger.warning("%s is another tokenizer or chat template than that of %s", where, unlike)
         except Exception as error:
-            logger.warning(
-                "no tokenizer at %s (%s): requests are routed without their tokens; give --tokenizer",
-                where,
-                error,
-            )
+            self._warned = True
+            logger.warning("no tokenizer at %s (%s): %s", where, error, _BY_TEXT)
 
     def _unlike(self) -> list[str]:
         own = self._fingerprint
@@ -158,12 +166,12 @@ class Tokens:
             prompt = prompt[0]
         if isinstance(prompt, list):
             return _checked(prompt)
-        if path in _CHATS and isinstance(fields.get("messages"), list):
+        if path in CHATS and isinstance(fields.get("messages"), list):
             return await self._encoded(lambda tokenizer: tokenizer.chat(fields), size)
         if isinstance(prompt, str):
             text = prompt
             return await self._encoded(lambda tokenizer: tokenizer.text(text), size)
-        raise _NoTokens("endpoint" if path not in _TEXTS and path not in _CHATS else "no prompt")
+        raise _NoTokens("endpoint" if path not in _TEXTS and path not in CHATS else "no prompt")
 
     def _max_bytes(self) -> int:
         """Of a body that may fit in the largest context here."""

@@ -22,7 +22,8 @@ _UNREPORTED = "prompt_tokens_unreported"
 class Decision:
     """`made_at`: seconds since 1970. `charged`: the tokens charged to each of the `healthy` instances before.
 
-    `prompt_tokens` is a guess unless `tokenised`. `outcome`, and `prefill_s`, the seconds until prefill was
+    `prompt_tokens` is a guess unless `tokenised`, and what instances have of the prompt is one where it was
+    compared `by_text`, in chunks of 4 bytes. `outcome`, and `prefill_s`, the seconds until prefill was
     over, are None until they are known, and where nobody watches. `alone`: no other prefill ran beside it.
     """
 
@@ -38,6 +39,7 @@ class Decision:
     outcome: ReportedUsage | None = None
     prefill_s: float | None = None
     alone: bool = False
+    by_text: bool = False
 
     def prefilled(self, seconds: float, alone: bool) -> None:
         self.prefill_s, self.alone = seconds, alone
@@ -71,6 +73,7 @@ class Decision:
             "decision_us": round(self.decision_s * 1e6, 1),
             "prompt_tokens": self.prompt_tokens,
             "tokenised": self.tokenised,
+            "by_text": self.by_text,
             "candidates": [
                 _candidate(instance, cached.get(instance, NOTHING), charged, route.estimate(instance))
                 for instance, charged in zip(self.healthy, self.charged, strict=True)

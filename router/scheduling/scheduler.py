@@ -86,6 +86,7 @@ class Scheduler:
         if self._policy.needs_estimates:
             await self._estimator.speeds.prepare(self._registry.instances)
         tokens = await self._tokens.of(fields, path, size) if self.needs_tokens else None
+        by_text = self.needs_tokens and tokens is None
         if self._tokens.are_missing(fields, path) or (tokens is not None and not len(tokens)):
             raise BadRequest(_NO_TOKENS)
         refusal = None
@@ -97,6 +98,7 @@ class Scheduler:
             fields,
             size,
             tokens=tokens,
+            text=self._tokens.text_of(fields, path, size) if by_text else None,
             colocated_only=pd_reason is not None,
             several_samples=several is not None,
         )
@@ -157,6 +159,7 @@ class Scheduler:
             path=path,
             prompt_tokens=request.prompt_tokens,
             tokenised=request.tokens is not None,
+            by_text=request.text is not None,
             route=route,
             healthy=healthy,
             charged=[instance.charged for instance in healthy],
@@ -171,10 +174,14 @@ class Scheduler:
 
     def answered(self, placement: Placement, outcome: ReportedUsage) -> None:
         """An answer has come to its end."""
-        first = placement.route.first
-        cache_lost = first.cache_epoch != placement.cache_epochs[first]
-        self.decisions.ended(placement.decision, outcome, cache_lost=cache_lost)
-        self._observe(placement.decision, outcome)
+        if placement.decision.tokenised:
+            first = placement.route.first
+            cache_lost = first.cache_epoch != placement.cache_epochs[first]
+            self.decisions.ended(placement.decision, outcome, cache_lost=cache_lost)
+            self._observe(placement.decision, outcome)
+        else:
+            # What was guessed proves nothing about tokenizers and speeds.
+            placement.decision.answered(outcome)
         for instance in placement.cache_epochs:
             self._store(placement, instance, outcome.output_ids if _keeps_answers(instance) else ())
 
@@ -189,10 +196,11 @@ class Scheduler:
 
     def _store(self, placement: Placement, instance: Instance, output_ids: tuple[int, ...] = ()) -> None:
         request, info = placement.request, instance.server_info
-        keeps = info is None or info.keeps_prefixes
+        prefix, keeps = request.prefix, info is None or info.keeps_prefixes
         # An instance whose cache was lost in the meantime has nothing of this.
-        if request.tokens is not None and keeps and instance.cache_epoch == placement.cache_epochs[instance]:
-            self._tree.stored(instance, _with_answer(request.tokens, output_ids), request.namespace)
+        if prefix is not None and keeps and instance.cache_epoch == placement.cache_epochs[instance]:
+            answer = output_ids if request.tokens is not None else ()
+            self._tree.stored(instance, _with_answer(prefix.tokens, answer), prefix.namespace)
 
     def forget(self, instance: Instance) -> None:
         """It has left for good."""

@@ -99,7 +99,7 @@ def summary(record: dict[str, Any]) -> str:
     known = "" if record.get("tokenised") else "about "
     pair = f"{prefill} prefills and {decode} decodes" if prefill else f"{decode} does both"
     lines = [
-        f"prompt: {known}{tokens} tokens",
+        f"prompt: {known}{tokens} tokens{', matched by text' if record.get('by_text') else ''}",
         f"{record.get('policy')}: {pair}, decided in {record.get('decision_us')} us",
     ]
     first: dict[str, Any] = next(

@@ -19,7 +19,7 @@ _TOKENIZER = "give it --tokenizer: a folder, or a name in its Hugging Face cache
 def tokenizer(evidence: Evidence) -> Iterator[Finding]:
     loaded = dict_of(evidence.routing.get("tokenizer"))
     if evidence.routing.get("needs_tokens") is True and not loaded.get("loaded"):
-        words = "the router has none, so its policy goes by load"
+        words = "the router has none, so its policy goes by text"
         yield wrong("router's tokenizer", words, _TOKENIZER)
     if unlike := list_of(loaded.get("unlike")):
         words = f"the router's ({loaded.get('loaded')}), or its chat template, differs from that of "

@@ -27,6 +27,8 @@ NO_HTTP = [
     b"POST /generate HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
     b"POST /generate HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n",
     request("POST", "/generate", BODY, Expect="nonsense"),
+    request("POST", "/generate", BODY, Expect=b"\xff\xfe"),
+    request("GET", "/nowhere", Expect=b"\xed\xa0\x80"),
     request("GET", "/" + 70_000 * "x"),
     request("GET", "/health", X_Long=70_000 * "x"),
 ]

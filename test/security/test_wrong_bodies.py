@@ -121,6 +121,8 @@ async def attack(cluster, caplog, sent):
 @pytest.mark.parametrize("path", GENERATES)
 async def test_a_field_of_a_wrong_type_breaks_nothing(start, caplog, path, policy):
     cluster = await start(prefill=1, decode=1, colocated=1, policy=policy)
+    # Before the first text there is a warning that there is no tokenizer.
+    await exchange(cluster, request("POST", "/explain", b'{"text": "a prompt"}'))
     for field in FIELDS:
         for value in VALUES:
             beside = b"" if field in ("text", "messages", "prompt") else b'"text": "a", "prompt": "a", '

@@ -9,7 +9,7 @@ from router.http.messages import json_response
 from router.http.services import SERVICES
 
 
-async def health(request: web.Request) -> web.Response:
+async def ping(request: web.Request) -> web.Response:
     """A router without instances is well: whoever adds them may be waiting for this."""
     return _served(request) if request.app[SERVICES].registry.instances else await liveness(request)
 

@@ -19,7 +19,7 @@ async def post(cluster):
 
 
 async def health(cluster):
-    async with cluster.session.get(cluster.url + "/health") as response:
+    async with cluster.session.get(cluster.url + "/readiness") as response:
         return response.status, json.loads(await response.read())
 
 

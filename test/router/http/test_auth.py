@@ -106,9 +106,9 @@ async def test_an_instance_that_refuses_the_routers_key_is_down(start, caplog, k
     with caplog.at_level(logging.DEBUG):
         for _ in range(20):
             got, raw, _ = await ask(cluster, "GET", "/workers")
-        while (await ask(cluster, "GET", "/health"))[0] != status:
+        while (await ask(cluster, "GET", "/readiness"))[0] != status:
             pass
-        got, raw, _ = await ask(cluster, "GET", "/health")
+        got, raw, _ = await ask(cluster, "GET", "/readiness")
     assert got == status
     if keys:
         assert b"--worker-api-key" in raw

@@ -118,7 +118,7 @@ async def test_with_nobody_else_the_answer_is_503_and_says_why(start):
     assert cluster.decode[0].url in message
     assert "rests" in message
     assert cluster.prefill[0].url not in message
-    async with cluster.session.get(cluster.url + "/health") as response:
+    async with cluster.session.get(cluster.url + "/readiness") as response:
         assert response.status == 503
 
 

@@ -14,7 +14,7 @@ from mempool.index.index import Index
 from router.instances.instance import Instance, Role
 from router.instances.server_info import ServerInfo
 from router.prefix_tree import EventTree, TreeFull
-from router.prompt.request import namespace_of
+from router.prompt.request import namespace_of, routing_request
 
 HBM, DRAM = Medium.HBM, Medium.DRAM
 NOBODY, SALTED = "[null,null]", '[null,"salt"]'
@@ -252,7 +252,6 @@ def test_answers_from_before_it_was_followed_do_not_count_when_it_is(tree):
         ({"cache_salt": "s", "model": "base"}, (None, "s")),
         ({"lora_path": "adapter"}, None),
         ({"model": "base:adapter", "extra_key": "k"}, None),
-        ({"extra_key": "k\0s"}, None),
         ({"extra_key": "\ud800"}, None),
     ],
 )
@@ -375,3 +374,18 @@ def test_instances_share_the_nodes_of_equal_prompts(tree):
         source.catch_up()
     assert tree.sizes()["tokens"] == 1600
     assert tree.sizes()["nodes"] == 1
+
+
+def test_texts_count_as_answers_of_instances_without_events(tree, clock):
+    instance = new_instance(1, 1)
+    Source(tree, instance, HBM, 1).catch_up()
+    assert tree.mirrors.follows(instance)
+    by_text = routing_request({}, 100, text=tokens(range(10))).prefix
+    by_tokens = routing_request({}, 100, tokens=tokens(range(10))).prefix
+    tree.stored(instance, *by_text)
+    tree.stored(instance, *by_tokens)
+    clock.now += 10
+    assert tree.match(*by_text) == {instance: (9, 9)}
+    assert tree.match(*by_tokens) == {}
+    clock.now += 600
+    assert tree.match(*by_text) == {}

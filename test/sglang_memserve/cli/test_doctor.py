@@ -127,7 +127,7 @@ NO_RADIX = {"disable_radix_cache": True}
             "feeds",
             [DECODE, "HBM: silent for 10 s"],
         ),
-        (counted(tokenizer={"loaded": None}), "router's tokenizer", ["goes by load"]),
+        (counted(tokenizer={"loaded": None}), "router's tokenizer", ["goes by text"]),
         (counted(tokenizer={"loaded": "/m", "unlike": [DECODE]}), "router's tokenizer", ["/m", DECODE]),
         (
             counted(answers={"prompt_tokens_equal": 97, "prompt_tokens_different": 3}),

@@ -24,6 +24,7 @@ from mempool.feed.messages import (
     decode_request,
     encode,
 )
+from mempool.feed.unread import LARGE_BYTES, MAX_UNREAD_BYTES, UnreadReplies
 from mempool.guard import LoopGuard
 from mempool.index.events import AnyEvent, Stored
 from mempool.sockets import SocketLimits, Wakeup, new_context, poll_ms, set_bounds
@@ -52,14 +53,23 @@ class FeedServer:
 
     Followers connect to `endpoint`. Of each follower the latest request for a medium is answered. Frames that
     break the protocol are dropped, and counted in `bad_frames`. Replies to a follower that does not read are
-    dropped too: it will ask again. Raises MemPoolError when `url` cannot be listened at.
+    dropped too: it will ask again. None is made while a large one is unread, or `max_unread_bytes` at all
+    followers together. Raises MemPoolError when `url` cannot be listened at.
     """
 
-    def __init__(self, url: str, feeds: Mapping[Medium, Feed], *, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self,
+        url: str,
+        feeds: Mapping[Medium, Feed],
+        *,
+        max_waiting: int = MAX_WAITING,
+        max_unread_bytes: int = MAX_UNREAD_BYTES,
+    ) -> None:
         self.bad_frames = 0
         self._guard = LoopGuard("serving the feed")
         self._feeds = dict(feeds)
         self._max_waiting = max_waiting
+        self._unread = UnreadReplies(max_unread_bytes)
         self._waiting: dict[tuple[bytes, Medium], _Waiting] = {}
         self._fresh = dict.fromkeys(feeds, False)
         self._context = new_context()
@@ -163,11 +173,16 @@ class FeedServer:
 
     def _answer(self, follower: bytes, request: FeedRequest, *, last: bool) -> bool:
         """Whether it was answered. Without news, only the `last` time is."""
+        if not self._unread.admits(follower):
+            return True
         frame = self._frame(request, last)
         if frame is None:
             return False
         try:
-            self._socket.send_multipart([follower, frame], zmq.NOBLOCK, copy=False)
+            large = len(frame) >= LARGE_BYTES
+            tracker = self._socket.send_multipart([follower, frame], zmq.NOBLOCK, copy=False, track=large)
+            if large and tracker is not None:
+                self._unread.add(follower, len(frame), tracker)
         except zmq.ZMQError as error:
             logger.debug("a reply could not be sent: %s", error)
         return True

@@ -1,0 +1,34 @@
+"""What a feed has sent and its followers have not read yet."""
+
+import zmq
+
+# Whatever is smaller lies in the sockets' own queues, which are short.
+LARGE_BYTES = 64 << 10
+MAX_UNREAD_BYTES = 256 << 20
+
+
+class UnreadReplies:
+    """Bounds the large replies that wait to be read: one to each follower, and `max_bytes` in all, which the
+    last one may exceed. `dropped` counts requests that got no reply for that.
+    """
+
+    def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
+        self.dropped = 0
+        self._max_bytes = max_bytes
+        self._unread: dict[bytes, tuple[zmq.MessageTracker, int]] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes that are unread now."""
+        self._unread = {follower: kept for follower, kept in self._unread.items() if not kept[0].done}
+        return sum(size for _, size in self._unread.values())
+
+    def admits(self, follower: bytes) -> bool:
+        """Whether a reply may be made for the follower, which will ask again otherwise."""
+        if self._unread and (self.size >= self._max_bytes or follower in self._unread):
+            self.dropped += 1
+            return False
+        return True
+
+    def add(self, follower: bytes, size: int, tracker: zmq.MessageTracker) -> None:
+        self._unread[follower] = tracker, size

@@ -1,0 +1,62 @@
+"""A follower that does not read makes a feed keep no more than a bound."""
+
+import zmq
+from waiting import until
+
+from mempool.address import Medium
+from mempool.feed.messages import FeedRequest, decode_reply, encode
+from mempool.feed.server import FeedServer
+from mempool.index.events import Snapshot, Stored
+
+REPLY_BYTES = 4 << 20
+
+
+class LargeFeed:
+    """Every request is answered with 4 MiB."""
+
+    def __init__(self):
+        place = {"run": 1, "first": 0, "parent_run": -1, "parent_block": -1}
+        run = Stored(seq=1, namespace="", tokens=bytes(REPLY_BYTES), copies=[], **place)
+        self._snapshot = Snapshot(seq=1, page_size=4, stored=[run])
+
+    def events_after(self, incarnation, seq):
+        return None
+
+    def snapshot(self):
+        return 7, self._snapshot
+
+    def listen(self, on_news):
+        return None
+
+
+def request(number=1):
+    return encode(FeedRequest(number, Medium.DRAM, 0, -1, 0.0))
+
+
+def test_followers_that_do_not_read_leave_little_unread(open_things, dealer):
+    feed = FeedServer("tcp://127.0.0.1:0", {Medium.DRAM: LargeFeed()}, max_unread_bytes=10 * REPLY_BYTES)
+    open_things.callback(feed.close)
+    context = zmq.Context()
+    open_things.callback(context.destroy, linger=0)
+    for _ in range(20):
+        rogue = context.socket(zmq.DEALER)
+        rogue.linger, rogue.rcvhwm = 0, 1
+        rogue.setsockopt(zmq.RCVBUF, 4096)
+        rogue.connect(feed.endpoint)
+        for _ in range(10):
+            rogue.send(request())
+    until(lambda: feed._unread.dropped > 50)
+    assert feed._unread.size <= 11 * REPLY_BYTES
+
+
+def test_a_follower_that_reads_gets_each_reply(open_things, dealer):
+    feed = FeedServer("tcp://127.0.0.1:0", {Medium.DRAM: LargeFeed()}, max_unread_bytes=REPLY_BYTES)
+    open_things.callback(feed.close)
+    follower = dealer(feed.endpoint)
+    for number in range(10):
+        # As a router does: it repeats a request without a reply.
+        follower.send(request(number))
+        while not follower.poll(500):
+            follower.send(request(number))
+        while decode_reply(follower.recv()).number != number:
+            pass

@@ -52,9 +52,10 @@ class FeedServer:
     """Listens at `url` (tcp, ipc) for followers with DEALER sockets. A request is one frame, a reply another.
 
     Followers connect to `endpoint`. Of each follower the latest request for a medium is answered. Frames that
-    break the protocol are dropped, and counted in `bad_frames`. Replies to a follower that does not read are
-    dropped too: it will ask again. None is made while a large one is unread, or `max_unread_bytes` at all
-    followers together. Raises MemPoolError when `url` cannot be listened at.
+    break the protocol are dropped, and counted in `bad_frames`. A follower that does not read gets no other
+    reply while a large one is unread, and nobody gets one that would make more than `max_unread_bytes` unread
+    at all followers together: they ask again. `unread` counts these. Raises MemPoolError when `url` cannot be
+    listened at.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class FeedServer:
         self._guard = LoopGuard("serving the feed")
         self._feeds = dict(feeds)
         self._max_waiting = max_waiting
-        self._unread = UnreadReplies(max_unread_bytes)
+        self.unread = UnreadReplies(max_unread_bytes)
         self._waiting: dict[tuple[bytes, Medium], _Waiting] = {}
         self._fresh = dict.fromkeys(feeds, False)
         self._context = new_context()
@@ -173,19 +174,23 @@ class FeedServer:
 
     def _answer(self, follower: bytes, request: FeedRequest, *, last: bool) -> bool:
         """Whether it was answered. Without news, only the `last` time is."""
-        if not self._unread.admits(follower):
+        if not self.unread.admits(follower):
             return True
         frame = self._frame(request, last)
         if frame is None:
             return False
         try:
-            large = len(frame) >= LARGE_BYTES
-            tracker = self._socket.send_multipart([follower, frame], zmq.NOBLOCK, copy=False, track=large)
-            if large and tracker is not None:
-                self._unread.add(follower, len(frame), tracker)
+            self._send(follower, frame)
         except zmq.ZMQError as error:
             logger.debug("a reply could not be sent: %s", error)
         return True
+
+    def _send(self, follower: bytes, frame: bytes) -> None:
+        if len(frame) < LARGE_BYTES:
+            self._socket.send_multipart([follower, frame], zmq.NOBLOCK)
+        elif self.unread.has_room_for(len(frame)):
+            tracker = self._socket.send_multipart([follower, frame], zmq.NOBLOCK, copy=False, track=True)
+            self.unread.add(follower, len(frame), tracker)
 
     def _frame(self, request: FeedRequest, last: bool) -> bytes | None:
         feed = self._feeds.get(request.medium)

@@ -4,12 +4,14 @@ import zmq
 
 # Whatever is smaller lies in the sockets' own queues, which are short.
 LARGE_BYTES = 64 << 10
-MAX_UNREAD_BYTES = 256 << 20
+# The largest snapshot, with as much again for others at the same time.
+MAX_UNREAD_BYTES = 512 << 20
 
 
 class UnreadReplies:
-    """Bounds the large replies that wait to be read: one to each follower, and `max_bytes` in all, which the
-    last one may exceed. `dropped` counts requests that got no reply for that.
+    """Bounds the large replies that wait to be read: one to each follower, and `max_bytes` in all.
+
+    A reply that is larger by itself goes out alone. `dropped` counts requests that got no reply for that.
     """
 
     def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
@@ -24,8 +26,16 @@ class UnreadReplies:
         return sum(size for _, size in self._unread.values())
 
     def admits(self, follower: bytes) -> bool:
-        """Whether a reply may be made for the follower, which will ask again otherwise."""
+        """Whether the follower may get a reply: it has read the last large one, and there is room."""
         if self._unread and (self.size >= self._max_bytes or follower in self._unread):
+            self.dropped += 1
+            return False
+        return True
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether a large reply of that size may be sent."""
+        unread = self.size
+        if unread and unread + size > self._max_bytes:
             self.dropped += 1
             return False
         return True

@@ -4,8 +4,8 @@
 A registry, an instance (MemPool, feed, the listener of the split) and a router before engines that answer
 everything, each a process. Hostile inputs go to all of their sockets: fuzzed, mutated, nested, cut off,
 oversized, and compressed in every coding of HTTP. Beside them an honest client generates, follows the feed
-and transfers blocks. Printed: answers by status, threads that ended, tracebacks, growth of each process, and the
-honest client's p50 and p99, alone and beside. Exit status 1 if something broke; no time is judged.
+and transfers blocks. Printed: answers by status, threads that ended, tracebacks, growth of each process, and
+the honest client's p50 and p99, alone and beside. Exit status 1 if something broke; no time is judged.
 
 Throwers and the cluster share the machine: on few cores much of what the honest client loses is CPU time that
 the throwers take.

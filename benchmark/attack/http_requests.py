@@ -34,8 +34,8 @@ _VALUES = (
 _HEADERS = (
     b"X-Request-Id: \xff\xfe", b"Authorization: Bearer", b"Cookie: " + b"a=b; " * 400, b"Expect: 200-ok",
     b"Range: bytes=0-", b"Content-Type: text/plain; charset=\xff", b"Content-Length: 5",
-    b"X-A: " + b"y" * 70_000, b"Accept-Encoding: br;q=x", b"X-Override-Bootstrap-Host: x", b"Transfer-Encoding: gzip, chunked",
-    b": x", b"\x00: x",
+    b"X-A: " + b"y" * 70_000, b"Accept-Encoding: br;q=x", b"X-Override-Bootstrap-Host: x",
+    b"Transfer-Encoding: gzip, chunked", b": x", b"\x00: x",
 )  # fmt: skip
 _PATHS = (
     b"/v1/models/../../server_info", b"/v1/models/%2e%2e/%2e%2e/flush_cache", b"/workers/%ff",

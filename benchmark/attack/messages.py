@@ -52,7 +52,7 @@ SEEDS: Mapping[str, Sequence[bytes]] = {
         ),
     }.items()
 }
-_VALUES = (
+_VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 5, 2**63, 2**64 - 1, -(2**63), math.nan, math.inf, 1e300, "", "x" * 300, "\0",
     "\u202e", b"", b"\xff" * 64, [], [[]], {}, msgspec.msgpack.Ext(5, b"x"), "tcp://a..b:1", "stream://[::1",
     "http://x:1",

@@ -41,7 +41,7 @@ _MAX_TOKEN_BYTES = 16 << 20
 # So that a flood of requests does not keep the thread from those that wait.
 _REQUESTS_A_TURN = 256
 _AFTER_ERROR_MS = 100
-# A follower may ask sooner than it is known here that it has read the reply before: the request waits for that.
+# A follower may ask sooner than it is known here that it has read its last reply: the request waits for that.
 _LOOK_AGAIN_S = 0.01
 _MIN_HELD_S = 0.25
 
@@ -208,6 +208,7 @@ class FeedServer:
             self._socket.send_multipart([follower, frame], zmq.NOBLOCK)
         elif self.unread.has_room_for(len(frame)):
             tracker = self._socket.send_multipart([follower, frame], zmq.NOBLOCK, copy=False, track=True)
+            assert tracker is not None
             self.unread.add(follower, len(frame), tracker)
         else:
             self.unread.dropped += 1

@@ -21,6 +21,8 @@ MAX_REQUEST_BYTES = 4096
 # A snapshot has some 70 bytes a block: of three million blocks.
 MAX_REPLY_BYTES = 256 << 20
 MAX_EVENTS = 4096
+# The names of its fields alone make an entry longer than this many bytes.
+MAX_RUNS = MAX_REPLY_BYTES // 64
 
 
 class FeedRequest(msgspec.Struct, tag="feed_request", frozen=True):
@@ -41,7 +43,7 @@ class EventBatch(msgspec.Struct, tag="event_batch", frozen=True):
 
     number: Unsigned
     incarnation: Unsigned
-    events: list[AnyEvent]
+    events: Annotated[list[AnyEvent], msgspec.Meta(max_length=MAX_EVENTS)]
 
 
 class SnapshotReply(msgspec.Struct, tag="snapshot_reply", frozen=True):

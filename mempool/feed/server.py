@@ -24,6 +24,7 @@ from mempool.feed.messages import (
     decode_request,
     encode,
 )
+from mempool.feed.unread import LARGE_BYTES, MAX_UNREAD_BYTES, UnreadReplies
 from mempool.guard import LoopGuard
 from mempool.index.events import AnyEvent, Stored
 from mempool.sockets import SocketLimits, Wakeup, new_context, poll_ms, set_bounds
@@ -40,26 +41,42 @@ _MAX_TOKEN_BYTES = 16 << 20
 # So that a flood of requests does not keep the thread from those that wait.
 _REQUESTS_A_TURN = 256
 _AFTER_ERROR_MS = 100
+# A follower may ask sooner than it is known here that it has read its last reply: the request waits for that.
+_LOOK_AGAIN_S = 0.01
+_MIN_HELD_S = 0.25
 
 
 class _Waiting(NamedTuple):
+    """`held`: it waits until the follower has read the reply before, and not for news."""
+
     request: FeedRequest
     until: float
+    held: bool = False
 
 
 class FeedServer:
     """Listens at `url` (tcp, ipc) for followers with DEALER sockets. A request is one frame, a reply another.
 
     Followers connect to `endpoint`. Of each follower the latest request for a medium is answered. Frames that
-    break the protocol are dropped, and counted in `bad_frames`. Replies to a follower that does not read are
-    dropped too: it will ask again. Raises MemPoolError when `url` cannot be listened at.
+    break the protocol are dropped, and counted in `bad_frames`. A follower that does not read gets no other
+    reply while a large one is unread, and nobody gets one that would make more than `max_unread_bytes` unread
+    at all followers together: they ask again. `unread` counts these. Raises MemPoolError when `url` cannot be
+    listened at.
     """
 
-    def __init__(self, url: str, feeds: Mapping[Medium, Feed], *, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self,
+        url: str,
+        feeds: Mapping[Medium, Feed],
+        *,
+        max_waiting: int = MAX_WAITING,
+        max_unread_bytes: int = MAX_UNREAD_BYTES,
+    ) -> None:
         self.bad_frames = 0
         self._guard = LoopGuard("serving the feed")
         self._feeds = dict(feeds)
         self._max_waiting = max_waiting
+        self.unread = UnreadReplies(max_unread_bytes)
         self._waiting: dict[tuple[bytes, Medium], _Waiting] = {}
         self._fresh = dict.fromkeys(feeds, False)
         self._context = new_context()
@@ -112,6 +129,7 @@ class FeedServer:
             self._wakeup.clear()
             timeout = _AFTER_ERROR_MS
             with self._guard:
+                self.unread.look()
                 self._take_requests()
                 self._answer_waiting()
                 timeout = poll_ms(self._until_next())
@@ -119,7 +137,9 @@ class FeedServer:
     def _until_next(self) -> float | None:
         if not self._waiting:
             return None
-        return min(each.until for each in self._waiting.values()) - time.monotonic()
+        soonest = min(each.until for each in self._waiting.values()) - time.monotonic()
+        held = any(each.held for each in self._waiting.values())
+        return min(soonest, _LOOK_AGAIN_S) if held else soonest
 
     def _take_requests(self) -> None:
         for _ in range(_REQUESTS_A_TURN):
@@ -143,34 +163,55 @@ class FeedServer:
         self._waiting.pop(key, None)
         if self._answer(follower, request, last=not request.wait):
             return
-        self._waiting[key] = _Waiting(request, time.monotonic() + request.wait)
+        held = not self.unread.admits(follower)
+        wait = max(request.wait, _MIN_HELD_S) if held else request.wait
+        self._waiting[key] = _Waiting(request, time.monotonic() + wait, held)
         if len(self._waiting) > self._max_waiting:
-            (oldest, _), waiting = next(iter(self._waiting.items()))
-            del self._waiting[oldest, waiting.request.medium]
-            self._answer(oldest, waiting.request, last=True)
+            self._answer_now(next(iter(self._waiting)))
 
     def _answer_waiting(self) -> None:
         fresh = {medium for medium, is_fresh in self._fresh.items() if is_fresh}
         self._fresh.update(dict.fromkeys(fresh, False))
         now = time.monotonic()
-        for key, (request, until) in list(self._waiting.items()):
-            if until <= now:
-                del self._waiting[key]
+        for key, waiting in list(self._waiting.items()):
+            if waiting.until <= now:
                 with self._guard:
-                    self._answer(key[0], request, last=True)
-            elif request.medium in fresh and self._answer(key[0], request, last=False):
-                del self._waiting[key]
+                    self._answer_now(key)
+            elif waiting.held or waiting.request.medium in fresh:
+                if self._answer(key[0], waiting.request, last=False):
+                    del self._waiting[key]
+                else:
+                    self._waiting[key] = waiting._replace(held=not self.unread.admits(key[0]))
+
+    def _answer_now(self, key: tuple[bytes, Medium]) -> None:
+        """It waits no longer: it gets an answer without news, or none if the one before is not read yet."""
+        if not self._answer(key[0], self._waiting.pop(key).request, last=True):
+            self.unread.dropped += 1
 
     def _answer(self, follower: bytes, request: FeedRequest, *, last: bool) -> bool:
-        """Whether it was answered. Without news, only the `last` time is."""
+        """Whether it was answered. Without news, only the `last` time is; and not before the reply to the
+        follower that came before is read.
+        """
+        if not self.unread.admits(follower):
+            return False
         frame = self._frame(request, last)
         if frame is None:
             return False
         try:
-            self._socket.send_multipart([follower, frame], zmq.NOBLOCK, copy=False)
+            self._send(follower, frame)
         except zmq.ZMQError as error:
             logger.debug("a reply could not be sent: %s", error)
         return True
+
+    def _send(self, follower: bytes, frame: bytes) -> None:
+        if len(frame) < LARGE_BYTES:
+            self._socket.send_multipart([follower, frame], zmq.NOBLOCK)
+        elif self.unread.has_room_for(len(frame)):
+            tracker = self._socket.send_multipart([follower, frame], zmq.NOBLOCK, copy=False, track=True)
+            assert tracker is not None
+            self.unread.add(follower, len(frame), tracker)
+        else:
+            self.unread.dropped += 1
 
     def _frame(self, request: FeedRequest, last: bool) -> bytes | None:
         feed = self._feeds.get(request.medium)

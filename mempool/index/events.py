@@ -18,6 +18,11 @@ from mempool.wire import Unsigned
 Numbers = bytes
 """Block numbers, little-endian int32."""
 
+# Owners of an index: the media of its own instance, and those of a few others if it keeps their addresses.
+MAX_OWNERS = 64
+# As long as the names of namespaces in the MemPool's calls.
+_Namespace = Annotated[str, msgspec.Meta(max_length=256)]
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seq: int
@@ -26,13 +31,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Stored(Event, frozen=True, kw_only=True):
     """New blocks from `first` of `run`, below block `parent_block` of `parent_run` (-1: below the root)."""
 
-    namespace: str
+    namespace: _Namespace
     run: Unsigned
     first: Unsigned
     parent_run: Annotated[int, msgspec.Meta(ge=-1)]
     parent_block: Annotated[int, msgspec.Meta(ge=-1)]
     tokens: bytes
-    copies: list[tuple[Owner, Numbers]]
+    copies: Annotated[list[tuple[Owner, Numbers]], msgspec.Meta(max_length=MAX_OWNERS)]
 
 
 class Copied(Event, frozen=True, kw_only=True):
@@ -66,7 +71,7 @@ class Removed(Event, frozen=True, kw_only=True):
 class Cleared(Event, frozen=True, kw_only=True):
     """`namespace` is empty; None: all are."""
 
-    namespace: str | None
+    namespace: _Namespace | None
 
 
 AnyEvent = Stored | Copied | Moved | Removed | Cleared

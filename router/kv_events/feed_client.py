@@ -113,6 +113,8 @@ class FeedClient:
         try:
             set_bounds(socket, self._at.endpoint, SocketLimits())
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
+            # There is one request at a time: whatever else an instance sends is not to be kept here.
+            socket.setsockopt(zmq.RCVHWM, 1)
             # A request that waits for a connection might reach another server.
             socket.setsockopt(zmq.IMMEDIATE, 1)
             socket.setsockopt(zmq.SNDTIMEO, -1)

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from mempool.errors import FrameError
-from mempool.feed.messages import MAX_EVENTS, MAX_REPLY_BYTES, Unknown
+from mempool.feed.messages import MAX_EVENTS, MAX_REPLY_BYTES, MAX_RUNS, Unknown
 from mempool.index.events import AnyEvent, Stored
 from mempool.wire import Unsigned, decode_bounded
 
@@ -29,7 +29,7 @@ class RawSnapshot(msgspec.Struct, tag="Snapshot", frozen=True):
 
     seq: Unsigned
     page_size: int
-    stored: list[msgspec.Raw]
+    stored: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_RUNS)]
 
 
 class RawSnapshotReply(msgspec.Struct, tag="snapshot_reply", frozen=True):

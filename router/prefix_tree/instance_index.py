@@ -6,16 +6,17 @@ from collections.abc import Iterable
 
 from mempool.address import Medium, Owner
 from mempool.errors import FrameError
-from mempool.index.events import EventGap
+from mempool.index.events import MAX_OWNERS, EventGap
 from mempool.index.keys import TOKEN_BYTES
 from router.instances.instance import Instance
 from router.prefix_tree.node import CacheHolder, TokenNode, TokenRadix
 
 _CHILDREN_BITS = 32
 _CHILDREN = (1 << _CHILDREN_BITS) - 1
-# Owners of an index: the media of its own instance, and those of a few others if it keeps their addresses.
-_MAX_OWNERS = 64
 _MAX_PAGE_TOKENS = 1 << 16
+# What a node takes without its tokens, and a run of an index, in the memory of so many tokens.
+_NODE_TOKENS = 128
+_RUN_TOKENS = 48
 
 
 class InstanceIndex(CacheHolder):
@@ -56,8 +57,8 @@ class InstanceIndex(CacheHolder):
         """The bit of this owner. Raises FrameError for too many owners."""
         bit = self._owners.get(owner)
         if bit is None:
-            if len(self._owners) == _MAX_OWNERS:
-                raise FrameError(f"{owner} is one owner more than the {_MAX_OWNERS} of an index")
+            if len(self._owners) == MAX_OWNERS:
+                raise FrameError(f"{owner} is one owner more than the {MAX_OWNERS} of an index")
             bit = self._owners[owner] = 1 << (_CHILDREN_BITS + len(self._owners))
         return bit
 
@@ -74,7 +75,19 @@ the bits mean nothing.
 
 
 class IndexRadix(TokenRadix[InstanceIndex, int]):
-    """An index holds the nodes of its blocks, and no others. A node that no index holds is removed."""
+    """An index holds the nodes of its blocks, and no others. A node that no index holds is removed.
+
+    `runs`: those of all indexes together.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = 0
+
+    @property
+    def size(self) -> int:
+        """With what nodes and runs take, however few tokens they have."""
+        return super().size + self.nodes * _NODE_TOKENS + self.runs * _RUN_TOKENS
 
     def split(self, node: IndexNode, at: int) -> IndexNode:
         prefix = super().split(node, at)

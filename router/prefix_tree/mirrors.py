@@ -134,6 +134,7 @@ class Mirrors:
             owners |= index.bit(owner)
         end = self._radix.reach(parent, tokens)
         self._radix.hold(index, parent, end, owners)
+        self._radix.runs += stored.run not in index.runs
         index.runs[stored.run] = end, start
 
     def _parent(self, index: InstanceIndex, stored: Stored) -> IndexNode:
@@ -182,18 +183,21 @@ class Mirrors:
             index.runs[run] = above, start
         else:
             del index.runs[run]
+            self._radix.runs -= 1
 
     def _clear(self, index: InstanceIndex, namespace: str | None) -> Iterator[None]:
         """Clears the last run first, so that no other run hangs on it."""
         if namespace is None:
             while index.runs:
                 _, (end, start) = index.runs.popitem()
+                self._radix.runs -= 1
                 self._radix.drop_run(index, end, start)
                 yield
             return
         for run, (end, start) in reversed(list(index.runs.items())):
             if _namespace(end) == namespace:
                 del index.runs[run]
+                self._radix.runs -= 1
                 self._radix.drop_run(index, end, start)
                 yield
 

@@ -94,6 +94,8 @@ def check(mirrors):
             assert child.parent is node
         ahead += below
     assert (radix.nodes, radix.tokens) == (nodes, counted)
+    indexes = {*mirrors._indexes.values(), *mirrors._ended}
+    assert radix.runs == sum(len(index.runs) for index in indexes)
     return nodes
 
 
@@ -358,13 +360,13 @@ def test_namespaces_fill_the_tree_as_tokens_do(clock):
 
     def fill():
         for number in range(100):
-            source.insert(tokens(range(4)), namespace=f'["{number}{500 * "s"}",null]')
+            source.insert(tokens(range(4)), namespace=f'["{number}{200 * "s"}",null]')
             source.catch_up()
             kept.append(number)
 
     with pytest.raises(TreeFull, match="--max-tree-size"):
         fill()
-    assert len(kept) < 20
+    assert len(kept) < 25
 
 
 def test_instances_share_the_nodes_of_equal_prompts(tree):

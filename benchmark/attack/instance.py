@@ -1,0 +1,71 @@
+"""An instance without an engine: a MemPool, its feed, and the listener of the split, each on its own socket.
+
+`python -m benchmark.attack.instance REGISTRY` prints where they listen, as one line of JSON, and serves.
+"""
+
+import json
+import logging
+import signal
+import sys
+
+import numpy as np
+import zmq
+
+from mempool.address import Medium
+from mempool.arena import DramArena
+from mempool.config import MemPoolConfig
+from mempool.feed.server import FeedServer
+from mempool.layout import BlockLayout
+from mempool.pool import MemPool
+from sglang_memserve.transfer.control import decode_control
+from sglang_memserve.transfer.control_listener import ControlListener
+
+LAYOUT = BlockLayout(
+    kind="mha", dtype="uint8", page_size=4, layers=2, heads=1, k_plane_bytes=512, v_plane_bytes=512
+)
+_BLOCKS = 4096
+_PUBLISHED_TOKENS = 4000
+
+
+def pool_of(name: str, registry: str, blocks: int) -> MemPool:
+    config = MemPoolConfig(instance=name, registries=[registry])
+    return MemPool(config, stores={Medium.DRAM: DramArena(LAYOUT, blocks)})
+
+
+def _publish(pool: MemPool) -> None:
+    """Some blocks, so that the feed has something to tell."""
+    tokens = np.arange(_PUBLISHED_TOKENS, dtype=np.int32)
+    pool.insert(tokens, pool.alloc_mem(len(tokens) // LAYOUT.page_size, Medium.DRAM))
+
+
+def _listener(context: "zmq.Context[zmq.Socket[bytes]]") -> tuple[ControlListener, str]:
+    """What prefill listens with for decode's messages: each is decoded, and none is acted upon."""
+    socket = context.socket(zmq.PULL)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.bind("tcp://127.0.0.1:*")
+    listener = ControlListener(socket, lambda frames, _: void(decode_control(frames)), lambda: None)
+    return listener, socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def void(_: object) -> None:
+    return None
+
+
+def main(registry: str) -> None:
+    logging.basicConfig(level="INFO", stream=sys.stderr)
+    with pool_of("instance", registry, _BLOCKS) as pool, zmq.Context() as context:
+        _publish(pool)
+        feed = FeedServer("tcp://127.0.0.1:0", {Medium.DRAM: pool.local.feed})
+        listener, split = _listener(context)
+        info = pool.info
+        where = {"control": info.control, "data": info.data, "feed": feed.endpoint, "split": split}
+        print(json.dumps(where), flush=True)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        listener.close()
+        feed.close()
+        context.destroy(linger=0)
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    main(sys.argv[1])

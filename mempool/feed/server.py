@@ -26,6 +26,8 @@ from mempool.feed.messages import (
 )
 from mempool.guard import LoopGuard
 from mempool.index.events import AnyEvent, Stored
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
+from mempool.security.authenticator import Authenticator, HandshakeMonitor
 from mempool.sockets import SocketLimits, Wakeup, new_context, poll_ms, set_bounds
 from mempool.wire import short
 
@@ -52,10 +54,19 @@ class FeedServer:
 
     Followers connect to `endpoint`. Of each follower the latest request for a medium is answered. Frames that
     break the protocol are dropped, and counted in `bad_frames`. Replies to a follower that does not read are
-    dropped too: it will ask again. Raises MemPoolError when `url` cannot be listened at.
+    dropped too: it will ask again. `access` says who is heard. Raises MemPoolError when `url` cannot be
+    listened at.
     """
 
-    def __init__(self, url: str, feeds: Mapping[Medium, Feed], *, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self,
+        url: str,
+        feeds: Mapping[Medium, Feed],
+        *,
+        access: ClusterAccess = LOOPBACK_ONLY,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        access.check_bind(url)
         self.bad_frames = 0
         self._guard = LoopGuard("serving the feed")
         self._feeds = dict(feeds)
@@ -63,8 +74,11 @@ class FeedServer:
         self._waiting: dict[tuple[bytes, Medium], _Waiting] = {}
         self._fresh = dict.fromkeys(feeds, False)
         self._context = new_context()
+        self._authenticator = Authenticator(self._context, access)
         self._socket = self._context.socket(zmq.ROUTER)
+        self._handshakes = HandshakeMonitor(self._socket)
         try:
+            access.serve(self._socket, url)
             set_bounds(self._socket, url, SocketLimits())
             self._socket.setsockopt(zmq.SNDHWM, _ANSWERS_UNREAD)
             self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
@@ -80,6 +94,11 @@ class FeedServer:
         for medium, feed in self._feeds.items():
             feed.listen(partial(self._has_news, medium))
 
+    @property
+    def refused(self) -> int:
+        """Connections that were not let in."""
+        return self._handshakes.refused
+
     def close(self) -> None:
         """Idempotent. Followers hear nothing more."""
         if self._stopping:
@@ -93,7 +112,9 @@ class FeedServer:
         self._end_socket()
 
     def _end_socket(self) -> None:
+        self._handshakes.close()
         self._socket.close(linger=0)
+        self._authenticator.close()
         self._context.term()
 
     def _has_news(self, medium: Medium) -> None:
@@ -104,7 +125,7 @@ class FeedServer:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for source in (self._socket, self._wakeup):
+        for source in (self._socket, self._handshakes.events, self._wakeup):
             poller.register(source, zmq.POLLIN)
         timeout: int | None = None
         while not self._stopping:
@@ -112,6 +133,7 @@ class FeedServer:
             self._wakeup.clear()
             timeout = _AFTER_ERROR_MS
             with self._guard:
+                self._handshakes.read()
                 self._take_requests()
                 self._answer_waiting()
                 timeout = poll_ms(self._until_next())

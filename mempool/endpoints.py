@@ -29,8 +29,7 @@ def is_loopback(endpoint: str) -> bool:
     """Whether only this host reaches what listens there. A name other than localhost may mean any address."""
     if not endpoint.startswith(("tcp://", "stream://")):
         return True
-    parts = _TCP.fullmatch(endpoint)
-    host = parts[1].strip("[]") if parts else ""
+    host = endpoint.partition("://")[2].rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -71,6 +71,7 @@ class HandshakeMonitor:
             self.refused += 1
 
     def close(self) -> None:
-        """Before the socket."""
-        self._socket.disable_monitor()
+        """Before the socket, where that is still open."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
         self.events.close(linger=0)

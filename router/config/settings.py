@@ -173,6 +173,10 @@ class RouterConfig(SettingsModel):
     worker_api_key: Key = Field(
         "", description="key that the router presents to instances; set it in the environment", repr=False
     )
+    cluster_key_file: str = Field(
+        "",
+        description="file with the cluster's key, to follow the instances' events (or MEMSERVE_CLUSTER_KEY)",
+    )
     max_payload_size: Count = Field(
         256 << 20, description="maximum size of a request body, and of an unstreamed answer, in bytes"
     )

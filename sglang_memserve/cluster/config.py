@@ -63,6 +63,10 @@ class ClusterConfig(SettingsModel):
         repr=False,
         description="key that clients must present; set it as MEMSERVE_API_KEY, which `ps` does not show",
     )
+    cluster_key_file: str | None = Field(
+        None,
+        description="file with the cluster's key, or the key in MEMSERVE_CLUSTER_KEY (default: a new key)",
+    )
     log_dir: Path | None = Field(
         None, description="folder for the logs (default: ~/.local/state/memserve/PORT)"
     )

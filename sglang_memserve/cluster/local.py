@@ -10,11 +10,12 @@ from subprocess import CalledProcessError
 
 import aiohttp
 
+from mempool.security.cluster_key import ClusterKey
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.json_output import json_output
-from sglang_memserve.cluster.spec import InstanceSpec, registry_argv, router_argv, router_env, url_of
+from sglang_memserve.cluster.spec import InstanceSpec, key_env, registry_argv, router_argv, router_env, url_of
 from sglang_memserve.cluster.supervisor import Limits, Member, Report, Supervisor
 from sglang_memserve.model import ModelInfo
 
@@ -40,7 +41,7 @@ async def read_model(name: str | None, timeout_s: float) -> ModelInfo:
 
 class LocalCluster:
     """The processes of `instances` and of a router in front of them. `session`, which presents the
-    cluster's API key, stays the caller's."""
+    cluster's API key, stays the caller's. `cluster_key` is what the instances have too."""
 
     def __init__(
         self,
@@ -49,9 +50,12 @@ class LocalCluster:
         session: aiohttp.ClientSession,
         report: Report,
         limits: Limits | None = None,
+        *,
+        cluster_key: ClusterKey | None = None,
     ) -> None:
         self.url = url_of(config.host, config.port)
         self._config = config
+        self._cluster_key = cluster_key
         self._instances = {spec.name: spec for spec in instances}
         self._session = session
         self._members = [
@@ -100,7 +104,7 @@ class LocalCluster:
             argv=router_argv(
                 config.host, config.port, list(self._instances.values()), self._router_settings()
             ),
-            env=router_env(config.api_key),
+            env=router_env(config.api_key, self._cluster_key),
             log=config.logs / f"{_ROUTER}.log",
             phase=partial(probe.router_phase, self._session, self.url),
             # Its clients' requests end with it; SGLang would wait for them.
@@ -125,7 +129,7 @@ class LocalCluster:
     def _registry(self, endpoint: str) -> Member:
         log = self._config.logs / f"{_REGISTRY}.log"
         phase = partial(probe.registry_phase, endpoint)
-        env = {"PYTHONUNBUFFERED": "1"}
+        env = {"PYTHONUNBUFFERED": "1", **key_env(self._cluster_key)}
         return Member(name=_REGISTRY, argv=registry_argv(endpoint), env=env, log=log, phase=phase)
 
     def _member(self, spec: InstanceSpec) -> Member:

@@ -14,12 +14,22 @@ from mempool.transfer.receiver import BlockReceiver
 from mempool.transports.registry import Transports
 
 KEY = ClusterKey("k" * 32)
-EVERYWHERE = ["tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://192.0.2.1:0", "tcp://example.org:0", "tcp://eth0:0"]
+EVERYWHERE = [
+    "tcp://0.0.0.0:0",
+    "tcp://[::]:0",
+    "tcp://192.0.2.1:0",
+    "tcp://example.org:0",
+    "tcp://*:1",
+    "tcp://",
+    "tcp://127.0.0.1:1:0.0.0.0:1",
+    "tcp://eth0:0",
+]
 HERE = [
     "tcp://127.0.0.1:0",
     "tcp://127.8.8.8:0",
     "tcp://[::1]:0",
     "tcp://localhost:0",
+    "tcp://127.0.0.1:*",
     "ipc:///tmp/x",
     "inproc://x",
 ]

@@ -15,6 +15,7 @@ from waiting import until
 
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
+from mempool.security.access import LOOPBACK_ONLY
 from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.manager import MemServeKVManager
@@ -55,7 +56,7 @@ class Rows:
         )
 
 
-def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVManager:
+def make_manager(mode: DisaggregationMode, context: zmq.Context, access=LOOPBACK_ONLY) -> MemServeKVManager:
     """What CommonKVManager.__init__ sets up and these tests use; its constructor needs a whole runtime."""
     manager = object.__new__(MemServeKVManager)
     manager.disaggregation_mode = mode
@@ -89,6 +90,7 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVMa
     manager.kv_item_lens_sum = manager.state_item_lens_sum = 0
     manager.wakeup = SchedulerWakeup()
     manager._status_lock = threading.Lock()
+    manager.access = access
     manager.prefill = manager.decode = manager.agent = None
     return manager
 

@@ -76,7 +76,7 @@ def feeding(instances: int, page: int, place: Callable[[], Iterable[Placed]]) ->
 
 
 def _serve(pipe: Connection, instances: int, page: int, place: Callable[[], Iterable[Placed]]) -> None:
-    sources = [_FeedSource(number, page) for number in range(instances)]
+    sources = [FeedSource(number, page) for number in range(instances)]
     for number, medium, tokens in place():
         sources[number].insert(medium, tokens)
     with ExitStack() as stack:
@@ -89,7 +89,7 @@ def _serve(pipe: Connection, instances: int, page: int, place: Callable[[], Iter
             pipe.send(_churn(sources, rng, *asked))
 
 
-class _FeedSource:
+class FeedSource:
     """One instance's indexes."""
 
     def __init__(self, number: int, page: int) -> None:
@@ -125,7 +125,7 @@ def _ignore(_: Addresses) -> None:
     pass
 
 
-def _churn(sources: list[_FeedSource], rng: np.random.Generator, rate: float, seconds: float) -> Churned:
+def _churn(sources: list[FeedSource], rng: np.random.Generator, rate: float, seconds: float) -> Churned:
     blocks, began = 0, time.perf_counter()
     for source in itertools.cycle(sources):
         if blocks >= rate * seconds:

@@ -11,6 +11,7 @@ from mempool.membership.client import MembershipClient
 from mempool.membership.messages import Change, ChangeKind, InstanceInfo
 from mempool.peers import PeerDirectory
 from mempool.remote.exchange import PeerExchange
+from mempool.security.access import ClusterAccess
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class ClusterMembership:
         exchange: PeerExchange,
         *,
         registries: Sequence[str],
+        access: ClusterAccess,
         on_stopped: Callable[[MemPoolError], None] | None,
     ) -> None:
         self.info = info
@@ -44,6 +46,7 @@ class ClusterMembership:
                 on_change=self.changed,
                 on_fenced=self.fenced,
                 on_stopped=self._stopped,
+                access=access,
             )
             if registries
             else None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from mempool.sockets import SocketLimits
 
 
@@ -21,6 +22,7 @@ class MemPoolConfig:
         expiry_interval_s: How often leases, transfers and fetches are looked through for overdue ones, in
             seconds.
         limits: When a silent connection counts as dead.
+        access: The cluster's key. Without one, only addresses of the loopback are listened on.
     """
 
     instance: str
@@ -31,3 +33,4 @@ class MemPoolConfig:
     data_url: str = "stream://127.0.0.1:0"
     expiry_interval_s: float = 0.1
     limits: SocketLimits = field(default_factory=SocketLimits)
+    access: ClusterAccess = LOOPBACK_ONLY

@@ -25,6 +25,17 @@ def check_endpoint(endpoint: str, *, schemes: Collection[str] = (), lowest_port:
             raise ValueError(f"not an endpoint: {endpoint!r}, give {scheme}://host:port")
 
 
+def is_loopback(endpoint: str) -> bool:
+    """Whether only this host reaches what listens there. A name other than localhost may mean any address."""
+    if not endpoint.startswith(("tcp://", "stream://")):
+        return True
+    host = endpoint.partition("://")[2].rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _is_host(host: str) -> bool:
     """Whether it could be looked up: the codec of names refuses labels that are empty or too long."""
     try:

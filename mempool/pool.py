@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.calls import FutureCalls
@@ -62,7 +63,7 @@ class MemPool:
             ValueError: A name or a digest of the configuration is out of bounds.
         """
         _require_servable(stores, engine)
-        incarnation = new_incarnation()
+        access, incarnation = replace(config.access, name=config.instance), new_incarnation()
         self._peers = PeerDirectory()
         self.local = LocalPool(
             [Tier.of(Owner(config.instance, incarnation, medium), store) for medium, store in stores.items()]
@@ -73,7 +74,7 @@ class MemPool:
                 self.local,
                 self._peers,
                 config,
-                transports or Transports(),
+                transports or Transports(access=access),
                 engine=engine,
                 on_received=on_received,
             )
@@ -101,6 +102,7 @@ class MemPool:
                 self._peers,
                 exchange,
                 registries=config.registries,
+                access=access,
                 on_stopped=on_stopped,
             )
             stack.callback(self._cluster.close)
@@ -388,7 +390,7 @@ class MemPool:
         """Numbers by name: what is under way now, and sums since the start.
 
         Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`. Sums: `bytes_sent`, `messages_sent`,
-        `bytes_received`, `bad_frames`, `errors` (unexpected ones, each of which is in the log).
+        `bytes_received`, `bad_frames`, `refused_connections` (strangers'), `errors` (unexpected, all logged).
         """
         return {**self._exchange.counters(), "leases": self.local.index.leases}
 

@@ -113,6 +113,8 @@ def main(argv: list[str] | None = None) -> int:
         else:
             argv = _with_model(argv)
         options, argv = take(argv)
+        if caveat := options.access().caveat:
+            print(caveat, file=sys.stderr)
         options.publish(os.environ)
     except (ModelError, OptionError, OSError) as error:
         print(error, file=sys.stderr)

@@ -10,6 +10,8 @@ from typing import Any
 from mempool.caching_mode import CachingMode
 from mempool.endpoints import check_endpoint
 from mempool.flags import TransferMode
+from mempool.security.access import ClusterAccess
+from mempool.security.cluster_key import KEY_VARIABLE, ClusterKeyError
 from mempool.tiers.sizes import bytes_of_size
 
 # A receiver acknowledges every 2 MiB, and counts as dead after 10 s without an acknowledgement.
@@ -43,6 +45,11 @@ _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACH
                         where SGLang's ranks hear from their peers on the other side of the split; rank N
                         listens on PORT + N
                         (default of all ports: 0, a free one)
+  --memserve-cluster-key-file FILE
+                        the cluster's key, in a file of mode 0600. Without it (or the key itself in
+                        MEMSERVE_CLUSTER_KEY), addresses of the loopback alone are listened on
+  --memserve-insecure {0,1}
+                        1: listens on any address without a key, to anybody (default: 0)
 """
 
 
@@ -71,6 +78,8 @@ class InstanceOptions:
     block_port: int = 0
     transfer_port: int = 0
     rank_port: int = 0
+    cluster_key_file: str = ""
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         for endpoint in self.all_registries:
@@ -83,6 +92,15 @@ class InstanceOptions:
         pinned = [port for port in (getattr(self, name) for name in _PORTS) if port]
         if len(set(pinned)) < len(pinned):
             raise OptionError(f"MemServe's ports {pinned} are not all different")
+
+    def access(self, name: str = "") -> ClusterAccess:
+        """As whom this instance connects, and whom it hears. Raises OptionError."""
+        try:
+            return ClusterAccess.from_environment(
+                key_file=self.cluster_key_file, insecure=self.insecure, name=name
+            )
+        except ClusterKeyError as error:
+            raise OptionError(str(error)) from None
 
     def dram_for(self, device: str) -> str:
         """The size of the DRAM tier where KV is on a torch device of this type."""
@@ -115,6 +133,8 @@ class InstanceOptions:
             if name in texts:
                 values[name] = _choice(name, texts[name], choices)
         values |= {name: _port(name, texts[name]) for name in _PORTS if name in texts}
+        if "insecure" in texts:
+            values["insecure"] = _switch("insecure", texts["insecure"])
         return cls(**values)
 
     @classmethod
@@ -161,7 +181,7 @@ def port_flags() -> dict[str, str]:
 
 def variables() -> list[str]:
     """The environment variables from which instances read their options."""
-    return [_variable(field.name) for field in fields(InstanceOptions)]
+    return [*(_variable(field.name) for field in fields(InstanceOptions)), KEY_VARIABLE]
 
 
 def help_text() -> str:
@@ -188,6 +208,12 @@ def _choice(name: str, text: str, choices: type[StrEnum]) -> StrEnum:
     except ValueError:
         offered = [choice for choice in choices if choice not in _NOT_OFFERED]
         raise OptionError(f"--memserve-{name} {text}: choose from {', '.join(offered)}") from None
+
+
+def _switch(name: str, text: str) -> bool:
+    if text.lower() not in ("0", "1", "false", "true"):
+        raise OptionError(f"--memserve-{name} {text}: give 1, or 0")
+    return text.lower() in ("1", "true")
 
 
 def _port(name: str, text: str) -> int:

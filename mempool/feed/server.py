@@ -27,6 +27,8 @@ from mempool.feed.messages import (
 from mempool.feed.unread import LARGE_BYTES, MAX_UNREAD_BYTES, UnreadReplies
 from mempool.guard import LoopGuard
 from mempool.index.events import AnyEvent, Stored
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
+from mempool.security.authenticator import Authenticator, HandshakeMonitor
 from mempool.sockets import SocketLimits, Wakeup, new_context, poll_ms, set_bounds
 from mempool.wire import short
 
@@ -60,8 +62,8 @@ class FeedServer:
     Followers connect to `endpoint`. Of each follower the latest request for a medium is answered. Frames that
     break the protocol are dropped, and counted in `bad_frames`. A follower that does not read gets no other
     reply while a large one is unread, and nobody gets one that would make more than `max_unread_bytes` unread
-    at all followers together: they ask again. `unread` counts these. Raises MemPoolError when `url` cannot be
-    listened at.
+    at all followers together: they ask again. `unread` counts these. `access` says who is heard. Raises
+    MemPoolError when `url` cannot be listened at.
     """
 
     def __init__(
@@ -69,9 +71,11 @@ class FeedServer:
         url: str,
         feeds: Mapping[Medium, Feed],
         *,
+        access: ClusterAccess = LOOPBACK_ONLY,
         max_waiting: int = MAX_WAITING,
         max_unread_bytes: int = MAX_UNREAD_BYTES,
     ) -> None:
+        access.check_bind(url)
         self.bad_frames = 0
         self._guard = LoopGuard("serving the feed")
         self._feeds = dict(feeds)
@@ -80,8 +84,11 @@ class FeedServer:
         self._waiting: dict[tuple[bytes, Medium], _Waiting] = {}
         self._fresh = dict.fromkeys(feeds, False)
         self._context = new_context()
+        self._authenticator = Authenticator(self._context, access)
         self._socket = self._context.socket(zmq.ROUTER)
+        self._handshakes = HandshakeMonitor(self._socket)
         try:
+            access.serve(self._socket, url)
             set_bounds(self._socket, url, SocketLimits())
             self._socket.setsockopt(zmq.SNDHWM, _ANSWERS_UNREAD)
             self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
@@ -97,6 +104,11 @@ class FeedServer:
         for medium, feed in self._feeds.items():
             feed.listen(partial(self._has_news, medium))
 
+    @property
+    def refused(self) -> int:
+        """Connections that were not let in."""
+        return self._handshakes.refused
+
     def close(self) -> None:
         """Idempotent. Followers hear nothing more."""
         if self._stopping:
@@ -110,7 +122,9 @@ class FeedServer:
         self._end_socket()
 
     def _end_socket(self) -> None:
+        self._handshakes.close()
         self._socket.close(linger=0)
+        self._authenticator.close()
         self._context.term()
 
     def _has_news(self, medium: Medium) -> None:
@@ -121,7 +135,7 @@ class FeedServer:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for source in (self._socket, self._wakeup):
+        for source in (self._socket, self._handshakes.events, self._wakeup):
             poller.register(source, zmq.POLLIN)
         timeout: int | None = None
         while not self._stopping:
@@ -129,6 +143,7 @@ class FeedServer:
             self._wakeup.clear()
             timeout = _AFTER_ERROR_MS
             with self._guard:
+                self._handshakes.read()
                 self.unread.look()
                 self._take_requests()
                 self._answer_waiting()

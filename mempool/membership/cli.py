@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,8 @@ from mempool.membership.registry_server import (
     SUSPICION_SECONDS,
     MembershipRegistry,
 )
+from mempool.security.access import INSECURE_VARIABLE, ClusterAccess
+from mempool.security.cluster_key import FILE_VARIABLE, KEY_VARIABLE
 
 DESCRIPTION = "Lets instances find each other, until SIGINT or SIGTERM. Prints its endpoint."
 _STOP = {signal.SIGINT, signal.SIGTERM}
@@ -44,11 +47,16 @@ def run(arguments: argparse.Namespace) -> int:
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in _STOP}
     try:
         check_bind(arguments.bind)
+        insecure = arguments.insecure or os.environ.get(INSECURE_VARIABLE, "0") not in ("", "0")
+        access = ClusterAccess.from_environment(key_file=arguments.cluster_key_file, insecure=insecure)
+        if access.caveat:
+            logging.warning("%s", access.caveat)
         registry = MembershipRegistry(
             arguments.bind,
             suspicion_s=arguments.suspicion,
             death_s=arguments.death,
             max_members=arguments.max_members,
+            access=access,
         )
         print(registry.endpoint, flush=True)
         stopped.wait()
@@ -91,6 +99,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=MAX_MEMBERS,
         help="maximum number of registered instances (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cluster-key-file",
+        metavar="FILE",
+        default="",
+        help=f"the cluster's key, in a file of mode 0600 ({FILE_VARIABLE}, or the key in {KEY_VARIABLE}); "
+        "without it, addresses of the loopback alone are listened on",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help=f"listen on any address without a key, to anybody (also {INSECURE_VARIABLE}=1)",
     )
     parser.add_argument(
         "--log-level",

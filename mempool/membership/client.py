@@ -29,6 +29,7 @@ from mempool.membership.messages import (
     new_incarnation,
 )
 from mempool.membership.view import MembershipView
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from mempool.sockets import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class MembershipClient:
     incarnation of it exists.
 
     `heartbeat_s` has to be far below the registries' suspicion. `grace_s`: for how long the client keeps what
-    a registry said before it came back without memory; no less than the registry's death time.
+    a registry said before it came back without memory; no less than the registry's death time. `access`: as
+    whom it connects.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class MembershipClient:
         on_stopped: Callable[[MemPoolError], None],
         heartbeat_s: float = 0.5,
         grace_s: float = 10.0,
+        access: ClusterAccess = LOOPBACK_ONLY,
     ) -> None:
         """Raises ValueError for endpoints or settings that make no sense."""
         if not registries or not (heartbeat_s > 0 and grace_s > 0):
@@ -84,7 +87,7 @@ class MembershipClient:
         self._wakeup = Wakeup()
         self._poller = zmq.Poller()
         self._poller.register(self._wakeup, zmq.POLLIN)
-        self._links = [RegistryLink(self._context, name, self._poller) for name in names]
+        self._links = [RegistryLink(self._context, name, self._poller, access) for name in names]
         self._thread = threading.Thread(target=self._run, name="mempool-member", daemon=True)
 
     @property

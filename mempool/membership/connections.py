@@ -9,6 +9,8 @@ from zmq.utils.monitor import recv_monitor_message
 
 from mempool.endpoints import check_endpoint
 from mempool.errors import MemPoolError
+from mempool.security.access import ClusterAccess
+from mempool.security.authenticator import HANDSHAKE_FAILED, Authenticator
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +18,8 @@ logger = logging.getLogger(__name__)
 _DOUBT_SECONDS = 0.5
 # A member that has so many messages to read is not reading; it will see the gap.
 _SEND_QUEUE_MESSAGES = 1024
+# Of one connection. A member has a beat under way, and a join.
+_RECEIVE_QUEUE_MESSAGES = 64
 
 
 class Connections:
@@ -27,9 +31,16 @@ class Connections:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], url: str, *, max_frame_bytes: int, silence: float
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        url: str,
+        access: ClusterAccess,
+        *,
+        max_frame_bytes: int,
+        silence: float,
     ) -> None:
-        """`silence`: seconds after which a connection whose host does not answer is closed.
+        """`access`: who is heard. `silence`: seconds after which a connection whose host does not answer is
+        closed. `refused`, below, counts connections that were not let in.
 
         Raises MemPoolError when `url` cannot be listened on.
         """
@@ -37,8 +48,11 @@ class Connections:
             check_bind(url)
         except ValueError as error:
             raise MemPoolError(str(error)) from None
+        access.check_bind(url)
+        self.refused = 0
+        self._authenticator = Authenticator(context, access)
         self.socket = context.socket(zmq.ROUTER)
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | HANDSHAKE_FAILED)
         self._by_fd: dict[int, set[bytes]] = {}
         self._fds: dict[bytes, int] = {}
         self._doubtful: dict[bytes, float] = {}
@@ -46,12 +60,14 @@ class Connections:
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)
+        self.socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE_MESSAGES)
         self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, int(silence * 1000))
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(silence * 1000))
         if "[" in url:
             self.socket.setsockopt(zmq.IPV6, 1)
         try:
+            access.serve(self.socket, url)
             self.socket.bind(url)
         except (zmq.ZMQError, OSError) as error:
             self.close()
@@ -98,8 +114,11 @@ class Connections:
     def hear_of_closed(self) -> None:
         """Takes the monitor's hints. Read what was received before `closed` is asked: it came first."""
         while self.monitor.poll(0):
-            fd = int(recv_monitor_message(self.monitor)["value"])
-            for connection in self._by_fd.get(fd, ()):
+            event = recv_monitor_message(self.monitor)
+            if event["event"] & HANDSHAKE_FAILED:
+                self.refused += 1
+                continue
+            for connection in self._by_fd.get(int(event["value"]), ()):
                 self._doubtful[connection] = time.monotonic() + _DOUBT_SECONDS
 
     def closed(self, probe: bytes) -> list[bytes]:
@@ -120,6 +139,7 @@ class Connections:
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
         self.socket.close(linger=0)
+        self._authenticator.close()
 
 
 def check_bind(url: str) -> None:

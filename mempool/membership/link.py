@@ -16,6 +16,8 @@ from mempool.membership.messages import (
     decode_to_member,
     encode,
 )
+from mempool.security.access import ClusterAccess
+from mempool.security.authenticator import HANDSHAKE_FAILED
 from mempool.wire import MAX_HEADER_BYTES
 
 logger = logging.getLogger(__name__)
@@ -32,12 +34,7 @@ _RECEIVE_QUEUE_MESSAGES = 4096
 _HOST_SILENCE_MILLISECONDS = 10_000
 _LINGER_MILLISECONDS = 200
 
-_LOST = (
-    zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
+_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | HANDSHAKE_FAILED
 
 
 class LinkLost(Exception):
@@ -52,7 +49,13 @@ class RegistryLink:
     reads on.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, poller: zmq.Poller) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        poller: zmq.Poller,
+        access: ClusterAccess,
+    ) -> None:
         self.endpoint = endpoint
         self.connected = False
         self.why_not = "not tried yet"
@@ -63,6 +66,9 @@ class RegistryLink:
         self._pages: list[MemberStatus] = []
         self._context = context
         self._poller = poller
+        self._access = access
+        # Somebody listens there, whether or not a registry that has this one's key.
+        self._reached = False
         self._sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]] | None = None
         self._open_at = 0.0
         self._give_up_at = 0.0
@@ -151,7 +157,8 @@ class RegistryLink:
 
     def _open(self, now: float) -> None:
         socket = self._context.socket(zmq.DEALER)
-        monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
+        monitor = socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
+        self._reached = False
         self._sockets = socket, monitor
         for each in self._sockets:
             self._poller.register(each, zmq.POLLIN)
@@ -164,6 +171,7 @@ class RegistryLink:
             socket.setsockopt(zmq.TCP_MAXRT, _HOST_SILENCE_MILLISECONDS)
         if "[" in self.endpoint:
             socket.setsockopt(zmq.IPV6, 1)
+        self._access.present(socket)
         self._give_up_at = now + _CONNECT_SECONDS
         try:
             socket.connect(self.endpoint)
@@ -172,10 +180,19 @@ class RegistryLink:
 
     def _read_events(self, monitor: zmq.Socket[bytes], now: float) -> None:
         while monitor.poll(0):
-            if recv_monitor_message(monitor)["event"] & _LOST:
-                raise LinkLost("connection closed" if self.connected else "cannot connect")
+            event = recv_monitor_message(monitor)["event"]
+            if event & _LOST:
+                raise LinkLost(self._why_lost())
+            if event == zmq.EVENT_CONNECTED:
+                self._reached = True
+                continue
             self.connected = True
             self.heard = self.join_at = now
             self._pause = _FIRST_PAUSE_SECONDS
         if not self.connected and now > self._give_up_at:
             raise LinkLost(f"no answer in {_CONNECT_SECONDS:g} s")
+
+    def _why_lost(self) -> str:
+        if self.connected:
+            return "connection closed"
+        return self._access.handshake_failed() if self._reached else "cannot connect"

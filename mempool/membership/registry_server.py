@@ -29,6 +29,7 @@ from mempool.membership.messages import (
     new_incarnation,
 )
 from mempool.membership.roll import JoinRefused, MembershipTable
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from mempool.sockets import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class MembershipRegistry:
 
     The first instance that joins fixes layout and namespace, until no instance is alive any more. An instance
     is suspected after `suspicion_s` seconds of silence, and dead after `death_s`, or at once when its
-    connection closes. `bad_frames` counts messages that break the protocol.
+    connection closes. `bad_frames` counts messages that break the protocol. `access` says who is heard.
 
     Raises:
         ValueError: The settings contradict each other.
@@ -61,6 +62,7 @@ class MembershipRegistry:
         suspicion_s: float = SUSPICION_SECONDS,
         death_s: float = DEATH_SECONDS,
         max_members: int = MAX_MEMBERS,
+        access: ClusterAccess = LOOPBACK_ONLY,
     ) -> None:
         self.bad_frames = 0
         self._guard = LoopGuard("the registry")
@@ -76,7 +78,7 @@ class MembershipRegistry:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._connections = Connections(
-                self._context, url, max_frame_bytes=MAX_JOIN_BYTES, silence=2 * death_s
+                self._context, url, access, max_frame_bytes=MAX_JOIN_BYTES, silence=2 * death_s
             )
         except BaseException:
             self._context.term()
@@ -91,6 +93,11 @@ class MembershipRegistry:
     def errors(self) -> int:
         """Unexpected ones."""
         return self._guard.errors
+
+    @property
+    def refused(self) -> int:
+        """Connections that were not let in."""
+        return self._connections.refused
 
     def close(self) -> None:
         """Idempotent. Instances take it for a registry that is away, not for anyone's death."""

@@ -37,6 +37,7 @@ class PeerExchange:
         on_received: Callable[[ReceivedBlocks], None] | None,
     ) -> None:
         limits = config.limits
+        self._transports = transports
         with ExitStack() as stack:
             self.requests = stack.enter_context(closing(RequestQueue()))
             self._receiver = stack.enter_context(
@@ -81,6 +82,7 @@ class PeerExchange:
             "bytes_sent": self._sender.bytes_sent,
             "messages_sent": self._sender.messages_sent,
             "bytes_received": self._receiver.bytes_received,
+            "refused_connections": self._transports.refused,
             "bad_frames": sum(channel.bad_frames for channel in channels),
             "errors": sum(channel.errors for channel in channels),
         }

@@ -70,18 +70,14 @@ class ClusterKey:
     def from_environment(
         cls, environ: Mapping[str, str] | None = None, *, file: str = ""
     ) -> "ClusterKey | None":
-        """From `file`, or what the variables hold or name; None where there is none. Raises ClusterKeyError.
+        """From `file` (a flag's), or the file or the text in the environment, whichever is there first.
 
-        `file`: a flag's, which wins over the variables.
+        None where there is none. Raises ClusterKeyError.
         """
         environ = os.environ if environ is None else environ
-        text, named = environ.get(KEY_VARIABLE, ""), environ.get(FILE_VARIABLE, "")
-        if file:
-            return cls.read(file)
-        if text and named:
-            raise ClusterKeyError(f"{KEY_VARIABLE} and {FILE_VARIABLE} are both set: unset one of them")
-        if named:
-            return cls.read(named)
+        if path := file or environ.get(FILE_VARIABLE, ""):
+            return cls.read(path)
+        text = environ.get(KEY_VARIABLE, "")
         if not text:
             return None
         try:

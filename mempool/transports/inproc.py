@@ -119,8 +119,8 @@ class InProcessConnection:
     def receive(self) -> Sequence[Buffer] | None:
         if not self._inbox:
             self._wakeup.clear()
-        # Read after clear(), which takes away the wakeup of a loss before it, and before the inbox, which then holds
-        # all that came before the loss.
+        # After clear(), which takes away an earlier loss's wakeup, and before the look at the inbox:
+        # what came before the loss comes first.
         lost = self._lost
         if self._inbox:
             return [self._inbox.popleft()]

@@ -1,6 +1,7 @@
 """The transports by URL scheme."""
 
 from mempool.errors import MemPoolError
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from mempool.sockets import SocketLimits
 from mempool.transports.base import ChooseSink, Transport, TransportConnection, TransportListener
 from mempool.transports.inproc import InProcess
@@ -15,16 +16,23 @@ class Transports:
 
     Args:
         max_bandwidth: Bytes a second that each `stream` connection sends at most; 0: no bound.
+        access: Who is heard, and as whom it connects.
     """
 
-    def __init__(self, max_bandwidth: int = 0) -> None:
-        zeromq = ZeroMQ()
+    def __init__(self, max_bandwidth: int = 0, *, access: ClusterAccess = LOOPBACK_ONLY) -> None:
+        self._access = access
+        self._zeromq = zeromq = ZeroMQ(access)
         self._by_scheme: dict[str, Transport] = {
             "stream": Stream(max_bandwidth),
             "tcp": zeromq,
             "ipc": zeromq,
             "inproc": InProcess(),
         }
+
+    @property
+    def refused(self) -> int:
+        """Connections of ZeroMQ that were not let in."""
+        return self._zeromq.refused
 
     def register(self, scheme: str, transport: Transport) -> None:
         """Adds a transport for a scheme. Raises MemPoolError if the scheme has one."""
@@ -36,7 +44,9 @@ class Transports:
         self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
     ) -> TransportListener:
         """The listener's `endpoint` is what to connect to. Raises MemPoolError."""
-        return self._transport(url).listen(url, limits, max_frame_bytes, place)
+        transport = self._transport(url)
+        self._access.check_bind(url)
+        return transport.listen(url, limits, max_frame_bytes, place)
 
     def connect(self, endpoint: str, limits: SocketLimits) -> TransportConnection:
         """Raises MemPoolError."""

@@ -2,22 +2,19 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from mempool.errors import MemPoolError, PeerDied
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
+from mempool.security.authenticator import HANDSHAKE_FAILED, Authenticator
 from mempool.sockets import SocketLimits, new_context, set_bounds
 from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage
 from mempool.wire import MAX_HEADER_BYTES
 
-_LOST = (
-    zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
+_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | HANDSHAKE_FAILED
 # A connection's last messages come before the news that it ended, unless others send without a pause.
 _MESSAGES_BEFORE_GONE = 1024
 
@@ -25,9 +22,15 @@ Socket = zmq.Socket[bytes]
 
 
 class ZeroMQ:
-    """Keeps one context, and with it one thread, for as long as there is a listener or a connection."""
+    """Keeps one context, and with it one thread, for as long as there is a listener or a connection.
 
-    def __init__(self) -> None:
+    `access` says who is heard. `refused` counts connections that were not let in.
+    """
+
+    def __init__(self, access: ClusterAccess = LOOPBACK_ONLY) -> None:
+        self.access = access
+        self.refused = 0
+        self._authenticator: Authenticator | None = None
         self._lock = threading.Lock()
         self._context: zmq.Context[Socket] | None = None
         self._users = 0
@@ -37,21 +40,27 @@ class ZeroMQ:
     ) -> "ZeroMQListener":
         if url.startswith("ipc://") and not url.startswith("ipc:///"):
             raise MemPoolError(f"cannot listen at {url!r}: ipc:// needs an absolute path")
-        ends = _MonitoredSocket(self, zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self.access.check_bind(url)
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | HANDSHAKE_FAILED
+        ends = _MonitoredSocket(self, zmq.ROUTER, events)
         try:
+            self._authenticate(ends.socket.context)
+            self.access.serve(ends.socket, url)
             set_bounds(ends.socket, url, limits)
             ends.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
             ends.socket.bind(url)
         except zmq.ZMQError as error:
             ends.close()
             raise MemPoolError(f"cannot listen at {url!r}: {error}") from error
-        return ZeroMQListener(ends, url)
+        return ZeroMQListener(ends, url, self._refuse)
 
     def connect(self, endpoint: str, limits: SocketLimits) -> "ZeroMQConnection":
         """It never reconnects: a peer that comes back is a new peer with a new endpoint."""
-        ends = _MonitoredSocket(self, zmq.DEALER, zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
+        events = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST
+        ends = _MonitoredSocket(self, zmq.DEALER, events)
         try:
             set_bounds(ends.socket, endpoint, limits)
+            self.access.present(ends.socket)
             ends.socket.setsockopt(zmq.IMMEDIATE, 1)
             ends.socket.setsockopt(zmq.RECONNECT_IVL, -1)
             ends.socket.setsockopt(zmq.MAXMSGSIZE, MAX_HEADER_BYTES)
@@ -59,7 +68,7 @@ class ZeroMQ:
         except zmq.ZMQError as error:
             ends.close()
             raise MemPoolError(f"{endpoint!r}: {error}") from error
-        return ZeroMQConnection(ends, endpoint)
+        return ZeroMQConnection(ends, endpoint, self.access)
 
     def acquire(self) -> "zmq.Context[Socket]":
         with self._lock:
@@ -72,8 +81,21 @@ class ZeroMQ:
         with self._lock:
             self._users -= 1
             if not self._users and self._context is not None:
+                if self._authenticator is not None:
+                    self._authenticator.close()
+                    self._authenticator = None
                 self._context.term()
                 self._context = None
+
+    def _authenticate(self, context: "zmq.Context[Socket]") -> None:
+        """Before the context's first socket listens."""
+        with self._lock:
+            if self._authenticator is None:
+                self._authenticator = Authenticator(context, self.access)
+
+    def _refuse(self) -> None:
+        with self._lock:
+            self.refused += 1
 
 
 class _MonitoredSocket:
@@ -102,8 +124,9 @@ class _MonitoredSocket:
 
 
 class ZeroMQListener:
-    def __init__(self, ends: _MonitoredSocket, url: str) -> None:
+    def __init__(self, ends: _MonitoredSocket, url: str, refuse: Callable[[], None]) -> None:
         self._ends = ends
+        self._refuse = refuse
         self.endpoint = url
         if url.startswith("tcp://"):
             port = ends.socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1]
@@ -147,6 +170,9 @@ class ZeroMQListener:
     def _watch(self) -> None:
         while self._ends.monitor.poll(0):
             event = recv_monitor_message(self._ends.monitor)
+            if event["event"] & HANDSHAKE_FAILED:
+                self._refuse()
+                continue
             descriptor = int(event["value"])
             if event["event"] == zmq.EVENT_ACCEPTED:
                 self._live.add(descriptor)
@@ -173,9 +199,11 @@ class ZeroMQListener:
 
 
 class ZeroMQConnection:
-    def __init__(self, ends: _MonitoredSocket, endpoint: str) -> None:
+    def __init__(self, ends: _MonitoredSocket, endpoint: str, access: ClusterAccess) -> None:
         self._ends = ends
         self._endpoint = endpoint
+        self._access = access
+        self._reached = False
         self._lost: str | None = None
         self.opened = False
 
@@ -214,7 +242,15 @@ class ZeroMQConnection:
 
     def _watch(self) -> None:
         while self._lost is None and self._ends.monitor.poll(0):
-            if recv_monitor_message(self._ends.monitor)["event"] & _LOST:
-                self._lost = "connection closed" if self.opened else "cannot connect"
+            event = recv_monitor_message(self._ends.monitor)["event"]
+            if event & _LOST:
+                self._lost = self._why_lost()
+            elif event == zmq.EVENT_CONNECTED:
+                self._reached = True
             else:
                 self.opened = True
+
+    def _why_lost(self) -> str:
+        if self.opened:
+            return "connection closed"
+        return self._access.handshake_failed() if self._reached else "cannot connect"

@@ -198,6 +198,10 @@ class RouterConfig(SettingsModel):
     worker_api_key: Key = Field(
         "", description="key that the router presents to instances; set it in the environment", repr=False
     )
+    cluster_key_file: str = Field(
+        "",
+        description="file with the cluster's key, to follow the instances' events (or MEMSERVE_CLUSTER_KEY)",
+    )
     tls_cert_path: str = Field(
         "", description="certificate (chain, PEM) that clients get: the router serves https with it"
     )

@@ -12,8 +12,10 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from mempool.security.access import ClusterAccess
+from mempool.security.cluster_key import ClusterKeyError
 from router.admission.admission import Admission
-from router.config.settings import RouterConfig
+from router.config.settings import ConfigError, RouterConfig
 from router.fleet.factory import new_registry
 from router.fleet.fanout import Fanout
 from router.fleet.health import HealthWatch
@@ -51,7 +53,7 @@ async def running_app(
     """The application behind `shutdown`, and the task of its health checks, which leaving the block ends.
 
     All instances have been probed once. The task ends by itself only if the checks crash. Raises ConfigError
-    for a --profile, --tenants or certificates that cannot be read.
+    for a --profile, --tenants, certificates or a cluster key that cannot be read.
     """
     registry = new_registry(config)
     tokens = Tokens(registry.instances, config.tokenizer, config.tokenize_timeout_secs)
@@ -67,7 +69,7 @@ async def running_app(
         await watch.probe_all()
         if scheduler.needs_tokens:
             tokens.prepare()
-        feeds = await stack.enter_async_context(_feeds(registry, core))
+        feeds = await stack.enter_async_context(_feeds(registry, core, _access(config)))
         forwarder = Forwarder(config, registry, scheduler, client)
         stack.push_async_callback(forwarder.close)
         checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
@@ -97,13 +99,21 @@ async def running_app(
         yield app, checks
 
 
+def _access(config: RouterConfig) -> ClusterAccess:
+    """Raises ConfigError."""
+    try:
+        return ClusterAccess.from_environment(key_file=config.cluster_key_file, name="router")
+    except ClusterKeyError as error:
+        raise ConfigError(str(error)) from None
+
+
 @asynccontextmanager
-async def _feeds(registry: Registry, core: RouterCore) -> AsyncIterator[Feeds | None]:
+async def _feeds(registry: Registry, core: RouterCore, access: ClusterAccess) -> AsyncIterator[Feeds | None]:
     """None where no policy would look at what they report."""
     if not (isinstance(core.tree, EventTree) and core.scheduler.needs_tokens):
         yield None
         return
-    feeds = Feeds(registry.instances, core.tree.mirrors)
+    feeds = Feeds(registry.instances, core.tree.mirrors, access=access)
     async with _background(feeds.run(), "feeds of events"):
         yield feeds
 

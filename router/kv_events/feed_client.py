@@ -133,7 +133,8 @@ class FeedClient:
             silent = 0.0 if answered else silent + self._timing.wait_s + self._timing.late_s
             if answered is Unknown:
                 await asyncio.sleep(self._timing.max_pause_s)
-        raise FeedLost(f"{self._at.endpoint} was silent for {silent:.3g} s")
+        hint = "" if self._progress.had_snapshot else ": does the router have the instances' cluster key?"
+        raise FeedLost(f"{self._at.endpoint} was silent for {silent:.3g} s{hint}")
 
     async def _ask(self, socket: zmq.asyncio.Socket) -> type[FeedReply] | None:
         """Applies the answer, and returns its type; None if none came in time. A large answer is not kept."""

@@ -10,6 +10,7 @@ import zmq.asyncio
 
 from mempool.address import Medium
 from mempool.guard import LoopGuard
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from router.instances.instance import Instance
 from router.instances.server_info import FeedAt
 from router.kv_events.cooperative import CooperativeRunner
@@ -25,15 +26,24 @@ _MAX_SOCKETS = 65535
 
 
 class Feeds:
-    """Follows every healthy instance that reports a feed, in both media. Instances come and go."""
+    """Follows every healthy instance that reports a feed, in both media. Instances come and go.
+
+    `access`: as whom it asks them.
+    """
 
     def __init__(
-        self, instances: Collection[Instance], mirrors: Mirrors, timing: FeedTiming | None = None
+        self,
+        instances: Collection[Instance],
+        mirrors: Mirrors,
+        timing: FeedTiming | None = None,
+        *,
+        access: ClusterAccess = LOOPBACK_ONLY,
     ) -> None:
         self._instances = instances
         self._mirrors = mirrors
         self._runner = CooperativeRunner()
         self._timing = timing or FeedTiming()
+        self._access = access
         self._feeds: dict[Instance, _Feed] = {}
         self._guard = LoopGuard("following the instances")
 
@@ -41,6 +51,7 @@ class Feeds:
         """Runs until it is cancelled. What was followed is out of the tree then."""
         context = zmq.asyncio.Context()
         context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+        self._access.present(context)
         try:
             while True:
                 with self._guard:

@@ -128,12 +128,13 @@ class CachingAgent:
 
     def counters(self) -> dict[str, Any]:
         """Numbers by name, and dicts of numbers by source."""
-        dram, sent = self._pool.counts(Medium.DRAM), self._pool.counters()["bytes_sent"]
+        dram, pool = self._pool.counts(Medium.DRAM), self._pool.counters()
         return self._counters.read() | {
             "open_fetches": self._fetches.open,
             "dram_blocks": dram.historical,
             "dram_blocks_in_use": dram.active,
-            "kv_bytes_sent_from_dram": sent,
+            "kv_bytes_sent_from_dram": pool["bytes_sent"],
+            "refused_connections": pool["refused_connections"] + self._feeds.refused,
         }
 
     def introduce(self, room: int, origin: PrefillOrigin) -> None:

@@ -41,17 +41,18 @@ def start_pool(
             registries=config.registries,
             control_url=endpoint_of("tcp", config.host, config.control_port),
             data_url=endpoint_of("stream", config.host, config.block_port),
+            access=config.access,
         ),
         stores={Medium.DRAM: arena},
         engine=EngineHbm(
             on_received=write_backs.put,
             on_publish_request=put_publish_request if config.publishes else None,
         ),
-        transports=Transports(config.max_bandwidth),
+        transports=Transports(config.max_bandwidth, access=config.access),
     )
 
 
 def serve_feeds(config: CachingAgentConfig, hbm: Feed, dram: Feed) -> FeedServer:
     """DRAM that only stages what is under way has no feed."""
     feeds = {Medium.HBM: hbm} | ({Medium.DRAM: dram} if config.publishes else {})
-    return FeedServer(endpoint_of("tcp", config.host, config.feed_port), feeds)
+    return FeedServer(endpoint_of("tcp", config.host, config.feed_port), feeds, access=config.access)

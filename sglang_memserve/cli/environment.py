@@ -25,6 +25,9 @@ environment (a flag wins over a variable, a variable over a YAML file, that over
   MEMSERVE_ROUTER_WORKER_API_KEY
                             the key that a router presents to instances
   MEMSERVE_INSTANCE_API_KEY the key that an instance asks for
+  MEMSERVE_CLUSTER_KEY_FILE, MEMSERVE_CLUSTER_KEY
+                            the cluster's key, in a file or as it is: instances, registries and routers
+  MEMSERVE_INSECURE=1       listen beyond the loopback without a key
   MEMSERVE_CACHING, ...     options of an instance: each --memserve-* flag
   MEMSERVE_ALLOW_UNTESTED_SGLANG=1
                             serve with a version of SGLang that MemServe is not tested with"""

@@ -9,6 +9,7 @@ import time
 from os import environ
 from typing import Any
 
+from mempool.security.cluster_key import ClusterKey, ClusterKeyError
 from router.protocol.tls import ClientTls, pinned
 from sglang_memserve.cli.demo import examples, run_chat
 from sglang_memserve.cli.engine import PUT_AFTER, require_engine
@@ -17,7 +18,7 @@ from sglang_memserve.cli.progress import Progress
 from sglang_memserve.cli.up_config import EXAMPLE, add_settings, read
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.config import ROLES, ClusterConfig
-from sglang_memserve.cluster.errors import ClusterError, exit_status
+from sglang_memserve.cluster.errors import ClusterError, UsageError, exit_status
 from sglang_memserve.cluster.local import LocalCluster, read_model
 from sglang_memserve.cluster.logs import claimed
 from sglang_memserve.cluster.plan import plan_instances, ports_for, sizes_pool
@@ -104,8 +105,11 @@ class _Up:
                 self._tls = pinned(config.router.get("tls_cert_path"))
                 asking = await held.enter_async_context(probe.client(self._key, self._tls))
                 ports = held.enter_context(ports_for(config))
-                instances = plan_instances(config, await self._model(), ports)
-                self._cluster = LocalCluster(config, instances, session, self._say, router_session=asking)
+                key = _cluster_key(config)
+                instances = plan_instances(config, await self._model(), ports, key)
+                self._cluster = LocalCluster(
+                    config, instances, session, self._say, router_session=asking, cluster_key=key
+                )
                 await self._serve(self._cluster)
             except ClusterError as error:
                 show(f"memserve: {error}", sys.stderr)
@@ -138,6 +142,15 @@ class _Up:
         if name != "memserve":
             self._progress.note(name, what)
         show(f"[{time.monotonic() - self._began:6.1f} s] {name:<11} {what}")
+
+
+def _cluster_key(config: ClusterConfig) -> ClusterKey:
+    """A new one, unless one is given. Raises UsageError."""
+    try:
+        given = ClusterKey.from_environment(file=config.cluster_key_file or "")
+    except ClusterKeyError as error:
+        raise UsageError(str(error)) from None
+    return given or ClusterKey.generate()
 
 
 @contextlib.asynccontextmanager

@@ -29,7 +29,17 @@ _COUNTS = {
     "colocated": "instances that do both",
 }
 # A router's settings that follow from the cluster's.
-_SET_BY_UP = ("host", "port", "prefill", "decode", "colocated", "api_key", "admin_api_key", "worker_api_key")
+_SET_BY_UP = (
+    "host",
+    "port",
+    "prefill",
+    "decode",
+    "colocated",
+    "api_key",
+    "admin_api_key",
+    "worker_api_key",
+    "cluster_key_file",
+)
 EXAMPLE = """\
 a cluster file (memserve up -f cluster.yaml) has the same settings by name, and flags of SGLang's by role:
   model: /models/mine

@@ -69,6 +69,10 @@ class ClusterConfig(SettingsModel):
         repr=False,
         description="key that alone administers the router; set it as MEMSERVE_ADMIN_API_KEY",
     )
+    cluster_key_file: str | None = Field(
+        None,
+        description="file with the cluster's key, or the key in MEMSERVE_CLUSTER_KEY (default: a new key)",
+    )
     log_dir: Path | None = Field(
         None, description="folder for the logs (default: ~/.local/state/memserve/PORT)"
     )

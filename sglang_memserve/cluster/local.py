@@ -10,11 +10,12 @@ from subprocess import CalledProcessError
 
 import aiohttp
 
+from mempool.security.cluster_key import ClusterKey
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.json_output import json_output
-from sglang_memserve.cluster.spec import InstanceSpec, registry_argv, router_argv, router_env, url_of
+from sglang_memserve.cluster.spec import InstanceSpec, key_env, registry_argv, router_argv, router_env, url_of
 from sglang_memserve.cluster.supervisor import Limits, Member, Report, Supervisor
 from sglang_memserve.model import ModelInfo
 
@@ -42,7 +43,7 @@ class LocalCluster:
     """The processes of `instances` and of a router in front of them.
 
     `session` presents the cluster's API key. `router_session`, where it is another, presents what the router
-    asks of who administers it. Both stay the caller's.
+    asks of who administers it. Both stay the caller's. `cluster_key` is what all processes have.
     """
 
     def __init__(
@@ -52,11 +53,14 @@ class LocalCluster:
         session: aiohttp.ClientSession,
         report: Report,
         limits: Limits | None = None,
+        *,
         router_session: aiohttp.ClientSession | None = None,
+        cluster_key: ClusterKey | None = None,
     ) -> None:
         scheme = "https" if config.router.get("tls_cert_path") else "http"
         self.url = url_of(config.host, config.port, scheme)
         self._config = config
+        self._cluster_key = cluster_key
         self._instances = {spec.name: spec for spec in instances}
         self._session = session
         self._router_session = router_session or session
@@ -106,7 +110,7 @@ class LocalCluster:
             argv=router_argv(
                 config.host, config.port, list(self._instances.values()), self._router_settings()
             ),
-            env=router_env(config.api_key, config.admin_api_key),
+            env=router_env(config.api_key, config.admin_api_key, self._cluster_key),
             log=config.logs / f"{_ROUTER}.log",
             phase=partial(probe.router_phase, self._router_session, self.url),
             # Its clients' requests end with it; SGLang would wait for them.
@@ -131,7 +135,7 @@ class LocalCluster:
     def _registry(self, endpoint: str) -> Member:
         log = self._config.logs / f"{_REGISTRY}.log"
         phase = partial(probe.registry_phase, endpoint)
-        env = {"PYTHONUNBUFFERED": "1"}
+        env = {"PYTHONUNBUFFERED": "1", **key_env(self._cluster_key)}
         return Member(name=_REGISTRY, argv=registry_argv(endpoint), env=env, log=log, phase=phase)
 
     def _member(self, spec: InstanceSpec) -> Member:

@@ -1,5 +1,6 @@
 """From the settings of `memserve up` to the instances that it starts."""
 
+from mempool.security.cluster_key import ClusterKey
 from mempool.sockets import endpoint_of
 from sglang_memserve.cluster import share
 from sglang_memserve.cluster.config import ROLES, ClusterConfig
@@ -28,7 +29,12 @@ def ports_for(config: ClusterConfig) -> PortPicker:
     return PortPicker(_HOST, config.port + 1)
 
 
-def plan_instances(config: ClusterConfig, model: ModelInfo | None, ports: PortPicker) -> list[InstanceSpec]:
+def plan_instances(
+    config: ClusterConfig,
+    model: ModelInfo | None,
+    ports: PortPicker,
+    cluster_key: ClusterKey | None = None,
+) -> list[InstanceSpec]:
     """The instances, each with its ports and its share of the machine. They listen on the loopback only.
 
     `model` is needed if `sizes_pool` is true. `ports` holds the ports of the instances, so it outlives them.
@@ -57,6 +63,7 @@ def plan_instances(config: ClusterConfig, model: ModelInfo | None, ports: PortPi
             max_total_tokens=tokens[role],
             gpus=own_gpus,
             api_key=config.api_key,
+            cluster_key=cluster_key,
             registries=(registry,),
             extra=("--enable-metrics", *config.args_of(role)),
         )

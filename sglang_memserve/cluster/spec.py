@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mempool.security.cluster_key import ClusterKey
 from sglang_memserve.launch_server import API_KEY_VARIABLE
 
 Role = Literal["prefill", "decode", "colocated"]
@@ -22,9 +23,9 @@ class InstanceSpec:
     """An instance of `role`; `index` counts within the role. None leaves the choice to SGLang.
 
     `threads` are OpenMP's, `max_total_tokens` is the KV pool's size in tokens, `gpus` are what CUDA may see,
-    `api_key` is asked of clients (it travels in the environment, since everybody can read command lines),
-    through `registries` instances find each other, and `extra` are flags of SGLang's that win over everything
-    else.
+    `api_key` is asked of clients, `cluster_key` of other processes of the cluster (both travel in the
+    environment, since everybody can read command lines), through `registries` instances find each other, and
+    `extra` are flags of SGLang's that win over everything else.
     """
 
     role: Role
@@ -37,6 +38,7 @@ class InstanceSpec:
     max_total_tokens: int | None = None
     gpus: tuple[int, ...] = ()
     api_key: str | None = field(default=None, repr=False)
+    cluster_key: ClusterKey | None = None
     registries: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
 
@@ -69,6 +71,7 @@ class InstanceSpec:
             env["OMP_NUM_THREADS"] = str(self.threads)
         if self.api_key:
             env[API_KEY_VARIABLE] = self.api_key
+        env |= key_env(self.cluster_key)
         if self.registries:
             env["MEMSERVE_REGISTRIES"] = ",".join(self.registries)
         if self.gpus:
@@ -103,12 +106,19 @@ def instance_flags(instances: Sequence[InstanceSpec]) -> list[str]:
     return [*flags, "--worker-urls", *workers] if workers else flags
 
 
-def router_env(api_key: str | None, admin_api_key: str | None = None) -> dict[str, str]:
+def router_env(
+    api_key: str | None, admin_api_key: str | None = None, cluster_key: ClusterKey | None = None
+) -> dict[str, str]:
     """What a router's environment has beside ours; its instances ask for the same key as it does."""
     keys = dict.fromkeys(ROUTER_KEY_VARIABLES, api_key) if api_key else {}
     if admin_api_key:
         keys[ROUTER_ADMIN_KEY_VARIABLE] = admin_api_key
-    return {"PYTHONUNBUFFERED": "1", **keys}
+    return {"PYTHONUNBUFFERED": "1", **keys, **key_env(cluster_key)}
+
+
+def key_env(cluster_key: ClusterKey | None) -> dict[str, str]:
+    """What every process of a cluster has in its environment, where the cluster has a key."""
+    return {} if cluster_key is None else cluster_key.to_environment()
 
 
 def url_of(host: str, port: int, scheme: str = "http") -> str:

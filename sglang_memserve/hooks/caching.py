@@ -45,6 +45,7 @@ def attach(scheduler: Any, pool: Any, host: str, wakeup: "SchedulerWakeup") -> "
         feed_port=options.feed_port,
         control_port=options.control_port,
         block_port=options.block_port,
+        access=options.access(f"{host}:{args.port}"),
     )
     state.agent = CachingAgent(
         config,

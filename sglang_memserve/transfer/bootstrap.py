@@ -23,10 +23,12 @@ from requests.auth import AuthBase
 from sglang.srt.disaggregation.common import conn
 
 from mempool.security.cluster_key import ClusterKey
+from sglang_memserve.options import InstanceOptions
 
 CHALLENGE = "X-MemServe-Challenge"
 ANSWER = "X-MemServe-Answer"
 CHALLENGE_SECONDS = 60.0
+_PURPOSE = "bootstrap"
 _TIME_BYTES, _RANDOM_BYTES, _TAG_BYTES = 8, 8, 16
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -87,9 +89,9 @@ class MemberBootstrapServer(conn.CommonKVBootstrapServer):
 
     def _setup_routes(self) -> None:
         super()._setup_routes()
-        key = members_key()
-        if key is not None:
-            self.app.middlewares.append(members_alone(key))
+        cluster_key = InstanceOptions.from_environment().access().key
+        if cluster_key is not None:
+            self.app.middlewares.append(members_alone(cluster_key.derive(_PURPOSE)))
 
 
 def members_alone(key: bytes) -> Any:
@@ -118,18 +120,11 @@ def answer(key: bytes, challenge: str, method: str, path: str, body: bytes) -> s
     return hmac.digest(key, said.encode(), "sha256").hex()
 
 
-def members_key() -> bytes | None:
-    """Derived from the cluster key that the environment gives. Raises ClusterKeyError."""
-    cluster_key = ClusterKey.from_environment()
-    return None if cluster_key is None else cluster_key.derive("bootstrap")
-
-
-def answer_challenges() -> None:
-    """From now on SGLang's common layer answers them in this process, where it has a cluster key."""
-    key = members_key()
-    if key is None:
+def answer_challenges(cluster_key: ClusterKey | None) -> None:
+    """From now on SGLang's common layer answers them in this process, where there is a key."""
+    if cluster_key is None:
         return
-    auth = MemberAuth(key)
+    auth = MemberAuth(cluster_key.derive(_PURPOSE))
 
     def session() -> requests.Session:
         made = requests.Session()

@@ -12,26 +12,46 @@ from sglang.srt.disaggregation.base.conn import KVPoll
 from sglang.srt.disaggregation.common.conn import ABORT_TAG, AbortNotification
 from sglang.srt.disaggregation.common.utils import AuxDataCodec
 
-from mempool.errors import FrameError
+from mempool.errors import FrameError, MemPoolError
+from mempool.security.access import ClusterAccess
+from mempool.security.authenticator import Authenticator
 from mempool.sockets import endpoint_of
 
+# A frame of decode's, and how many messages of one decode rank may be unread before it has to wait.
+_MAX_FRAME_BYTES, _RECEIVE_QUEUE_MESSAGES = 64 * 1024, 1024
 # Tag, room, address, port and generation, each a short text; SGLang logs and keeps them whole.
 _MAX_ABORT_FRAMES, _MAX_ABORT_BYTES = 8, 256
 
 
-def pin_rank_port(manager: Any, first: int) -> None:
-    """Moves the socket of this rank's control messages to the port `first` + rank, unless `first` is 0.
+def open_rank_socket(manager: Any, first: int, access: ClusterAccess) -> Authenticator:
+    """Replaces the socket of this rank's control messages, which SGLang has bound to a free port.
 
-    SGLang binds it to a free port. Call this before prefill registers the port, and before a thread reads the
-    socket.
+    The new one hears whom `access` lets in, keeps no more than it can, and listens on the port `first` +
+    rank, or on a free one where `first` is 0. Call this before prefill registers the port, and before a
+    thread reads the socket. Raises MemPoolError.
     """
-    port = first + int(manager.kv_args.engine_rank)
-    if not first or manager.rank_port == port:
-        return
-    socket = manager.server_socket
-    socket.unbind(socket.getsockopt_string(zmq.LAST_ENDPOINT))
-    socket.bind(endpoint_of("tcp", manager.local_ip, port))
-    manager.rank_port = port
+    port = first + int(manager.kv_args.engine_rank) if first else 0
+    url = endpoint_of("tcp", manager.local_ip, port)
+    context = manager.server_socket.context
+    manager.server_socket.close(linger=0)
+    authenticator = Authenticator(context, access)
+    socket = manager.server_socket = context.socket(zmq.PULL)
+    try:
+        access.serve(socket, url)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE_MESSAGES)
+        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_FRAME_BYTES)
+        if "[" in url:
+            socket.setsockopt(zmq.IPV6, 1)
+        socket.bind(url)
+    except (MemPoolError, zmq.ZMQError) as error:
+        socket.close(linger=0)
+        authenticator.close()
+        if isinstance(error, MemPoolError):
+            raise
+        raise MemPoolError(f"cannot listen at {url}: {error}") from None
+    manager.rank_port = int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1])
+    return authenticator
 
 
 class CommonLayer:

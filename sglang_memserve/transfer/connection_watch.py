@@ -15,6 +15,8 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from mempool.guard import LoopGuard
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
+from mempool.security.authenticator import HANDSHAKE_FAILED
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +28,15 @@ _POLL_MS = 200
 class ConnectionWatch:
     """Calls `on_lost(instance)`, from a thread of its own, once a connection to an instance ends.
 
+    `access`: as whom decode connects, which may be why an instance does not hear it.
+
     A socket that its owner closes ends nothing. Its events are read until then: libzmq waits for the reader
     of a monitor, and with it all connections of the process would.
     """
 
-    def __init__(self, on_lost: Callable[[str], None]) -> None:
+    def __init__(self, on_lost: Callable[[str], None], access: ClusterAccess = LOOPBACK_ONLY) -> None:
         self._on_lost = on_lost
+        self._access = access
         self._new: deque[tuple[zmq.Socket[bytes], str]] = deque()
         # The instance by its socket's monitor; None once the connection has ended.
         self._watched: dict[zmq.Socket[bytes], str | None] = {}
@@ -43,7 +48,7 @@ class ConnectionWatch:
     def watch(self, instance: str, socket: "zmq.Socket[bytes]") -> None:
         """`socket` belongs to the calling thread, and is connected or about to be."""
         where = f"inproc://memserve-connection-{uuid.uuid4()}"
-        socket.monitor(where, _ENDED | zmq.EVENT_MONITOR_STOPPED)
+        socket.monitor(where, _ENDED | HANDSHAKE_FAILED | zmq.EVENT_MONITOR_STOPPED)
         events = socket.context.socket(zmq.PAIR)
         events.connect(where)
         self._new.append((events, instance))
@@ -67,12 +72,19 @@ class ConnectionWatch:
                 self._closing.wait(_POLL_MS / 1000)
                 continue
             for ready, _ in poller.poll(_POLL_MS):
-                if recv_monitor_message(ready)["event"] == zmq.EVENT_MONITOR_STOPPED:
+                event = recv_monitor_message(ready)["event"]
+                if event & HANDSHAKE_FAILED:
+                    self._not_heard(ready)
+                elif event == zmq.EVENT_MONITOR_STOPPED:
                     poller.unregister(ready)
                     del self._watched[ready]
                     ready.close(linger=0)
                 else:
                     self._ended(ready)
+
+    def _not_heard(self, events: "zmq.Socket[bytes]") -> None:
+        if (instance := self._watched[events]) is not None:
+            logger.error("a connection to prefill %s was %s", instance, self._access.handshake_failed())
 
     def _ended(self, events: "zmq.Socket[bytes]") -> None:
         # Later events say nothing about the instance that is at the other end by then.

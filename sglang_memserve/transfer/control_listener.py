@@ -9,6 +9,7 @@ import zmq
 
 from mempool.errors import FrameError
 from mempool.guard import LoopGuard
+from mempool.security.authenticator import HandshakeMonitor
 from mempool.sockets import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,17 @@ class ControlListener:
         self._handle = handle
         self._sweep = sweep
         self.bad_frames = 0
+        self._handshakes = HandshakeMonitor(socket)
         self._guard = LoopGuard("reading decode's control messages")
         self._closing = False
         self._wakeup = Wakeup()
         self._thread = threading.Thread(target=self._listen, name="memserve-control", daemon=True)
         self._thread.start()
+
+    @property
+    def refused(self) -> int:
+        """Connections that were not let in."""
+        return self._handshakes.refused
 
     def close(self) -> None:
         """Ends the thread. The socket may be closed after that, and not before: libzmq would crash."""
@@ -46,16 +53,20 @@ class ControlListener:
         self._wakeup.set()
         self._thread.join()
         self._wakeup.close()
+        self._handshakes.close()
 
     def _listen(self) -> None:
         socket = self._socket
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
+        poller.register(self._handshakes.events, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
         next_sweep = time.monotonic() + _SWEEP_S
         while not self._closing and not socket.closed:
             with self._guard:
-                if socket in dict(poller.poll(_SWEEP_S * 1000)):
+                ready = dict(poller.poll(_SWEEP_S * 1000))
+                self._handshakes.read()
+                if socket in ready:
                     self._take(socket.recv_multipart(copy=False))
             # Whatever was read: what is overdue is ended by the clock alone.
             if time.monotonic() > next_sweep:

@@ -12,6 +12,7 @@ from mempool.errors import PeerDied, TransferError
 from mempool.paged import PagedBuffers
 from mempool.sockets import endpoint_of
 from mempool.transfer.receiver import BlockReceiver
+from mempool.transports.registry import Transports
 from sglang_memserve.transfer import control
 from sglang_memserve.transfer.common_layer import DecodeLayer
 from sglang_memserve.transfer.first_token import FirstTokens
@@ -40,7 +41,9 @@ class DecodeSide:
         self._forward_stream = forward_stream if buffers.device.type == "cuda" else None
         self._buffers = buffers
         self._layout = buffers.layout
-        self._blocks = BlockReceiver(endpoint_of("stream", host.local_ip, port))
+        self._blocks = BlockReceiver(
+            endpoint_of("stream", host.local_ip, port), transports=Transports(access=host.access)
+        )
         # Scheduler thread only.
         self._rooms: dict[int, DecodeRoom] = {}
         self._first_tokens: FirstTokens | None = None

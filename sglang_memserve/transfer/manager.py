@@ -12,6 +12,7 @@ from sglang.srt.disaggregation.utils import DisaggregationMode
 
 from mempool.errors import MemPoolError
 from mempool.flags import TransferMode
+from mempool.security.authenticator import Authenticator
 from sglang_memserve import limits
 from sglang_memserve.caching.agent import CachingAgent
 from sglang_memserve.caching.prefill_origins import PrefillOrigin
@@ -20,10 +21,11 @@ from sglang_memserve.options import InstanceOptions
 from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 from sglang_memserve.transfer.bootstrap import answer_challenges
 from sglang_memserve.transfer.by_layer import ByLayer
-from sglang_memserve.transfer.common_layer import pin_rank_port
+from sglang_memserve.transfer.common_layer import open_rank_socket
 from sglang_memserve.transfer.connection_watch import ConnectionWatch
 from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.prefill import PrefillSide
+from sglang_memserve.transfer.receiver import MemServeKVReceiver
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +39,12 @@ class MemServeKVManager(CommonKVManager):
         # Before super(): the common layer's constructor may already change a room's status.
         self.wakeup = SchedulerWakeup()
         self._status_lock = threading.Lock()
-        answer_challenges()
-        self._rank_port = InstanceOptions.from_environment().rank_port
+        options = InstanceOptions.from_environment()
+        self._rank_port, self.access = options.rank_port, options.access()
+        self._authenticator: Authenticator | None = None
+        answer_challenges(self.access.key)
         super().__init__(args, disaggregation_mode, server_args, *rest)
-        pin_rank_port(self, self._rank_port)
+        self._open_rank_socket()
         self.prefill: PrefillSide | None = None
         self.decode: DecodeSide | None = None
         self.agent: CachingAgent | None = None
@@ -48,8 +52,12 @@ class MemServeKVManager(CommonKVManager):
 
     def register_to_bootstrap(self) -> None:
         """Called by the common layer's constructor, on prefill: others learn the rank's port here."""
-        pin_rank_port(self, self._rank_port)
+        self._open_rank_socket()
         super().register_to_bootstrap()
+
+    def _open_rank_socket(self) -> None:
+        if self._authenticator is None:
+            self._authenticator = open_rank_socket(self, self._rank_port, self.access)
 
     @property
     def origin(self) -> PrefillOrigin | None:
@@ -89,7 +97,8 @@ class MemServeKVManager(CommonKVManager):
         else:
             port = options.transfer_port and options.transfer_port + self.kv_args.engine_rank
             self.decode = DecodeSide(self, buffers, forward_stream, port=port)
-            self.connections = ConnectionWatch(self._on_lost)
+            self.connections = ConnectionWatch(self._on_lost, self.access)
+            MemServeKVReceiver.connect_with(self.access)
             self._start_heartbeat_checker_thread()
 
     def counters(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class PrefillSide:
         self._mode = mode
         self._by_layer = by_layer
         self._buffers = buffers
-        self._blocks = BlockSender(transports=Transports(max_bandwidth))
+        self._blocks = BlockSender(transports=Transports(max_bandwidth, access=host.access))
         self.rooms = Rooms(self._common.bootstrap_timeout_s, max_unclaimed)
         self._rendezvous = Rendezvous(self.rooms, self._common, buffers.layout, self._open_transfer)
         self._send_s = 0.0
@@ -61,6 +61,7 @@ class PrefillSide:
             "kv_send_seconds": self._send_s,
             "prefills_begun_early": self._begun_early,
             "bad_frames": self._control.bad_frames,
+            "refused_control_connections": self._control.refused,
             "open_rooms": len(self.rooms),
         }
 

@@ -5,6 +5,8 @@ from typing import Any, NoReturn
 from sglang.srt.disaggregation.base.conn import KVPoll
 from sglang.srt.disaggregation.common.conn import CommonKVReceiver, KVTransferError
 
+from mempool.security.access import ClusterAccess
+
 
 class MemServeKVReceiver(CommonKVReceiver):
     def __init__(self, mgr: Any, bootstrap_addr: str, bootstrap_room: int) -> None:
@@ -13,6 +15,11 @@ class MemServeKVReceiver(CommonKVReceiver):
         super().__init__(mgr, bootstrap_addr, bootstrap_room)
         if not self._owns_room:
             self.conclude_state = KVPoll.Failed
+
+    @classmethod
+    def connect_with(cls, access: ClusterAccess) -> None:
+        """For SGLang's sockets to prefill ranks, all of which it makes in one context."""
+        access.present(cls._ctx)
 
     def poll(self) -> Any:
         status = super().poll()

@@ -168,7 +168,7 @@ def test_a_cluster_with_a_key_caches_on_both_sides(hosts, cluster, fetch_from):
 def test_the_doctor_finds_nothing_wrong(hosts, cluster):
     env = {"MEMSERVE_API_KEY": API_KEY, "MEMSERVE_CLUSTER_KEY_FILE": str(cluster.folder / "cluster.key")}
     command = [sys.executable, "-m", "sglang_memserve.cli.main", "doctor", "--url", cluster.url]
-    command += ["--ca-cert", str(cluster.folder / "ca.pem")]
+    command += ["--ca-cert-paths", str(cluster.folder / "ca.pem")]
     done = subprocess.run(
         hosts.command("front", *command), env=os.environ | env, capture_output=True, text=True, timeout=300
     )

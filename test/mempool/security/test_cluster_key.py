@@ -63,9 +63,13 @@ def test_a_secret_of_a_wrong_length_is_refused(secret, key_file):
         ClusterKey.read(key_file)
 
 
-def test_two_sources_in_the_environment_are_refused(key_file):
-    with pytest.raises(ClusterKeyError, match=f"{KEY_VARIABLE} and {FILE_VARIABLE}"):
-        ClusterKey.from_environment({KEY_VARIABLE: SECRET, FILE_VARIABLE: str(key_file)})
+def test_a_flag_wins_over_a_named_file_and_that_over_a_text(key_file, tmp_path):
+    other = tmp_path / "other.key"
+    other.write_text("y" * 40)
+    other.chmod(0o600)
+    environ = {KEY_VARIABLE: "x" * 40, FILE_VARIABLE: str(key_file)}
+    assert ClusterKey.from_environment(environ) == ClusterKey(SECRET)
+    assert ClusterKey.from_environment(environ, file=str(other)) == ClusterKey("y" * 40)
 
 
 def test_each_purpose_and_each_secret_has_a_key_of_its_own():

@@ -35,6 +35,6 @@ if __name__ == "__main__":
     spec._PYTHON = (*json.loads(python), "-m")
     local.Limits = partial(Limits, poll_s=0.05, backoff_s=0.05)
     up.read_model = model
-    up.plan_instances = lambda config, info, ports: [FakeSpec("colocated", 0, int(port))]
+    up.plan_instances = lambda config, info, ports, key: [FakeSpec("colocated", 0, int(port))]
     config = ClusterConfig(colocated=1, port=int(router), log_dir=Path(logs), start_timeout=30)
     sys.exit(asyncio.run(up._Up(config, chat=False, leave=False).run()))

@@ -36,7 +36,7 @@ def started(tmp_path, fake_argv, fake_spec, free_port, forked_router, monkeypatc
         port = free_port()
         spec = fake_spec("colocated", 0, port, command=tuple(fake_argv(port, *flags)))
         monkeypatch.setattr(up, "read_model", model)
-        monkeypatch.setattr(up, "plan_instances", lambda config, info, ports: [spec])
+        monkeypatch.setattr(up, "plan_instances", lambda config, info, ports, key: [spec])
         config = config or ClusterConfig(
             colocated=1, port=free_port(), log_dir=tmp_path / "logs", start_timeout=30
         )

@@ -15,7 +15,9 @@ from waiting import until
 
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
+from mempool.security.access import LOOPBACK_ONLY
 from sglang_memserve.scheduler_wakeup import SchedulerWakeup
+from sglang_memserve.transfer.common_layer import open_rank_socket
 from sglang_memserve.transfer.decode import DecodeSide
 from sglang_memserve.transfer.manager import MemServeKVManager
 from sglang_memserve.transfer.prefill import PrefillSide
@@ -55,12 +57,13 @@ class Rows:
         )
 
 
-def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVManager:
+def make_manager(mode: DisaggregationMode, context: zmq.Context, access=LOOPBACK_ONLY) -> MemServeKVManager:
     """What CommonKVManager.__init__ sets up and these tests use; its constructor needs a whole runtime."""
     manager = object.__new__(MemServeKVManager)
     manager.disaggregation_mode = mode
     manager.rows = Rows()
     manager.kv_args = manager.rows.describe()
+    manager.kv_args.engine_rank = 0
     manager.is_mla_backend = False
     manager.local_ip = "127.0.0.1"
     manager.attn_tp_rank = manager.pp_rank = manager.attn_cp_rank = 0
@@ -89,6 +92,7 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVMa
     manager.kv_item_lens_sum = manager.state_item_lens_sum = 0
     manager.wakeup = SchedulerWakeup()
     manager._status_lock = threading.Lock()
+    manager.access = access
     manager.prefill = manager.decode = manager.agent = None
     return manager
 
@@ -96,14 +100,18 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVMa
 class Split:
     """`how`: keyword arguments of `PrefillSide`, made for the source's buffers."""
 
-    def __init__(self, decode_heads: int = HEADS, how=lambda source: {}):
+    def __init__(self, decode_heads: int = HEADS, how=lambda source: {}, access=LOOPBACK_ONLY):
         self.context = zmq.Context()
         self.source, self.target = make_buffers(1), make_buffers(None, decode_heads)
-        self.p = make_manager(DisaggregationMode.PREFILL, self.context)
-        self.d = make_manager(DisaggregationMode.DECODE, self.context)
+        self.p = make_manager(DisaggregationMode.PREFILL, self.context, access)
+        self.d = make_manager(DisaggregationMode.DECODE, self.context, access)
+        self.authenticator = open_rank_socket(self.p, 0, access)
+        if access.key is not None:
+            MemServeKVReceiver.connect_with(access)
         self.p.prefill = PrefillSide(self.p, self.source, **how(self.source))
         self.d.decode = DecodeSide(self.d, self.target, None)
         self.to_prefill = self.context.socket(zmq.PUSH)
+        access.present(self.to_prefill)
         self.to_prefill.connect(f"tcp://127.0.0.1:{self.p.rank_port}")
 
     def sender(self, room):
@@ -153,6 +161,7 @@ class Split:
     def close(self):
         self.p.prefill.close()
         self.d.decode._blocks.close()
+        self.authenticator.close()
         self.context.destroy(linger=0)
 
 

@@ -51,9 +51,8 @@ def url(free_port, monkeypatch):
 @pytest.fixture
 def member(monkeypatch):
     """What SGLang's common layer calls `requests`, as a member has it."""
-    monkeypatch.setenv("MEMSERVE_CLUSTER_KEY", SECRET)
     monkeypatch.setattr(conn, "requests", requests)
-    answer_challenges()
+    answer_challenges(ClusterKey(SECRET))
     return conn.requests
 
 
@@ -79,7 +78,7 @@ def test_a_stranger_learns_and_changes_nothing(url, member, auth):
 
 def test_without_a_cluster_key_it_is_sglangs_own(free_port, monkeypatch):
     monkeypatch.setattr(conn, "requests", requests)
-    answer_challenges()
+    answer_challenges(None)
     assert conn.requests is requests
     server = MemberBootstrapServer("127.0.0.1", free_port())
     assert not server.app.middlewares

@@ -7,7 +7,9 @@ import zmq
 from sglang.srt.disaggregation.common.conn import CommonKVManager
 from sglang.srt.disaggregation.utils import DisaggregationMode
 
-from sglang_memserve.transfer.common_layer import pin_rank_port
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess, UnprotectedAddress
+from mempool.security.cluster_key import ClusterKey
+from sglang_memserve.transfer.common_layer import open_rank_socket
 from sglang_memserve.transfer.manager import MemServeKVManager
 
 
@@ -22,8 +24,9 @@ def manager():
     context.destroy(linger=0)
 
 
-def heard(manager, port):
+def heard(manager, port, access=LOOPBACK_ONLY):
     sender = zmq.Context.instance().socket(zmq.PUSH)
+    access.present(sender)
     sender.connect(f"tcp://127.0.0.1:{port}")
     sender.send(b"hello")
     try:
@@ -34,18 +37,33 @@ def heard(manager, port):
 
 def test_a_rank_listens_at_the_pinned_port_plus_its_number(manager, free_port):
     first = free_port()
-    pin_rank_port(manager, first - 1)
+    open_rank_socket(manager, first - 1, LOOPBACK_ONLY)
     assert manager.rank_port == first
     assert heard(manager, first)
-    pin_rank_port(manager, first - 1)
-    assert heard(manager, first)
 
 
-def test_without_a_pinned_port_it_stays_at_the_free_one(manager):
-    before = manager.rank_port
-    pin_rank_port(manager, 0)
-    assert manager.rank_port == before
-    assert heard(manager, before)
+def test_without_a_pinned_port_it_listens_at_a_free_one(manager):
+    open_rank_socket(manager, 0, LOOPBACK_ONLY)
+    assert heard(manager, manager.rank_port)
+
+
+def test_with_a_key_a_rank_hears_the_cluster_alone(manager):
+    access = ClusterAccess(ClusterKey("k" * 32))
+    authenticator = open_rank_socket(manager, 0, access)
+    try:
+        assert not heard(manager, manager.rank_port)
+        assert not heard(manager, manager.rank_port, ClusterAccess(ClusterKey("f" * 32)))
+        assert heard(manager, manager.rank_port, access)
+    finally:
+        authenticator.close()
+
+
+def test_without_a_key_a_rank_listens_on_the_loopback_alone(manager):
+    manager.local_ip = "0.0.0.0"
+    with pytest.raises(UnprotectedAddress, match=r"0\.0\.0\.0"):
+        open_rank_socket(manager, 0, LOOPBACK_ONLY)
+    open_rank_socket(manager, 0, ClusterAccess(insecure=True))
+    assert heard(manager, manager.rank_port)
 
 
 @pytest.mark.parametrize("mode", [DisaggregationMode.PREFILL, DisaggregationMode.DECODE])

@@ -51,7 +51,8 @@ class MemPool:
             engine: An engine that allocates and publishes in HBM itself. `stores` has DRAM alone then.
             on_received: Called with blocks that arrive, on the receiver's thread. Blocks without tokens are
                 its from then on; without a callback they are held for their sender.
-            on_stopped: Hears that a newer incarnation of this instance exists. This one takes part no more.
+            on_stopped: Hears that another process with the key of this instance has taken its place. This
+                one takes part no more.
             transports: The transports by URL scheme. Pools that talk over `inproc://` share one object.
 
         Raises:

@@ -1,0 +1,58 @@
+"""Who speaks, as ZeroMQ's sockets know it."""
+
+import threading
+
+import pytest
+import zmq
+
+from mempool.speaker import Speaker, speaker_of
+
+
+@pytest.fixture
+def context(open_things):
+    context = zmq.Context()
+    open_things.callback(context.destroy, linger=0)
+    return context
+
+
+@pytest.fixture
+def names(context):
+    """A ZAP handler that takes everybody for whom they say they are."""
+    handler = context.socket(zmq.REP)
+    handler.rcvtimeo = 10_000
+    handler.bind("inproc://zeromq.zap.01")
+
+    def answer():
+        version, number, *_, user, _ = handler.recv_multipart()
+        handler.send_multipart([version, number, b"200", b"OK", user, b""])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield
+    thread.join()
+
+
+def heard(context, **sender):
+    server, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    server.rcvtimeo = 20_000
+    if sender:
+        server.plain_server = True
+    for option, value in sender.items():
+        setattr(client, option, value)
+    client.connect(f"tcp://127.0.0.1:{server.bind_to_random_port('tcp://127.0.0.1')}")
+    client.send(b"x")
+    return speaker_of(server.recv_multipart(copy=False)[-1])
+
+
+def test_a_socket_that_asks_for_no_key_knows_the_host_alone(context):
+    speaker = heard(context)
+    assert speaker == Speaker("127.0.0.1", None)
+    assert speaker.may_be("a")
+    assert speaker.may_be("b")
+
+
+def test_a_key_names_the_speaker_who_may_be_nobody_else(context, names):
+    speaker = heard(context, plain_username=b"a", plain_password=b"x")
+    assert speaker == Speaker("127.0.0.1", "a")
+    assert speaker.may_be("a")
+    assert not speaker.may_be("b")

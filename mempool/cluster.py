@@ -63,6 +63,7 @@ class ClusterMembership:
     def introduce(self, info: InstanceInfo) -> None:
         """As `MemPool.introduce`."""
         self._local.layout.require_same(info.layout)
+        self.info.require_same_namespace(info)
         self._peers.introduce(info)
         self.forget(info.instance, info.incarnation)
 

@@ -20,6 +20,9 @@ class Speaker(NamedTuple):
         return self.name is None or self.name == instance
 
 
+ANYBODY = Speaker()
+
+
 def speaker_of(frame: zmq.Frame) -> Speaker:
     """Of a received frame: the ZAP handler of an authenticated socket gives the name, as its User-Id."""
     return Speaker(_property(frame, "Peer-Address"), _property(frame, "User-Id") or None)

@@ -21,6 +21,7 @@ import msgspec
 
 from mempool import wire
 from mempool.endpoints import check_endpoint
+from mempool.errors import NamespaceMismatch
 from mempool.layout import BlockLayout
 
 # A page of a snapshot has to fit into a frame.
@@ -81,6 +82,13 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
         check_endpoint(self.control)
         check_endpoint(self.data)
         _require(len(encode(self)) <= MAX_INFO_BYTES, f"at most {MAX_INFO_BYTES} bytes for one instance")
+
+    def require_same_namespace(self, peer: "InstanceInfo") -> None:
+        """Raises NamespaceMismatch with the first digest that differs."""
+        for field in sorted({*self.namespace, *peer.namespace}):
+            here, there = (each.namespace.get(field, "nothing") for each in (self, peer))
+            if here != there:
+                raise NamespaceMismatch(field, here, there)
 
 
 class ChangeKind(StrEnum):

@@ -4,7 +4,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable
 
-from mempool.errors import LayoutMismatch
+from mempool.errors import LayoutMismatch, NamespaceMismatch
 from mempool.membership.fences import Fences
 from mempool.membership.messages import Change, ChangeKind, InstanceInfo, MemberStatus, Reason, Refusal
 from mempool.speaker import Speaker
@@ -194,8 +194,9 @@ def _difference(first: InstanceInfo, info: InstanceInfo) -> tuple[Reason, str, o
     except LayoutMismatch as error:
         here, there = (getattr(layout, error.field) for layout in (first.layout, info.layout))
         return Reason.LAYOUT, error.field, here, there
-    for field in sorted({*first.namespace, *info.namespace}):
-        digests = [each.namespace.get(field, "nothing") for each in (first, info)]
-        if digests[0] != digests[1]:
-            return Reason.NAMESPACE, field, *digests
+    try:
+        first.require_same_namespace(info)
+    except NamespaceMismatch as error:
+        digests = [each.namespace.get(error.field, "nothing") for each in (first, info)]
+        return Reason.NAMESPACE, error.field, digests[0], digests[1]
     return None

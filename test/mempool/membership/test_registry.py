@@ -130,7 +130,7 @@ def test_a_full_registry_is_named_when_the_deadline_passes(start_registry, join)
 def test_a_second_process_of_a_name_stays_out_until_the_first_is_gone(start_registry, join):
     registry = start_registry()
     a, first = join("a", registry.endpoint), join("x", registry.endpoint)
-    with pytest.raises(JoinFailed, match="another process is x, as incarnation .*: stop it"):
+    with pytest.raises(JoinFailed, match=r"another process is x, as incarnation \d+: stop it"):
         join("x", registry.endpoint, seconds=0.5)
     assert a.changes_of("x") == ["joined"]
     assert first.fenced == []

@@ -19,7 +19,7 @@ class ClusterMembership:
     """Keeps the pool in step with the registries. `info` is this instance as the others know it now.
 
     Without registries, `introduce` makes other instances known. `on_stopped` is called when
-    another process with this instance's key has taken its place.
+    another process of the cluster has taken its place.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class MemPool:
             engine: An engine that allocates and publishes in HBM itself. `stores` has DRAM alone then.
             on_received: Called with blocks that arrive, on the receiver's thread. Blocks without tokens are
                 its from then on; without a callback they are held for their sender.
-            on_stopped: Hears that another process with this instance's key has taken its place, for good.
+            on_stopped: Hears that another process has taken the place of this one, for good.
             transports: The transports by URL scheme. Pools that talk over `inproc://` share one object.
 
         Raises:
@@ -388,7 +388,7 @@ class MemPool:
         """Numbers by name: what is under way now, and sums since the start.
 
         Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`. Sums: `bytes_sent`, `messages_sent`,
-        `bytes_received`, `bad_frames`, `peer_refusals` (over a quota, in a false name), `errors` (in the log).
+        `bytes_received`, `bad_frames`, `peer_refusals` (over quota, false names), `errors` (all logged).
         """
         return {**self._exchange.counters(), "leases": self.local.index.leases}
 

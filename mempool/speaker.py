@@ -8,8 +8,9 @@ import zmq
 class Speaker(NamedTuple):
     """`host`: its address; "" where the transport has none.
 
-    `name`: the instance that its key proves it to be; None where the transport asks for no key. What a
-    message claims is to be held against it.
+    `name`: the instance that it speaks as, where it has shown the cluster's key, for as long as the
+    connection lasts; "" where it gave no name. None: nobody asked for a key. What a message claims is held
+    against it.
     """
 
     host: str = ""
@@ -23,9 +24,15 @@ class Speaker(NamedTuple):
 ANYBODY = Speaker()
 
 
-def speaker_of(frame: zmq.Frame) -> Speaker:
-    """Of a received frame: the ZAP handler of an authenticated socket gives the name, as its User-Id."""
-    return Speaker(_property(frame, "Peer-Address"), _property(frame, "User-Id") or None)
+def speaker_of(routing_id: zmq.Frame) -> Speaker:
+    """`routing_id`: the first frame of a message that a ROUTER received.
+
+    A process with the cluster's key connects as NAME/NUMBER. Its word counts, since the socket has asked for
+    the key: only then has a frame a User-Id.
+    """
+    authenticated = _property(routing_id, "User-Id")
+    name = routing_id.bytes.rpartition(b"/")[0].decode(errors="replace") if authenticated else None
+    return Speaker(_property(routing_id, "Peer-Address"), name)
 
 
 def _property(frame: zmq.Frame, name: str) -> str:

@@ -49,8 +49,8 @@ class MembershipClient:
     gets each change of another instance. `on_fenced(old, new)`: this instance was declared dead under the
     incarnation `old`. The callback drops everything of that incarnation; on return the instance joins as
     `new`. If it raises, the instance leaves. `on_stopped`: the instance has left for good, because another
-    process with the same key has taken its place. Where there are no keys, two processes cannot know whose
-    name it is: the one that came later stays out, and asks again, until the other is dead.
+    process of the cluster has taken its place while it was silent. That takes a key: where the cluster has
+    none, the one that came later stays out, and asks again, until the other is dead.
 
     `heartbeat_s` has to be far below the registries' suspicion. `grace_s`: for how long the client keeps what
     a registry said before it came back without memory; no less than the registry's death time.
@@ -257,5 +257,5 @@ def _error(info: InstanceInfo, refusal: Refusal) -> MemPoolError:
             "instance another name"
         )
     if refusal.reason is Reason.FOREIGN:
-        return JoinFailed(f"the key of this process is that of {refusal.registry}, not of {info.instance}")
+        return JoinFailed(f"this connection speaks for {refusal.registry!r}, not for {info.instance!r}")
     return JoinFailed(f"refused: {refusal.reason} {refusal.field} {refusal.registry}")

@@ -8,7 +8,7 @@ class JoinFailed(MemPoolError):
 
 
 class Superseded(JoinFailed):
-    """Another process with the key of the same instance has taken its place: this process must stop.
+    """Another process of the cluster has taken the place of this one, which was silent, and must stop.
 
     Attributes:
         incarnation: This process's own incarnation.

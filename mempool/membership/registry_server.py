@@ -158,7 +158,7 @@ class MembershipRegistry:
     def _join(self, frames: list[zmq.Frame], join: Join) -> None:
         connection, info = frames[0].bytes, join.info
         try:
-            changes = self._roll.join(info, join.process, speaker_of(frames[-1]))
+            changes = self._roll.join(info, join.process, speaker_of(frames[0]))
         except JoinRefused as error:
             self.refusals += 1
             # Who is refused asks again and again.

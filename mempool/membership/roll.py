@@ -44,8 +44,8 @@ class MembershipTable:
     """Every method returns the changes that it makes, in order.
 
     A name belongs to the process that holds it, for as long as that is alive. While it is silent, another
-    process may take its place whose key proves the name. No number that anyone claims counts for more than
-    another.
+    process may take its place, if it has shown the cluster's key. No number that anyone claims counts for
+    more than another.
 
     `suspicion_s`, `death_s`: seconds of silence. `tick` has to be called much more often than that.
     """
@@ -66,7 +66,7 @@ class MembershipTable:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._ended = Fences()
-        # Processes that held a name by their key, as they came: all but the latest were replaced.
+        # Processes with the key that held a name, as they came: all but the latest were replaced.
         self._holders = Fences()
         self._ticked = clock()
 

@@ -33,8 +33,7 @@ class Control:
 
     `serve(call)` answers them on this thread: it must be quick. Where it raises, the call gets no answer.
     `caller()` is who this instance is now, as it says with each of its own requests. `max_peers`: connections
-    to others at once. `impostors` counts calls in another's name than the connection's key proves: they are
-    refused.
+    to others at once. `impostors` counts calls in another's name than the connection's: they are refused.
     """
 
     def __init__(
@@ -160,5 +159,5 @@ class Control:
         if received.speaker.may_be(call.caller.instance):
             return self._serve(call)
         self.impostors += 1
-        cause = f"the key of {received.speaker.name} does not speak for {call.caller.instance}"
+        cause = f"this connection speaks for {received.speaker.name!r}, not for {call.caller.instance!r}"
         return Failed(Refused.__name__, Medium.DRAM, 0, short(cause))

@@ -32,27 +32,34 @@ def names(context):
     thread.join()
 
 
-def heard(context, **sender):
+def heard(context, routing_id, **sender):
     server, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
     server.rcvtimeo = 20_000
     if sender:
         server.plain_server = True
+    if routing_id:
+        client.routing_id = routing_id
     for option, value in sender.items():
         setattr(client, option, value)
     client.connect(f"tcp://127.0.0.1:{server.bind_to_random_port('tcp://127.0.0.1')}")
     client.send(b"x")
-    return speaker_of(server.recv_multipart(copy=False)[-1])
+    return speaker_of(server.recv_multipart(copy=False)[0])
 
 
-def test_a_socket_that_asks_for_no_key_knows_the_host_alone(context):
-    speaker = heard(context)
+@pytest.mark.parametrize("routing_id", [b"", b"a/1"])
+def test_a_socket_that_asks_for_no_key_knows_the_host_alone(context, routing_id):
+    speaker = heard(context, routing_id)
     assert speaker == Speaker("127.0.0.1", None)
     assert speaker.may_be("a")
     assert speaker.may_be("b")
 
 
-def test_a_key_names_the_speaker_who_may_be_nobody_else(context, names):
-    speaker = heard(context, plain_username=b"a", plain_password=b"x")
-    assert speaker == Speaker("127.0.0.1", "a")
-    assert speaker.may_be("a")
+@pytest.mark.parametrize(
+    ("routing_id", "name"), [(b"a/1", "a"), (b"x/y:1/2f", "x/y:1"), (b"a", ""), (b"\xff/1", "\ufffd")]
+)
+def test_who_has_shown_the_key_speaks_as_the_name_it_connected_with(context, names, routing_id, name):
+    speaker = heard(context, routing_id, plain_username=b"member", plain_password=b"x")
+    assert speaker == Speaker("127.0.0.1", name)
+    assert speaker.may_be(name)
     assert not speaker.may_be("b")
+    assert not speaker.may_be("member")

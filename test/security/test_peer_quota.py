@@ -187,7 +187,7 @@ def speaks_as_friend(monkeypatch):
     monkeypatch.setattr(transports.zeromq, "speaker_of", lambda frame: friend)
 
 
-def test_who_has_one_instances_key_speaks_for_no_other(start, stranger, speaks_as_friend):
+def test_a_connection_with_a_key_speaks_for_its_own_name_alone(start, stranger, speaks_as_friend):
     pool, friend = start("pool"), start("friend")
     friend.introduce(pool.info)
     friend.alloc_mem(2, DRAM, "pool")
@@ -195,7 +195,10 @@ def test_who_has_one_instances_key_speaks_for_no_other(start, stranger, speaks_a
     fetch = FetchRequest(messages.pack(tokens(1)), "", bytes(16))
     for request in (AllocMem(DRAM, 1), FreeMem(DRAM, pool.info.incarnation, b""), offer(), fetch):
         reply = thief.ask(request, "somebody")
-        assert (reply.kind, reply.cause) == ("Refused", "the key of friend does not speak for somebody")
+        assert (reply.kind, reply.cause) == (
+            "Refused",
+            "this connection speaks for 'friend', not for 'somebody'",
+        )
     assert pool.counters()["peer_refusals"] == 4
     assert pool.counters()["held_blocks"] == pool.counts(DRAM).active == 2
     assert isinstance(thief.ask(AllocMem(DRAM, 0), "friend"), Allocated | Done)

@@ -9,8 +9,8 @@ class Speaker(NamedTuple):
     """`host`: its address; "" where the transport has none.
 
     `name`: the instance that it speaks as, where it has shown the cluster's key, for as long as the
-    connection lasts; "" where it gave no name. None: nobody asked for a key. What a message claims is held
-    against it.
+    connection lasts. What a message claims is held against it. None: it gave no name, or nobody asked for a
+    key.
     """
 
     host: str = ""
@@ -30,9 +30,9 @@ def speaker_of(routing_id: zmq.Frame) -> Speaker:
     A process with the cluster's key connects as NAME/NUMBER. Its word counts, since the socket has asked for
     the key: only then has a frame a User-Id.
     """
-    authenticated = _property(routing_id, "User-Id")
-    name = routing_id.bytes.rpartition(b"/")[0].decode(errors="replace") if authenticated else None
-    return Speaker(_property(routing_id, "Peer-Address"), name)
+    host, authenticated = _property(routing_id, "Peer-Address"), _property(routing_id, "User-Id")
+    name = routing_id.bytes.rpartition(b"/")[0].decode(errors="replace") if authenticated else ""
+    return Speaker(host, name or None)
 
 
 def _property(frame: zmq.Frame, name: str) -> str:

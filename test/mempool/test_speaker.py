@@ -55,7 +55,7 @@ def test_a_socket_that_asks_for_no_key_knows_the_host_alone(context, routing_id)
 
 
 @pytest.mark.parametrize(
-    ("routing_id", "name"), [(b"a/1", "a"), (b"x/y:1/2f", "x/y:1"), (b"a", ""), (b"\xff/1", "\ufffd")]
+    ("routing_id", "name"), [(b"a/1", "a"), (b"x/y:1/2f", "x/y:1"), (b"\xff/1", "\ufffd")]
 )
 def test_who_has_shown_the_key_speaks_as_the_name_it_connected_with(context, names, routing_id, name):
     speaker = heard(context, routing_id, plain_username=b"member", plain_password=b"x")
@@ -63,3 +63,9 @@ def test_who_has_shown_the_key_speaks_as_the_name_it_connected_with(context, nam
     assert speaker.may_be(name)
     assert not speaker.may_be("b")
     assert not speaker.may_be("member")
+
+
+@pytest.mark.parametrize("routing_id", [b"", b"a", b"/1"])
+def test_who_has_shown_the_key_and_gives_no_name_may_claim_any(context, names, routing_id):
+    speaker = heard(context, routing_id, plain_username=b"member", plain_password=b"x")
+    assert speaker == Speaker("127.0.0.1", None)

@@ -128,9 +128,11 @@ def test_a_registry_that_stands_still_does_not_keep_the_dead_alive(
     start_registry_process, start_registry, join, start_member_process
 ):
     process, frozen = start_registry_process()
-    other = start_registry(suspicion_s=60, death_s=61).endpoint
-    a, victim = join("a", frozen, other), start_member_process("victim", frozen, other)
+    other = start_registry(suspicion_s=60, death_s=61)
+    a = join("a", frozen, other.endpoint)
+    victim = start_member_process("victim", frozen, other.endpoint)
     a.wait_for_changes("victim", "joined")
+    until(lambda: len(other._roll.standings()) == 2, "the other registry knows it too")
     process.send(signal.SIGSTOP)
     victim.send(signal.SIGKILL)
     a.wait_for_changes("victim", "joined", "died")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mempool.arena import DramArena as DramArena
     from mempool.calls import FutureCalls as FutureCalls
     from mempool.config import MemPoolConfig as MemPoolConfig
+    from mempool.config import PeerQuota as PeerQuota
     from mempool.engine import EngineHbm as EngineHbm
     from mempool.engine import PublishRequest as PublishRequest
     from mempool.engine import ReceivedBlocks as ReceivedBlocks
@@ -55,7 +56,7 @@ else:
         "mempool.address": ("Address", "Addresses", "Medium", "Owner"),
         "mempool.arena": ("DramArena",),
         "mempool.calls": ("FutureCalls",),
-        "mempool.config": ("MemPoolConfig",),
+        "mempool.config": ("MemPoolConfig", "PeerQuota"),
         "mempool.engine": ("EngineHbm", "PublishRequest", "ReceivedBlocks"),
         "mempool.errors": (
             "BadAddress",

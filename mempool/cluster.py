@@ -20,7 +20,7 @@ class ClusterMembership:
     """Keeps the pool in step with the registries. `info` is this instance as the others know it now.
 
     Without registries, `introduce` makes other instances known. `on_stopped` is called when
-    a newer incarnation of this instance exists.
+    another process of the cluster has taken its place.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class ClusterMembership:
     def introduce(self, info: InstanceInfo) -> None:
         """As `MemPool.introduce`."""
         self._local.layout.require_same(info.layout)
+        self.info.require_same_namespace(info)
         self._peers.introduce(info)
         self.forget(info.instance, info.incarnation)
 

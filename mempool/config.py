@@ -8,6 +8,40 @@ from mempool.sockets import SocketLimits
 
 
 @dataclass(frozen=True, kw_only=True)
+class PeerQuota:
+    """How much an instance keeps and does for others. What would be more is refused, and counted.
+
+    Blocks count while they are allocated for another instance, come from it, or are pinned for it.
+
+    Attributes:
+        share_each: The share of a medium's blocks that one other instance may have.
+        share: The share that all others may have together. The rest is this instance's own.
+        transfers_each: How many transfers and answered fetches may be under way with one other instance.
+        transfers: How many with all others together.
+        lease_s: After how long without use allocated blocks are taken back, in seconds. Naming any of the
+            blocks that were allocated together, in a transfer or to free some, is use.
+    """
+
+    share_each: float = 0.75
+    share: float = 0.9
+    transfers_each: int = 1024
+    transfers: int = 4096
+    lease_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share_each <= self.share <= 1:
+            raise ValueError(
+                f"the share of each other instance is above 0 and at most that of all, which is at most 1, "
+                f"not {self.share_each} and {self.share}"
+            )
+        if not (0 < self.transfers_each <= self.transfers and 0 < self.lease_s < float("inf")):
+            raise ValueError(
+                f"transfers with each other instance are at least 1 and at most those with all, and a lease "
+                f"is above 0 s, not {self.transfers_each}, {self.transfers} and {self.lease_s} s"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemPoolConfig:
     """Who an instance is, and where it listens.
 
@@ -23,6 +57,7 @@ class MemPoolConfig:
             seconds.
         limits: When a silent connection counts as dead.
         access: The cluster's key. Without one, only addresses of the loopback are listened on.
+        quota: How much is kept and done for other instances.
     """
 
     instance: str
@@ -34,3 +69,4 @@ class MemPoolConfig:
     expiry_interval_s: float = 0.1
     limits: SocketLimits = field(default_factory=SocketLimits)
     access: ClusterAccess = LOOPBACK_ONLY
+    quota: PeerQuota = field(default_factory=PeerQuota)

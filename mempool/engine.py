@@ -52,7 +52,9 @@ class EngineHbm:
             on the receiver's thread, and has to free them.
         on_publish_request: Is asked to publish in DRAM what others want of the engine's HBM. The callback
             runs on the control thread, and must return at once. None: the engine publishes nothing on demand.
+        serves: Whether requests here can be of a namespace: KV that others send under another is refused.
     """
 
     on_received: Callable[[ReceivedBlocks], None]
     on_publish_request: Callable[[PublishRequest], None] | None = None
+    serves: Callable[[str], bool] = lambda namespace: True

@@ -8,7 +8,7 @@ MemPoolError
 │   └── StaleAddress   the incarnation of the address has ended
 ├── LeaseExpired       the lease outlived its deadline: its blocks may be gone
 ├── JoinFailed         no registry took the instance (in `mempool.membership.errors`)
-│   └── Superseded     a newer incarnation of the instance exists: this process must stop
+│   └── Superseded     another process took its place while it was silent: it must stop
 └── TransferError      a transfer ended without all its blocks
     ├── PeerDied       the connection closed, or the peer was silent for too long
     ├── DeadlinePassed the caller's deadline came first

@@ -30,7 +30,7 @@ class TransferFlags(msgspec.Struct, frozen=True, kw_only=True):
         mode: How blocks are cut into messages.
         move: Gives the source blocks up once all have arrived: active ones are freed, published ones are
             unpublished. Otherwise the transfer copies.
-        pin_s: For how long the receiver keeps what it publishes, in seconds: 0 to 3600.
+        pin_s: For how long the receiver keeps what it publishes, in seconds: 0 to 600.
     """
 
     medium: Medium = Medium.DRAM

@@ -52,7 +52,7 @@ class MemPool:
             engine: An engine that allocates and publishes in HBM itself. `stores` has DRAM alone then.
             on_received: Called with blocks that arrive, on the receiver's thread. Blocks without tokens are
                 its from then on; without a callback they are held for their sender.
-            on_stopped: Hears that a newer incarnation of this instance exists. This one takes part no more.
+            on_stopped: Hears that another process has taken the place of this one, for good.
             transports: The transports by URL scheme. Pools that talk over `inproc://` share one object.
 
         Raises:
@@ -115,7 +115,7 @@ class MemPool:
         An earlier incarnation of that instance is dead from now on.
 
         Raises:
-            LayoutMismatch: The other instance has another block layout.
+            MemPoolError: LayoutMismatch or NamespaceMismatch: its blocks are not as this instance's.
         """
         self._cluster.introduce(info)
 
@@ -149,14 +149,14 @@ class MemPool:
         Args:
             size: How many blocks.
             medium: Where they are to be.
-            instance: The instance that gives them, and holds them for this one. None: this instance.
+            instance: The instance that gives them, and holds them while they are used. None: this instance.
             timeout_s: How long another instance may take, in seconds.
 
         Returns:
             The addresses of `size` active blocks.
 
         Raises:
-            OutOfBlocks: The medium cannot give that many, even by eviction, or there is no such medium.
+            OutOfBlocks: The medium cannot give that many, even by eviction, or by the owner's `PeerQuota`.
             PeerDied: The other instance is unknown, silent or dead.
             DeadlinePassed: The other instance did not answer in time. What it gives later is given back.
             ValueError: `size` is negative, or more than one message carries.
@@ -390,7 +390,8 @@ class MemPool:
         """Numbers by name: what is under way now, and sums since the start.
 
         Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`. Sums: `bytes_sent`, `messages_sent`,
-        `bytes_received`, `bad_frames`, `refused_connections` (strangers'), `errors` (unexpected, all logged).
+        `bytes_received`, `bad_frames`, `refused_connections` (strangers'), `peer_refusals` (over quota, false
+        names), `errors` (all logged).
         """
         return {**self._exchange.counters(), "leases": self.local.index.leases}
 

@@ -21,7 +21,7 @@ import msgspec
 
 from mempool.errors import FrameError
 
-VERSION = 4
+VERSION = 5
 MAX_HEADER_BYTES = 256 * 1024
 # What the payload of one message may have. A plane of a block, which is never cut, has to fit.
 MAX_PIECE_BYTES = 16 * 1024 * 1024

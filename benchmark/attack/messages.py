@@ -27,7 +27,7 @@ _encode = msgspec.msgpack.Encoder().encode
 SEEDS: Mapping[str, Sequence[bytes]] = {
     name: [_encode(message) for message in messages]
     for name, messages in {
-        "registry": (Join(_INFO), Heartbeat("stranger", 7), Leave("stranger", 7)),
+        "registry": (Join(_INFO, bytes(16)), Heartbeat("stranger", 7), Leave("stranger", 7)),
         "feed": (FeedRequest(1, Medium.DRAM, 0, -1, 0.0), FeedRequest(2, Medium.HBM, 7, 3, 0.1)),
         "control": tuple(
             Call(1, _STRANGER, 1.0, request)

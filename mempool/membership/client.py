@@ -1,6 +1,7 @@
 """An instance's place in the cluster, on one thread of its own."""
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,11 @@ from mempool.sockets import Wakeup
 
 logger = logging.getLogger(__name__)
 
+# Longer than a registry takes to see that an earlier process of the same name is dead.
+JOIN_SECONDS = 15.0
 _SILENT_BEATS = 4
+# What may be otherwise when the registry is asked again.
+_PASSING = (Reason.FULL, Reason.TAKEN)
 
 
 class MembershipClient:
@@ -44,8 +49,9 @@ class MembershipClient:
     Callbacks run on the client's thread, one at a time. A slow callback delays the heartbeat. `on_change`
     gets each change of another instance. `on_fenced(old, new)`: this instance was declared dead under the
     incarnation `old`. The callback drops everything of that incarnation; on return the instance joins as
-    `new`. If it raises, the instance leaves. `on_stopped`: the instance has left for good, because a newer
-    incarnation of it exists.
+    `new`. If it raises, the instance leaves. `on_stopped`: the instance has left for good, because another
+    process of the cluster has taken its place while it was silent. That takes a key: where the cluster has
+    none, the one that came later stays out, and asks again, until the other is dead.
 
     `heartbeat_s` has to be far below the registries' suspicion. `grace_s`: for how long the client keeps what
     a registry said before it came back without memory; no less than the registry's death time. `access`: as
@@ -77,7 +83,7 @@ class MembershipClient:
         names = list(dict.fromkeys(registries))
         self._view = MembershipView(info.instance, names, grace_s=grace_s, clock=time.monotonic)
         self._members: Mapping[str, MemberStatus] = {}
-        self._previous = 0
+        self._process = secrets.token_bytes(16)
         self._beat_at = 0.0
         self._accepted = threading.Event()
         self._error: MemPoolError | None = None
@@ -95,7 +101,7 @@ class MembershipClient:
         """Every other instance that is alive, as of now; it is not changed afterwards."""
         return self._members
 
-    def join(self, seconds: float = 10.0) -> None:
+    def join(self, seconds: float = JOIN_SECONDS) -> None:
         """Returns once a registry has taken this instance; once only. Where it raises, the member is closed.
 
         Raises LayoutMismatch, NamespaceMismatch, Superseded when a registry refuses before any accepts,
@@ -150,7 +156,7 @@ class MembershipClient:
             self._report(self._view.set_connected(link.endpoint, False))
             return
         if link.connected and not link.joined and now >= link.join_at:
-            link.join(Join(self.info, self._previous), now)
+            link.join(Join(self.info, self._process), now)
         if link.connected and now - link.heard > _SILENT_BEATS * self._heartbeat_s:
             self._report(self._view.set_connected(link.endpoint, False))
         elif link.joined:
@@ -195,7 +201,7 @@ class MembershipClient:
             self._fence()
         elif isinstance(error, Superseded):
             self._stop(error)
-        elif refusal.reason is not Reason.FULL and not self._accepted.is_set():
+        elif refusal.reason not in _PASSING and not self._accepted.is_set():
             self._error = error
             self._stopping = True
             self._accepted.set()
@@ -203,7 +209,7 @@ class MembershipClient:
             logger.warning("%s refuses %s: %s", link.endpoint, self.info.instance, error)
 
     def _fence(self) -> None:
-        old, new = self.info.incarnation, new_incarnation(self.info.incarnation)
+        old, new = self.info.incarnation, new_incarnation()
         logger.warning("%s was declared dead, and joins anew as incarnation %d", self.info.instance, new)
         try:
             self._on_fenced(old, new)
@@ -211,7 +217,6 @@ class MembershipClient:
             logger.exception("incarnation %d cannot be given up", old)
             self._stop(JoinFailed(f"incarnation {old} of {self.info.instance} cannot be given up: {error}"))
             return
-        self._previous = old
         self.info = msgspec.structs.replace(self.info, incarnation=new)
         for link in self._links:
             link.rejoin()
@@ -249,4 +254,11 @@ def _error(info: InstanceInfo, refusal: Refusal) -> MemPoolError:
         return NamespaceMismatch(refusal.field, refusal.joiner, refusal.registry)
     if refusal.reason is Reason.SUPERSEDED and refusal.registry.isdecimal():
         return Superseded(info.instance, info.incarnation, int(refusal.registry))
+    if refusal.reason is Reason.TAKEN:
+        return JoinFailed(
+            f"another process is {info.instance}, as incarnation {refusal.registry}: stop it, or give this "
+            "instance another name"
+        )
+    if refusal.reason is Reason.FOREIGN:
+        return JoinFailed(f"this connection speaks for {refusal.registry!r}, not for {info.instance!r}")
     return JoinFailed(f"refused: {refusal.reason} {refusal.field} {refusal.registry}")

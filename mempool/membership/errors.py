@@ -8,16 +8,17 @@ class JoinFailed(MemPoolError):
 
 
 class Superseded(JoinFailed):
-    """A newer incarnation of the same instance exists, or existed: this process must stop.
+    """Another process of the cluster has taken the place of this one, which was silent, and must stop.
 
     Attributes:
         incarnation: This process's own incarnation.
-        newer: The newer incarnation.
+        newer: The other's incarnation; 0 where that has ended too.
     """
 
     def __init__(self, instance: str, incarnation: int, newer: int) -> None:
         super().__init__(
-            f"{instance} has a newer incarnation than {incarnation}, {newer}: this process must stop"
+            f"incarnation {incarnation} of {instance} was replaced while it was silent, by {newer}: this "
+            "process must stop"
         )
         self.incarnation = incarnation
         self.newer = newer

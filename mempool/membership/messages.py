@@ -8,11 +8,12 @@ Leave
                             Changed, to every member
 
 `seq` counts the changes of one registry: a member that sees a gap joins again, which is answered with a
-snapshot and changes nothing.
+snapshot and changes nothing. Beat and Leave count on a connection that has joined as that member, and on no
+other.
 """
 
 import re
-import time
+import secrets
 from enum import StrEnum
 from typing import Annotated
 
@@ -20,6 +21,7 @@ import msgspec
 
 from mempool import wire
 from mempool.endpoints import check_endpoint
+from mempool.errors import NamespaceMismatch
 from mempool.layout import BlockLayout
 
 # A page of a snapshot has to fit into a frame.
@@ -36,14 +38,15 @@ Incarnation = Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
 Seq = Annotated[int, msgspec.Meta(ge=0)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
+ProcessSecret = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
-def new_incarnation(after: int = 0) -> int:
-    """Larger than that of any earlier start, and than `after`.
+def new_incarnation() -> int:
+    """A number that no start had before, and that says nothing else.
 
-    The one use of the wall clock: no other clock of a machine goes on over its restart.
+    It is random: a clock may be wrong, and of two numbers that instances choose the greater is not the newer.
     """
-    return max(time.time_ns(), after + 1)
+    return secrets.randbelow(_LARGEST) + 1
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +83,13 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
         check_endpoint(self.data)
         _require(len(encode(self)) <= MAX_INFO_BYTES, f"at most {MAX_INFO_BYTES} bytes for one instance")
 
+    def require_same_namespace(self, peer: "InstanceInfo") -> None:
+        """Raises NamespaceMismatch with the first digest that differs."""
+        for field in sorted({*self.namespace, *peer.namespace}):
+            here, there = (each.namespace.get(field, "nothing") for each in (self, peer))
+            if here != there:
+                raise NamespaceMismatch(field, here, there)
+
 
 class ChangeKind(StrEnum):
     JOINED = "joined"
@@ -105,15 +115,19 @@ class Reason(StrEnum):
     LAYOUT = "layout"
     NAMESPACE = "namespace"
     SUPERSEDED = "superseded"
+    TAKEN = "taken"
+    FOREIGN = "foreign"
     DEAD = "dead"
     FULL = "full"
 
 
 class Join(msgspec.Struct, tag="join", frozen=True):
-    """`previous`: the incarnation that the same process had before it was declared dead."""
+    """`process`: a secret of the process, which no other member hears. It says that two connections, or two
+    incarnations, are of one process.
+    """
 
     info: InstanceInfo
-    previous: Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)] = 0
+    process: ProcessSecret
 
 
 class Heartbeat(msgspec.Struct, tag="beat", frozen=True):

@@ -18,6 +18,7 @@ from mempool.membership.messages import (
     ChangeNotice,
     Heartbeat,
     HeartbeatAck,
+    InstanceInfo,
     Join,
     Leave,
     MembershipSnapshot,
@@ -31,6 +32,7 @@ from mempool.membership.messages import (
 from mempool.membership.roll import JoinRefused, MembershipTable
 from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from mempool.sockets import Wakeup
+from mempool.speaker import speaker_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ DEATH_SECONDS = 10.0
 MAX_MEMBERS = 1024
 
 _DOUBT_MILLISECONDS = 10
+# As many as one process has when its list names this registry by several addresses; the oldest gives way.
+_CONNECTIONS_EACH = 8
 # So that a flood does not keep it from looking at the clock; a turn ends with its time too.
 _MESSAGES_A_TURN = 1000
 
@@ -48,7 +52,9 @@ class MembershipRegistry:
 
     The first instance that joins fixes layout and namespace, until no instance is alive any more. An instance
     is suspected after `suspicion_s` seconds of silence, and dead after `death_s`, or at once when its
-    connection closes. `bad_frames` counts messages that break the protocol. `access` says who is heard.
+    connection closes. What a connection says counts for the member that it joined as, and for no other.
+    `access` says who is heard. `bad_frames` counts messages that break the protocol, `refusals` those that
+    are not their sender's to say.
 
     Raises:
         ValueError: The settings contradict each other.
@@ -65,6 +71,7 @@ class MembershipRegistry:
         access: ClusterAccess = LOOPBACK_ONLY,
     ) -> None:
         self.bad_frames = 0
+        self.refusals = 0
         self._guard = LoopGuard("the registry")
         self._roll = MembershipTable(
             suspicion_s=suspicion_s, death_s=death_s, max_members=max_members, clock=time.monotonic
@@ -74,7 +81,7 @@ class MembershipRegistry:
         self._seq = 0
         self._identities: dict[bytes, tuple[str, int]] = {}
         # More than one where an instance has this registry twice in its list, or is about to lose the older.
-        self._connections_of: dict[str, set[bytes]] = {}
+        self._connections_of: dict[str, dict[bytes, None]] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._connections = Connections(
@@ -139,9 +146,7 @@ class MembershipRegistry:
 
     def _judge(self) -> None:
         changes = self._roll.tick()
-        for change in changes:
-            if change.kind is ChangeKind.DIED:
-                self._unbind_all(change.info.instance)
+        self._unbind_dead(changes)
         self._announce(changes)
 
     def _handle(self, frames: list[zmq.Frame]) -> None:
@@ -161,23 +166,20 @@ class MembershipRegistry:
     def _join(self, frames: list[zmq.Frame], join: Join) -> None:
         connection, info = frames[0].bytes, join.info
         try:
-            changes = self._roll.join(info, join.previous)
+            changes = self._roll.join(info, join.process, speaker_of(frames[0]))
         except JoinRefused as error:
-            logger.info("%s", error)
+            self.refusals += 1
+            # Who is refused asks again and again.
+            logger.debug("%s", error)
             self._send([connection], error.refusal)
             return
         bound = self._identities.get(connection)
         if bound is not None and bound[0] != info.instance:
             # One connection speaks for one instance.
             changes = [*self._lose(connection), *changes]
-        if any(
-            change.kind is ChangeKind.DIED and change.info.instance == info.instance for change in changes
-        ):
-            self._unbind_all(info.instance)
+        self._unbind_dead(changes)
         self._announce(changes)
-        self._identities[connection] = (info.instance, info.incarnation)
-        self._connections_of.setdefault(info.instance, set()).add(connection)
-        self._connections.watch(frames)
+        self._bind(frames, info)
         self._send_snapshot(connection)
 
     def _hear(self, connection: bytes, message: Heartbeat | Leave) -> None:
@@ -186,18 +188,14 @@ class MembershipRegistry:
         if self._identities.get(connection) == identity:
             changes = self._roll.heard(*identity)
         if changes is None:
-            self._send([connection], self._not_alive(*identity))
+            self.refusals += 1
+            self._send([connection], Refusal(message.incarnation, Reason.DEAD, "incarnation"))
         elif isinstance(message, Leave):
             self._unbind_all(message.instance)
             self._announce(self._roll.leave(*identity))
         else:
             self._announce(changes)
             self._send([connection], HeartbeatAck(self._seq))
-
-    def _not_alive(self, instance: str, incarnation: int) -> Refusal:
-        newest = self._roll.newest(instance)
-        reason = Reason.SUPERSEDED if newest > incarnation else Reason.DEAD
-        return Refusal(incarnation, reason, "incarnation", str(newest), str(incarnation))
 
     def _announce(self, changes: Iterable[Change]) -> None:
         for change in changes:
@@ -222,14 +220,28 @@ class MembershipRegistry:
         instance, incarnation = self._unbind(connection)
         return [] if instance in self._connections_of else self._roll.lost(instance, incarnation)
 
+    def _bind(self, frames: list[zmq.Frame], info: InstanceInfo) -> None:
+        connection = frames[0].bytes
+        self._identities[connection] = (info.instance, info.incarnation)
+        bound = self._connections_of.setdefault(info.instance, {})
+        bound[connection] = None
+        if len(bound) > _CONNECTIONS_EACH:
+            self._unbind(next(iter(bound)))
+        self._connections.watch(frames)
+
     def _unbind(self, connection: bytes) -> tuple[str, int]:
         identity = self._identities.pop(connection)
         others = self._connections_of[identity[0]]
-        others.discard(connection)
+        others.pop(connection, None)
         if not others:
             del self._connections_of[identity[0]]
         self._connections.forget(connection)
         return identity
+
+    def _unbind_dead(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if change.kind is ChangeKind.DIED:
+                self._unbind_all(change.info.instance)
 
     def _unbind_all(self, instance: str) -> None:
         for connection in list(self._connections_of.get(instance, ())):

@@ -1,5 +1,6 @@
 """Which instances are alive, by what several registries say. Knows no sockets."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -29,9 +30,10 @@ class _Registry:
 
 
 class MembershipView:
-    """All instances but `own`: of each its newest incarnation. An incarnation that ended never comes back.
+    """All instances but `own`: of each one incarnation. An incarnation that ended never comes back.
 
-    One is alive while any connected registry says so, and ends when all of them that knew it say so. What a
+    One is alive while any connected registry says so, and ends when all of them that knew it say so; until
+    then no other incarnation takes its place. What a
     registry said is kept while the connection to it is lost, and after that, should it come back with an
     empty memory, for another `grace_s` seconds, in which the instances register anew. It counts only where no
     connected registry knows better.
@@ -79,7 +81,7 @@ class MembershipView:
         kind = ChangeKind.JOINED if change.kind is ChangeKind.RECOVERED else change.kind
         sayings = self._registries[name].sayings
         known = sayings.get(change.info.instance)
-        if known is None or known.info.incarnation <= change.info.incarnation:
+        if known is None or known.info.incarnation == change.info.incarnation or kind not in _ENDS:
             sayings[change.info.instance] = _Report(change.info, kind)
         return self._weigh([change.info.instance])
 
@@ -131,20 +133,26 @@ class MembershipView:
         return changes
 
     def _decisive(self, instance: str) -> _Report | None:
-        """What holds of the newest incarnation that a registry speaks of."""
+        """What holds of the incarnation that is a member, or of the one that most registries say is alive."""
         heard = [
             (registry, registry.sayings[instance])
             for registry in self._registries.values()
             if instance in registry.sayings
         ]
-        newest = max((saying.info.incarnation for _, saying in heard), default=0)
-        heard = [(registry, saying) for registry, saying in heard if saying.info.incarnation == newest]
         firm = [saying for registry, saying in heard if registry.connected and not saying.remembered]
         weighed = firm or [saying for _, saying in heard]
-        return min(weighed, key=lambda saying: _ORDER.index(saying.kind), default=None)
+        present = self._members.get(instance)
+        alive = Counter(saying.info.incarnation for saying in weighed if saying.kind not in _ENDS)
+        if alive and (present is None or present.info.incarnation not in alive):
+            # Any order will do where as many say the one as the other, if it is the same everywhere.
+            chosen = max(alive, key=lambda incarnation: (alive[incarnation], incarnation))
+        else:
+            chosen = 0 if present is None else present.info.incarnation
+        about = [saying for saying in weighed if saying.info.incarnation == chosen] or weighed
+        return min(about, key=lambda saying: _ORDER.index(saying.kind), default=None)
 
     def _ended(self, info: InstanceInfo) -> bool:
-        return info.incarnation <= self._fences.of(info.instance)
+        return self._fences.has(info.instance, info.incarnation)
 
     def _end(self, info: InstanceInfo, kind: ChangeKind) -> list[Change]:
         del self._members[info.instance]
@@ -152,8 +160,8 @@ class MembershipView:
         return [Change(kind, info)]
 
     def _forget(self, info: InstanceInfo) -> None:
-        self._fences.raise_to(info.instance, info.incarnation)
+        self._fences.add(info.instance, info.incarnation)
         for registry in self._registries.values():
             saying = registry.sayings.get(info.instance)
-            if saying is not None and saying.info.incarnation <= info.incarnation:
+            if saying is not None and saying.info.incarnation == info.incarnation:
                 del registry.sayings[info.instance]

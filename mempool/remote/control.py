@@ -6,16 +6,18 @@ from collections.abc import Callable
 
 import zmq
 
-from mempool.errors import FrameError, MemPoolError, PeerDied
+from mempool.address import Medium
+from mempool.errors import FrameError, MemPoolError, PeerDied, Refused
 from mempool.guard import LoopGuard
 from mempool.remote import messages
 from mempool.remote.control_client import ControlClient
-from mempool.remote.messages import Call, Caller, CallReply, ControlReply
+from mempool.remote.messages import Call, Caller, CallReply, ControlReply, Failed
 from mempool.remote.requests import OutgoingRequest, RequestQueue, settle
 from mempool.sockets import MAX_PEERS, SocketLimits, poll_ms
 from mempool.transports.base import Disconnected, IncomingMessage
 from mempool.transports.peers import PeerTable
 from mempool.transports.registry import Transports
+from mempool.wire import short
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Control:
 
     `serve(call)` answers them on this thread: it must be quick. Where it raises, the call gets no answer.
     `caller()` is who this instance is now, as it says with each of its own requests. `max_peers`: connections
-    to others at once.
+    to others at once. `impostors` counts calls in another's name than the connection's: they are refused.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Control:
         self._listener = transports.listen(url, limits, messages.MAX_BYTES)
         self.endpoint = self._listener.endpoint
         self.bad_frames = 0
+        self.impostors = 0
         self._guard = LoopGuard("the control channel")
         self._stopping = False
         self._poller = zmq.Poller()
@@ -150,4 +153,11 @@ class Control:
             self.bad_frames += 1
             logger.debug("dropped a request: %s", error)
             return
-        self._listener.send(received.source, messages.encode(CallReply(call.id, self._serve(call))))
+        self._listener.send(received.source, messages.encode(CallReply(call.id, self._reply(received, call))))
+
+    def _reply(self, received: IncomingMessage, call: Call) -> ControlReply:
+        if received.speaker.may_be(call.caller.instance):
+            return self._serve(call)
+        self.impostors += 1
+        cause = f"this connection speaks for {received.speaker.name!r}, not for {call.caller.instance!r}"
+        return Failed(Refused.__name__, Medium.DRAM, 0, short(cause))

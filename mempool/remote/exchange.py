@@ -10,7 +10,8 @@ from mempool.local import LocalPool
 from mempool.peers import PeerDirectory
 from mempool.remote.control import Control
 from mempool.remote.fetching import Fetching
-from mempool.remote.messages import Caller
+from mempool.remote.ledger import PeerLedger
+from mempool.remote.messages import Caller, namespace_digest
 from mempool.remote.requests import RequestQueue
 from mempool.remote.sending import Sending
 from mempool.remote.serving import Serving
@@ -44,11 +45,21 @@ class PeerExchange:
                 closing(BlockReceiver(config.data_url, limits=limits, transports=transports))
             )
             self._sender = stack.enter_context(closing(BlockSender(limits=limits, transports=transports)))
-            self.sending = Sending(local, self.requests, self._sender)
+            namespace = namespace_digest(config.namespace)
+            self._ledger = PeerLedger(config.quota, lambda medium: local.tier(medium).allocator.total)
+            self.sending = Sending(local, self.requests, self._sender, namespace)
             on_publish_request = None if engine is None else engine.on_publish_request
-            self.fetching = Fetching(local, peers, self.requests, self.sending, on_publish_request)
+            self.fetching = Fetching(
+                local, peers, self.requests, self.sending, self._ledger, on_publish_request
+            )
             self.serving = Serving(
-                local, self._receiver, self.fetching, on_received=on_received, engine=engine
+                local,
+                self._receiver,
+                self.fetching,
+                ledger=self._ledger,
+                namespace=namespace,
+                on_received=on_received,
+                engine=engine,
             )
             self._control = Control(
                 config.control_url,
@@ -79,6 +90,7 @@ class PeerExchange:
             "outgoing": self.sending.outgoing,
             "fetching": self.fetching.pending,
             "held_blocks": self.serving.held_blocks,
+            "peer_refusals": self._ledger.refusals + self._control.impostors,
             "bytes_sent": self._sender.bytes_sent,
             "messages_sent": self._sender.messages_sent,
             "bytes_received": self._receiver.bytes_received,

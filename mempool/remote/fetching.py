@@ -15,6 +15,7 @@ from mempool.flags import TransferFlags
 from mempool.local import LocalPool
 from mempool.peers import PeerDirectory
 from mempool.remote import messages
+from mempool.remote.ledger import PeerLedger
 from mempool.remote.messages import Call, ControlReply, Done, FetchEnded, FetchReply, FetchRequest
 from mempool.remote.requests import RequestQueue, settle
 from mempool.remote.sending import Sending
@@ -40,6 +41,7 @@ class Fetching:
         peers: PeerDirectory,
         requests: RequestQueue,
         sending: Sending,
+        ledger: PeerLedger,
         on_publish_request: Callable[[PublishRequest], None] | None = None,
     ) -> None:
         self._on_publish_request = on_publish_request
@@ -47,6 +49,7 @@ class Fetching:
         self._peers = peers
         self._requests = requests
         self._sending = sending
+        self._ledger = ledger
         self._lock = threading.Lock()
         self._pending: dict[bytes, _PendingFetch] = {}
         self._closed_by: TransferError | None = None
@@ -124,6 +127,8 @@ class Fetching:
         peer = self._peers.get(call.caller.instance)
         if peer.incarnation != call.caller.incarnation:
             raise Refused(call.caller.instance, "known here under another incarnation")
+        with self._local.lock:
+            self._ledger.require_transfer(peer.instance)
         found = self._local.match(tokens, fetch.namespace, lease_s=timeout_s)
         source = self._of_this_instance(found)
         blocks = sum(map(len, source))
@@ -138,7 +143,9 @@ class Fetching:
         except (MemPoolError, ValueError):
             found.release()
             raise
-        sent.add_done_callback(lambda landed: self._sent(found, landed))
+        with self._local.lock:
+            self._ledger.begin_transfer(peer.instance)
+        sent.add_done_callback(lambda landed: self._sent(peer.instance, found, landed))
         return blocks
 
     def expire(self) -> None:
@@ -185,7 +192,9 @@ class Fetching:
             source.append(part)
         return source
 
-    def _sent(self, found: MatchResult, landed: Future[TransferResult]) -> None:
+    def _sent(self, instance: str, found: MatchResult, landed: Future[TransferResult]) -> None:
         # The caller hears of a failure by its deadline, or by this instance's death.
         landed.exception()
         found.release()
+        with self._local.lock:
+            self._ledger.end_transfer(instance)

@@ -11,6 +11,8 @@ Fetch: tokens whose blocks are to be sent to it     Comes: how many will be offe
 any                                                 Failed
 """
 
+import hashlib
+from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -24,7 +26,8 @@ from mempool.wire import Reason, Unsigned, decode_bounded
 # Tokens are four bytes each: room for a prompt of a million, and its blocks.
 MAX_BYTES = 8 << 20
 MAX_COOKIE_BYTES = 64 << 10
-MAX_TIMEOUT_S = 3600.0
+# Nothing is kept for another instance for longer without a word of it.
+MAX_TIMEOUT_S = 600.0
 # An answer names them all in one header frame.
 MAX_BLOCKS = 65_000
 
@@ -49,7 +52,7 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
     """`blocks`: the destination, blocks that `AllocMem` gave; None: the owner allocates.
 
     `tokens`: int32; with them the owner publishes the blocks, which are the last ones of these tokens, and
-    keeps them for `pin_s` at least.
+    keeps them for `pin_s` at least. `digest`: `namespace_digest` of what the sender's blocks mean.
     """
 
     layout: BlockLayout
@@ -60,6 +63,7 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
     namespace: Name = ""
     pin_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_TIMEOUT_S)] = 0.0
     tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)] | None = None
+    digest: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
 
 
 class FetchRequest(msgspec.Struct, tag="fetch", frozen=True):
@@ -162,6 +166,11 @@ def decode_reply(frame: bytes | memoryview) -> CallReply:
     """Raises FrameError."""
     answer: CallReply = decode_bounded(_replies, frame)
     return answer
+
+
+def namespace_digest(namespace: Mapping[str, str]) -> bytes:
+    """One digest of all that an instance publishes of what its blocks mean; b"" where that is nothing."""
+    return hashlib.blake2b(encode(sorted(namespace.items())), digest_size=16).digest() if namespace else b""
 
 
 def require_pin(pin_s: float, published: bool) -> None:

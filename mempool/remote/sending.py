@@ -39,10 +39,16 @@ class _Outgoing:
 
 
 class Sending:
-    """Runs the transfers of this instance. Its methods may be called from any thread."""
+    """Runs the transfers of this instance. Its methods may be called from any thread.
 
-    def __init__(self, local: LocalPool, requests: RequestQueue, sender: BlockSender) -> None:
+    `namespace`: the digest of what this instance's blocks mean.
+    """
+
+    def __init__(
+        self, local: LocalPool, requests: RequestQueue, sender: BlockSender, namespace: bytes = b""
+    ) -> None:
         self._local = local
+        self._namespace = namespace
         self._requests = requests
         self._sender = sender
         # One for all: the block channel keeps staging memory for each store that it sends from.
@@ -80,6 +86,7 @@ class Sending:
             namespace=namespace,
             pin_s=flags.pin_s,
             tokens=None if tokens is None else messages.pack(tokens),
+            digest=self._namespace,
         )
         messages.require_fit(offer, private)
         with self._local.lock:

@@ -10,6 +10,8 @@ from mempool.errors import BadAddress, MemPoolError, Refused
 from mempool.local import LocalPool
 from mempool.remote import messages
 from mempool.remote.fetching import Fetching
+from mempool.remote.held import HeldBlocks
+from mempool.remote.ledger import PeerLedger
 from mempool.remote.messages import (
     Admitted,
     Allocated,
@@ -23,6 +25,7 @@ from mempool.remote.messages import (
     FreeMem,
     Offer,
 )
+from mempool.remote.pins import PeerPins
 from mempool.results import MatchResult
 from mempool.tiers.tier import Tier, pages_of
 from mempool.transfer.receiver import BlockReceiver
@@ -41,12 +44,14 @@ class _Incoming(NamedTuple):
 
 class Serving:
     """
-    Blocks that were allocated for another instance are held for it: until it frees them, until they are
-    published, or until it is dead. Those that it sent without tokens are too, where there is no
-    `on_received`; otherwise they are that callback's from then on, which runs on the receiver's thread.
+    Blocks that were allocated for another instance are held for it, and for nobody else: until it frees them,
+    until they are published, until it is dead, or until it has not used them for the time of a lease. Those
+    that it sent without tokens are too, where there is no `on_received`; otherwise they are that callback's
+    from then on, which runs on the receiver's thread. `ledger` says how much of all that is too much.
 
     `engine`: HBM is the engine's, which alone allocates and publishes there. Blocks sent there land in DRAM,
-    and go to its `on_received`.
+    and go to its `on_received`. `namespace`: the digest of what this instance's blocks mean; what has another
+    is refused.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class Serving:
         receiver: BlockReceiver,
         fetching: Fetching,
         *,
+        ledger: PeerLedger,
+        namespace: bytes = b"",
         on_received: Callable[[ReceivedBlocks], None] | None = None,
         engine: EngineHbm | None = None,
     ) -> None:
@@ -63,7 +70,10 @@ class Serving:
         self._on_received = on_received
         self._engine = engine
         self._fetching = fetching
-        self._held: dict[Caller, dict[Medium, set[int]]] = {}
+        self._namespace = namespace
+        self._ledger = ledger
+        self._held = HeldBlocks(ledger)
+        self._pins = PeerPins(ledger)
         self._incoming: dict[int, _Incoming] = {}
 
     def answer(self, call: Call) -> messages.ControlReply:
@@ -85,9 +95,12 @@ class Serving:
             )
 
     def expire(self) -> None:
-        """Gives up transfers that did not arrive by their deadline."""
+        """Gives up transfers that did not arrive by their deadline, and blocks whose lease has ended."""
         now = time.monotonic()
         self._withdraw([ticket for ticket, each in list(self._incoming.items()) if each.deadline < now])
+        with self._local.lock:
+            self._pins.expire()
+            self._free_held(self._held.take_overdue())
 
     def release(self, instance: str, keep_incarnation: int | None = None) -> None:
         """Frees the blocks held for a dead instance, and gives up its transfers."""
@@ -97,20 +110,19 @@ class Serving:
 
         self._withdraw([ticket for ticket, each in list(self._incoming.items()) if is_dead(each.caller)])
         with self._local.lock:
-            for caller in [caller for caller in self._held if is_dead(caller)]:
-                for medium, blocks in self._held.pop(caller).items():
-                    owner = self._local.tier(medium).owner
-                    self._local.free_mem(Addresses(owner, sorted(blocks)))
+            self._pins.release(is_dead)
+            self._free_held(self._held.take_of(is_dead))
 
     def release_all(self) -> None:
         """Nothing that is under way lands any more, and nothing is held."""
         self._withdraw(list(self._incoming))
         with self._local.lock:
-            self._held.clear()
+            self._pins.release(lambda _: True)
+            self._held.take_of(lambda _: True)
 
     @property
     def held_blocks(self) -> int:
-        return sum(len(blocks) for held in self._held.values() for blocks in held.values())
+        return len(self._held)
 
     @property
     def incoming(self) -> int:
@@ -118,6 +130,7 @@ class Serving:
         return len(self._incoming)
 
     def _alloc(self, caller: Caller, request: AllocMem) -> Allocated:
+        self._require_room(caller, request.medium, request.count)
         addresses = self._local.alloc_mem(request.count, request.medium)
         with self._local.lock:
             # Block numbers of an incarnation that has ended belong to others now.
@@ -129,13 +142,14 @@ class Serving:
         with self._local.lock:
             addresses = self._held_for(caller, request.medium, request.incarnation, request.blocks)
             self._local.free_mem(addresses)
-            self._let_go(caller, addresses)
+            self._let_go(addresses)
         return Done()
 
     def _admit(self, call: Call, offer: Offer) -> Admitted:
-        self._local.layout.require_same(offer.layout)
+        self._require_served(call.caller, offer)
         if self._is_for_engine(offer):
             staging = self._local.tier(Medium.DRAM)
+            self._require_room(call.caller, Medium.DRAM, offer.count)
             addresses = self._local.alloc_mem(offer.count, Medium.DRAM)
             ticket = self._expect(call, offer, staging, addresses, None)
             return Admitted(staging.owner.incarnation, b"", ticket, 0, engine_owned=True)
@@ -149,6 +163,21 @@ class Serving:
                 head.release()
             raise
         return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, present)
+
+    def _require_served(self, caller: Caller, offer: Offer) -> None:
+        """Raises LayoutMismatch, Refused."""
+        self._local.layout.require_same(offer.layout)
+        if offer.digest != self._namespace:
+            raise Refused(caller.instance, "the digests of its model and KV are not those of this instance")
+        if self._engine is not None and offer.tokens is not None and not self._engine.serves(offer.namespace):
+            raise Refused(caller.instance, f"nothing is served here under the namespace {offer.namespace!r}")
+        with self._local.lock:
+            self._ledger.require_transfer(caller.instance)
+
+    def _require_room(self, caller: Caller, medium: Medium, blocks: int) -> None:
+        """Raises OutOfBlocks where there is no such medium, or the caller has enough of it."""
+        with self._local.lock:
+            self._ledger.require_blocks(caller.instance, self._local.tier(medium).owner, blocks)
 
     def _is_for_engine(self, offer: Offer) -> bool:
         return self._engine is not None and offer.medium is Medium.HBM and offer.blocks is None
@@ -166,8 +195,20 @@ class Serving:
             lambda error: self._failed(ticket),
         )
         deadline = time.monotonic() + call.timeout_s
-        self._incoming[ticket] = _Incoming(call.caller, offer, tier, addresses, head, deadline)
+        with self._local.lock:
+            self._incoming[ticket] = _Incoming(call.caller, offer, tier, addresses, head, deadline)
+            self._ledger.begin_transfer(call.caller.instance)
+            self._ledger.add_blocks(call.caller.instance, tier.medium, len(addresses))
         return ticket
+
+    def _take_incoming(self, ticket: int) -> _Incoming | None:
+        """The transfer, which has ended."""
+        incoming = self._incoming.pop(ticket, None)
+        if incoming is not None:
+            caller = incoming.caller.instance
+            self._ledger.end_transfer(caller)
+            self._ledger.add_blocks(caller, incoming.tier.medium, -len(incoming.addresses))
+        return incoming
 
     def _head(self, call: Call, offer: Offer) -> tuple[MatchResult | None, int]:
         """What is published already of the tokens, and how many of the offered blocks that covers."""
@@ -187,27 +228,32 @@ class Serving:
 
     def _destination(self, caller: Caller, offer: Offer, present: int) -> Addresses:
         if offer.blocks is None:
+            pinned = 0 if offer.tokens is None else len(offer.tokens) // 4 // self._local.layout.page_size
+            self._require_room(caller, offer.medium, pinned if offer.pin_s else offer.count - present)
             return self._local.alloc_mem(offer.count - present, offer.medium)
         with self._local.lock:
             named = self._held_for(caller, offer.medium, offer.incarnation or 0, offer.blocks)
             if len(named) != offer.count:
                 raise BadAddress(named.owner, f"{len(named)} blocks named for {offer.count} offered")
             # Until it has ended they are the transfer's: not to be freed, nor named for another.
-            self._let_go(caller, named)
+            self._let_go(named)
         return named
 
     def _held_for(self, caller: Caller, medium: Medium, incarnation: int, packed: bytes) -> Addresses:
         tier = self._local.tier(medium)
         addresses = Addresses(tier.owner._replace(incarnation=incarnation), messages.unpack(packed))
         tier.allocator.require_active(addresses)
-        if not self._held.get(caller, {}).get(medium, set()).issuperset(addresses.blocks.tolist()):
-            raise BadAddress(tier.owner, f"these blocks are not held for {caller.instance}")
+        if not self._held.are_held(caller, medium, addresses.blocks.tolist()):
+            lease = f"{self._ledger.quota.lease_s:g} s without use end that"
+            raise BadAddress(
+                tier.owner, f"these blocks are not held for {caller.instance}, or no more: {lease}"
+            )
         return addresses
 
     def _landed(self, ticket: int, private: bytes) -> None:
         """On the receiver's thread. An error goes to the sender."""
         with self._local.lock:
-            incoming = self._incoming.pop(ticket, None)
+            incoming = self._take_incoming(ticket)
             if incoming is None:
                 raise Refused("the sender", "the transfer was given up")
             incoming.tier.allocator.unpin(incoming.addresses)
@@ -246,14 +292,14 @@ class Serving:
             tokens = messages.unpack(offer.tokens)
             self._local.free_mem(self._local.insert(tokens, addresses, offer.namespace))
             if offer.pin_s:
-                # Its deadline ends this lease: the sender may die, or never come back.
-                self._local.match(tokens, offer.namespace, lease_s=offer.pin_s)
+                pinned = self._local.match(tokens, offer.namespace, lease_s=offer.pin_s)
+                self._pins.add(incoming.caller, offer.medium, pinned, offer.pin_s)
         elif self._on_received is None:
             self._hold(incoming.caller, addresses)
 
     def _failed(self, ticket: int) -> None:
         with self._local.lock:
-            incoming = self._incoming.pop(ticket, None)
+            incoming = self._take_incoming(ticket)
             if incoming is None:
                 return
             incoming.tier.allocator.unpin(incoming.addresses)
@@ -275,11 +321,11 @@ class Serving:
 
     def _hold(self, caller: Caller, addresses: Addresses) -> None:
         with self._local.lock:
-            held = self._held.setdefault(caller, {})
-            held.setdefault(addresses.medium, set()).update(addresses.blocks.tolist())
+            self._held.add(caller, addresses.medium, addresses.blocks.tolist())
 
-    def _let_go(self, caller: Caller, addresses: Addresses) -> None:
-        held = self._held.get(caller, {})
-        held.get(addresses.medium, set()).difference_update(addresses.blocks.tolist())
-        if not any(held.values()):
-            self._held.pop(caller, None)
+    def _let_go(self, addresses: Addresses) -> None:
+        self._held.remove(addresses.medium, addresses.blocks.tolist())
+
+    def _free_held(self, taken: list[tuple[Medium, list[int]]]) -> None:
+        for medium, blocks in taken:
+            self._local.free_mem(Addresses(self._local.tier(medium).owner, blocks))

@@ -39,7 +39,7 @@ class ClusterAccess:
 
     With a key, ZeroMQ sockets speak CURVE, and hear nobody who has another key or none. Without one, they
     speak in the clear, and only addresses of the loopback are served, unless `insecure`. `name`: who this
-    process is; other members of the cluster believe it. See `peer_name`.
+    process is; other members of the cluster believe it. See `mempool.speaker`.
     """
 
     key: ClusterKey | None = None
@@ -126,16 +126,3 @@ class ClusterAccess:
 
 LOOPBACK_ONLY = ClusterAccess()
 """Without a key."""
-
-
-def peer_name(routing_id: bytes) -> str:
-    """As whom a connection to a ROUTER speaks, for as long as it lasts; "" where it gave no name.
-
-    Where the cluster has a key, it is a member's own word. Members are not kept apart by it: all have the
-    same key.
-    """
-    name, slash, _ = routing_id.rpartition(b"/")
-    try:
-        return name.decode() if slash else ""
-    except UnicodeDecodeError:
-        return ""

@@ -174,7 +174,7 @@ class BlockReceiver:
         return kept
 
     def _answer(self, received: IncomingMessage) -> wire.ToSender:
-        source, frames, place = received
+        source, frames, place, _ = received
         if isinstance(place, DiscardSink) and isinstance(place.error, FrameError):
             raise place.error
         if not 1 <= len(frames) <= 1 + wire.MAX_PAYLOAD_FRAMES:

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import zmq
 
 from mempool.sockets import SocketLimits
+from mempool.speaker import ANYBODY, Speaker
 
 # A socket of ZeroMQ or a file descriptor.
 Pollable = zmq.Socket[bytes] | int
@@ -32,11 +33,13 @@ class IncomingMessage(NamedTuple):
     """`source` names the connection for as long as the listener lives.
 
     `frames`: header, and payload in any number of frames; the header alone where the payload is in `place`.
+    `speaker`: who sent it, as far as the transport knows.
     """
 
     source: bytes
     frames: Sequence[Buffer]
     place: PayloadSink | None = None
+    speaker: Speaker = ANYBODY
 
 
 class Disconnected(NamedTuple):

@@ -11,6 +11,7 @@ from mempool.errors import MemPoolError, PeerDied
 from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from mempool.security.authenticator import HANDSHAKE_FAILED, Authenticator
 from mempool.sockets import SocketLimits, new_context, set_bounds
+from mempool.speaker import Speaker, speaker_of
 from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage
 from mempool.wire import MAX_HEADER_BYTES
 
@@ -132,7 +133,7 @@ class ZeroMQListener:
             port = ends.socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1]
             self.endpoint = f"{url.rsplit(':', 1)[0]}:{port}"
         self._live: set[int] = set()
-        self._known: set[bytes] = set()
+        self._known: dict[bytes, Speaker] = {}
         self._sources: dict[int, bytes] = {}
         self._gone: deque[Disconnected] = deque()
         self._reads_left = _MESSAGES_BEFORE_GONE
@@ -151,9 +152,8 @@ class ZeroMQListener:
             self._watch()
             return self._next_gone() if self._gone else None
         self._reads_left -= 1
-        if source.bytes not in self._known:
-            self._meet(source)
-        return IncomingMessage(source.bytes, [frame.buffer for frame in frames])
+        speaker = self._known.get(source.bytes) or self._meet(source)
+        return IncomingMessage(source.bytes, [frame.buffer for frame in frames], speaker=speaker)
 
     def send(self, source: bytes, frame: bytes) -> None:
         try:
@@ -182,19 +182,20 @@ class ZeroMQListener:
             if source is not None:
                 self._gone.append(Disconnected(source))
 
-    def _meet(self, source: zmq.Frame) -> None:
+    def _meet(self, source: zmq.Frame) -> Speaker:
         # What happened to an earlier connection of this descriptor comes before this one's messages.
         self._watch()
-        self._known.add(source.bytes)
+        speaker = self._known[source.bytes] = speaker_of(source)
         descriptor = int(source.get(zmq.SRCFD))
         if descriptor in self._live:
             self._sources[descriptor] = source.bytes
         else:
             self._gone.append(Disconnected(source.bytes))
+        return speaker
 
     def _next_gone(self) -> Disconnected:
         gone = self._gone.popleft()
-        self._known.discard(gone.source)
+        self._known.pop(gone.source, None)
         return gone
 
 

@@ -11,6 +11,7 @@ from mempool.sockets import endpoint_of
 from mempool.transports.registry import Transports
 from sglang_memserve.caching.config import CachingAgentConfig
 from sglang_memserve.caching.inbox import Inbox
+from sglang_memserve.caching.namespace import Namespace
 
 # Each may cost the scheduler's thread a look-up and a lock.
 _MAX_PUBLISH_REQUESTS = 256
@@ -47,6 +48,7 @@ def start_pool(
         engine=EngineHbm(
             on_received=write_backs.put,
             on_publish_request=put_publish_request if config.publishes else None,
+            serves=Namespace.is_name,
         ),
         transports=Transports(config.max_bandwidth, access=config.access),
     )

@@ -24,6 +24,14 @@ class Namespace(NamedTuple):
         """Raises msgspec.DecodeError for a name that is none."""
         return msgspec.json.decode(name, type=cls)
 
+    @classmethod
+    def is_name(cls, name: str) -> bool:
+        """Whether it is the name of a namespace, spelt as `name` spells it."""
+        try:
+            return cls.from_name(name).name == name
+        except msgspec.DecodeError:
+            return False
+
     @property
     def name(self) -> str | None:
         """Its JSON, as the MemPool and the feeds have it; None where that is too long for the MemPool.

@@ -96,7 +96,9 @@ def test_a_member_that_names_no_address_does_not_join(dealer, open_things, data)
     open_things.callback(registry.close)
     stranger = dealer(registry.endpoint)
     stranger.send(
-        encode(Join(info())).replace(b"\xb4" + AT["data"].encode(), bytes([0xD9, len(data)]) + data.encode())
+        encode(Join(info(), bytes(16))).replace(
+            b"\xb4" + AT["data"].encode(), bytes([0xD9, len(data)]) + data.encode()
+        )
     )
     stranger.send(encode(Heartbeat("x", 1)))
     decode_to_member(stranger.recv())

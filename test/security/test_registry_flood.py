@@ -20,7 +20,7 @@ def info(name):
     return InstanceInfo(instance=name, incarnation=1, role="x", layout=LAYOUT, namespace={}, **at)
 
 
-JOIN = encode(Join(info("stranger")))
+JOIN = encode(Join(info("stranger"), bytes(16)))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_silent_instance_is_declared_dead_during_a_flood(dealer, open_things, 
     registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion_s=0.3, death_s=0.6)
     open_things.callback(registry.close)
     silent, flooding = dealer(registry.endpoint), dealer(registry.endpoint)
-    silent.send(encode(Join(info("silent"))))
+    silent.send(encode(Join(info("silent"), bytes(16))))
     decode_to_member(silent.recv())
     began = time.monotonic()
     while any(status.info.instance == "silent" for status in registry._roll.standings()):
@@ -48,7 +48,7 @@ def test_an_error_while_reading_keeps_nobody_alive(dealer, open_things, monkeypa
     registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion_s=0.3, death_s=0.6)
     open_things.callback(registry.close)
     silent = dealer(registry.endpoint)
-    silent.send(encode(Join(info("silent"))))
+    silent.send(encode(Join(info("silent"), bytes(16))))
     decode_to_member(silent.recv())
 
     def fail():

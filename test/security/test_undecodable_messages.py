@@ -83,7 +83,7 @@ def fails_as_frame_error(decode, frame):
     [
         *((messages.decode_call, call) for call in CALLS),
         (messages.decode_reply, messages.encode(messages.CallReply(1, messages.Allocated(1, b"")))),
-        (membership.decode_to_registry, membership.encode(membership.Join(INFO))),
+        (membership.decode_to_registry, membership.encode(membership.Join(INFO, bytes(16)))),
         (membership.decode_to_registry, membership.encode(membership.Heartbeat("a", 1))),
         (
             membership.decode_to_member,
@@ -136,7 +136,7 @@ def test_no_frame_ends_the_registry(dealer, no_traceback, open_things):
     registry = MembershipRegistry("tcp://127.0.0.1:0")
     open_things.callback(registry.close)
     stranger = dealer(registry.endpoint)
-    for message in (membership.Join(INFO), membership.Heartbeat("a", 1), membership.Leave("a", 1)):
+    for message in (membership.Join(INFO, bytes(16)), membership.Heartbeat("a", 1), membership.Leave("a", 1)):
         for frame in hostile(membership.encode(message)):
             stranger.send(frame)
     friend = dealer(registry.endpoint)

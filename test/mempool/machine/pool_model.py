@@ -9,7 +9,7 @@ import torch
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.arena import DramArena
-from mempool.config import MemPoolConfig
+from mempool.config import MemPoolConfig, PeerQuota
 from mempool.layout import BlockLayout
 from mempool.membership.messages import new_incarnation
 from mempool.pool import MemPool
@@ -90,6 +90,7 @@ class Side:
                 control_url=f"inproc://{name}{incarnation}",
                 data_url=f"gated://{name}{incarnation}",
                 expiry_interval_s=0.005,
+                quota=PeerQuota(share_each=1.0, share=1.0),
             ),
             stores={Medium.HBM: device_buffers(LAYOUT, hbm), Medium.DRAM: DramArena(LAYOUT, dram)},
             transports=transports,

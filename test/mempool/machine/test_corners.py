@@ -36,7 +36,7 @@ def test_a_lease_of_before_a_fence_is_no_more_and_ends_without_harm(pair, model)
     a.pool.insert(model.tokens_of("xy"), a.pool.alloc_mem(2, HBM))
     matched = a.pool.match(model.tokens_of("xy"))
     a.pool.delete(model.tokens_of("xy"))
-    a.pool._cluster.fenced(a.pool.info.incarnation, new_incarnation(a.pool.info.incarnation))
+    a.pool._cluster.fenced(a.pool.info.incarnation, new_incarnation())
     with pytest.raises(LeaseExpired, match="has a new incarnation"):
         matched.check()
     with pytest.raises(LeaseExpired):
@@ -107,7 +107,7 @@ def test_a_move_ends_whatever_became_of_its_source_meanwhile(pair, model, become
 def test_a_stale_address_reaches_no_block_of_the_next_incarnation(pair, model):
     a, b = pair
     source, old = a.pool.alloc_mem(1, DRAM), a.pool.alloc_mem(1, DRAM, "b")
-    b.pool._cluster.fenced(b.pool.info.incarnation, new_incarnation(b.pool.info.incarnation))
+    b.pool._cluster.fenced(b.pool.info.incarnation, new_incarnation())
     # It has not heard of the fence, and asks with what it had.
     new = a.pool.alloc_mem(1, DRAM, "b")
     assert new.blocks.tolist() == old.blocks.tolist()

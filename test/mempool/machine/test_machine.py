@@ -55,7 +55,7 @@ class PoolMachine(RemoteCalls):
 
     def _fence(self, side):
         old = side.pool.info.incarnation
-        new = new_incarnation(old)
+        new = new_incarnation()
         side.pool._cluster._client.info = msgspec.structs.replace(side.pool.info, incarnation=new)
         side.pool._cluster.fenced(old, new)
 

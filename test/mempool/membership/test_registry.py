@@ -10,7 +10,7 @@ from waiting import until
 
 from mempool.errors import FrameError, LayoutMismatch, MemPoolError, NamespaceMismatch
 from mempool.membership import connections
-from mempool.membership.errors import JoinFailed, Superseded
+from mempool.membership.errors import JoinFailed
 from mempool.membership.messages import (
     Heartbeat,
     HeartbeatAck,
@@ -25,6 +25,7 @@ from mempool.membership.messages import (
 )
 
 FRAMES = 10_000
+P1, P2 = b"1" * 16, b"2" * 16
 
 
 class RawClient:
@@ -78,7 +79,7 @@ def test_an_instance_is_missed_at_once_when_its_connection_closes(
     url = "tcp://127.0.0.1:0" if scheme == "tcp" else f"ipc://{tmp_path}/registry"
     registry = start_registry(url, suspicion_s=60, death_s=61)
     a, client = join("a", registry.endpoint), start_client(registry.endpoint)
-    assert isinstance(client.request(Join(make_info("b"))), MembershipSnapshot)
+    assert isinstance(client.request(Join(make_info("b"), P1)), MembershipSnapshot)
     a.wait_for_changes("b", "joined")
     client.close()
     a.wait_for_changes("b", "joined", "died")
@@ -126,24 +127,25 @@ def test_a_full_registry_is_named_when_the_deadline_passes(start_registry, join)
         join("b", registry.endpoint, seconds=0.3)
 
 
-def test_a_newer_incarnation_stops_the_older(start_registry, join):
+def test_a_second_process_of_a_name_stays_out_until_the_first_is_gone(start_registry, join):
     registry = start_registry()
-    a, old = join("a", registry.endpoint), join("x", registry.endpoint, incarnation=1)
-    new = join("x", registry.endpoint, incarnation=2)
-    a.wait_for_changes("x", "joined", "died", "joined")
-    assert old.stopped.wait(20)
-    with pytest.raises(Superseded, match="must stop"):
-        join("x", registry.endpoint, incarnation=1)
-    assert a.member.members["x"].info.incarnation == 2
-    assert old.fenced == new.fenced == []
+    a, first = join("a", registry.endpoint), join("x", registry.endpoint)
+    with pytest.raises(JoinFailed, match=r"another process is x, as incarnation \d+: stop it"):
+        join("x", registry.endpoint, seconds=0.5)
+    assert a.changes_of("x") == ["joined"]
+    assert first.fenced == []
+    first.member.close()
+    second = join("x", registry.endpoint)
+    a.wait_for_changes("x", "joined", "left", "joined")
+    assert a.member.members["x"].info.incarnation == second.member.info.incarnation
 
 
 def test_joining_again_on_a_new_connection_is_no_change(start_registry, join, start_client, make_info):
     registry = start_registry(suspicion_s=60, death_s=61)
     a, info = join("a", registry.endpoint), make_info("x")
     first, second = start_client(registry.endpoint), start_client(registry.endpoint)
-    assert isinstance(first.request(Join(info)), MembershipSnapshot)
-    assert isinstance(second.request(Join(info)), MembershipSnapshot)
+    assert isinstance(first.request(Join(info, P1)), MembershipSnapshot)
+    assert isinstance(second.request(Join(info, P1)), MembershipSnapshot)
     first.close()
     assert isinstance(second.request(Heartbeat("x", info.incarnation)), HeartbeatAck)
     join("b", registry.endpoint)
@@ -168,13 +170,13 @@ def test_the_dead_are_refused_as_dead(start_registry, join, start_client, make_i
     registry = start_registry(suspicion_s=60, death_s=61)
     a, info = join("a", registry.endpoint), make_info("x", 5)
     first, second = start_client(registry.endpoint), start_client(registry.endpoint)
-    first.request(Join(info))
+    first.request(Join(info, P1))
     first.close()
     a.wait_for_changes("x", "joined", "died")
-    assert second.request(Join(info)).reason is Reason.DEAD
+    assert second.request(Join(info, P1)).reason is Reason.DEAD
     assert second.request(Heartbeat("x", 5)).reason is Reason.DEAD
-    assert isinstance(second.request(Join(make_info("x", 6), previous=5)), MembershipSnapshot)
-    assert second.request(Heartbeat("x", 5)).reason is Reason.SUPERSEDED
+    assert isinstance(second.request(Join(make_info("x", 6), P1)), MembershipSnapshot)
+    assert second.request(Heartbeat("x", 5)).reason is Reason.DEAD
     a.wait_for_changes("x", "joined", "died", "joined")
 
 
@@ -193,8 +195,8 @@ def test_a_connection_that_takes_another_name_gives_up_the_first(
 ):
     registry = start_registry()
     a, client = join("a", registry.endpoint), start_client(registry.endpoint)
-    client.request(Join(make_info("x")))
-    client.request(Join(make_info("y")))
+    client.request(Join(make_info("x"), P1))
+    client.request(Join(make_info("y"), P1))
     a.wait_for_changes("x", "joined", "died")
     a.wait_for_changes("y", "joined")
 
@@ -202,7 +204,7 @@ def test_a_connection_that_takes_another_name_gives_up_the_first(
 def test_a_snapshot_of_several_pages_is_complete(start_registry, join, start_client, make_info):
     registry = start_registry()
     for n in range(60):
-        start_client(registry.endpoint).request(Join(make_info(f"x{n}")))
+        start_client(registry.endpoint).request(Join(make_info(f"x{n}"), P1))
     assert names(join("a", registry.endpoint)) == {f"x{n}" for n in range(60)}
 
 
@@ -233,7 +235,7 @@ def test_junk_is_counted_and_hurts_nobody(start_registry, join, start_client, ma
     a, b = join("a", registry.endpoint), join("b", registry.endpoint)
     client, bad = start_client(registry.endpoint), 0
     messages = [
-        encode(message) for message in (Join(make_info("junk")), Heartbeat("junk", 7), Leave("junk", 7))
+        encode(message) for message in (Join(make_info("junk"), P1), Heartbeat("junk", 7), Leave("junk", 7))
     ]
     for parts in junk(20, messages):
         client.socket.send_multipart(parts)

@@ -49,11 +49,29 @@ def test_the_union_names_each_instance_once_and_not_oneself(show, view):
     assert alive(view) == {"x1", "y1", "z1"}
 
 
-def test_the_highest_incarnation_counts_whoever_names_it(show, view):
+def test_another_incarnation_takes_its_place_once_it_has_ended(show, say, view):
     show(A, "x1")
-    assert show(B, "x2") == ["died x1", "joined x2"]
+    assert show(B, "x2") == []
+    assert alive(view) == {"x1"}
+    assert say(A, "died") == ["died x1", "joined x2"]
     assert show(A, "x1") == []
     assert alive(view) == {"x2"}
+
+
+@pytest.mark.parametrize("incarnation", [2, 9])
+def test_a_registry_that_has_a_stranger_under_a_name_ends_nobody(show, say, view, incarnation):
+    show(A, "x5")
+    show(B, "y1")
+    assert say(B, "joined", incarnation=incarnation) == []
+    assert say(B, "left", incarnation=incarnation) == []
+    assert alive(view) == {"x5", "y1"}
+
+
+def test_of_two_incarnations_that_of_the_registry_that_answers_counts(show, say, view):
+    show(A, "x1")
+    view.set_connected(A, False)
+    assert show(B, "x2") == ["died x1", "joined x2"]
+    assert kinds(view.set_connected(A, True)) == []
 
 
 def test_one_lives_while_any_registry_says_so(show, say):
@@ -163,17 +181,13 @@ def test_a_suspect_is_known_as_one_from_the_first_snapshot(show):
     assert show(A, "x1", suspected=True) == ["joined x1", "suspected x1"]
 
 
-def test_an_older_incarnation_does_not_follow_the_end_of_a_newer(show, say, view):
-    show(A, "x2")
-    show(B, "x1")
-    assert say(A, "died", incarnation=2) == ["died x2"]
-    assert alive(view) == set()
-
-
 def test_what_is_kept_of_the_dead_is_bounded(monkeypatch):
     monkeypatch.setattr(fences, "_MOST", 3)
     kept = fences.Fences()
     for n in range(5):
-        kept.raise_to(f"x{n}", n + 1)
-    kept.raise_to("x3", 1)
-    assert [kept.of(f"x{n}") for n in range(5)] == [0, 0, 3, 4, 5]
+        kept.add(f"x{n}", n)
+    for n in range(100):
+        kept.add("x4", n)
+    assert [kept.has(f"x{n}", n) for n in range(4)] == [False, False, True, True]
+    assert [kept.has("x4", n) for n in (83, 84, 99)] == [False, True, True]
+    assert kept.latest("x4") == 99

@@ -47,8 +47,8 @@ def test_what_a_call_raises_its_future_holds(world):
 
 def test_many_transfers_at_once_each_land(world):
     a, b = world.pair("tcp")
-    own, data = a.filled(16)
-    running = [a.start.transfer("b", own[n : n + 1], private=b"%d" % n) for n in range(16)]
+    own, data = a.filled(12)
+    running = [a.start.transfer("b", own[n : n + 1], private=b"%d" % n) for n in range(12)]
     for number, future in enumerate(running):
         landed = future.result(20)
         assert landed.private == b"%d" % number

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mempool.encryption import Encryption
 from mempool.sockets import SocketLimits
 
 
@@ -21,6 +22,8 @@ class MemPoolConfig:
         expiry_interval_s: How often leases, transfers and fetches are looked through for overdue ones, in
             seconds.
         limits: When a silent connection counts as dead.
+        encrypt: Whether blocks are encrypted on their way. By default they are unless `data_url` is on the
+            loopback.
     """
 
     instance: str
@@ -31,3 +34,4 @@ class MemPoolConfig:
     data_url: str = "stream://127.0.0.1:0"
     expiry_interval_s: float = 0.1
     limits: SocketLimits = field(default_factory=SocketLimits)
+    encrypt: Encryption = Encryption.AUTO

@@ -36,13 +36,15 @@ class PeerExchange:
         engine: EngineHbm | None,
         on_received: Callable[[ReceivedBlocks], None] | None,
     ) -> None:
-        limits = config.limits
+        limits, encrypt = config.limits, config.encrypt.applies_at(config.data_url)
         with ExitStack() as stack:
             self.requests = stack.enter_context(closing(RequestQueue()))
             self._receiver = stack.enter_context(
-                closing(BlockReceiver(config.data_url, limits=limits, transports=transports))
+                closing(BlockReceiver(config.data_url, limits=limits, transports=transports, encrypt=encrypt))
             )
-            self._sender = stack.enter_context(closing(BlockSender(limits=limits, transports=transports)))
+            self._sender = stack.enter_context(
+                closing(BlockSender(limits=limits, transports=transports, encrypt=encrypt))
+            )
             self.sending = Sending(local, self.requests, self._sender)
             on_publish_request = None if engine is None else engine.on_publish_request
             self.fetching = Fetching(local, peers, self.requests, self.sending, on_publish_request)

@@ -41,6 +41,7 @@ def start_pool(
             registries=config.registries,
             control_url=endpoint_of("tcp", config.host, config.control_port),
             data_url=endpoint_of("stream", config.host, config.block_port),
+            encrypt=config.encrypt,
         ),
         stores={Medium.DRAM: arena},
         engine=EngineHbm(

@@ -14,19 +14,28 @@ from mempool.transfer.receiver import BlockReceiver
 LOCAL = "tcp://127.0.0.1:0"
 
 
+@pytest.fixture(params=[False, True], ids=["clear", "encrypted"])
+def encrypt(request):
+    return request.param
+
+
 @pytest.fixture
-def channel(make_paged, make_channel):
+def channel(make_paged, make_channel, encrypt):
     """Three blocks a message, two messages a window."""
     source, target = make_paged(64, seed=5), make_paged(64)
     size = 3 * source.layout.block_bytes
     return make_channel(
-        source, target, to_sender={"piece_bytes": size}, to_receiver={"window_bytes": 2 * size}
+        source,
+        target,
+        to_sender={"piece_bytes": size},
+        to_receiver={"window_bytes": 2 * size},
+        encrypt=encrypt,
     )
 
 
 @pytest.fixture
-def small(make_paged, make_channel):
-    return make_channel(make_paged(8, seed=1), make_paged(8))
+def small(make_paged, make_channel, encrypt):
+    return make_channel(make_paged(8, seed=1), make_paged(8), encrypt=encrypt)
 
 
 def nobody():

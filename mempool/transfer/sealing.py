@@ -36,7 +36,7 @@ class MessageSealer:
     """The sender's end of a ticket."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._cipher = AES(key)
         self._box = AESGCM(key)
         self._next = 0
 
@@ -57,21 +57,21 @@ class MessageSealer:
         return answer
 
     def _encrypt(self, number: int, blocks: Sequence[Buffer], into: memoryview) -> bytes:
-        cipher = Cipher(AES(self._key), GCM(_NONCE.pack(_Domain.PAYLOAD, number))).encryptor()
+        context = Cipher(self._cipher, GCM(_NONCE.pack(_Domain.PAYLOAD, number))).encryptor()
         at = 0
         for part in blocks:
             end = at + memoryview(part).nbytes
-            cipher.update_into(part, into[at:end])
+            context.update_into(part, into[at:end])
             at = end
-        cipher.finalize()
-        return cipher.tag
+        context.finalize()
+        return context.tag
 
 
 class PayloadOpener:
     """Decrypts the payload of a message, part after part."""
 
-    def __init__(self, key: bytes, number: int, tag: bytes) -> None:
-        self._cipher = Cipher(AES(key), GCM(_NONCE.pack(_Domain.PAYLOAD, number))).decryptor()
+    def __init__(self, cipher: AES, number: int, tag: bytes) -> None:
+        self._context = Cipher(cipher, GCM(_NONCE.pack(_Domain.PAYLOAD, number))).decryptor()
         self._tag = tag
 
     def open(self, parts: Sequence[memoryview], count: int) -> None:
@@ -80,7 +80,7 @@ class PayloadOpener:
             if not count:
                 return
             piece = part[:count]
-            self._cipher.update_into(piece, piece)
+            self._context.update_into(piece, piece)
             count -= len(piece)
 
     def open_frames(self, frames: Sequence[Buffer]) -> memoryview:
@@ -88,14 +88,14 @@ class PayloadOpener:
         opened = memoryview(bytearray(sum(memoryview(frame).nbytes for frame in frames)))
         at = 0
         for frame in frames:
-            at += self._cipher.update_into(frame, opened[at:])
+            at += self._context.update_into(frame, opened[at:])
         self.verify()
         return opened
 
     def verify(self) -> None:
         """Raises FrameError where what was decrypted is not, to the last byte, what the sender encrypted."""
         try:
-            self._cipher.finalize_with_tag(self._tag)
+            self._context.finalize_with_tag(self._tag)
         except (InvalidTag, ValueError) as error:
             raise FrameError("the payload is not what the holder of the ticket's key sent") from error
 
@@ -104,7 +104,7 @@ class MessageOpener:
     """The receiver's end of a ticket. It opens each message once, in the order in which they were sealed."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._cipher = AES(key)
         self._box = AESGCM(key)
         self._next = 0
 
@@ -123,7 +123,7 @@ class MessageOpener:
         self._next = sealed.number + 1
 
     def payload(self, sealed: wire.Sealed) -> PayloadOpener:
-        return PayloadOpener(self._key, sealed.number, sealed.payload_tag)
+        return PayloadOpener(self._cipher, sealed.number, sealed.payload_tag)
 
     def seal_answer(self, sealed: wire.Sealed, answer: wire.Answer) -> wire.Sealed:
         nonce, named = _NONCE.pack(_Domain.ANSWER, sealed.number), _named(sealed.ticket, sealed.seq)

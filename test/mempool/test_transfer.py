@@ -284,7 +284,10 @@ def test_one_bad_transfer_ends_neither_thread(channel, tools):
         channel.sender.open(channel.source, endpoint, 1, here.ended)
         assert isinstance(here.wait().error, PeerDied)
     pages = torch.tensor([1])
-    ticket = channel.receiver.expect(channel.target, pages, lambda private: 1 / 0, lambda error: None)
+    key = channel.receiver.new_key()
+    ticket = channel.receiver.expect(
+        channel.target, pages, lambda private: 1 / 0, lambda error: None, key=key
+    )
     here = tools.Outcome()
     raising = channel.sender.open(channel.source, channel.receiver.endpoint, ticket, here.ended)
     raising.send(pages, 0)

@@ -94,15 +94,15 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVMa
 
 
 class Split:
-    """`how`: keyword arguments of `PrefillSide`, made for the source's buffers."""
+    """`how`: keyword arguments of `PrefillSide`, made for the source's buffers; `to_decode`: of `DecodeSide`."""
 
-    def __init__(self, decode_heads: int = HEADS, how=lambda source: {}):
+    def __init__(self, decode_heads: int = HEADS, how=lambda source: {}, to_decode=()):
         self.context = zmq.Context()
         self.source, self.target = make_buffers(1), make_buffers(None, decode_heads)
         self.p = make_manager(DisaggregationMode.PREFILL, self.context)
         self.d = make_manager(DisaggregationMode.DECODE, self.context)
         self.p.prefill = PrefillSide(self.p, self.source, **how(self.source))
-        self.d.decode = DecodeSide(self.d, self.target, None)
+        self.d.decode = DecodeSide(self.d, self.target, None, **dict(to_decode))
         self.to_prefill = self.context.socket(zmq.PUSH)
         self.to_prefill.connect(f"tcp://127.0.0.1:{self.p.rank_port}")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from benchmark.bars import Bar, at_least
 from benchmark.mempool.far import Far
@@ -22,7 +23,7 @@ def workload(size: str) -> str:
 @contextlib.contextmanager
 def pairs(plan: MeasurementPlan, size: str) -> Iterator[list[ChannelPair]]:
     """Blocks of that size, each a message of its own."""
-    shape = {
+    shape: dict[str, Any] = {
         "layout": layout(SIZES[size]),
         "blocks": ARENA_BYTES // SIZES[size],
         "piece_bytes": SIZES[size],

@@ -94,7 +94,7 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context) -> MemServeKVMa
 
 
 class Split:
-    """`how`: keyword arguments of `PrefillSide`, made for the source's buffers; `to_decode`: of `DecodeSide`."""
+    """`how`: keyword arguments of `PrefillSide`, for the source's buffers; `to_decode`: of `DecodeSide`."""
 
     def __init__(self, decode_heads: int = HEADS, how=lambda source: {}, to_decode=()):
         self.context = zmq.Context()

@@ -61,3 +61,14 @@ def test_what_is_sent_stays_as_it_was(make_paged, make_channel, tools):
     before = tools.blocks_of(channel.source, list(range(8)))
     channel.carry_one(3)
     assert torch.equal(tools.blocks_of(channel.source, list(range(8))), before)
+
+
+def test_nothing_in_clear_stands_where_it_is_sent_from(make_paged, make_channel, tools):
+    """A forged answer gives that memory back too early: what is gathered there next would be on the wire."""
+    channel = make_channel(make_paged(8, seed=1), make_paged(8), encrypt=True)
+    channel.carry_one(3)
+    (peer,) = channel.sender._peers.values()
+    (staging,) = peer._staging.values()
+    sent_from = staging.ring._memory.numpy().tobytes()
+    block = tools.blocks_of(channel.source, [1]).numpy().tobytes()
+    assert all(block[at : at + 64] not in sent_from for at in range(0, len(block), 64))

@@ -189,6 +189,7 @@ def mangled(rng, ticket):
             wire.Begin(ticket, 3),
             wire.Finish(ticket, 1, 1, b"cookie"),
             wire.Fail(ticket, 2, "a reason"),
+            wire.Sealed(ticket, 1, 2, b"a box that nobody sealed", b"a tag"),
         ]
     )
     header = bytearray(wire.encode(message))

@@ -298,7 +298,7 @@ def test_what_comes_in_clear_is_refused_by_name_and_ends_nothing(ends):
     assert came.get(timeout=20) == COOKIE
 
 
-def test_a_sender_without_the_key_is_told_what_is_wrong(ends):
+def test_a_sender_without_the_key_hears_what_is_wrong(ends):
     ticket, _, _, _ = ends.expect()
     error = ends.send(ticket, None).get(timeout=20)
     assert isinstance(error, Refused)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mempool.encryption import Encryption
 from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from mempool.sockets import SocketLimits
 
@@ -58,6 +59,8 @@ class MemPoolConfig:
         limits: When a silent connection counts as dead.
         access: The cluster's key. Without one, only addresses of the loopback are listened on.
         quota: How much is kept and done for other instances.
+        encrypt: Whether blocks are encrypted on their way. By default they are unless `data_url` is on the
+            loopback.
     """
 
     instance: str
@@ -70,3 +73,4 @@ class MemPoolConfig:
     limits: SocketLimits = field(default_factory=SocketLimits)
     access: ClusterAccess = LOOPBACK_ONLY
     quota: PeerQuota = field(default_factory=PeerQuota)
+    encrypt: Encryption = Encryption.AUTO

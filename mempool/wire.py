@@ -9,6 +9,10 @@ Finish                      Ack, or Refuse
 Fail                        Ack
 anything else               Bye
 
+Where the ticket came with a key, all of these but Hello, Welcome and Bye travel as Sealed: encrypted and
+authenticated under that key, in both directions. A refusal of a ticket that is not known, or not any more, is
+in clear.
+
 Every message but Hello is answered once, in order. A ticket is the receiver's name for one transfer that it
 expects: a number that nobody can guess, valid once. The receiver keeps the destination pages, and the wire
 names positions in that list only, so a late or forged frame cannot reach a page that its transfer does not
@@ -26,10 +30,14 @@ MAX_HEADER_BYTES = 256 * 1024
 # What the payload of one message may have. A plane of a block, which is never cut, has to fit.
 MAX_PIECE_BYTES = 16 * 1024 * 1024
 MAX_PAYLOAD_FRAMES = 1024
+# AES-128, and what AES-GCM authenticates with.
+KEY_BYTES = 16
+TAG_BYTES = 16
 
 Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Reason = Annotated[str, msgspec.Meta(max_length=2048)]
+TicketKey = Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
 
 
 class ChannelHello(msgspec.Struct, tag="hello", frozen=True):
@@ -106,12 +114,31 @@ class Bye(msgspec.Struct, tag="bye", frozen=True):
     reason: Reason
 
 
-ToReceiver = ChannelHello | Begin | Blocks | Finish | Fail
-ToSender = Welcome | Ack | Refuse | Bye
+class Sealed(msgspec.Struct, tag="sealed", frozen=True):
+    """Another message, encrypted, in its `box`; `ticket` and `seq` are those of the message.
+
+    `number`: how many messages of the ticket its sender sealed before this one. An answer has that of its
+    message.
+    `payload_tag`: what the payload, encrypted as well, is authenticated with.
+    """
+
+    ticket: Unsigned
+    seq: Unsigned
+    number: Unsigned
+    box: bytes
+    payload_tag: Annotated[bytes, msgspec.Meta(max_length=TAG_BYTES)] = b""
+
+
+OfTicket = Begin | Blocks | Finish | Fail
+Answer = Ack | Refuse
+ToReceiver = ChannelHello | Begin | Blocks | Finish | Fail | Sealed
+ToSender = Welcome | Ack | Refuse | Bye | Sealed
 
 encode = msgspec.msgpack.Encoder().encode
 _to_receiver = msgspec.msgpack.Decoder(ToReceiver)
 _to_sender = msgspec.msgpack.Decoder(ToSender)
+_of_ticket = msgspec.msgpack.Decoder(OfTicket)
+_answers = msgspec.msgpack.Decoder(Answer)
 
 
 def decode_to_receiver(frame: bytes | memoryview) -> ToReceiver:
@@ -124,6 +151,18 @@ def decode_to_sender(frame: bytes | memoryview) -> ToSender:
     """Raises FrameError."""
     message: ToSender = decode(_to_sender, frame)
     return message
+
+
+def decode_of_ticket(opened: bytes) -> OfTicket:
+    """What a box to the receiver had. Raises FrameError."""
+    message: OfTicket = decode(_of_ticket, opened)
+    return message
+
+
+def decode_answer(opened: bytes) -> Answer:
+    """What a box to the sender had. Raises FrameError."""
+    answer: Answer = decode(_answers, opened)
+    return answer
 
 
 def decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> Any:

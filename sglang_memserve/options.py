@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from mempool.caching_mode import CachingMode
+from mempool.encryption import Encryption
 from mempool.endpoints import check_endpoint
 from mempool.flags import TransferMode
 from mempool.security.access import ClusterAccess
@@ -32,6 +33,9 @@ _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACH
   --memserve-max-bandwidth SIZE
                         the most KV that is sent to each other instance in a second: "100MiB", or 0 for no
                         bound (Linux only; default: 0)
+  --memserve-encrypt {auto,on,off}
+                        whether KV is encrypted on its way between instances. auto: unless they listen on the
+                        loopback; set all instances alike (default: auto)
   --memserve-registries URL[,URL]
                         registries (memserve registry) through which instances find each other, to fetch
                         prefixes from one another (default: none)
@@ -53,6 +57,11 @@ _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACH
 """
 
 
+_CHOICES: Mapping[str, type[StrEnum]] = {
+    "caching": CachingMode,
+    "transfer": TransferMode,
+    "encrypt": Encryption,
+}
 _PORTS = ("feed_port", "control_port", "block_port", "transfer_port", "rank_port")
 
 
@@ -73,6 +82,7 @@ class InstanceOptions:
     registries: str = ""
     transfer: TransferMode = TransferMode.AGGREGATED
     max_bandwidth: str = "0"
+    encrypt: Encryption = Encryption.AUTO
     feed_port: int = 0
     control_port: int = 0
     block_port: int = 0
@@ -129,7 +139,7 @@ class InstanceOptions:
     def parse(cls, texts: Mapping[str, str]) -> "InstanceOptions":
         """From text by field; a field that is not there has its default. Raises OptionError."""
         values: dict[str, Any] = dict(texts)
-        for name, choices in (("caching", CachingMode), ("transfer", TransferMode)):
+        for name, choices in _CHOICES.items():
             if name in texts:
                 values[name] = _choice(name, texts[name], choices)
         values |= {name: _port(name, texts[name]) for name in _PORTS if name in texts}

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,6 +17,13 @@ from mempool.transfer.receiver import BlockReceiver
 from mempool.transfer.sender import BlockSender
 
 _TRANSFER_SECONDS = 60.0
+
+
+class Ticket(NamedTuple):
+    """A list in JSON. `key`: in hexadecimal digits; None where blocks go in clear."""
+
+    number: int
+    key: str | None
 
 
 class Ending:
@@ -45,9 +52,14 @@ class Ending:
 
 
 class ChannelEnd:
-    """An arena of `blocks`, and with `paged` an engine's buffers of as many, a plane each, beside it."""
+    """An arena of `blocks`, and with `paged` an engine's buffers of as many, a plane each, beside it.
 
-    def __init__(self, layout: dict[str, Any], blocks: int, paged: bool = False) -> None:
+    `piece_bytes`: what a message carries at most.
+    """
+
+    def __init__(
+        self, layout: dict[str, Any], blocks: int, paged: bool = False, piece_bytes: int = 2 << 20
+    ) -> None:
         torch.set_num_threads(1)
         shape = BlockLayout(**layout)
         self._arena = DramArena(shape, blocks)
@@ -57,26 +69,27 @@ class ChannelEnd:
         if paged:
             self._stores["paged"] = PagedBuffers(self._planes, shape)
         self._receiver: BlockReceiver | None = None
-        self._sender = BlockSender()
+        self._sender = BlockSender(piece_bytes=piece_bytes)
         self._flow = Ending()
 
-    def listen(self, scheme: str = "stream") -> str:
-        self._receiver = BlockReceiver(f"{scheme}://127.0.0.1:0")
+    def listen(self, scheme: str = "stream", encrypt: bool = False) -> str:
+        self._receiver = BlockReceiver(f"{scheme}://127.0.0.1:0", encrypt=encrypt)
         return self._receiver.endpoint
 
-    def expect(self, blocks: int, transfers: int = 1) -> list[int]:
-        """Tickets."""
+    def expect(self, blocks: int, transfers: int = 1) -> list[Ticket]:
         assert self._receiver is not None
         pages = torch.from_numpy(scattered(blocks, self._arena.num_blocks, RECEIVER_SEED))
-        return [
-            self._receiver.expect(self._arena, pages, lambda _: None, lambda _: None)
-            for _ in range(transfers)
-        ]
+        tickets = []
+        for _ in range(transfers):
+            key = self._receiver.new_key()
+            number = self._receiver.expect(self._arena, pages, lambda _: None, lambda _: None, key=key)
+            tickets.append(Ticket(number, None if key is None else key.hex()))
+        return tickets
 
-    def withdraw(self, tickets: list[int]) -> None:
+    def withdraw(self, tickets: list[list[Any]]) -> None:
         assert self._receiver is not None
-        for ticket in tickets:
-            self._receiver.withdraw(ticket)
+        for number, _ in tickets:
+            self._receiver.withdraw(number)
 
     def holds(self, stamp: int) -> bool:
         """Whether every byte of the arena is `stamp`."""
@@ -89,7 +102,7 @@ class ChannelEnd:
     def send(
         self,
         endpoint: str,
-        ticket: int,
+        ticket: list[Any],
         blocks: int,
         mode: str = TransferMode.AGGREGATED,
         store: str = "arena",
@@ -100,7 +113,7 @@ class ChannelEnd:
         seconds = ending.wait() - began
         return {"seconds": seconds, "messages": self._sender.messages_sent - messages}
 
-    def begin_flow(self, endpoint: str, ticket: int, blocks: int) -> None:
+    def begin_flow(self, endpoint: str, ticket: list[Any], blocks: int) -> None:
         self._flow = Ending()
         self._start(endpoint, ticket, blocks, self._flow)
 
@@ -111,22 +124,30 @@ class ChannelEnd:
         """Waits for it. Raises what it failed with."""
         self._flow.wait()
 
-    def send_each(self, endpoint: str, tickets: list[int]) -> list[float]:
+    def send_each(self, endpoint: str, tickets: list[list[Any]]) -> list[float]:
         """A transfer of one block for each ticket, one after the other; the seconds of each."""
         return [self.send(endpoint, ticket, 1)["seconds"] for ticket in tickets]
 
     def _start(
         self,
         endpoint: str,
-        ticket: int,
+        ticket: list[Any],
         blocks: int,
         ending: Ending,
         mode: str = TransferMode.AGGREGATED,
         store: str = "arena",
     ) -> float:
         pages = torch.from_numpy(scattered(blocks, self._arena.num_blocks, SENDER_SEED))
+        number, key = Ticket(*ticket)
         began = time.perf_counter()
-        transfer = self._sender.open(self._stores[store], endpoint, ticket, ending, mode=TransferMode(mode))
+        transfer = self._sender.open(
+            self._stores[store],
+            endpoint,
+            number,
+            ending,
+            mode=TransferMode(mode),
+            key=None if key is None else bytes.fromhex(key),
+        )
         transfer.send(pages, 0)
         transfer.finish(blocks)
         return began

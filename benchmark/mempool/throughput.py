@@ -47,10 +47,10 @@ class _ArenaPairEnds:
 
 
 class ChannelPair(_ArenaPairEnds):
-    def __init__(self, name: str, scheme: str, sender: Far, receiver: Far) -> None:
+    def __init__(self, name: str, scheme: str, sender: Far, receiver: Far, *, encrypt: bool = False) -> None:
         super().__init__(sender, receiver)
         self.name = name
-        self.endpoint = receiver.ask("listen", scheme=scheme)
+        self.endpoint = receiver.ask("listen", scheme=scheme, encrypt=encrypt)
 
     def seconds(self, blocks: int) -> float:
         (ticket,) = self.receiver.ask("expect", blocks=blocks)

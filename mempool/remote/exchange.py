@@ -37,14 +37,16 @@ class PeerExchange:
         engine: EngineHbm | None,
         on_received: Callable[[ReceivedBlocks], None] | None,
     ) -> None:
-        limits = config.limits
+        limits, encrypt = config.limits, config.encrypt.applies_at(config.data_url)
         self._transports = transports
         with ExitStack() as stack:
             self.requests = stack.enter_context(closing(RequestQueue()))
             self._receiver = stack.enter_context(
-                closing(BlockReceiver(config.data_url, limits=limits, transports=transports))
+                closing(BlockReceiver(config.data_url, limits=limits, transports=transports, encrypt=encrypt))
             )
-            self._sender = stack.enter_context(closing(BlockSender(limits=limits, transports=transports)))
+            self._sender = stack.enter_context(
+                closing(BlockSender(limits=limits, transports=transports, encrypt=encrypt))
+            )
             namespace = namespace_digest(config.namespace)
             self._ledger = PeerLedger(config.quota, lambda medium: local.tier(medium).allocator.total)
             self.sending = Sending(local, self.requests, self._sender, namespace)

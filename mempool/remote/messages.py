@@ -21,7 +21,7 @@ import numpy as np
 from mempool.address import BlockNumbers, Medium, Owner
 from mempool.errors import BadAddress, FrameError, OutOfBlocks, Refused, StaleAddress
 from mempool.layout import BlockLayout
-from mempool.wire import Reason, Unsigned, decode_bounded
+from mempool.wire import Reason, TicketKey, Unsigned, decode_bounded
 
 # Tokens are four bytes each: room for a prompt of a million, and its blocks.
 MAX_BYTES = 8 << 20
@@ -107,7 +107,8 @@ class Done(msgspec.Struct, tag="done", frozen=True):
 class Admitted(msgspec.Struct, tag="admitted", frozen=True):
     """The first `present` of the offered blocks are published there already and are not to be sent.
 
-    `engine_owned`: the owner's engine finds them places of its own; `blocks` is empty then.
+    `engine_owned`: the owner's engine finds them places of its own; `blocks` is empty then. `key`: what the
+    blocks are to be encrypted with; None: they come in clear.
     """
 
     incarnation: Unsigned
@@ -115,6 +116,7 @@ class Admitted(msgspec.Struct, tag="admitted", frozen=True):
     ticket: Unsigned
     present: Unsigned
     engine_owned: bool = False
+    key: TicketKey | None = None
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):

@@ -144,6 +144,7 @@ class Sending:
             admitted.ticket,
             lambda error: self._end(outgoing, error),
             mode=outgoing.flags.mode,
+            key=admitted.key,
         )
         if outgoing not in self._running:
             transfer.fail("the sender gave the transfer up")

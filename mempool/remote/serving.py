@@ -151,18 +151,18 @@ class Serving:
             staging = self._local.tier(Medium.DRAM)
             self._require_room(call.caller, Medium.DRAM, offer.count)
             addresses = self._local.alloc_mem(offer.count, Medium.DRAM)
-            ticket = self._expect(call, offer, staging, addresses, None)
-            return Admitted(staging.owner.incarnation, b"", ticket, 0, engine_owned=True)
+            ticket, key = self._expect(call, offer, staging, addresses, None)
+            return Admitted(staging.owner.incarnation, b"", ticket, 0, engine_owned=True, key=key)
         tier = self._local.tier(offer.medium)
         head, present = self._head(call, offer)
         try:
             addresses = self._destination(call.caller, offer, present)
-            ticket = self._expect(call, offer, tier, addresses, head)
+            ticket, key = self._expect(call, offer, tier, addresses, head)
         except MemPoolError:
             if head is not None:
                 head.release()
             raise
-        return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, present)
+        return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, present, key=key)
 
     def _require_served(self, caller: Caller, offer: Offer) -> None:
         """Raises LayoutMismatch, Refused."""
@@ -184,22 +184,24 @@ class Serving:
 
     def _expect(
         self, call: Call, offer: Offer, tier: Tier, addresses: Addresses, head: MatchResult | None
-    ) -> int:
-        """The ticket of a transfer into these blocks."""
+    ) -> tuple[int, bytes | None]:
+        """The ticket of a transfer into these blocks, and its key."""
         with self._local.lock:
             tier.allocator.pin(addresses)
+        key = self._receiver.new_key()
         ticket = self._receiver.expect(
             tier.store,
             pages_of(addresses),
             lambda private: self._landed(ticket, private),
             lambda error: self._failed(ticket),
+            key=key,
         )
         deadline = time.monotonic() + call.timeout_s
         with self._local.lock:
             self._incoming[ticket] = _Incoming(call.caller, offer, tier, addresses, head, deadline)
             self._ledger.begin_transfer(call.caller.instance)
             self._ledger.add_blocks(call.caller.instance, tier.medium, len(addresses))
-        return ticket
+        return ticket, key
 
     def _take_incoming(self, ticket: int) -> _Incoming | None:
         """The transfer, which has ended."""

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from mempool import wire
-from mempool.errors import MemPoolError, TransferError
+from mempool.errors import FrameError, MemPoolError, TransferError
 from mempool.store import BlockStore
 from mempool.transfer.cells import Cells
+from mempool.transfer.sealing import MessageOpener, PayloadOpener
 
 
 class IncomingTransfer:
@@ -21,6 +22,7 @@ class IncomingTransfer:
         on_done: Callable[[bytes], None],
         on_failed: Callable[[TransferError], None],
         after: torch.cuda.Event | None,
+        key: bytes | None = None,
     ) -> None:
         self.on_done = on_done
         self.on_failed = on_failed
@@ -28,6 +30,7 @@ class IncomingTransfer:
         self._store = store
         self._pages = pages
         self._after = after
+        self._opener = None if key is None else MessageOpener(key)
         self._cells = Cells(len(pages), len(store.layout.plane_bytes))
         # Whether the payload of the message that is being read goes straight to its pages.
         self._in_place = False
@@ -35,6 +38,27 @@ class IncomingTransfer:
     def claim(self, source: bytes) -> None:
         """Its messages come over this connection."""
         self.source = source
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it has a key: what does not come under that is another's."""
+        return self._opener is not None
+
+    def open(self, sealed: wire.Sealed, source: bytes) -> wire.OfTicket:
+        """The message in it. Raises FrameError for what its sender did not send now, over this connection."""
+        message = self._key_holder.open(sealed)
+        if self.source not in (None, source) and not isinstance(message, wire.Fail):
+            raise FrameError("a message that was sent over another connection")
+        self._key_holder.accept(sealed)
+        return message
+
+    def payload(self, sealed: wire.Sealed) -> PayloadOpener:
+        """What decrypts the payload of a message that was opened."""
+        return self._key_holder.payload(sealed)
+
+    def seal_answer(self, sealed: wire.Sealed, answer: wire.Answer) -> wire.Sealed:
+        """The answer to a message that was opened."""
+        return self._key_holder.seal_answer(sealed, answer)
 
     def place(
         self, part: wire.Blocks, size: int, staging: Callable[[BlockStore, int], torch.Tensor]
@@ -67,6 +91,12 @@ class IncomingTransfer:
                 f"{self._cells} landed, {message.total} were sent, {len(self._pages)} expected"
             )
         self.on_done(message.private)
+
+    @property
+    def _key_holder(self) -> MessageOpener:
+        if self._opener is None:
+            raise FrameError("an encrypted message of a ticket without a key")
+        return self._opener
 
     def _require_fits(self, part: wire.Blocks, sizes: list[int]) -> range:
         planes = range(part.plane, part.plane + part.planes)

@@ -3,7 +3,9 @@
 import threading
 from collections.abc import Callable, Sequence
 
+from mempool import wire
 from mempool.errors import MemPoolError
+from mempool.transfer.sealing import PayloadOpener
 from mempool.transports.base import Read
 from mempool.transports.vector import Vector
 
@@ -43,3 +45,27 @@ class BlockSink:
         count = gone.fill(read)
         self._vector.advance(count)
         return count
+
+
+class SealedSink:
+    """Decrypts what `sink` takes, where it lies, as it is read: the payload of `message`, which was opened.
+
+    It is to be believed once `verify` has returned.
+    """
+
+    def __init__(self, sink: BlockSink | DiscardSink, message: wire.Blocks, payload: PayloadOpener) -> None:
+        self.sink = sink
+        self.message = message
+        self._payload = payload
+
+    def fill(self, read: Read) -> int:
+        def opened(parts: Sequence[memoryview]) -> int:
+            count = read(parts)
+            self._payload.open(parts, count)
+            return count
+
+        return self.sink.fill(opened)
+
+    def verify(self) -> None:
+        """Raises FrameError."""
+        self._payload.verify()

@@ -6,11 +6,12 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from mempool.errors import MemPoolError, TransferError
+from mempool import wire
+from mempool.errors import FrameError, MemPoolError, TransferError
 from mempool.flags import TransferMode
 from mempool.store import BlockSource
 from mempool.transfer.cut import Piece
-from mempool.wire import short
+from mempool.transfer.sealing import MessageSealer
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +57,15 @@ class OutgoingTransfer:
         ticket: int,
         on_end: Callable[[TransferError | None], None],
         mode: TransferMode,
+        key: bytes | None = None,
     ) -> None:
         self.store = store
         self.endpoint = endpoint
         self.ticket = ticket
         self.mode = mode
         self.ended = False
+        # The sender's thread alone seals.
+        self.sealer = None if key is None else MessageSealer(key)
         self._submit = submit
         self._on_end = on_end
         submit(self, OpenTransfer())
@@ -97,10 +101,27 @@ class OutgoingTransfer:
         """Gives the transfer up, and says so to the receiver. What was not sent yet is dropped."""
         if not self.ended:
             self.ended = True
-            self._submit(self, SendFail(short(reason)))
+            self._submit(self, SendFail(wire.short(reason)))
+
+    def header(self, message: wire.OfTicket) -> bytes:
+        """The message for the wire, one without blocks. For the sender's thread, as what follows."""
+        return wire.encode(message if self.sealer is None else self.sealer.seal(message))
+
+    def opened(self, answer: wire.Answer | wire.Sealed) -> wire.Answer:
+        """The receiver's own words. Raises FrameError.
+
+        A refusal may come in clear: a receiver that has forgotten the ticket has no key to it any more.
+        Whoever forges one could as well cut the connection.
+        """
+        if self.sealer is None or isinstance(answer, wire.Refuse):
+            if isinstance(answer, wire.Sealed):
+                raise FrameError("an encrypted answer to a message in clear")
+            return answer
+        if not isinstance(answer, wire.Sealed):
+            raise FrameError("an answer in clear to an encrypted message")
+        return self.sealer.open_answer(answer)
 
     def end(self, error: TransferError | None) -> None:
-        """For the sender's thread."""
         if self.ended:
             return
         self.ended = True

@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+
 from mempool import wire
 from mempool.errors import FrameError, PeerDied, Refused, TransferError
 from mempool.sockets import SocketLimits
@@ -13,7 +15,7 @@ from mempool.store import BlockSource
 from mempool.transfer.cut import Piece
 from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendFinish, SendTask
 from mempool.transfer.send_queues import Lane, Message, SendQueues
-from mempool.transfer.staging import StagingRing
+from mempool.transfer.staging import StagingMemory, StagingRing
 from mempool.transports.base import Buffer, TransportConnection
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class Peer:
         self._greeted = False
         self._window: int | None = None
         self._lanes = SendQueues(settings.piece_bytes)
-        self._rings: dict[BlockSource, StagingRing] = {}
+        self._staging: dict[BlockSource, StagingMemory] = {}
         self._open: set[OutgoingTransfer] = set()
         self._unanswered: deque[_Unanswered] = deque()
         self._bytes_under_way = 0
@@ -160,6 +162,7 @@ class Peer:
         answered = self._unanswered.popleft()
         if answered.transfer.ticket != message.ticket:
             raise FrameError(f"an answer to message {message.seq} names another ticket")
+        message = answered.transfer.opened(message)
         self._bytes_under_way -= answered.payload_bytes
         if answered.ring is not None:
             answered.ring.give_back_first()
@@ -201,7 +204,7 @@ class Peer:
             message = wire.Finish(transfer.ticket, self._seq, *head)
         else:
             message = wire.Fail(transfer.ticket, self._seq, head.reason)
-        self._send([wire.encode(message)])
+        self._send([transfer.header(message)])
         self._sent_now(transfer, is_finish=isinstance(head, SendFinish))
         self._lanes.served(lane)
         return True
@@ -212,26 +215,28 @@ class Peer:
         size = len(piece.pages) * transfer.store.layout.row_bytes(piece.planes)
         if self._bytes_under_way and self._bytes_under_way + size > self._window:
             return False
+        planes = piece.planes
+        where = piece.first, len(piece.pages), planes.start, len(planes)
+        blocks = wire.Blocks(transfer.ticket, self._seq, *where, piece.again)
         ring: StagingRing | None = None
         try:
-            frames = transfer.store.views(piece.pages, piece.planes)
-            if frames is None:
-                ring = self._ring(transfer.store)
-                slot = ring.take(size)
+            parts = transfer.store.views(piece.pages, planes)
+            if parts is None or transfer.sealer is not None:
+                staging = self._staging_of(transfer.store)
+                slot = staging.ring.take(size)
                 if slot is None:
                     return False
-                transfer.store.gather(piece.pages, slot.view(len(piece.pages), -1), piece.planes)
-                frames = [memoryview(slot.numpy())]
+                ring = staging.ring
+                header, parts = _staged(transfer, piece, blocks, parts, slot, staging)
+            else:
+                header = wire.encode(blocks)
         except Exception as error:
             if ring is not None:
                 ring.give_back_last()
             self._give_up(transfer, error)
             return True
-        planes = piece.planes
-        where = piece.first, len(piece.pages), planes.start, len(planes)
-        header = wire.Blocks(transfer.ticket, self._seq, *where, piece.again)
         # No copy: neither slot nor blocks are written to before the receiver has answered.
-        self._send([wire.encode(header), *frames])
+        self._send([header, *parts])
         self._sent_now(transfer, size, ring)
         self._sent.count(size)
         self._lanes.served(lane)
@@ -255,9 +260,27 @@ class Peer:
         if not self.connection.send(frames):
             raise PeerDied(self.endpoint, "takes no more messages")
 
-    def _ring(self, store: BlockSource) -> StagingRing:
-        if store not in self._rings:
+    def _staging_of(self, store: BlockSource) -> StagingMemory:
+        if store not in self._staging:
             assert self._window is not None
             largest = max(self._settings.piece_bytes, *store.layout.plane_bytes)
-            self._rings[store] = StagingRing(store.host_bytes(self._window + 2 * largest))
-        return self._rings[store]
+            self._staging[store] = StagingMemory(store, self._window + 2 * largest)
+        return self._staging[store]
+
+
+def _staged(
+    transfer: OutgoingTransfer,
+    piece: Piece,
+    blocks: wire.Blocks,
+    parts: list[memoryview] | None,
+    slot: torch.Tensor,
+    staging: StagingMemory,
+) -> tuple[bytes, list[memoryview]]:
+    """Header and payload of a message whose payload is in `slot`: gathered, or encrypted, or both."""
+    sealer, place = transfer.sealer, memoryview(slot.numpy())
+    if parts is None:
+        plain = slot if sealer is None else staging.scratch(len(slot))
+        transfer.store.gather(piece.pages, plain.view(len(piece.pages), -1), piece.planes)
+        parts = [memoryview(plain.numpy())]
+    header = blocks if sealer is None else sealer.seal(blocks, parts, place)
+    return wire.encode(header), [place]

@@ -16,7 +16,7 @@ from mempool.guard import LoopGuard
 from mempool.sockets import SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockStore, require_sendable
 from mempool.transfer.incoming import IncomingTransfer
-from mempool.transfer.landing import BlockSink, DiscardSink
+from mempool.transfer.landing import BlockSink, DiscardSink, SealedSink
 from mempool.transports.base import Buffer, Disconnected, IncomingMessage, PayloadSink
 from mempool.transports.registry import Transports
 
@@ -33,7 +33,8 @@ _MESSAGES_A_TURN = 1024
 class BlockReceiver:
     """Listens at `url`; `endpoint` is what senders connect to. Raises MemPoolError where it cannot.
 
-    `window_bytes`: how much each connection may have sent without an acknowledgement.
+    `window_bytes`: how much each connection may have sent without an acknowledgement. `encrypt`: whether
+    every ticket has a key, under which alone its blocks are taken.
 
     `bytes_received` counts what landed, `bad_frames` messages that break the protocol, each of which ends its
     connection, `strays` messages for transfers that are not expected.
@@ -46,7 +47,9 @@ class BlockReceiver:
         window_bytes: int = 8 << 20,
         limits: SocketLimits | None = None,
         transports: Transports | None = None,
+        encrypt: bool = False,
     ) -> None:
+        self._encrypts = encrypt
         self._listener = (transports or Transports()).listen(
             url, limits or SocketLimits(), wire.MAX_PIECE_BYTES, self._place
         )
@@ -74,21 +77,30 @@ class BlockReceiver:
         on_done: Callable[[bytes], None],
         on_failed: Callable[[TransferError], None],
         after: torch.cuda.Event | None = None,
+        key: bytes | None = None,
     ) -> int:
         """Admits one transfer into `pages` (int64 `[n]`, host) of `store`; returns its ticket. Never blocks.
 
-        On CUDA nothing is written to the pages before the event `after`.
+        On CUDA nothing is written to the pages before the event `after`. `key`: what `new_key` gave, to be
+        handed to the sender with the ticket, and to nobody else.
 
         One of the callbacks is called once, on the receiver's thread, unless `withdraw` comes first:
         `on_done` with the sender's cookie when every page has landed, `on_failed` when the sender gave up,
         died or sent what does not fit. Where `on_done` raises, both sides take the transfer as failed.
 
-        Raises MemPoolError for a store whose blocks no message carries.
+        Raises MemPoolError for a store whose blocks no message carries, and without a key where there is to
+        be one.
         """
         require_sendable(store.layout)
+        if self._encrypts and key is None:
+            raise MemPoolError("this receiver takes encrypted blocks alone: give what new_key() returns")
         ticket = secrets.randbits(63) | 1
-        self._expected[ticket] = IncomingTransfer(store, pages, on_done, on_failed, after)
+        self._expected[ticket] = IncomingTransfer(store, pages, on_done, on_failed, after, key)
         return ticket
+
+    def new_key(self) -> bytes | None:
+        """A key for one ticket; None where blocks come in clear."""
+        return secrets.token_bytes(wire.KEY_BYTES) if self._encrypts else None
 
     @property
     def errors(self) -> int:
@@ -154,17 +166,37 @@ class BlockReceiver:
         """The reply to a bad message has to wait until the message is read."""
         try:
             message = wire.decode_to_receiver(header)
-            if not isinstance(message, wire.Blocks) or source not in self._welcomed:
-                raise FrameError(f"{size} bytes of payload where none was expected")
-            with self._lock:
-                expected = self._claimed(message, source)
-                memory = expected.place(message, size, partial(self._staging_of, source))
+            if source in self._welcomed and isinstance(message, wire.Blocks):
+                return self._place_blocks(source, message, size)
+            if source in self._welcomed and isinstance(message, wire.Sealed):
+                return self._place_sealed(source, message, size)
+            raise FrameError(f"{size} bytes of payload where none was expected")
         except MemPoolError as error:
             return DiscardSink(size, error)
         except Exception as error:
             self._guard.report(error)
             return DiscardSink(size, MemPoolError(str(error)))
+
+    def _place_blocks(
+        self, source: bytes, message: wire.Blocks, size: int, *, opened: bool = False
+    ) -> BlockSink:
+        with self._lock:
+            expected = self._claimed(message, source, opened=opened)
+            memory = expected.place(message, size, partial(self._staging_of, source))
         return BlockSink(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
+
+    def _place_sealed(self, source: bytes, sealed: wire.Sealed, size: int) -> SealedSink:
+        with self._lock:
+            expected = self._expected_under(sealed.ticket)
+            message = expected.open(sealed, source)
+            if not isinstance(message, wire.Blocks):
+                raise FrameError(f"{size} bytes of payload with an encrypted message of no blocks")
+            sink: BlockSink | DiscardSink
+            try:
+                sink = self._place_blocks(source, message, size, opened=True)
+            except MemPoolError as error:
+                sink = DiscardSink(size, error)
+        return SealedSink(sink, message, expected.payload(sealed))
 
     def _staging_of(self, source: bytes, store: BlockStore, size: int) -> torch.Tensor:
         """Staging memory, kept as long as the connection: new memory for each transfer fragments the heap."""
@@ -180,14 +212,39 @@ class BlockReceiver:
         if not 1 <= len(frames) <= 1 + wire.MAX_PAYLOAD_FRAMES:
             raise FrameError(f"a message of {len(frames)} frames")
         message = wire.decode_to_receiver(frames[0])
-        if len(frames) > 1 and not isinstance(message, wire.Blocks):
+        if len(frames) > 1 and not isinstance(message, wire.Blocks | wire.Sealed):
             raise FrameError(f"{len(frames)} frames where one was expected")
         if isinstance(message, wire.ChannelHello):
             return self._welcome(source, message)
         if source not in self._welcomed:
             raise FrameError("the connection did not begin with a hello")
+        payload = [memoryview(frame) for frame in frames[1:]]
         with self._lock:
-            return self._apply(source, message, [memoryview(frame) for frame in frames[1:]], place)
+            if isinstance(message, wire.Sealed):
+                return self._answer_sealed(source, message, payload, place)
+            return self._apply(source, message, payload, place)
+
+    def _answer_sealed(
+        self, source: bytes, sealed: wire.Sealed, payload: list[memoryview], place: PayloadSink | None
+    ) -> wire.ToSender:
+        try:
+            expected = self._expected_under(sealed.ticket)
+        except MemPoolError as error:
+            # Its key is forgotten too.
+            self.strays += 1
+            return wire.Refuse(sealed.ticket, sealed.seq, str(error))
+        message: wire.OfTicket
+        if isinstance(place, SealedSink):
+            place.verify()
+            message, place = place.message, place.sink
+        elif isinstance(place, DiscardSink):
+            raise place.error
+        else:
+            message = expected.open(sealed, source)
+            if payload:
+                payload = [expected.payload(sealed).open_frames(payload)]
+        answer = self._apply(source, message, payload, place, opened=True)
+        return expected.seal_answer(sealed, answer)
 
     def _welcome(self, source: bytes, hello: wire.ChannelHello) -> wire.Welcome | wire.Bye:
         if hello.version != wire.VERSION:
@@ -199,13 +256,16 @@ class BlockReceiver:
     def _apply(
         self,
         source: bytes,
-        message: wire.Begin | wire.Blocks | wire.Finish | wire.Fail,
+        message: wire.OfTicket,
         payload: list[memoryview],
         place: PayloadSink | None,
+        *,
+        opened: bool = False,
     ) -> wire.Ack | wire.Refuse:
+        """`opened`: the message came under the ticket's key."""
         ticket, seq = message.ticket, message.seq
         try:
-            expected = self._claimed(message, source)
+            expected = self._claimed(message, source, opened=opened)
         except MemPoolError as error:
             self.strays += 1
             if isinstance(message, wire.Blocks | wire.Finish):
@@ -220,13 +280,21 @@ class BlockReceiver:
                 return self._refuse(message, error)
         return wire.Ack(ticket, seq)
 
-    def _claimed(
-        self, message: wire.Begin | wire.Blocks | wire.Finish | wire.Fail, source: bytes
-    ) -> IncomingTransfer:
-        """The transfer, which belongs to this connection from now on. Raises MemPoolError."""
-        expected = self._expected.get(message.ticket)
+    def _expected_under(self, ticket: int) -> IncomingTransfer:
+        """Raises MemPoolError."""
+        expected = self._expected.get(ticket)
         if expected is None:
             raise MemPoolError("the receiver does not wait for this transfer")
+        return expected
+
+    def _claimed(self, message: wire.OfTicket, source: bytes, *, opened: bool) -> IncomingTransfer:
+        """The transfer, which belongs to this connection from now on. Raises MemPoolError."""
+        expected = self._expected_under(message.ticket)
+        if expected.encrypted and not opened:
+            raise MemPoolError(
+                "encryption is on at the receiver, and this came in clear: the sender is of a version that "
+                "cannot encrypt, or is not whom the ticket was given to"
+            )
         if expected.source is None:
             expected.claim(source)
             self._tickets_of[source].add(message.ticket)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import zmq
 
-from mempool.errors import FrameError, MemPoolError, PeerDied, TransferError
+from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
 from mempool.flags import TransferMode
 from mempool.guard import LoopGuard
 from mempool.sockets import MAX_PEERS, SocketLimits, Wakeup, poll_ms
@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.5
 _READY_SECONDS = 0.001
 _AFTER_ERROR_MS = 100
+_NO_KEY = (
+    "encryption is on at the sender and off at the receiver, which gave no key with its ticket: set both "
+    "alike (--memserve-encrypt)"
+)
 
 Result = TypeVar("Result")
 
@@ -36,7 +40,8 @@ class BlockSender:
     `piece_bytes`: how much one message carries, unless a plane of a block is more. `window_bytes`: how much
     may be unacknowledged at each receiver, unless the receiver grants less. It bounds the staging memory.
     `max_peers`: connections at once. Where there are so many, the one that has been of no use for the longest
-    gives way to a new one.
+    gives way to a new one. `encrypt`: transfers whose ticket came without a key are refused. Those with a key
+    are encrypted in any case.
     """
 
     def __init__(
@@ -47,7 +52,9 @@ class BlockSender:
         limits: SocketLimits | None = None,
         transports: Transports | None = None,
         max_peers: int = MAX_PEERS,
+        encrypt: bool = False,
     ) -> None:
+        self._encrypts = encrypt
         self._limits = limits or SocketLimits()
         self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, self._limits)
         self._transports = transports or Transports()
@@ -77,13 +84,16 @@ class BlockSender:
         on_end: Callable[[TransferError | None], None],
         *,
         mode: TransferMode = TransferMode.AGGREGATED,
+        key: bytes | None = None,
     ) -> OutgoingTransfer:
         """Starts a transfer of blocks of `store` to the receiver at `endpoint`, which named it `ticket`.
+
+        `key`: what came with the ticket; None where the receiver wants blocks in clear.
 
         The receiver is watched from now on. Raises MemPoolError for a store whose blocks no message carries.
         """
         require_sendable(store.layout)
-        return OutgoingTransfer(self._submit, store, endpoint, ticket, on_end, mode)
+        return OutgoingTransfer(self._submit, store, endpoint, ticket, on_end, mode, key)
 
     @property
     def bytes_sent(self) -> int:
@@ -124,6 +134,11 @@ class BlockSender:
 
     def _accept(self, transfer: OutgoingTransfer, work: SendTask) -> None:
         if isinstance(work, OpenTransfer):
+            if self._encrypts and transfer.sealer is None:
+                refused = Refused(transfer.endpoint, _NO_KEY)
+                transfer.end(refused)
+                self._report_failure(transfer, refused)
+                return
             try:
                 self._peers.use(transfer.endpoint).put(transfer, work)
             except Exception as error:

@@ -4,6 +4,8 @@ from collections import deque
 
 import torch
 
+from mempool.store import BlockSource
+
 _ALIGNMENT = 64
 
 
@@ -37,3 +39,22 @@ class StagingRing:
         if end + size <= (oldest if wrapped else len(self._memory)):
             return end
         return 0 if not wrapped and size <= oldest else None
+
+
+class StagingMemory:
+    """For the blocks of one store: `ring`, of `ring_bytes`, has what is on its way.
+
+    `scratch` has what is gathered before it is encrypted to there. Were it gathered in the ring, a forged
+    answer, which gives a part of the ring back too early, would have it sent in clear.
+    """
+
+    def __init__(self, store: BlockSource, ring_bytes: int) -> None:
+        self.ring = StagingRing(store.host_bytes(ring_bytes))
+        self._store = store
+        self._scratch = store.host_bytes(0)
+
+    def scratch(self, count: int) -> torch.Tensor:
+        """`count` bytes, until the next call."""
+        if len(self._scratch) < count:
+            self._scratch = self._store.host_bytes(count)
+        return self._scratch[:count]

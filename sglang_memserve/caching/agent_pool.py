@@ -43,6 +43,7 @@ def start_pool(
             control_url=endpoint_of("tcp", config.host, config.control_port),
             data_url=endpoint_of("stream", config.host, config.block_port),
             access=config.access,
+            encrypt=config.encrypt,
         ),
         stores={Medium.DRAM: arena},
         engine=EngineHbm(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mempool.encryption import Encryption
 from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 
 # DRAM for blocks under way, where DRAM is no tier.
@@ -16,8 +17,8 @@ class CachingAgentConfig:
     `host`: the address that the agent's sockets listen at. `dram`: the size of the DRAM tier, as
     `mempool.tiers.sizes.blocks_of_size` takes it; "0" for no tier. `writes_back`: whether decode sends
     answers back to prefill. `registries`, `namespace`: see `MemPool`. `max_bandwidth`: the bytes a second
-    that are sent to each other instance at most; 0 for no bound. Ports: 0 for a free one. `access`: whom it
-    hears, and as whom it connects.
+    that are sent to each other instance at most; 0 for no bound. `encrypt`: as in `MemPoolConfig`.
+    Ports: 0 for a free one. `access`: whom it hears, and as whom it connects.
     """
 
     name: str
@@ -28,6 +29,7 @@ class CachingAgentConfig:
     registries: Sequence[str] = ()
     namespace: Mapping[str, str] = field(default_factory=dict)
     max_bandwidth: int = 0
+    encrypt: Encryption = Encryption.AUTO
     feed_port: int = 0
     control_port: int = 0
     block_port: int = 0

@@ -42,6 +42,7 @@ def attach(scheduler: Any, pool: Any, host: str, wakeup: "SchedulerWakeup") -> "
         registries=options.all_registries,
         namespace={"model": model_digest(args.model_path)},
         max_bandwidth=options.max_bytes_per_second,
+        encrypt=options.encrypt,
         feed_port=options.feed_port,
         control_port=options.control_port,
         block_port=options.block_port,

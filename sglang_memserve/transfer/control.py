@@ -8,7 +8,7 @@ from mempool import wire
 from mempool.endpoints import check_endpoint
 from mempool.errors import FrameError
 from mempool.layout import BlockLayout
-from mempool.wire import Unsigned
+from mempool.wire import TicketKey, Unsigned
 from sglang_memserve.caching.prefill_origins import PrefillOrigin
 
 TAG = b"MEMSERVE1"
@@ -30,7 +30,8 @@ class Destination(msgspec.Struct, tag="destination", frozen=True):
     """Where the KV of one room goes.
 
     It repeats endpoint and layout, so that prefill keeps no registration that a restart of either side could
-    make stale. A dummy rank (MLA over unequal TP) knows of the room but sends nothing.
+    make stale. A dummy rank (MLA over unequal TP) knows of the room but sends nothing. `key`: what the KV is
+    to be encrypted with; None: it comes in clear.
     """
 
     room: Unsigned
@@ -40,6 +41,7 @@ class Destination(msgspec.Struct, tag="destination", frozen=True):
     decode_prefix_len: Unsigned
     required_destinations: Annotated[int, msgspec.Meta(ge=1, le=MAX_DESTINATIONS)]
     is_dummy: bool
+    key: TicketKey | None = None
 
 
 class Handoff(msgspec.Struct, frozen=True):

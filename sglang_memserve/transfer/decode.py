@@ -32,17 +32,27 @@ class DecodeRoom:
 
 class DecodeSide:
     """`buffers`: SGLang's KV pool. `forward_stream`: the scheduler's, on which the engine writes KV. `port`:
-    where blocks are received; 0 for a free one.
+    where blocks are received; 0 for a free one. `encrypt`: whether they must come encrypted.
     """
 
-    def __init__(self, host: SideHost, buffers: PagedBuffers, forward_stream: Any, *, port: int = 0) -> None:
+    def __init__(
+        self,
+        host: SideHost,
+        buffers: PagedBuffers,
+        forward_stream: Any,
+        *,
+        port: int = 0,
+        encrypt: bool = False,
+    ) -> None:
         self._host = host
         self._common = DecodeLayer(host)
         self._forward_stream = forward_stream if buffers.device.type == "cuda" else None
         self._buffers = buffers
         self._layout = buffers.layout
         self._blocks = BlockReceiver(
-            endpoint_of("stream", host.local_ip, port), transports=Transports(access=host.access)
+            endpoint_of("stream", host.local_ip, port),
+            transports=Transports(access=host.access),
+            encrypt=encrypt,
         )
         # Scheduler thread only.
         self._rooms: dict[int, DecodeRoom] = {}
@@ -88,7 +98,7 @@ class DecodeSide:
         Returns the message that asks a prefill rank for them; that rank waits for `required_destinations` of
         these. `decode_prefix_len`: tokens whose KV is here already. `is_dummy`: this rank is sent nothing.
         """
-        ticket = 0 if is_dummy else self._admit(number, kv_indices, aux_index)
+        ticket, key = (0, None) if is_dummy else self._admit(number, kv_indices, aux_index)
         return control.frames(
             control.Destination(
                 room=number,
@@ -98,6 +108,7 @@ class DecodeSide:
                 decode_prefix_len=decode_prefix_len,
                 required_destinations=required_destinations,
                 is_dummy=is_dummy,
+                key=key,
             )
         )
 
@@ -112,20 +123,25 @@ class DecodeSide:
     def _room(self, number: int) -> DecodeRoom:
         return self._rooms.setdefault(number, DecodeRoom(number))
 
-    def _admit(self, number: int, kv_indices: npt.NDArray[np.int32], aux_index: int | None) -> int:
+    def _admit(
+        self, number: int, kv_indices: npt.NDArray[np.int32], aux_index: int | None
+    ) -> tuple[int, bytes | None]:
+        """Ticket and key."""
         pages = torch.from_numpy(np.asarray(kv_indices, dtype=np.int64))
         # A forward that was launched before its request ended may still write to pages given away since.
         after = None if self._forward_stream is None else self._forward_stream.record_event()
         room = self._room(number)
+        key = self._blocks.new_key()
         ticket = self._blocks.expect(
             self._buffers,
             pages,
             partial(self._landed, room, aux_index),
             partial(self._failed, room),
             after,
+            key,
         )
         room.tickets.append(ticket)
-        return ticket
+        return ticket, key
 
     def _landed(self, room: DecodeRoom, aux_index: int | None, private: bytes) -> None:
         """On the block channel's thread. Raises FrameError."""

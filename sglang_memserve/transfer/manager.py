@@ -13,6 +13,7 @@ from sglang.srt.disaggregation.utils import DisaggregationMode
 from mempool.errors import MemPoolError
 from mempool.flags import TransferMode
 from mempool.security.authenticator import Authenticator
+from mempool.sockets import endpoint_of
 from sglang_memserve import limits
 from sglang_memserve.caching.agent import CachingAgent
 from sglang_memserve.caching.prefill_origins import PrefillOrigin
@@ -85,6 +86,7 @@ class MemServeKVManager(CommonKVManager):
         buffers = paged_buffers(pool)
         limits.refuse_unknown_layout(buffers.layout, self.kv_args.kv_item_lens)
         options = InstanceOptions.from_environment()
+        encrypt = options.encrypt.applies_at(endpoint_of("stream", self.local_ip, 0))
         if self.disaggregation_mode == DisaggregationMode.PREFILL:
             mode = TransferMode(options.transfer)
             if options.caveat:
@@ -92,11 +94,16 @@ class MemServeKVManager(CommonKVManager):
             layers = buffers.layout.layers
             by_layer = ByLayer(pool, buffers.device, layers) if mode == TransferMode.BY_LAYER else None
             self.prefill = PrefillSide(
-                self, buffers, mode=mode, by_layer=by_layer, max_bandwidth=options.max_bytes_per_second
+                self,
+                buffers,
+                mode=mode,
+                by_layer=by_layer,
+                max_bandwidth=options.max_bytes_per_second,
+                encrypt=encrypt,
             )
         else:
             port = options.transfer_port and options.transfer_port + self.kv_args.engine_rank
-            self.decode = DecodeSide(self, buffers, forward_stream, port=port)
+            self.decode = DecodeSide(self, buffers, forward_stream, port=port, encrypt=encrypt)
             self.connections = ConnectionWatch(self._on_lost, self.access)
             MemServeKVReceiver.connect_with(self.access)
             self._start_heartbeat_checker_thread()

@@ -29,8 +29,9 @@ class PrefillSide:
     """All methods but `fail_room` belong to the scheduler's thread, and none blocks.
 
     `mode`: how blocks are cut into messages. `by_layer`: what knows which layers are written, where layers
-    are sent ahead. `max_bandwidth`: bytes a second to each other instance at most; 0: no bound.
-    `max_unclaimed`: destinations that may wait for their request.
+    are sent ahead. `max_bandwidth`: bytes a second to each other instance at most; 0: no bound. `encrypt`:
+    whether a decode instance that wants KV in clear is refused. `max_unclaimed`: destinations that may wait
+    for their request.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class PrefillSide:
         mode: TransferMode = TransferMode.AGGREGATED,
         by_layer: ByLayer | None = None,
         max_bandwidth: int = 0,
+        encrypt: bool = False,
         max_unclaimed: int = MAX_UNCLAIMED,
     ) -> None:
         self._host = host
@@ -48,7 +50,7 @@ class PrefillSide:
         self._mode = mode
         self._by_layer = by_layer
         self._buffers = buffers
-        self._blocks = BlockSender(transports=Transports(max_bandwidth, access=host.access))
+        self._blocks = BlockSender(transports=Transports(max_bandwidth, access=host.access), encrypt=encrypt)
         self.rooms = Rooms(self._common.bootstrap_timeout_s, max_unclaimed)
         self._rendezvous = Rendezvous(self.rooms, self._common, buffers.layout, self._open_transfer)
         self._send_s = 0.0
@@ -187,6 +189,7 @@ class PrefillSide:
             message.ticket,
             partial(self._ended, message.room, destination),
             mode=self._mode,
+            key=message.key,
         )
 
     def _ended(self, number: int, destination: RoomDestination, error: TransferError | None) -> None:

@@ -73,18 +73,22 @@ class Outcome:
 class Channel:
     """A sender and a receiver with a store each; both are closed after the test."""
 
-    def __init__(self, source, target, *, url="stream://127.0.0.1:0", to_sender=None, to_receiver=None):
+    def __init__(
+        self, source, target, *, url="stream://127.0.0.1:0", to_sender=None, to_receiver=None, encrypt=False
+    ):
         self.source, self.target = source, target
         self.sender = BlockSender(**(to_sender or {}))
-        self.receiver = BlockReceiver(url, **(to_receiver or {}))
+        self.receiver = BlockReceiver(url, encrypt=encrypt, **(to_receiver or {}))
 
     def begin(self, pages, *, receiver=None, **how):
         """A transfer into `pages`, and the outcomes at the receiver and at the sender."""
         receiver = receiver or self.receiver
         there, here = Outcome(), Outcome()
         pages = torch.tensor(pages, dtype=torch.int64)
-        ticket = receiver.expect(self.target, pages, there.done, there.ended)
-        return self.sender.open(self.source, receiver.endpoint, ticket, here.ended, **how), there, here
+        key = receiver.new_key()
+        ticket = receiver.expect(self.target, pages, there.done, there.ended, key=key)
+        transfer = self.sender.open(self.source, receiver.endpoint, ticket, here.ended, key=key, **how)
+        return transfer, there, here
 
     def carry_one(self, page, *, receiver=None, **how):
         """A transfer of block 1, which both sides must see succeed."""

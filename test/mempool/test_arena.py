@@ -75,11 +75,12 @@ def test_blocks_of_the_wrong_size_are_refused(large):
 
 @pytest.mark.parametrize("ends", ["dram to dram", "hbm to dram", "dram to hbm"])
 @pytest.mark.parametrize("mode", list(TransferMode))
-def test_blocks_go_between_media(make_paged, make_channel, tools, ends, mode):
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_blocks_go_between_media(make_paged, make_channel, tools, ends, mode, encrypt):
     hbm, dram = make_paged(16, seed=3), random_arena(tools.layout(), 16)
     source = hbm if ends.startswith("hbm") else dram
     target = make_paged(16) if ends.endswith("hbm") else DramArena(tools.layout(), 16)
-    channel = make_channel(source, target)
+    channel = make_channel(source, target, encrypt=encrypt)
     src, dst = [9, 3, 4, 5, 1], [2, 8, 9, 11, 12]
     transfer, _, here = channel.begin(dst, mode=mode)
     transfer.send(torch.tensor(src), 0)

@@ -25,6 +25,7 @@ def valid_messages(ticket, size):
         [wire.encode(wire.Begin(ticket, 3))],
         [wire.encode(wire.Finish(ticket, 1, 1, b"cookie"))],
         [wire.encode(wire.Fail(ticket, 2, "a reason"))],
+        [wire.encode(wire.Sealed(ticket, 1, 2, b"a box that nobody sealed", b"a tag"))],
     ]
 
 

@@ -96,13 +96,14 @@ def expect(channel, tools, pages):
     return ticket, outcome
 
 
+@pytest.mark.parametrize("encrypt", [False, True])
 @pytest.mark.parametrize("pages", [[2, 3, 4], [6, 1, 3]])
-def test_blocks_are_read_to_where_they_belong(make_channel, channel, arena, tools, pages):
+def test_blocks_are_read_to_where_they_belong(make_channel, channel, arena, tools, pages, encrypt):
     def no_copy(*_):
         raise AssertionError("copied")
 
     arena.scatter = no_copy
-    other = make_channel(channel.source, arena)
+    other = make_channel(channel.source, arena, encrypt=encrypt)
     transfer, there, here = other.begin(pages)
     transfer.send(torch.tensor([1, 2, 5]), 0)
     transfer.finish(3)
@@ -188,6 +189,7 @@ def mangled(rng, ticket):
             wire.Begin(ticket, 3),
             wire.Finish(ticket, 1, 1, b"cookie"),
             wire.Fail(ticket, 2, "a reason"),
+            wire.Sealed(ticket, 1, 2, b"a box that nobody sealed", b"a tag"),
         ]
     )
     header = bytearray(wire.encode(message))

@@ -14,19 +14,28 @@ from mempool.transfer.receiver import BlockReceiver
 LOCAL = "tcp://127.0.0.1:0"
 
 
+@pytest.fixture(params=[False, True], ids=["clear", "encrypted"])
+def encrypt(request):
+    return request.param
+
+
 @pytest.fixture
-def channel(make_paged, make_channel):
+def channel(make_paged, make_channel, encrypt):
     """Three blocks a message, two messages a window."""
     source, target = make_paged(64, seed=5), make_paged(64)
     size = 3 * source.layout.block_bytes
     return make_channel(
-        source, target, to_sender={"piece_bytes": size}, to_receiver={"window_bytes": 2 * size}
+        source,
+        target,
+        to_sender={"piece_bytes": size},
+        to_receiver={"window_bytes": 2 * size},
+        encrypt=encrypt,
     )
 
 
 @pytest.fixture
-def small(make_paged, make_channel):
-    return make_channel(make_paged(8, seed=1), make_paged(8))
+def small(make_paged, make_channel, encrypt):
+    return make_channel(make_paged(8, seed=1), make_paged(8), encrypt=encrypt)
 
 
 def nobody():
@@ -275,7 +284,10 @@ def test_one_bad_transfer_ends_neither_thread(channel, tools):
         channel.sender.open(channel.source, endpoint, 1, here.ended)
         assert isinstance(here.wait().error, PeerDied)
     pages = torch.tensor([1])
-    ticket = channel.receiver.expect(channel.target, pages, lambda private: 1 / 0, lambda error: None)
+    key = channel.receiver.new_key()
+    ticket = channel.receiver.expect(
+        channel.target, pages, lambda private: 1 / 0, lambda error: None, key=key
+    )
     here = tools.Outcome()
     raising = channel.sender.open(channel.source, channel.receiver.endpoint, ticket, here.ended)
     raising.send(pages, 0)

@@ -24,13 +24,18 @@ def url(request, tmp_path):
     return urls[request.param]
 
 
-@pytest.fixture
-def channel(url, make_paged, make_channel):
+@pytest.fixture(params=[False, True], ids=["clear", "encrypted"])
+def channel(request, url, make_paged, make_channel):
     shared = {"transports": Transports()}
     source = make_paged(32, seed=1)
     size = source.layout.block_bytes
     return make_channel(
-        source, make_paged(32), url=url, to_sender={"piece_bytes": size, **shared}, to_receiver=shared
+        source,
+        make_paged(32),
+        url=url,
+        to_sender={"piece_bytes": size, **shared},
+        to_receiver=shared,
+        encrypt=request.param,
     )
 
 

@@ -48,7 +48,7 @@ def registry(open_things):
     open_things.callback(server.close)
     return SimpleNamespace(
         endpoint=server.endpoint,
-        message=encode_membership(Join(INFO)),
+        message=encode_membership(Join(INFO, bytes(16))),
         refused=lambda: server.refused,
         heard=lambda: server.bad_frames + len(server._roll.standings()),
     )

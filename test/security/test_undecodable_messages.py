@@ -92,6 +92,7 @@ def fails_as_frame_error(decode, frame):
             ),
         ),
         (wire.decode_to_receiver, wire.encode(wire.Blocks(1, 2, 3, 4, 5, 6))),
+        (wire.decode_to_receiver, wire.encode(wire.Sealed(1, 2, 3, b"a box", b"a tag"))),
         (wire.decode_to_sender, wire.encode(wire.Refuse(1, 2, "a reason"))),
         (decode_reply, b"\x84\xa4type\xabevent_batch\xa6number\x01\xabincarnation\x01\xa6events\x90"),
         (decode_event, b"\x83\xa4type\xa7Cleared\xa3seq\x01\xa9namespace\xc0"),
@@ -172,7 +173,12 @@ def test_no_message_ends_the_receiver(make_pool, no_traceback, greets):
     host, _, port = pool.info.data.removeprefix("stream://").rpartition(":")
     hello = prefixed(wire.encode(wire.ChannelHello(wire.VERSION))) if greets else b""
     thrown = 0
-    for message in (wire.Blocks(1, 2, 3, 4, 5, 6), wire.Finish(1, 2, 3, b"p"), wire.ChannelHello(1)):
+    for message in (
+        wire.Blocks(1, 2, 3, 4, 5, 6),
+        wire.Finish(1, 2, 3, b"p"),
+        wire.ChannelHello(1),
+        wire.Sealed(1, 2, 3, b"a box", b"a tag"),
+    ):
         for frame in hostile(wire.encode(message)):
             with socket.create_connection((host, int(port)), 10) as stranger:
                 stranger.sendall(hello + prefixed(frame, b"x" * 64))

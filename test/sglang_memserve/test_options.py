@@ -2,6 +2,7 @@
 
 import pytest
 
+from mempool.encryption import Encryption
 from mempool.flags import TransferMode
 from sglang_memserve.options import InstanceOptions, OptionError, check_variables, help_text, take
 
@@ -45,6 +46,7 @@ def test_spawned_processes_find_what_was_asked_for(monkeypatch):
     [
         (["--memserve-caching", "4"], "--memserve-caching 4: choose from basic, 1, 2, 3"),
         (["--memserve-transfer", "layers"], "--memserve-transfer layers: choose from aggregated, by-layer"),
+        (["--memserve-encrypt", "yes"], "--memserve-encrypt yes: choose from auto, on, off"),
         (["--memserve-max-bandwidth", "10%"], "--memserve-max-bandwidth: '10%' is not a size"),
         (["--memserve-max-bandwidth", "1000"], "--memserve-max-bandwidth 1000: give at least 1MiB, or 0"),
         (["--memserve-caching"], "--memserve-caching needs a value"),
@@ -68,6 +70,14 @@ def test_the_mode_for_benchmarks_is_offered_to_nobody():
 def test_the_mode_for_benchmarks_is_named_as_what_it_is(mode):
     caveat = take(["--memserve-transfer", mode.value])[0].caveat
     assert ("by-request is for measurements only" in caveat) == (mode is TransferMode.BY_REQUEST)
+
+
+def test_whether_kv_is_encrypted_reaches_the_instances_processes(monkeypatch):
+    environ = {}
+    assert take([])[0].encrypt is Encryption.AUTO
+    take(["--memserve-encrypt", "on"])[0].publish(environ)
+    monkeypatch.setenv("MEMSERVE_ENCRYPT", environ["MEMSERVE_ENCRYPT"])
+    assert InstanceOptions.from_environment().encrypt is Encryption.ON
 
 
 @pytest.mark.parametrize("mode", TransferMode)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mempool.encryption import Encryption
 from sglang_memserve.caching.config import CachingAgentConfig
 from sglang_memserve.hooks import caching as hooks
 from sglang_memserve.hooks.scheduler_state import scheduler_state
@@ -37,6 +38,7 @@ def test_the_agent_has_the_instances_options(scheduler, monkeypatch):
     monkeypatch.setenv("MEMSERVE_CACHING", "2")
     monkeypatch.setenv("MEMSERVE_DRAM", "1GiB")
     monkeypatch.setenv("MEMSERVE_MAX_BANDWIDTH", "100MiB")
+    monkeypatch.setenv("MEMSERVE_ENCRYPT", "on")
     monkeypatch.setenv("MEMSERVE_REGISTRIES", "tcp://10.0.0.9:7000")
     config, parts = attach(scheduler)
     assert config == CachingAgentConfig(
@@ -48,6 +50,7 @@ def test_the_agent_has_the_instances_options(scheduler, monkeypatch):
         registries=["tcp://10.0.0.9:7000"],
         namespace={"model": "digest of m"},
         max_bandwidth=100 << 20,
+        encrypt=Encryption.ON,
     )
     assert parts == {
         "tree": "ours",

@@ -98,9 +98,9 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context, access=LOOPBACK
 
 
 class Split:
-    """`how`: keyword arguments of `PrefillSide`, made for the source's buffers."""
+    """`how`: keyword arguments of `PrefillSide`, for the source's buffers; `to_decode`: of `DecodeSide`."""
 
-    def __init__(self, decode_heads: int = HEADS, how=lambda source: {}, access=LOOPBACK_ONLY):
+    def __init__(self, decode_heads: int = HEADS, how=lambda source: {}, to_decode=(), access=LOOPBACK_ONLY):
         self.context = zmq.Context()
         self.source, self.target = make_buffers(1), make_buffers(None, decode_heads)
         self.p = make_manager(DisaggregationMode.PREFILL, self.context, access)
@@ -109,7 +109,7 @@ class Split:
         if access.key is not None:
             MemServeKVReceiver.connect_with(access)
         self.p.prefill = PrefillSide(self.p, self.source, **how(self.source))
-        self.d.decode = DecodeSide(self.d, self.target, None)
+        self.d.decode = DecodeSide(self.d, self.target, None, **dict(to_decode))
         self.to_prefill = self.context.socket(zmq.PUSH)
         access.present(self.to_prefill)
         self.to_prefill.connect(f"tcp://127.0.0.1:{self.p.rank_port}")

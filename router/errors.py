@@ -11,11 +11,11 @@ Failure                 the end of a request, as an HTTP answer
     ├── Conflict        409
     ├── PayloadTooLarge 413
     ├── UnknownEncoding 415
-    ├── TenantLimited   429  says when to come again
     ├── HeadTooLarge    431
     ├── LimitReached    a bound of the router's own; counted by its reason
     │   ├── QueuedTooLong   408
     │   ├── TooManyRequests 429
+    │   │   └── TenantLimited
     │   └── Overloaded      503
     ├── InstanceFailed  502  connection refused, reset or broken off; names the instance
     ├── NoInstance      503  no healthy instance
@@ -143,15 +143,6 @@ class UnknownEncoding(RouterError):
         self.headers = {**JSON_HEADERS, "Accept-Encoding": known}
 
 
-class TenantLimited(RouterError):
-    status_code = HTTPStatus.TOO_MANY_REQUESTS
-    kind = "rate_limit_exceeded"
-
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.headers = {**JSON_HEADERS, "Retry-After": str(retry_after_s)}
-
-
 class HeadTooLarge(RouterError):
     status_code = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     kind = "headers_too_large"
@@ -178,6 +169,11 @@ class QueuedTooLong(LimitReached):
 
 class TooManyRequests(LimitReached):
     status_code = HTTPStatus.TOO_MANY_REQUESTS
+
+
+class TenantLimited(TooManyRequests):
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__("rate_limit_exceeded", message, retry_after_s)
 
 
 class Overloaded(LimitReached):

@@ -69,7 +69,8 @@ async def running_app(
         await watch.probe_all()
         if scheduler.needs_tokens:
             tokens.prepare()
-        feeds = await stack.enter_async_context(_feeds(registry, core, _access(config)))
+        access = _access(config)
+        feeds = await stack.enter_async_context(_feeds(registry, core, access))
         forwarder = Forwarder(config, registry, scheduler, client)
         stack.push_async_callback(forwarder.close)
         checks = await stack.enter_async_context(_background(watch.run(), "health checks"))
@@ -77,7 +78,7 @@ async def running_app(
         stack.push_async_callback(generate_probe.close)
         workers = Workers(registry, watch, config, scheduler.forget)
         stack.push_async_callback(workers.close)
-        tenants, admission = _tenants(config, reloads), Admission(config)
+        tenants, admission = _tenants(config, reloads, access), Admission(config)
         middlewares = _middlewares(config, shutdown, tenants, admission)
         app = web.Application(client_max_size=config.max_payload_size, middlewares=middlewares)
         metrics = Metrics(registry, scheduler, forwarder.retries, admission, tenants)
@@ -118,11 +119,14 @@ async def _feeds(registry: Registry, core: RouterCore, access: ClusterAccess) ->
         yield feeds
 
 
-def _tenants(config: RouterConfig, reloads: Reloads) -> Tenants | None:
-    """Those of the configuration's file. Raises ConfigError."""
+def _tenants(config: RouterConfig, reloads: Reloads, access: ClusterAccess) -> Tenants | None:
+    """Those of the configuration's file. All routers of a cluster have its key. Raises ConfigError."""
     if not config.tenants:
         return None
-    tenants = Tenants(Path(config.tenants), config.tenants_secret.encode())
+    secret = config.tenants_secret.encode()
+    if not secret and access.key is not None:
+        secret = access.key.derive("tenants")
+    tenants = Tenants(Path(config.tenants), secret)
     reloads.add("the file of tenants", tenants.reload)
     return tenants
 

@@ -45,8 +45,8 @@ class Tenants:
         secret = found.secret.encode() or self._secret
         if not secret:
             raise ConfigError(
-                f"{self._path}: secret: there is none, and none in --tenants-secret: {file.MAKE_SECRET}; "
-                "routers of one cluster need the same"
+                f"{self._path}: secret: there is none, none in --tenants-secret, and no cluster key: "
+                f"{file.MAKE_SECRET}; routers of one cluster need the same"
             )
         if len(secret) < file.SHORTEST_SECRET:
             raise ConfigError(

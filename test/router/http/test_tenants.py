@@ -72,6 +72,21 @@ async def test_only_keys_of_tenants_and_the_admins_are_heard(tenants_of):
     assert len(cluster.decode_mock.seen) == 2
 
 
+async def test_routers_of_one_cluster_have_one_secret(start, tmp_path, monkeypatch):
+    salts = []
+    for number, cluster_key in enumerate(("k" * 32, "k" * 32, "j" * 32)):
+        monkeypatch.setenv("MEMSERVE_CLUSTER_KEY", cluster_key)
+        path = tmp_path / f"{number}.yaml"
+        write(path, entry("a"), secret="")
+        cluster = await start(prefill=0, decode=0, colocated=1, tenants=str(path))
+        async with cluster.session.post(
+            f"{cluster.url}/generate", json=SINGLE, headers=bearer("a")
+        ) as response:
+            assert response.status == 200
+        salts.append(cluster.colocated[0].bodies[0]["cache_salt"])
+    assert salts[0] == salts[1] != salts[2]
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -29,3 +29,28 @@ def test_a_namespace_that_is_too_long_has_no_name():
 def test_a_name_that_is_no_namespace_is_refused(name):
     with pytest.raises(msgspec.DecodeError):
         Namespace.from_name(name)
+
+
+@pytest.mark.parametrize("namespace", [(None, None), ("lora", None), (None, "salt"), ("\u00e9", '"[]\\')])
+def test_the_name_of_a_namespace_is_one(namespace):
+    assert Namespace.is_name(Namespace(*namespace).name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x",
+        "null",
+        "[null]",
+        "[null, null]",
+        "[null,null,null]",
+        "[1,2]",
+        '["\\ud800",null]',
+        '["\\u0061",null]',
+        "[" * 256,
+        '{"extra_key":null,"cache_salt":null}',
+    ],
+)
+def test_what_no_request_can_be_under_is_no_name_of_a_namespace(name):
+    assert not Namespace.is_name(name)

@@ -142,7 +142,7 @@ def test_multipart_without_end_from_a_stranger_costs_no_memory(port):
     assert not port.heard()
 
 
-def test_a_member_with_a_wrong_key_is_told_what_to_look_at(open_things):
+def test_a_member_with_a_wrong_key_learns_what_to_look_at(open_things):
     server = MembershipRegistry("tcp://127.0.0.1:0", access=ACCESS)
     open_things.callback(server.close)
 
@@ -163,7 +163,7 @@ def test_a_member_with_a_wrong_key_is_told_what_to_look_at(open_things):
     assert server.refused >= 2
 
 
-def test_a_key_at_the_joining_side_alone_is_told_too(open_things):
+def test_a_key_at_the_joining_side_alone_is_noticed_too(open_things):
     server = MembershipRegistry("tcp://127.0.0.1:0")
     open_things.callback(server.close)
     client = MembershipClient(

@@ -1,5 +1,8 @@
 """Which addresses are served without a key, and as whom a connection speaks."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from waiting import until
 
@@ -34,7 +37,7 @@ HERE = [
     "inproc://x",
 ]
 
-LISTENERS = {
+LISTENERS: dict[str, Callable[[str, ClusterAccess], Any]] = {
     "registry": lambda url, access: MembershipRegistry(url, access=access),
     "feed": lambda url, access: FeedServer(url, {}, access=access),
     "control": lambda url, access: Transports(access=access).listen(url, SocketLimits(), 1024),

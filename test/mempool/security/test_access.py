@@ -9,9 +9,10 @@ from waiting import until
 from mempool.endpoints import is_loopback
 from mempool.errors import MemPoolError
 from mempool.feed.server import FeedServer
+from mempool.membership import cli
 from mempool.membership.registry_server import MembershipRegistry
-from mempool.security.access import ClusterAccess, UnprotectedAddress, peer_name
-from mempool.security.cluster_key import FILE_VARIABLE, ClusterKey, ClusterKeyError
+from mempool.security.access import INSECURE_VARIABLE, ClusterAccess, UnprotectedAddress, peer_name
+from mempool.security.cluster_key import FILE_VARIABLE, KEY_VARIABLE, ClusterKey, ClusterKeyError
 from mempool.sockets import SocketLimits
 from mempool.transfer.receiver import BlockReceiver
 from mempool.transports.registry import Transports
@@ -116,3 +117,15 @@ def test_a_listener_knows_the_name_of_who_speaks(open_things):
 @pytest.mark.parametrize("routing_id", [b"\x00abcd", b"", b"no slash", b"\xff\xfe/1"])
 def test_an_id_without_a_name_has_none(routing_id):
     assert peer_name(routing_id) == ""
+
+
+def test_the_registrys_command_refuses_what_others_reach_and_bad_keys(capsys, tmp_path, monkeypatch):
+    for name in (FILE_VARIABLE, KEY_VARIABLE, INSECURE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["--bind", "tcp://0.0.0.0:0"]) == 1
+    assert FILE_VARIABLE in capsys.readouterr().err
+    path = tmp_path / "key"
+    path.write_text("k" * 32)
+    path.chmod(0o604)
+    assert cli.main(["--bind", "tcp://0.0.0.0:0", "--cluster-key-file", str(path)]) == 2
+    assert "0604" in capsys.readouterr().err

@@ -70,13 +70,9 @@ class MemPool:
         )
         # Closed in the reverse order, also where one of the later steps fails.
         with ExitStack() as stack:
+            channels = transports or Transports(access=access)
             self._exchange = exchange = PeerExchange(
-                self.local,
-                self._peers,
-                config,
-                transports or Transports(access=access),
-                engine=engine,
-                on_received=on_received,
+                self.local, self._peers, config, channels, engine=engine, on_received=on_received
             )
             stack.callback(exchange.close)
             self.start = FutureCalls(

@@ -14,7 +14,6 @@ import sys
 
 from benchmark import command
 from benchmark.bars import at_most, conclude
-from benchmark.security import FEED, MEASUREMENTS
 from mempool.security.access import ClusterAccess
 from mempool.security.cluster_key import ClusterKey
 from sglang_memserve.bench.figures import Rounds
@@ -32,6 +31,9 @@ def ratio(rounds: Rounds, name: str) -> float | None:
 
 def main() -> int:
     options = command.parser(__doc__, rounds=7).parse_args()
+    # torch: --help need not wait for it.
+    from benchmark.security import FEED, MEASUREMENTS
+
     accesses = {PLAIN: ClusterAccess(), CURVE: ClusterAccess(ClusterKey.generate())}
     rounds = Rounds()
     for number in range(options.rounds):

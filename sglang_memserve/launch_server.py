@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mempool.caching_mode import CachingMode
+from mempool.security.access import UnprotectedAddress
+from mempool.sockets import endpoint_of
 from sglang_memserve.compat import BACKEND
 from sglang_memserve.options import InstanceOptions, OptionError, check_variables, help_text, take
 
@@ -113,14 +115,26 @@ def main(argv: list[str] | None = None) -> int:
         else:
             argv = _with_model(argv)
         options, argv = take(argv)
-        if caveat := options.access().caveat:
-            print(caveat, file=sys.stderr)
+        _check_access(options, argv)
         options.publish(os.environ)
     except (ModelError, OptionError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     _serve(argv)
     return 0
+
+
+def _check_access(options: InstanceOptions, argv: list[str]) -> None:
+    """Before the model is loaded. Raises OptionError where an instance of a split would serve everybody."""
+    access = options.access()
+    if access.caveat:
+        print(access.caveat, file=sys.stderr)
+    if value_of(argv, "--disaggregation-mode") in ("prefill", "decode"):
+        address = os.environ.get("SGLANG_HOST_IP") or value_of(argv, "--host") or "127.0.0.1"
+        try:
+            access.check_bind(endpoint_of("tcp", address, 0))
+        except UnprotectedAddress as error:
+            raise OptionError(str(error)) from None
 
 
 def check_environment(environ: Mapping[str, str]) -> None:

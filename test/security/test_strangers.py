@@ -125,14 +125,17 @@ def test_multipart_without_end_from_a_stranger_costs_no_memory(port):
     """A ZMTP 3.1 peer of mechanism NULL that sends frames with the flag `more`, as fast as it can."""
     host, number = port.endpoint.removeprefix("tcp://").split(":")
     greeting = b"\xff" + b"\x00" * 8 + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\x00") + b"\x00" * 32
-    ready = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
-    more = (b"\x03" + (65536).to_bytes(8, "big") + b"x" * 65536) * 16
+    ready = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+    more = (b"\x01\xff" + b"x" * 255) * 4096
     before = psutil.Process().memory_info().rss
     sent, ends = 0, time.monotonic() + 30
     while sent < 64 << 20 and time.monotonic() < ends:
         with contextlib.suppress(OSError), socket.create_connection((host, int(number)), 5) as raw:
             raw.settimeout(5)
             raw.sendall(greeting + ready)
+            # Its greeting, and its READY where it has one for a stranger: what comes before that is an error.
+            time.sleep(0.05)
+            raw.recv(4096)
             while True:
                 raw.sendall(more)
                 sent += len(more)
@@ -142,7 +145,7 @@ def test_multipart_without_end_from_a_stranger_costs_no_memory(port):
     assert not port.heard()
 
 
-def test_a_member_with_a_wrong_key_is_told_what_to_look_at(open_things):
+def test_a_member_with_a_wrong_key_learns_what_to_look_at(open_things):
     server = MembershipRegistry("tcp://127.0.0.1:0", access=ACCESS)
     open_things.callback(server.close)
 
@@ -163,7 +166,7 @@ def test_a_member_with_a_wrong_key_is_told_what_to_look_at(open_things):
     assert server.refused >= 2
 
 
-def test_a_key_at_the_joining_side_alone_is_told_too(open_things):
+def test_a_key_at_the_joining_side_alone_is_noticed_too(open_things):
     server = MembershipRegistry("tcp://127.0.0.1:0")
     open_things.callback(server.close)
     client = MembershipClient(

@@ -172,3 +172,22 @@ def test_a_client_that_left_is_noticed_within_a_second(served, environ, seconds)
 )
 def test_the_hub_is_left_alone_only_if_nothing_may_be_on_it(served, argv, offline):
     assert served(*argv).get("HF_HUB_OFFLINE") == offline
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_a_split_beyond_the_loopback_needs_a_cluster_key_at_once(served, tmp_path, capsys, role):
+    argv = ["--model-path", str(tmp_path), "--disaggregation-mode", role, "--host", "10.0.0.1"]
+    assert launch_server.main(argv) == 2
+    said = capsys.readouterr().err
+    assert "10.0.0.1" in said
+    assert "MEMSERVE_CLUSTER_KEY_FILE" in said
+    key = tmp_path / "cluster.key"
+    key.write_text("k" * 32)
+    key.chmod(0o640)
+    assert launch_server.main([*argv, "--memserve-cluster-key-file", str(key)]) == 2
+    assert "0640" in capsys.readouterr().err
+    key.chmod(0o600)
+    served(*argv[2:], "--memserve-cluster-key-file", str(key))
+    assert capsys.readouterr().err == ""
+    served(*argv[2:], environ={"MEMSERVE_INSECURE": "1", "MEMSERVE_CLUSTER_KEY_FILE": ""})
+    assert "insecure" in capsys.readouterr().err

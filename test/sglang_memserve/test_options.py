@@ -4,6 +4,7 @@ import pytest
 
 from mempool.encryption import Encryption
 from mempool.flags import TransferMode
+from mempool.security.cluster_key import ClusterKey
 from sglang_memserve.options import InstanceOptions, OptionError, check_variables, help_text, take
 
 
@@ -130,3 +131,27 @@ def test_a_wrong_port_is_named(port):
 def test_two_pinned_ports_must_differ():
     with pytest.raises(OptionError, match="not all different"):
         take(["--memserve-feed-port", "7000", "--memserve-block-port", "7000"])
+
+
+def test_an_instance_takes_the_clusters_key_by_flag_and_environment(monkeypatch, tmp_path):
+    path = tmp_path / "cluster.key"
+    path.write_text("k" * 40)
+    path.chmod(0o600)
+    assert take([])[0].access().key is None
+    monkeypatch.setenv("MEMSERVE_CLUSTER_KEY", "x" * 40)
+    assert take([])[0].access("me").key == ClusterKey("x" * 40)
+    assert take(["--memserve-cluster-key-file", str(path)])[0].access("me").key == ClusterKey("k" * 40)
+    assert take([])[0].access("me").name == "me"
+    check_variables({"MEMSERVE_CLUSTER_KEY": "x"})
+    with pytest.raises(OptionError, match="--memserve-insecure perhaps: give 1, or 0"):
+        take(["--memserve-insecure", "perhaps"])
+    assert take(["--memserve-insecure", "1"])[0].access().insecure
+    assert not take([])[0].access().insecure
+
+
+def test_the_environment_of_spawned_processes_keeps_the_key_and_the_switch(monkeypatch):
+    environ = {}
+    InstanceOptions(cluster_key_file="/nowhere", insecure=True).publish(environ)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert InstanceOptions.from_environment() == InstanceOptions(cluster_key_file="/nowhere", insecure=True)

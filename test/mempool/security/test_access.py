@@ -1,14 +1,18 @@
 """Which addresses are served without a key, and as whom a connection speaks."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from waiting import until
 
 from mempool.endpoints import is_loopback
 from mempool.errors import MemPoolError
 from mempool.feed.server import FeedServer
+from mempool.membership import cli
 from mempool.membership.registry_server import MembershipRegistry
-from mempool.security.access import ClusterAccess, UnprotectedAddress
-from mempool.security.cluster_key import FILE_VARIABLE, ClusterKey, ClusterKeyError
+from mempool.security.access import INSECURE_VARIABLE, ClusterAccess, UnprotectedAddress
+from mempool.security.cluster_key import FILE_VARIABLE, KEY_VARIABLE, ClusterKey, ClusterKeyError
 from mempool.sockets import SocketLimits
 from mempool.transfer.receiver import BlockReceiver
 from mempool.transports.registry import Transports
@@ -34,7 +38,7 @@ HERE = [
     "inproc://x",
 ]
 
-LISTENERS = {
+LISTENERS: dict[str, Callable[[str, ClusterAccess], Any]] = {
     "registry": lambda url, access: MembershipRegistry(url, access=access),
     "feed": lambda url, access: FeedServer(url, {}, access=access),
     "control": lambda url, access: Transports(access=access).listen(url, SocketLimits(), 1024),
@@ -108,3 +112,15 @@ def test_a_listener_knows_the_name_of_who_speaks(open_things):
         until(lambda it=connection: it.receive() is None and it.opened and it.send([b"hello"]))
         until(lambda: (received := listener.receive()) and names.append(received.speaker.name) is None)
     assert names == ["a", "b/c", None, "a"]
+
+
+def test_the_registrys_command_refuses_what_others_reach_and_bad_keys(capsys, tmp_path, monkeypatch):
+    for name in (FILE_VARIABLE, KEY_VARIABLE, INSECURE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["--bind", "tcp://0.0.0.0:0"]) == 1
+    assert FILE_VARIABLE in capsys.readouterr().err
+    path = tmp_path / "key"
+    path.write_text("k" * 32)
+    path.chmod(0o604)
+    assert cli.main(["--bind", "tcp://0.0.0.0:0", "--cluster-key-file", str(path)]) == 2
+    assert "0604" in capsys.readouterr().err

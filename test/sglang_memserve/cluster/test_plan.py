@@ -2,13 +2,14 @@ import socket
 
 import pytest
 
+from mempool.security.cluster_key import ClusterKey
 from router.config.explain import ConfigError
 from sglang_memserve.cluster import plan, share
 from sglang_memserve.cluster.config import ClusterConfig
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.plan import ports_for, sizes_pool
 from sglang_memserve.cluster.ports import PortPicker
-from sglang_memserve.cluster.spec import InstanceSpec, router_argv, router_env, url_of
+from sglang_memserve.cluster.spec import InstanceSpec, key_env, router_argv, router_env, url_of
 from sglang_memserve.model import ModelInfo
 
 GB = 1_000_000_000
@@ -232,3 +233,11 @@ def test_a_key_is_in_environments_and_in_no_command_line_and_no_repr():
     assert set(router_env(None)) == {"PYTHONUNBUFFERED"}
     descriptions = (spec, spec.argv(), router_argv("127.0.0.1", 2, [spec]))
     assert "s3cret" not in repr(descriptions)
+
+
+def test_every_process_of_a_cluster_has_its_key_in_the_environment_alone():
+    key = ClusterKey("k" * 40)
+    spec = InstanceSpec(role="prefill", index=0, port=1, cluster_key=key)
+    for environ in (spec.env(), router_env(None, key), key_env(key)):
+        assert ClusterKey.from_environment(environ) == key
+    assert "k" * 40 not in f"{spec} {spec.argv()}"

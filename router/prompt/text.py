@@ -28,14 +28,17 @@ def text_chunks(fields: Mapping[str, Any], path: str, size: int) -> TokenArray |
         return None
     text = _chat(fields) if path in CHATS else _text(prompts_of(fields, path))
     count = min(len(text) // _CHUNK_BYTES, MAX_GUESSED_TOKENS)
-    return np.frombuffer(text, dtype=np.int32, count=count) if count else None
+    # A copy: the rest of a long text is not kept for as long as its request lasts.
+    return np.frombuffer(text[: count * _CHUNK_BYTES], dtype=np.int32) if count else None
 
 
 def _text(prompt: Any) -> bytes:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
+    if not isinstance(prompt, str):
+        return b""
     # JSON may hold halves of characters, which UTF-8 cannot.
-    return prompt.encode(errors="surrogatepass") if isinstance(prompt, str) else b""
+    return prompt[: MAX_GUESSED_TOKENS * _CHUNK_BYTES].encode(errors="surrogatepass")
 
 
 def _chat(fields: Mapping[str, Any]) -> bytes:

@@ -98,4 +98,6 @@ def test_ours_passes_what_sglang_router_passes(tmp_path, capsys):
         for test, well in passed[THEIRS].items():
             words = ["passed" if each else "FAILED" for each in (well, passed[OURS][test])]
             print(f"{words[0]:13} {words[1]:6} {test.removeprefix(TESTS + '/')}")
+    # Else nothing is compared: a machine that is too busy for sglang_router.
+    assert sum(passed[THEIRS].values()) > 0.7 * len(passed[THEIRS])
     assert [test for test, well in passed[THEIRS].items() if well and not passed[OURS][test]] == []

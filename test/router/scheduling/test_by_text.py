@@ -15,6 +15,7 @@ PROMPT = "a prompt that is asked for again and again"
 LONG = PROMPT * 500
 BODIES = [
     ("/generate", {"text": LONG}),
+    ("/generate", {"text": LONG, "stream": True}),
     ("/v1/completions", {"model": "m", "prompt": LONG}),
     ("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": LONG}]}),
 ]

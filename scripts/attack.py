@@ -37,7 +37,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.log_dir or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        outcome = run(Attack(options.inputs, options.alone, options.throwers, options.seed), folder)
+        outcome = run(
+            Attack(options.inputs, alone_s=options.alone, throwers=options.throwers, seed=options.seed),
+            folder,
+        )
     if options.json:
         print(json.dumps({"machine": machine_description("sglang-memserve"), "results": outcome.describe()}))
     else:

@@ -112,3 +112,5 @@ def _end(process: psutil.Popen) -> None:
     except psutil.TimeoutExpired:
         process.kill()
         process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -147,7 +147,7 @@ def _bomb(rng: random.Random, body: bytes) -> bytes:
 
 
 _WAYS: tuple[Callable[[random.Random, bytes], bytes], ...] = (
-    *(_field, _field, _mutated, _mutated, _truncated, _truncated, _as_it_is, _as_it_is) * 3,
+    *(_field, _field, _mutated, _mutated, _truncated, _truncated, _as_it_is, _as_it_is) * 8,
     _large,
     _bomb,
 )

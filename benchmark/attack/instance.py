@@ -11,18 +11,15 @@ import sys
 import numpy as np
 import zmq
 
+from benchmark.attack.messages import LAYOUT
 from mempool.address import Medium
 from mempool.arena import DramArena
 from mempool.config import MemPoolConfig
 from mempool.feed.server import FeedServer
-from mempool.layout import BlockLayout
 from mempool.pool import MemPool
 from sglang_memserve.transfer.control import decode_control
 from sglang_memserve.transfer.control_listener import ControlListener
 
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=4, layers=2, heads=1, k_plane_bytes=512, v_plane_bytes=512
-)
 _BLOCKS = 4096
 _PUBLISHED_TOKENS = 4000
 

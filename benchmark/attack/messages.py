@@ -7,14 +7,17 @@ from typing import Any
 
 import msgspec
 
-from benchmark.attack.instance import LAYOUT
 from mempool import wire
 from mempool.address import Medium
 from mempool.feed.messages import FeedRequest
+from mempool.layout import BlockLayout
 from mempool.membership.messages import Heartbeat, InstanceInfo, Join, Leave
 from mempool.remote.messages import AllocMem, Call, Caller, FetchEnded, FetchRequest, FreeMem, Offer
 from sglang_memserve.transfer.control import TAG, Destination, Registration
 
+LAYOUT = BlockLayout(
+    kind="mha", dtype="uint8", page_size=4, layers=2, heads=1, k_plane_bytes=512, v_plane_bytes=512
+)
 _INFO = InstanceInfo(
     instance="stranger", incarnation=7, role="x", layout=LAYOUT, namespace={},
     control="tcp://127.0.0.1:9", data="stream://127.0.0.1:9",

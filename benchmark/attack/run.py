@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ MAX_GROWN_BYTES = 64 << 20
 _ROUTER_SHARE = 0.5
 _BATCH = 500
 _SETTLE_S = 2.0
+_SPAWN = get_context("spawn")
 
 
 @dataclass(frozen=True)
 class Attack:
-    """`inputs` in all, from `throwers` processes at once. The honest client is alone for `alone_s` before."""
+    """`inputs` in all, from `throwers` processes at once, after `warm_up` of them, which are not judged. The
+    honest client is alone for `alone_s` before.
+    """
 
     inputs: int
+    warm_up: int = 3000
     alone_s: float = 20.0
     throwers: int = 2
     seed: int = 1
@@ -63,9 +67,10 @@ class Outcome:
 def run(attack: Attack, folder: Path) -> Outcome:
     """Logs go to `folder`. Raises what goes wrong for the honest client."""
     outcome = Outcome()
-    with running_cluster(folder) as cluster:
+    with running_cluster(folder) as cluster, ProcessPoolExecutor(attack.throwers, _SPAWN) as throwers:
         # What a process keeps after its first use of everything is no growth.
-        _throw(Attack(_BATCH * len(KINDS), seed=attack.seed + 1_000_000), cluster, Outcome())
+        warm_up = replace(attack, inputs=attack.warm_up, seed=attack.seed + 1_000_000)
+        _throw(throwers, warm_up, cluster, Outcome())
         with HonestClient(cluster.endpoints) as honest:
             time.sleep(attack.alone_s)
             outcome.honest["alone"] = _figures(honest)
@@ -73,7 +78,7 @@ def run(attack: Attack, folder: Path) -> Outcome:
             for target in cluster.targets:
                 target.look()
             began = time.monotonic()
-            _throw(attack, cluster, outcome)
+            _throw(throwers, attack, cluster, outcome)
             outcome.seconds = time.monotonic() - began
             outcome.honest["beside"] = _figures(honest)
             time.sleep(_SETTLE_S)
@@ -82,16 +87,15 @@ def run(attack: Attack, folder: Path) -> Outcome:
     return outcome
 
 
-def _throw(attack: Attack, cluster: Cluster, outcome: Outcome) -> None:
-    with ProcessPoolExecutor(attack.throwers, get_context("spawn")) as pool:
-        thrown = [
-            (kind, pool.submit(throw, kind, cluster.endpoints[kind], count, seed))
-            for kind, count, seed in _batches(attack)
-        ]
-        for kind, counted in thrown:
-            answers = counted.result()
-            outcome.thrown[kind] += answers.pop("inputs")
-            outcome.answers.update(answers)
+def _throw(throwers: ProcessPoolExecutor, attack: Attack, cluster: Cluster, outcome: Outcome) -> None:
+    thrown = [
+        (kind, throwers.submit(throw, kind, cluster.endpoints[kind], count, seed))
+        for kind, count, seed in _batches(attack)
+    ]
+    for kind, counted in thrown:
+        answers = counted.result()
+        outcome.thrown[kind] += answers.pop("inputs")
+        outcome.answers.update(answers)
 
 
 def _batches(attack: Attack) -> list[tuple[str, int, int]]:

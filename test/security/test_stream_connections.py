@@ -19,6 +19,7 @@ from mempool.sockets import SocketLimits
 from mempool.transfer.receiver import BlockReceiver
 from mempool.transfer.sender import BlockSender
 from mempool.transports.stream import listener as stream_listener
+from mempool.transports.stream.connection import StreamConnection
 
 LAYOUT = BlockLayout(
     kind="mha", dtype="uint8", page_size=2, layers=2, heads=1, k_plane_bytes=32, v_plane_bytes=32
@@ -73,11 +74,16 @@ def flood(open_things):
             while not stopped.is_set():
                 stranger.sendall(noise)
 
+    def end(stranger):
+        # The other side may have closed it.
+        with contextlib.suppress(OSError):
+            stranger.shutdown(socket.SHUT_RDWR)
+
     def make(stranger, noise):
         thread = threading.Thread(target=run, args=(stranger, noise), daemon=True)
         open_things.callback(thread.join, 20)
         open_things.callback(stranger.close)
-        open_things.callback(lambda: stranger.shutdown(socket.SHUT_RDWR))
+        open_things.callback(end, stranger)
         open_things.callback(stopped.set)
         thread.start()
 
@@ -95,6 +101,34 @@ def is_closed(stranger):
     except ConnectionError:
         return True
     return True
+
+
+def is_closed_while_it_says(stranger, noise):
+    """Not once it is silent: that would close it as well."""
+    stranger.setblocking(False)
+    for _ in range(200):
+        time.sleep(0.05)
+        try:
+            stranger.sendall(noise)
+            if not stranger.recv(1000):
+                return True
+        except BlockingIOError:
+            continue
+        except ConnectionError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("noise", [SIGN * 8192, ANSWER * 8192])
+def test_a_flood_leaves_the_reading_thread_its_other_work(make_ends, flood, noise):
+    ends = make_ends()
+    for _ in range(3):
+        flood(ends.connect(HELLO), noise)
+    time.sleep(0.3)
+    closing = threading.Thread(target=ends.receiver.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
 
 
 @pytest.mark.parametrize("noise", [SIGN * 8192, ANSWER * 8192, HELLO * 1024])
@@ -136,27 +170,15 @@ def test_a_long_header_is_read_whole(make_ends):
 def test_a_header_that_is_dripped_ends_its_connection(make_ends, hello, start):
     ends = make_ends(limits=SHORT)
     stranger = ends.connect(hello + start)
-    with contextlib.suppress(ConnectionError):
-        for _ in range(100):
-            time.sleep(0.05)
-            # The second byte of a prefix of 16 makes no other message, however many follow.
-            stranger.sendall(b"\0" if len(start) > 1 else b"")
-            if not ends.listener._by_source:
-                break
-    assert is_closed(stranger)
+    # The second byte of a prefix of 16 makes no other message, however many follow.
+    assert is_closed_while_it_says(stranger, b"\0" if len(start) > 1 else b"")
 
 
 @pytest.mark.parametrize("says", [b"", SIGN, ANSWER])
 def test_a_newcomer_that_sends_no_message_is_closed(make_ends, says):
     ends = make_ends(limits=SHORT)
     stranger = ends.connect()
-    with contextlib.suppress(ConnectionError):
-        for _ in range(100):
-            stranger.sendall(says)
-            time.sleep(0.05)
-            if not ends.listener._by_source:
-                break
-    assert is_closed(stranger)
+    assert is_closed_while_it_says(stranger, says)
 
 
 def test_connections_that_say_nothing_give_way_to_those_that_do(make_ends, monkeypatch):
@@ -198,3 +220,29 @@ def test_a_receiver_that_floods_takes_no_memory_of_its_sender(make_ends, open_th
         ends.carry()
         for peer in list(ends.sender._peers.values()):
             assert len(peer.connection._unread) + sum(map(len, peer.connection._inbox)) < 1 << 20
+
+
+class EndlessSocket:
+    """Has always more to read."""
+
+    def __init__(self, real, noise):
+        self.real, self.noise, self.given = real, noise, 0
+
+    def recv(self, size):
+        self.given += size
+        assert self.given < 64 << 20, "it reads for ever"
+        return (self.noise * (size // len(self.noise) + 1))[:size]
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+
+@pytest.mark.parametrize("noise", [SIGN, ANSWER, prefixed(wire.encode(wire.Ack(1, 2)))])
+def test_a_sender_reads_a_part_of_a_flood_at_a_time(open_things, noise):
+    rogue = open_things.enter_context(socket.create_server(("127.0.0.1", 0)))
+    connection = StreamConnection(f"stream://127.0.0.1:{rogue.getsockname()[1]}", SocketLimits())
+    open_things.callback(connection.close)
+    until(lambda: connection.receive() is None and connection.opened)
+    connection._socket = EndlessSocket(connection._socket, noise)
+    connection.receive()
+    assert 0 < connection._socket.given < 1 << 20

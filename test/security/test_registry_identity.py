@@ -44,6 +44,12 @@ class Attacker:
         return decode_to_member(self.socket.recv())
 
 
+class WatchedMember(MemPool):
+    def __init__(self, config):
+        self.stopped = []
+        super().__init__(config, stores={DRAM: dram_arena(LAYOUT, 16)}, on_stopped=self.stopped.append)
+
+
 @pytest.fixture
 def registry(open_things):
     registry = MembershipRegistry("tcp://127.0.0.1:0", suspicion_s=0.8, death_s=20, max_members=32)
@@ -53,14 +59,12 @@ def registry(open_things):
 
 @pytest.fixture
 def start(registry, open_things):
-    """start(name): a pool that is a member."""
+    """start(name): a pool that is a member, and where it says that it stops."""
 
     def make(name):
-        stopped = []
         config = MemPoolConfig(instance=name, registries=[registry.endpoint])
-        pool = MemPool(config, stores={DRAM: dram_arena(LAYOUT, 16)}, on_stopped=stopped.append)
+        pool = WatchedMember(config)
         open_things.callback(pool.close)
-        pool.stopped = stopped
         return pool
 
     return make

@@ -87,7 +87,7 @@ class IndexRadix(TokenRadix[InstanceIndex, int]):
     @property
     def size(self) -> int:
         """With what nodes and runs take, however few tokens they have."""
-        return super().size + self.nodes * _NODE_TOKENS + self.runs * _RUN_TOKENS
+        return self.tokens + self._root_tokens + self.nodes * _NODE_TOKENS + self.runs * _RUN_TOKENS
 
     def split(self, node: IndexNode, at: int) -> IndexNode:
         prefix = super().split(node, at)

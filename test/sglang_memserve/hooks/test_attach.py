@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mempool.encryption import Encryption
+from mempool.security.access import ClusterAccess
 from sglang_memserve.caching.config import CachingAgentConfig
 from sglang_memserve.hooks import caching as hooks
 from sglang_memserve.hooks.scheduler_state import scheduler_state
@@ -51,6 +52,7 @@ def test_the_agent_has_the_instances_options(scheduler, monkeypatch):
         namespace={"model": "digest of m"},
         max_bandwidth=100 << 20,
         encrypt=Encryption.ON,
+        access=ClusterAccess(name="10.0.0.1:30001"),
     )
     assert parts == {
         "tree": "ours",

@@ -32,20 +32,28 @@ ASK = "route?prefill_dp_rank=-1&prefill_cp_rank=-1&target_tp_rank=-1&target_pp_r
 
 
 @pytest.fixture
-def url(free_port, monkeypatch):
+def serve(free_port, open_things):
+    """A server that answers already, with the cluster key that the environment has; gives its URL."""
+
+    def start():
+        port = free_port()
+        open_things.callback(MemberBootstrapServer("127.0.0.1", port).close)
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 30
+        while True:
+            try:
+                requests.get(f"{url}/health", timeout=5)
+                return url
+            except requests.ConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+    return start
+
+
+@pytest.fixture
+def url(serve, monkeypatch):
     monkeypatch.setenv("MEMSERVE_CLUSTER_KEY", SECRET)
-    port = free_port()
-    server = MemberBootstrapServer("127.0.0.1", port)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 30
-    while True:
-        try:
-            requests.get(f"{url}/health", timeout=5)
-            break
-        except requests.ConnectionError:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    yield url
-    server.close()
+    return serve()
 
 
 @pytest.fixture
@@ -76,13 +84,13 @@ def test_a_stranger_learns_and_changes_nothing(url, member, auth):
     assert member.get(f"{url}/{ASK}", timeout=5).json()["page_size"] == 16
 
 
-def test_without_a_cluster_key_it_is_sglangs_own(free_port, monkeypatch):
+def test_without_a_cluster_key_it_is_sglangs_own(serve, monkeypatch):
     monkeypatch.setattr(conn, "requests", requests)
     answer_challenges(None)
     assert conn.requests is requests
-    server = MemberBootstrapServer("127.0.0.1", free_port())
-    assert not server.app.middlewares
-    server.close()
+    url = serve()
+    assert requests.put(f"{url}/route", json=RANK, timeout=5).ok
+    assert requests.get(f"{url}/{ASK}", timeout=5).json()["page_size"] == 16
 
 
 def test_an_answer_is_good_for_its_own_request_alone(url):

@@ -47,6 +47,7 @@ _SERVED = tuple(
     for endpoint in ENDPOINTS
     for method in endpoint.methods
 )
+_ENDLESS_CHUNK = b"fffffffffffffffff\r\n"
 Packer = Callable[[bytes], bytes]
 # Of every coding that HTTP names. `br` and `compress` have no packer here: noise comes under their names.
 _CODINGS: dict[bytes, Packer] = {
@@ -87,7 +88,9 @@ def http_input(rng: random.Random) -> HttpInput:
         headers.append(b"Content-Length: %d" % len(body))
     sent = b"\r\n".join([b"%s %s HTTP/1.1" % (method, path), *headers, b"", body])
     cut = rng.random() < 0.05
-    return HttpInput(sent[: rng.randrange(len(sent))] if cut else sent, cut)
+    if cut:
+        sent = sent[: rng.randrange(len(sent))]
+    return HttpInput(sent, cut or sent.endswith(_ENDLESS_CHUNK))
 
 
 def _packed(rng: random.Random, body: bytes, headers: list[bytes]) -> bytes:
@@ -110,7 +113,7 @@ def _chunked(rng: random.Random, body: bytes) -> bytes:
     cut = rng.randrange(len(body) + 1)
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:cut], body[cut:]) if part)
     return chunks + rng.choice(
-        (b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"-1\r\n\r\n", b"fffffffffffffffff\r\n")
+        (b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"-1\r\n\r\n", _ENDLESS_CHUNK)
     )
 
 

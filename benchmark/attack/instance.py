@@ -17,7 +17,8 @@ from mempool.arena import DramArena
 from mempool.config import MemPoolConfig
 from mempool.feed.server import FeedServer
 from mempool.pool import MemPool
-from sglang_memserve.transfer.control import decode_control
+from mempool.sockets import SocketLimits, set_bounds
+from sglang_memserve.transfer.control import MAX_BYTES, decode_control
 from sglang_memserve.transfer.control_listener import ControlListener
 
 _BLOCKS = 4096
@@ -38,8 +39,10 @@ def _publish(pool: MemPool) -> None:
 def _listener(context: "zmq.Context[zmq.Socket[bytes]]") -> tuple[ControlListener, str]:
     """What prefill listens with for decode's messages: each is decoded, and none is acted upon."""
     socket = context.socket(zmq.PULL)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.bind("tcp://127.0.0.1:*")
+    url = "tcp://127.0.0.1:*"
+    set_bounds(socket, url, SocketLimits())
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+    socket.bind(url)
     listener = ControlListener(socket, lambda frames, _: void(decode_control(frames)), lambda: None)
     return listener, socket.getsockopt_string(zmq.LAST_ENDPOINT)
 

@@ -120,4 +120,5 @@ def _figures(honest: HonestClient) -> dict[str, float]:
 
 
 def _is_failure(answer: str) -> bool:
-    return answer.startswith("answered 5") or answer == "unanswered"
+    # "unanswered" is none: by its own framing a request may be one that has not ended, and is waited for.
+    return answer.startswith("answered 5")

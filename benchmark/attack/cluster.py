@@ -18,7 +18,7 @@ _START_S = 120.0
 
 
 @dataclass
-class Target:
+class AttackTarget:
     """A process, and where its log is. `before` and `threads`: as they were when the attack began."""
 
     name: str
@@ -51,7 +51,7 @@ class Target:
 class Cluster:
     """`endpoints`: by kind of input, where it is thrown."""
 
-    targets: tuple[Target, ...]
+    targets: tuple[AttackTarget, ...]
     endpoints: Mapping[str, str]
 
 
@@ -60,13 +60,13 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     """A registry, an instance and a router before three engines; logs go to `folder`."""
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, *command: str, pipe: bool = False) -> Target:
+        def start(name: str, *command: str, pipe: bool = False) -> AttackTarget:
             log = folder / f"{name}.log"
             written = stack.enter_context(log.open("wb"))
             output = subprocess.PIPE if pipe else written
             process = psutil.Popen([sys.executable, "-m", *command], stdout=output, stderr=written)
             stack.callback(_end, process)
-            return Target(name, process, log)
+            return AttackTarget(name, process, log)
 
         ports = _free_ports(4)
         start("engine", "benchmark.attack.engine", *map(str, ports[1:]))

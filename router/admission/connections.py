@@ -39,7 +39,7 @@ class _Address:
         self.served.pop(connection, None)
 
 
-class Connections:
+class ClientConnections:
     """Counts connections, in all and by address. A newcomer beyond a bound takes the place of one that waits.
 
     So whoever sends a whole request at once is served while others hold connections open. Where nobody

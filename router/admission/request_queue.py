@@ -12,7 +12,7 @@ TIMED_OUT = "queue_timeout"
 RATE = "rate_limit"
 
 
-class RequestQueue:
+class AdmissionQueue:
     """`async with queue:` runs a request in its turn, first come, first served. Raises LimitReached.
 
     `limit` requests are in flight at most, and `rate` begin in a second after a burst of `limit`; None for

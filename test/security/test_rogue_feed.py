@@ -33,8 +33,8 @@ def long_chain(runs):
 
 
 def snapshot(number, runs):
-    told = {"type": "Snapshot", "seq": 1, "page_size": 1, "stored": runs}
-    return encode({"type": "snapshot_reply", "number": number, "incarnation": 7, "snapshot": told})
+    said = {"type": "Snapshot", "seq": 1, "page_size": 1, "stored": runs}
+    return encode({"type": "snapshot_reply", "number": number, "incarnation": 7, "snapshot": said})
 
 
 class RogueFeed:

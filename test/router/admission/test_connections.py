@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from router.admission.connections import Connections, address_of
+from router.admission.connections import ClientConnections, address_of
 from router.errors import Overloaded
 
 
@@ -35,7 +35,7 @@ def refused():
 
 @pytest.fixture
 def connections(refused):
-    return Connections(limit=6, limit_by_address=4, refused=refused)
+    return ClientConnections(limit=6, limit_by_address=4, refused=refused)
 
 
 def test_a_newcomer_takes_the_place_of_the_one_that_waits_longest(connections, refused):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from waiting import eventually
 
-from router.admission.request_queue import RequestQueue
+from router.admission.request_queue import AdmissionQueue
 from router.admission.token_bucket import TokenBucket
 from router.errors import QueuedTooLong, TooManyRequests
 
@@ -35,7 +35,7 @@ class Runs:
 
 
 async def test_the_first_that_came_is_the_first_that_begins():
-    runs = Runs(queue := RequestQueue(2, 3, 60))
+    runs = Runs(queue := AdmissionQueue(2, 3, 60))
     await runs.begin(*"abcde")
     assert (runs.begun, queue.in_flight, queue.waiting) == (["a", "b"], 2, 3)
     await runs.end("b")
@@ -46,7 +46,7 @@ async def test_the_first_that_came_is_the_first_that_begins():
 
 
 async def test_beyond_the_queue_is_429_and_what_runs_is_not_hurt():
-    runs = Runs(queue := RequestQueue(1, 1, 60))
+    runs = Runs(queue := AdmissionQueue(1, 1, 60))
     await runs.begin("a", "b")
     with pytest.raises(TooManyRequests, match="--queue-size") as error:
         queue.check()
@@ -60,7 +60,7 @@ async def test_beyond_the_queue_is_429_and_what_runs_is_not_hurt():
 
 
 async def test_a_queue_of_no_size_lets_nobody_wait():
-    runs = Runs(queue := RequestQueue(1, 0, 60))
+    runs = Runs(queue := AdmissionQueue(1, 0, 60))
     queue.check()
     await runs.begin("a", "b")
     with pytest.raises(TooManyRequests):
@@ -72,7 +72,7 @@ async def test_a_queue_of_no_size_lets_nobody_wait():
 
 
 async def test_whoever_waits_too_long_gets_408_and_its_place_is_free():
-    runs = Runs(queue := RequestQueue(1, 1, 0.01))
+    runs = Runs(queue := AdmissionQueue(1, 1, 0.01))
     await runs.begin("a", "b")
     with pytest.raises(QueuedTooLong, match="--queue-timeout-secs") as error:
         await runs.tasks["b"]
@@ -84,7 +84,7 @@ async def test_whoever_waits_too_long_gets_408_and_its_place_is_free():
 
 
 async def test_whoever_leaves_the_queue_frees_its_place():
-    runs = Runs(queue := RequestQueue(1, 1, 60))
+    runs = Runs(queue := AdmissionQueue(1, 1, 60))
     await runs.begin("a", "b")
     runs.tasks["b"].cancel()
     await asyncio.wait([runs.tasks["b"]])
@@ -97,7 +97,7 @@ async def test_whoever_leaves_the_queue_frees_its_place():
 
 
 async def test_a_turn_that_comes_to_one_that_leaves_goes_to_the_next():
-    runs = Runs(queue := RequestQueue(1, 2, 60))
+    runs = Runs(queue := AdmissionQueue(1, 2, 60))
     await runs.begin("a", "b", "c")
     runs._ends["a"].set()
     await asyncio.sleep(0)
@@ -110,7 +110,7 @@ async def test_a_turn_that_comes_to_one_that_leaves_goes_to_the_next():
 
 
 async def test_without_a_limit_all_run():
-    runs = Runs(queue := RequestQueue(None, 0, 60))
+    runs = Runs(queue := AdmissionQueue(None, 0, 60))
     queue.check()
     await runs.begin(*map(str, range(100)))
     assert queue.in_flight == 100
@@ -118,7 +118,7 @@ async def test_without_a_limit_all_run():
 
 
 async def test_a_rate_holds_what_has_no_token_back():
-    runs = Runs(queue := RequestQueue(2, 5, 60, rate=1e-6))
+    runs = Runs(queue := AdmissionQueue(2, 5, 60, rate=1e-6))
     await runs.begin("a", "b", "c")
     await runs.end("a")
     await runs.end("b")
@@ -129,14 +129,14 @@ async def test_a_rate_holds_what_has_no_token_back():
 
 
 async def test_a_rate_lets_the_next_begin_when_its_token_comes():
-    runs = Runs(RequestQueue(2, 5, 60, rate=50))
+    runs = Runs(AdmissionQueue(2, 5, 60, rate=50))
     await runs.begin("a", "b", "c")
     await runs.end("a")
     await eventually(lambda: runs.begun == ["a", "b", "c"])
 
 
 async def test_beyond_a_rate_without_a_queue_is_429():
-    runs = Runs(RequestQueue(None, 0, 60, rate=1))
+    runs = Runs(AdmissionQueue(None, 0, 60, rate=1))
     await runs.begin("a", "b")
     with pytest.raises(TooManyRequests, match="--rate-limit-tokens-per-second") as error:
         await runs.tasks["b"]

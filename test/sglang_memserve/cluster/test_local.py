@@ -165,7 +165,7 @@ async def test_it_starts_with_tls_and_an_admin_key(tmp_path, fake_argv, fake_spe
     )
     spec = fake_spec("colocated", 0, port, command=tuple(fake_argv(port)))
     async with probe.client("client-key") as session, probe.client("admin-key", pinned(cert)) as asking:
-        local = LocalCluster(config, [spec], session, print, LIMITS, asking)
+        local = LocalCluster(config, [spec], session, print, LIMITS, router_session=asking)
         await local.start()
         assert local.url.startswith("https://")
         assert await probe.healthy_workers(asking, local.url) == {spec.url}

@@ -238,6 +238,6 @@ def test_a_key_is_in_environments_and_in_no_command_line_and_no_repr():
 def test_every_process_of_a_cluster_has_its_key_in_the_environment_alone():
     key = ClusterKey("k" * 40)
     spec = InstanceSpec(role="prefill", index=0, port=1, cluster_key=key)
-    for environ in (spec.env(), router_env(None, key), key_env(key)):
+    for environ in (spec.env(), router_env(None, cluster_key=key), key_env(key)):
         assert ClusterKey.from_environment(environ) == key
     assert "k" * 40 not in f"{spec} {spec.argv()}"

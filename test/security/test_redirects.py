@@ -89,9 +89,9 @@ async def test_no_probe_follows_and_the_answer_tells_nothing(start, inside, free
 async def test_an_instance_that_begins_to_point_elsewhere_is_down(start, inside):
     cluster = await start(colocated=1, health_check_interval_secs=0.05)
     cluster.colocated[0].probe_redirect = inside.url
-    while (await ask(cluster, "GET", "/health"))[0] != 503:
+    while (await ask(cluster, "GET", "/readiness"))[0] != 503:
         await asyncio.sleep(0.01)
-    assert "redirect" in (await ask(cluster, "GET", "/health"))[1].decode()
+    assert "redirect" in (await ask(cluster, "GET", "/readiness"))[1].decode()
     assert untouched(inside)
 
 

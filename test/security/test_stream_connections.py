@@ -18,6 +18,7 @@ from mempool.layout import BlockLayout
 from mempool.sockets import SocketLimits
 from mempool.transfer.receiver import BlockReceiver
 from mempool.transfer.sender import BlockSender
+from mempool.transports.registry import Transports
 from mempool.transports.stream import listener as stream_listener
 from mempool.transports.stream.connection import StreamConnection
 
@@ -179,6 +180,22 @@ def test_a_newcomer_that_sends_no_message_is_closed(make_ends, says):
     ends = make_ends(limits=SHORT)
     stranger = ends.connect()
     assert is_closed_while_it_says(stranger, says)
+
+
+def test_what_is_about_to_be_read_is_waited_for_once(open_things):
+    """Who drips always has a byte that was not read yet."""
+    listener = Transports().listen("stream://127.0.0.1:0", SHORT, 1 << 20)
+    open_things.callback(listener.close)
+    port = int(listener.endpoint.rpartition(":")[2])
+    stranger = open_things.enter_context(socket.create_connection(("127.0.0.1", port)))
+    until(lambda: listener.receive() is None and listener._by_source)
+
+    def looked_at():
+        stranger.send(b"\x10")
+        listener.tend()
+        return not listener._by_source
+
+    until(looked_at, timeout_s=20)
 
 
 def test_connections_that_say_nothing_give_way_to_those_that_do(make_ends, monkeypatch):

@@ -258,7 +258,7 @@ def test_no_answer_ends_the_control_client(make_pool, no_traceback, open_things)
     open_things.callback(context.destroy, linger=0)
     rogue = context.socket(zmq.ROUTER)
     port = rogue.bind_to_random_port("tcp://127.0.0.1")
-    pool.introduce(msgspec.structs.replace(INFO, control=f"tcp://127.0.0.1:{port}"))
+    pool.introduce(msgspec.structs.replace(INFO, namespace={}, control=f"tcp://127.0.0.1:{port}"))
     reply = messages.encode(messages.CallReply(1, messages.Allocated(1, b"")))
     for frame in list(hostile(reply))[:25]:
         asked = pool.start.alloc_mem(1, Medium.DRAM, "stranger", timeout_s=20)

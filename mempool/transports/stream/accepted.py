@@ -46,15 +46,22 @@ class AcceptedConnection:
         self._silence = limits.silence_s
         # Since when it has owed a first message, or the rest of a prefix and header.
         self._owes_since: float | None = time.monotonic()
+        self._waited_for: float | None = None
         self._awake_at = 1
         self._max_frame_bytes = max_frame_bytes
         self._place = place
         self._begin()
 
-    @property
-    def overdue(self) -> bool:
-        """Whether it has begun a message, or only itself, and brings it to no end."""
-        return self._owes_since is not None and time.monotonic() - self._owes_since > self._silence
+    def is_overdue(self, *, unread: bool) -> bool:
+        """Whether it has begun a message, or only itself, and brings it to no end.
+
+        `unread`: something has come that was not read yet. It may be that end, so it is waited for, once.
+        """
+        owes_since = self._owes_since
+        if owes_since is None or time.monotonic() - owes_since <= self._silence:
+            return False
+        waited, self._waited_for = self._waited_for == owes_since, owes_since
+        return waited or not unread
 
     def read(self) -> IncomingMessage | None:
         """Reads the socket until a message is whole, or a part of a payload is read, or its turn is over.

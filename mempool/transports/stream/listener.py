@@ -85,9 +85,10 @@ class StreamListener:
         if not self._readable:
             self._look()
         for accepted in list(self._by_source.values()):
-            if accepted.overdue and accepted not in self._readable:
+            unread = accepted in self._readable
+            if accepted.is_overdue(unread=unread):
                 self._drop(accepted, "a message that does not end" if accepted.known else "")
-            elif not accepted.clock.silent or accepted in self._readable:
+            elif unread or not accepted.clock.silent:
                 accepted.writer.put_sign(ARE_YOU_THERE)
                 self._flush(accepted)
             else:

@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -184,7 +185,7 @@ def test_a_newcomer_that_sends_no_message_is_closed(make_ends, says):
 
 def test_what_is_about_to_be_read_is_waited_for_once(open_things):
     """Who drips always has a byte that was not read yet."""
-    listener = Transports().listen("stream://127.0.0.1:0", SHORT, 1 << 20)
+    listener: Any = Transports().listen("stream://127.0.0.1:0", SHORT, 1 << 20)
     open_things.callback(listener.close)
     port = int(listener.endpoint.rpartition(":")[2])
     stranger = open_things.enter_context(socket.create_connection(("127.0.0.1", port)))

@@ -25,6 +25,8 @@ STOCK = (
     *("--max-total-tokens", "16384", "--enable-fp32-lm-head"),
 )
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+# Of all clusters, so that another router follows their instances too.
+CLUSTER_KEY = {"MEMSERVE_CLUSTER_KEY": "e2e" * 11}
 
 
 def pytest_collection_modifyitems(items):
@@ -39,7 +41,11 @@ class Process:
         self.log = folder / f"{name}.out"
         with self.log.open("w") as out:
             self.popen = subprocess.Popen(
-                argv, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (env or {}), cwd=folder
+                argv,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=os.environ | CLUSTER_KEY | (env or {}),
+                cwd=folder,
             )
 
     def wait_for(self, pattern, seconds, since=0):

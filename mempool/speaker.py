@@ -28,10 +28,13 @@ def speaker_of(routing_id: zmq.Frame) -> Speaker:
     """`routing_id`: the first frame of a message that a ROUTER received.
 
     A process with the cluster's key connects as NAME/NUMBER. Its word counts, since the socket has asked for
-    the key: only then has a frame a User-Id.
+    the key: only then has a frame a User-Id. ZeroMQ itself makes an id for who gives none: a 0 and a number,
+    in which any byte may be a slash.
     """
     host, authenticated = _property(routing_id, "Peer-Address"), _property(routing_id, "User-Id")
-    name = routing_id.bytes.rpartition(b"/")[0].decode(errors="replace") if authenticated else ""
+    if not authenticated or routing_id.bytes.startswith(b"\0"):
+        return Speaker(host)
+    name = routing_id.bytes.rpartition(b"/")[0].decode(errors="replace")
     return Speaker(host, name or None)
 
 

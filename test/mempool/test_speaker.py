@@ -69,3 +69,13 @@ def test_who_has_shown_the_key_speaks_as_the_name_it_connected_with(context, nam
 def test_who_has_shown_the_key_and_gives_no_name_may_claim_any(context, names, routing_id):
     speaker = heard(context, routing_id, plain_username=b"member", plain_password=b"x")
     assert speaker == Speaker("127.0.0.1", None)
+
+
+def test_a_slash_in_an_id_of_zeromqs_own_makes_no_name():
+    class MadeUp:
+        bytes = b"\0?|/\x01"
+
+        def get(self, name):
+            return "a member" if name == "User-Id" else "127.0.0.1"
+
+    assert speaker_of(MadeUp()) == Speaker("127.0.0.1", None)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 _URL = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[!-~]{1,240}")
 _TCP = re.compile(r"(?:tcp|stream)://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _LONGEST_HOST = 253
+_OF_THIS_HOST = ("ipc", "inproc", "shm")
 
 
 def check_endpoint(endpoint: str, *, schemes: Collection[str] = (), lowest_port: int = 1) -> None:
@@ -26,10 +27,13 @@ def check_endpoint(endpoint: str, *, schemes: Collection[str] = (), lowest_port:
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether only this host reaches what listens there. A name other than localhost may mean any address."""
-    if not endpoint.startswith(("tcp://", "stream://")):
-        return True
-    host = endpoint.partition("://")[2].rpartition(":")[0].strip("[]")
+    """Whether only this host reaches what listens there."""
+    scheme, _, address = endpoint.partition("://")
+    return scheme in _OF_THIS_HOST or is_loopback_host(address.rpartition(":")[0].strip("[]"))
+
+
+def is_loopback_host(host: str) -> bool:
+    """Of an address or a name. One other than localhost may mean any address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -17,6 +17,19 @@ MAX_PEERS = 1024
 # As many as libzmq allows; a peer takes three, and its own default is 1,023 in all.
 _MAX_SOCKETS = 65535
 
+HANDSHAKE_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+"""Events of a socket's monitor: one at the other end was not let in."""
+
+CONNECTION_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | HANDSHAKE_FAILED
+"""Events of the monitor of a socket that connects: its connection is gone, or never was."""
+
+CONNECTING = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | CONNECTION_LOST
+"""All that such a monitor is asked for: somebody listens there; it may be spoken to; it is gone."""
+
 
 @dataclass(frozen=True)
 class SocketLimits:

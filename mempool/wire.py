@@ -131,8 +131,8 @@ class Sealed(msgspec.Struct, tag="sealed", frozen=True):
 
 OfTicket = Begin | Blocks | Finish | Fail
 Answer = Ack | Refuse
-ToReceiver = ChannelHello | Begin | Blocks | Finish | Fail | Sealed
-ToSender = Welcome | Ack | Refuse | Bye | Sealed
+ToReceiver = ChannelHello | OfTicket | Sealed
+ToSender = Welcome | Answer | Bye | Sealed
 
 encode = msgspec.msgpack.Encoder().encode
 _to_receiver = msgspec.msgpack.Decoder(ToReceiver)

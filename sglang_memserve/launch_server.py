@@ -1,12 +1,12 @@
 """SGLang's server with MemServe's defaults: `python -m sglang_memserve.launch_server <SGLang's flags>`."""
 
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from mempool.caching_mode import CachingMode
+from mempool.endpoints import is_loopback_host
 from mempool.security.access import UnprotectedAddress
 from mempool.sockets import endpoint_of
 from sglang_memserve.compat import BACKEND
@@ -180,7 +180,7 @@ def _serve(argv: list[str]) -> None:
     api_key = os.environ.pop(API_KEY_VARIABLE, None)
     caching = InstanceOptions.from_environment().caching
     argv = with_defaults(_expanded(argv), cuda=torch.cuda.is_available(), caching=caching)
-    if is_loopback(value_of(argv, "--host") or "127.0.0.1"):
+    if is_loopback_host(value_of(argv, "--host") or "127.0.0.1"):
         # Otherwise SGLang tells its peers, and listens for them on, the address of a network interface.
         os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")
     # Where the plug-in looks, here and in the processes that SGLang spawns, for what it is asked to do.
@@ -193,13 +193,6 @@ def _serve(argv: list[str]) -> None:
         run_server(server_args)
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _expanded(argv: list[str]) -> list[str]:

@@ -10,7 +10,8 @@ from zmq.utils.monitor import recv_monitor_message
 from mempool.endpoints import check_endpoint
 from mempool.errors import MemPoolError
 from mempool.security.access import ClusterAccess
-from mempool.security.authenticator import HANDSHAKE_FAILED, Authenticator
+from mempool.security.authenticator import Authenticator
+from mempool.sockets import HANDSHAKE_FAILED
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from mempool.membership.messages import (
     encode,
 )
 from mempool.security.access import ClusterAccess
-from mempool.security.authenticator import HANDSHAKE_FAILED
+from mempool.sockets import CONNECTING, CONNECTION_LOST
 from mempool.wire import MAX_HEADER_BYTES
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ _RECEIVE_QUEUE_MESSAGES = 4096
 # How long a registry's host may leave data unacknowledged. A registry that merely stands still acknowledges.
 _HOST_SILENCE_MILLISECONDS = 10_000
 _LINGER_MILLISECONDS = 200
-
-_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | HANDSHAKE_FAILED
 
 
 class LinkLost(Exception):
@@ -157,7 +155,7 @@ class RegistryLink:
 
     def _open(self, now: float) -> None:
         socket = self._context.socket(zmq.DEALER)
-        monitor = socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
+        monitor = socket.get_monitor_socket(CONNECTING)
         self._reached = False
         self._sockets = socket, monitor
         for each in self._sockets:
@@ -181,8 +179,8 @@ class RegistryLink:
     def _read_events(self, monitor: zmq.Socket[bytes], now: float) -> None:
         while monitor.poll(0):
             event = recv_monitor_message(monitor)["event"]
-            if event & _LOST:
-                raise LinkLost(self._why_lost())
+            if event & CONNECTION_LOST:
+                raise LinkLost(self._access.why_lost(opened=self.connected, reached=self._reached))
             if event == zmq.EVENT_CONNECTED:
                 self._reached = True
                 continue
@@ -191,8 +189,3 @@ class RegistryLink:
             self._pause = _FIRST_PAUSE_SECONDS
         if not self.connected and now > self._give_up_at:
             raise LinkLost(f"no answer in {_CONNECT_SECONDS:g} s")
-
-    def _why_lost(self) -> str:
-        if self.connected:
-            return "connection closed"
-        return self._access.handshake_failed() if self._reached else "cannot connect"

@@ -32,11 +32,10 @@ class _Registry:
 class MembershipView:
     """All instances but `own`: of each one incarnation. An incarnation that ended never comes back.
 
-    One is alive while any connected registry says so, and ends when all of them that knew it say so; until
-    then no other incarnation takes its place. What a
-    registry said is kept while the connection to it is lost, and after that, should it come back with an
-    empty memory, for another `grace_s` seconds, in which the instances register anew. It counts only where no
-    connected registry knows better.
+    One is alive while any connected registry says so, and ends when all of them that knew it say so. Until
+    then no other incarnation takes its place. What a registry said is kept while the connection to it is
+    lost, and after that, should it come back with an empty memory, for another `grace_s` seconds, in which
+    the instances register anew. It counts only where no connected registry knows better.
 
     Every method returns the changes that it makes, in order.
     """

@@ -98,6 +98,12 @@ class ClusterAccess:
         if isinstance(socket, zmq.Socket) and (routing_id := self._routing_id()):
             socket.setsockopt(zmq.ROUTING_ID, routing_id)
 
+    def why_lost(self, *, opened: bool, reached: bool) -> str:
+        """Of a connection. `opened`: there was one; `reached`: somebody listens there, whoever it is."""
+        if opened:
+            return "connection closed"
+        return self.handshake_failed() if reached else "cannot connect"
+
     def handshake_failed(self) -> str:
         """Why a connection may have been closed before anything could be said over it."""
         if self.key is None:

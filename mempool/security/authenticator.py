@@ -8,12 +8,8 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 from mempool.security.access import ZAP_DOMAIN, ClusterAccess
+from mempool.sockets import HANDSHAKE_FAILED
 
-HANDSHAKE_FAILED = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
 # So that a flood of strangers does not keep a thread from its members.
 _EVENTS_A_TURN = 256
 

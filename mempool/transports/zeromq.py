@@ -9,13 +9,19 @@ from zmq.utils.monitor import recv_monitor_message
 
 from mempool.errors import MemPoolError, PeerDied
 from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
-from mempool.security.authenticator import HANDSHAKE_FAILED, Authenticator
-from mempool.sockets import SocketLimits, new_context, set_bounds
+from mempool.security.authenticator import Authenticator
+from mempool.sockets import (
+    CONNECTING,
+    CONNECTION_LOST,
+    HANDSHAKE_FAILED,
+    SocketLimits,
+    new_context,
+    set_bounds,
+)
 from mempool.speaker import Speaker, speaker_of
 from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage
 from mempool.wire import MAX_HEADER_BYTES
 
-_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | HANDSHAKE_FAILED
 # A connection's last messages come before the news that it ended, unless others send without a pause.
 _MESSAGES_BEFORE_GONE = 1024
 
@@ -57,8 +63,7 @@ class ZeroMQ:
 
     def connect(self, endpoint: str, limits: SocketLimits) -> "ZeroMQConnection":
         """It never reconnects: a peer that comes back is a new peer with a new endpoint."""
-        events = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST
-        ends = _MonitoredSocket(self, zmq.DEALER, events)
+        ends = _MonitoredSocket(self, zmq.DEALER, CONNECTING)
         try:
             set_bounds(ends.socket, endpoint, limits)
             self.access.present(ends.socket)
@@ -244,14 +249,9 @@ class ZeroMQConnection:
     def _watch(self) -> None:
         while self._lost is None and self._ends.monitor.poll(0):
             event = recv_monitor_message(self._ends.monitor)["event"]
-            if event & _LOST:
-                self._lost = self._why_lost()
+            if event & CONNECTION_LOST:
+                self._lost = self._access.why_lost(opened=self.opened, reached=self._reached)
             elif event == zmq.EVENT_CONNECTED:
                 self._reached = True
             else:
                 self.opened = True
-
-    def _why_lost(self) -> str:
-        if self.opened:
-            return "connection closed"
-        return self._access.handshake_failed() if self._reached else "cannot connect"

@@ -47,8 +47,8 @@ class ClusterConfig(SettingsModel):
     With no instance asked for, there are one prefill and one decode instance. `threads` and
     `max_total_tokens` hold for each instance; None means a share of this machine. `api_key` is what the
     router asks of clients, and presents to the instances, which ask for it as well. `admin_api_key` is what
-    the router asks of who administers it. `args` are SGLang's flags
-    for each instance; those of a role win over them. `router` has settings of the router's by name.
+    the router asks of who administers it. `args` are SGLang's flags for each instance; those of a role win
+    over them. `router` has settings of the router's by name.
 
     Raises ConfigError for a setting that makes no sense.
     """

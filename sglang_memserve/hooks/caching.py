@@ -73,8 +73,8 @@ def attach_colocated(scheduler: Any) -> None:
         return
     from sglang.srt.utils.network import get_local_ip_auto
 
+    from mempool.endpoints import is_loopback_host
     from sglang_memserve import limits
-    from sglang_memserve.launch_server import is_loopback
     from sglang_memserve.scheduler_wakeup import SchedulerWakeup
 
     require_applied()
@@ -86,7 +86,7 @@ def attach_colocated(scheduler: Any) -> None:
         logger.warning("KV is kept on the device only, by SGLang's own cache: %s", reason)
         return
     host = scheduler.server_args.host
-    attach(scheduler, pool, host if is_loopback(host) else get_local_ip_auto(), SchedulerWakeup())
+    attach(scheduler, pool, host if is_loopback_host(host) else get_local_ip_auto(), SchedulerWakeup())
 
 
 def _is_ours(tree: Any) -> bool:

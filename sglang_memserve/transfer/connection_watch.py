@@ -16,7 +16,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from mempool.guard import LoopGuard
 from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
-from mempool.security.authenticator import HANDSHAKE_FAILED
+from mempool.sockets import HANDSHAKE_FAILED
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from mempool.caching_mode import CachingMode
 from mempool.encryption import Encryption
 from mempool.endpoints import check_endpoint
 from mempool.flags import TransferMode
-from mempool.security.access import ClusterAccess
+from mempool.security.access import ClusterAccess, insecure_of
 from mempool.security.cluster_key import KEY_VARIABLE, ClusterKeyError
 from mempool.tiers.sizes import bytes_of_size
 
@@ -144,7 +144,10 @@ class InstanceOptions:
                 values[name] = _choice(name, texts[name], choices)
         values |= {name: _port(name, texts[name]) for name in _PORTS if name in texts}
         if "insecure" in texts:
-            values["insecure"] = _switch("insecure", texts["insecure"])
+            try:
+                values["insecure"] = insecure_of(texts["insecure"])
+            except ValueError as error:
+                raise OptionError(f"--memserve-insecure {error}") from None
         return cls(**values)
 
     @classmethod
@@ -218,12 +221,6 @@ def _choice(name: str, text: str, choices: type[StrEnum]) -> StrEnum:
     except ValueError:
         offered = [choice for choice in choices if choice not in _NOT_OFFERED]
         raise OptionError(f"--memserve-{name} {text}: choose from {', '.join(offered)}") from None
-
-
-def _switch(name: str, text: str) -> bool:
-    if text.lower() not in ("0", "1", "false", "true"):
-        raise OptionError(f"--memserve-{name} {text}: give 1, or 0")
-    return text.lower() in ("1", "true")
 
 
 def _port(name: str, text: str) -> int:

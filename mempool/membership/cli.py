@@ -16,7 +16,7 @@ from mempool.membership.registry_server import (
     SUSPICION_SECONDS,
     MembershipRegistry,
 )
-from mempool.security.access import INSECURE_VARIABLE, ClusterAccess
+from mempool.security.access import INSECURE_VARIABLE, ClusterAccess, insecure_of
 from mempool.security.cluster_key import FILE_VARIABLE, KEY_VARIABLE
 
 DESCRIPTION = "Lets instances find each other, until SIGINT or SIGTERM. Prints its endpoint."
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in _STOP}
     try:
         check_bind(arguments.bind)
-        insecure = arguments.insecure or os.environ.get(INSECURE_VARIABLE, "0") not in ("", "0")
+        insecure = arguments.insecure or _insecure_here()
         access = ClusterAccess.from_environment(key_file=arguments.cluster_key_file, insecure=insecure)
         if access.caveat:
             logging.warning("%s", access.caveat)
@@ -69,6 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
             signal.signal(number, handler)
     registry.close()
     return 0
+
+
+def _insecure_here() -> bool:
+    try:
+        return insecure_of(os.environ.get(INSECURE_VARIABLE) or "0")
+    except ValueError as error:
+        raise ValueError(f"{INSECURE_VARIABLE} {error}") from None
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,13 @@ _HANDSHAKE_MILLISECONDS = 5000
 _LONGEST_ROUTING_ID = 255
 
 
+def insecure_of(text: str) -> bool:
+    """What INSECURE_VARIABLE, or a flag of that name, says. Raises ValueError for neither yes nor no."""
+    if text.lower() not in ("0", "1", "false", "true"):
+        raise ValueError(f"{text}: give 1, or 0")
+    return text.lower() in ("1", "true")
+
+
 class UnprotectedAddress(MemPoolError):
     """Other hosts would reach a port that asks nobody for a key."""
 

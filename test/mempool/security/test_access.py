@@ -124,3 +124,12 @@ def test_the_registrys_command_refuses_what_others_reach_and_bad_keys(capsys, tm
     path.chmod(0o604)
     assert cli.main(["--bind", "tcp://0.0.0.0:0", "--cluster-key-file", str(path)]) == 2
     assert "0604" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"), [("false", 1, FILE_VARIABLE), ("0", 1, FILE_VARIABLE), ("no", 2, "give 1")]
+)
+def test_the_registrys_variable_means_what_an_instances_does(capsys, monkeypatch, text, code, says):
+    monkeypatch.setenv(INSECURE_VARIABLE, text)
+    assert cli.main(["--bind", "tcp://0.0.0.0:0"]) == code
+    assert says in capsys.readouterr().err

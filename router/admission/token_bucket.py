@@ -1,3 +1,5 @@
+"""A rate with bursts."""
+
 from __future__ import annotations
 
 

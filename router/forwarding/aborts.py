@@ -10,6 +10,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import aiohttp
 from multidict import CIMultiDict
@@ -50,8 +51,7 @@ class ClientAborts:
         parsed = body.parse(raw)
         if parsed is None:
             return
-        rids = parsed.fields.get("rid")
-        names = rids if isinstance(rids, list) else [rids]
+        names = _named(parsed.fields)
         if not all(isinstance(name, str | None) for name in names):
             return
         self.count += 1
@@ -61,6 +61,8 @@ class ClientAborts:
 
     def any_since(self, count: int, rids: Iterable[str]) -> bool:
         """Whether one of `rids` was aborted since `count`."""
+        if self.count == count:
+            return False
         named = [name for number, name in self._latest if number > count]
         return "" in named or any(rid.startswith(name) for rid in rids for name in named)
 
@@ -73,9 +75,12 @@ def names_no_request(raw: bytes) -> bool:
     parsed = body.parse(raw)
     if parsed is None or parsed.fields.get("abort_all") not in (None, False):
         return True
-    rids = parsed.fields.get("rid")
-    names = rids if isinstance(rids, list) else [rids]
-    return not all(isinstance(name, str) and name for name in names)
+    return not all(isinstance(name, str) and name for name in _named(parsed.fields))
+
+
+def _named(fields: Mapping[str, Any]) -> list[Any]:
+    rids = fields.get("rid")
+    return rids if isinstance(rids, list) else [rids]
 
 
 class AbortSender:

@@ -71,8 +71,7 @@ class Forwarder:
             # SGLang refuses this, in its own words, before it does anything.
             return await self.any_instance(request, raw)
         names = bootstrap.given_ids(parsed.fields)
-        waited = aborts_before is not None and self.client_aborts.count > aborts_before
-        if waited and self.client_aborts.any_since(aborts_before or 0, names):
+        if aborts_before is not None and self.client_aborts.any_since(aborts_before, names):
             raise Conflict("the request was aborted while it waited for its turn")
         self.names.take(names)
         try:

@@ -1,3 +1,5 @@
+"""Clients that do not read what they asked for."""
+
 from __future__ import annotations
 
 

@@ -1,3 +1,5 @@
+"""What clients make the router hold, for /metrics."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

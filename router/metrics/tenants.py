@@ -1,3 +1,5 @@
+"""What tenants use, for /metrics."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ class Tenants:
         self._path = path
         self._secret = secret
         self._quotas: dict[str, Quota] = {}
-        self._by_digest: dict[bytes, Tenant] = {}
+        self._by_digest: dict[str, Tenant] = {}
         self._replace(*self._read())
 
     def __iter__(self) -> Iterator[tuple[str, Quota]]:
@@ -34,7 +33,7 @@ class Tenants:
     def of(self, key: str) -> Tenant | None:
         """Whose key this is."""
         # How long the look-up takes tells of the digest at most, and no digest tells its key.
-        return self._by_digest.get(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest())
+        return self._by_digest.get(file.key_digest(key))
 
     def reload(self) -> None:
         """Takes the file as it is now. Raises ConfigError for one that is wrong, which changes nothing."""
@@ -63,13 +62,9 @@ class Tenants:
             quota.limits = _limits(entry)
             self._quotas[entry.name] = quota
             tenant = Tenant(entry, secret, quota)
-            by_digest.update({_digest_bytes(digest): tenant for digest in entry.keys})
+            by_digest.update(dict.fromkeys(entry.keys, tenant))
         self._by_digest = by_digest
 
 
 def _limits(entry: TenantEntry) -> TenantLimits:
     return TenantLimits(entry.requests_in_flight, entry.tokens_per_minute, entry.prompt_tokens)
-
-
-def _digest_bytes(digest: str) -> bytes:
-    return bytes.fromhex(digest.partition(":")[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import stat
 from collections import Counter
@@ -32,6 +33,11 @@ def _digest(value: str) -> str:
             "a key's digest is sha256: and 64 hexadecimal digits; `memserve tenant-key` makes both"
         )
     return value
+
+
+def key_digest(key: str) -> str:
+    """As the file names the key."""
+    return "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def check_secret(value: str) -> str:

@@ -1,11 +1,11 @@
 """`memserve tenant-key`: a key for a tenant, and the digest by which routers know it."""
 
 import argparse
-import hashlib
 import json
 import secrets
 from typing import Any
 
+from router.tenants.file import key_digest
 from sglang_memserve.cli.output import aligned, show
 
 _EXAMPLE = """\
@@ -30,6 +30,6 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace, passed_on: list[str]) -> int:
     key = "ms-" + secrets.token_urlsafe(32)
-    made = {"key": key, "digest": "sha256:" + hashlib.sha256(key.encode()).hexdigest()}
+    made = {"key": key, "digest": key_digest(key)}
     show(json.dumps(made) if args.json else aligned(list(made.items())))
     return 0

@@ -1,6 +1,9 @@
-"""The command line that the benchmarks of scripts/ have in common."""
+"""What the command lines of the benchmarks of scripts/ have in common."""
 
 import argparse
+import signal
+import sys
+from collections.abc import Callable
 
 
 def parser(
@@ -30,3 +33,17 @@ def parser(
     if peer is not None:
         made.add_argument("--without-peer", action="store_true", help=f"measure without {peer}")
     return made
+
+
+def exit_status(benchmark: Callable[[], None]) -> int:
+    """Of a benchmark that starts processes: they end with it, whatever ends it. Its errors are printed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        benchmark()
+    except KeyboardInterrupt:
+        return 130
+    except (RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -12,7 +12,6 @@ Figures are medians of the rounds with lowest and highest; ratios are of one rou
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +19,6 @@ from pathlib import Path
 from benchmark import command
 from benchmark.bars import conclude
 from benchmark.mempool import encryption
-from benchmark.mempool.far import FarError
 from benchmark.mempool.plan import MeasurementPlan
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.machine import machine_description
@@ -43,16 +41,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     options = parsed()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    try:
-        benchmark(options)
-    except KeyboardInterrupt:
-        return 130
-    except (FarError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.exit_status(lambda: benchmark(options))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ Figures are medians of the rounds with lowest and highest; ratios are of one rou
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -41,7 +40,6 @@ from benchmark.mempool.plan import MeasurementPlan, say
 from sglang_memserve.bench.chart import FORMATS, require_matplotlib
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import StockPeers
-from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.machine import machine_description
 
 PEERS = StockPeers(Path(__file__).resolve().parents[1] / ".peers")
@@ -94,16 +92,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     options = parsed()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    try:
-        benchmark(options)
-    except KeyboardInterrupt:
-        return 130
-    except (ClusterError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.exit_status(lambda: benchmark(options))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,10 @@ from pathlib import Path
 
 import psutil
 
+from sglang_memserve.cluster.ports import PortPicker
+
 _START_S = 120.0
+_FIRST_PORT = 38_000
 
 
 @dataclass
@@ -68,7 +70,8 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
             stack.callback(_end, process)
             return AttackTarget(name, process, log)
 
-        ports = _free_ports(4)
+        picker = stack.enter_context(PortPicker("127.0.0.1", _FIRST_PORT))
+        ports = [picker.pick() for _ in range(4)]
         start("engine", "benchmark.attack.engine", *map(str, ports[1:]))
         registry = start("registry", "mempool.membership.registry", "--bind", "tcp://127.0.0.1:0", pipe=True)
         registry_at = registry.process.stdout.readline().decode().strip()
@@ -85,12 +88,6 @@ def _flags(ports: list[int]) -> list[str]:
     at = "http://127.0.0.1"
     flags = ["--port", str(port), "--prefill", f"{at}:{prefill}", "8998", "--decode", f"{at}:{decode}"]
     return [*flags, "--worker-urls", f"{at}:{colocated}"]
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in held]
 
 
 def _wait_for(url: str) -> None:

@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import random
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,6 +10,8 @@ from typing import NamedTuple
 import orjson
 import zstandard
 
+from benchmark.attack.messages import mutated
+from router.http.endpoint import VARIABLE
 from router.http.endpoints import ENDPOINTS
 
 _BODIES = tuple(
@@ -43,7 +44,7 @@ _PATHS = (
     b"/decisions?last=-1", b"/v1/loads?format=%ff", b"/v1/responses/..", b"/add_worker?url=http://[::1",
 )  # fmt: skip
 _SERVED = tuple(
-    (method.encode(), re.sub(r"{\w+(:[^}]*)?}", "x", endpoint.path).encode())
+    (method.encode(), VARIABLE.sub("x", endpoint.path).encode())
     for endpoint in ENDPOINTS
     for method in endpoint.methods
 )
@@ -124,14 +125,6 @@ def _field(rng: random.Random, body: bytes) -> bytes:
     return body[:-1] + b',"%s":%s}' % (name, rng.choice(_VALUES))
 
 
-def _mutated(rng: random.Random, body: bytes) -> bytes:
-    made = bytearray(body)
-    for _ in range(rng.randint(1, 5)):
-        at = rng.randrange(len(made) + 1)
-        made[at : at + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 3))
-    return bytes(made)
-
-
 def _large(rng: random.Random, body: bytes) -> bytes:
     return body[:-1] + b',"text":"%s"}' % (b"ab" * rng.choice((1000, 50_000, 1_000_000)))
 
@@ -150,7 +143,7 @@ def _bomb(rng: random.Random, body: bytes) -> bytes:
 
 
 _WAYS: tuple[Callable[[random.Random, bytes], bytes], ...] = (
-    *(_field, _field, _mutated, _mutated, _truncated, _truncated, _as_it_is, _as_it_is) * 8,
+    *(_field, _field, mutated, mutated, _truncated, _truncated, _as_it_is, _as_it_is) * 8,
     _large,
     _bomb,
 )

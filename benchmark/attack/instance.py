@@ -43,12 +43,12 @@ def _listener(context: "zmq.Context[zmq.Socket[bytes]]") -> tuple[ControlListene
     set_bounds(socket, url, SocketLimits())
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
     socket.bind(url)
-    listener = ControlListener(socket, lambda frames, _: void(decode_control(frames)), lambda: None)
+    listener = ControlListener(socket, _decoded, lambda: None)
     return listener, socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
-def void(_: object) -> None:
-    return None
+def _decoded(frames: list[bytes], _: str) -> None:
+    decode_control(frames)
 
 
 def main(registry: str) -> None:

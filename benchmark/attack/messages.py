@@ -55,12 +55,12 @@ SEEDS: Mapping[str, Sequence[bytes]] = {
         ),
     }.items()
 }
-_VALUES: tuple[Any, ...] = (
+VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 5, 2**63, 2**64 - 1, -(2**63), math.nan, math.inf, 1e300, "", "x" * 300, "\0",
     "\u202e", b"", b"\xff" * 64, [], [[]], {}, msgspec.msgpack.Ext(5, b"x"), "tcp://a..b:1", "stream://[::1",
     "http://x:1",
 )  # fmt: skip
-_ENDLESS = (
+ENDLESS = (
     b"\xdd\xff\xff\xff\xff",
     b"\xdf\xff\xff\xff\xff",
     b"\xc6\xff\xff\xff\xff",
@@ -83,7 +83,8 @@ def frames(rng: random.Random, socket: str) -> list[bytes]:
     return [frame]
 
 
-def _mutated(rng: random.Random, seed: bytes) -> bytes:
+def mutated(rng: random.Random, seed: bytes) -> bytes:
+    """With a few bytes changed, put in or left out."""
     made = bytearray(seed)
     for _ in range(rng.randint(1, 5)):
         at = rng.randrange(len(made) + 1)
@@ -109,7 +110,7 @@ def _changed(rng: random.Random, seed: bytes) -> bytes:
         isinstance(inner := target[name := rng.choice(list(target))], dict) and inner and rng.random() < 0.7
     ):
         target = inner
-    target[name] = rng.choice(_VALUES)
+    target[name] = rng.choice(VALUES)
     return _encode(fields)
 
 
@@ -118,7 +119,7 @@ def _oversized(rng: random.Random, seed: bytes) -> bytes:
 
 
 def _endless(rng: random.Random, seed: bytes) -> bytes:
-    return seed[: rng.randrange(len(seed) + 1)] + rng.choice(_ENDLESS) + rng.randbytes(20)
+    return seed[: rng.randrange(len(seed) + 1)] + rng.choice(ENDLESS) + rng.randbytes(20)
 
 
 def _as_it_is(_: random.Random, seed: bytes) -> bytes:
@@ -130,7 +131,7 @@ def _noise(rng: random.Random, _: bytes) -> bytes:
 
 
 _WAYS: tuple[Callable[[random.Random, bytes], bytes], ...] = (
-    _mutated,
+    mutated,
     _truncated,
     _nested,
     _changed,

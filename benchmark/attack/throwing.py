@@ -3,18 +3,17 @@
 import contextlib
 import random
 import socket
-import struct
 from collections import Counter
 
 import zmq
 
 from benchmark.attack.http_requests import http_input
 from benchmark.attack.messages import SEEDS, frames, spoilt
+from mempool.transports.stream.framing import PREFIX
 
 _TIMEOUT_S = 20.0
 _INPUTS_A_CONNECTION = 50
 _LARGEST_PAYLOAD = 1 << 12
-_PREFIX = struct.Struct("<II")
 KINDS = (*SEEDS, "router")
 
 
@@ -64,12 +63,12 @@ def _at_stream(rng: random.Random, endpoint: str, inputs: int) -> Counter[str]:
 def _prefixed(rng: random.Random, header: bytes) -> bytes:
     payload = rng.randbytes(16) * rng.randrange(_LARGEST_PAYLOAD // 16)
     if rng.random() < 0.1:
-        return _PREFIX.pack(rng.getrandbits(32), rng.getrandbits(32)) + header + payload
-    return _PREFIX.pack(len(header), len(payload)) + header + payload
+        return PREFIX.pack(rng.getrandbits(32), rng.getrandbits(32)) + header + payload
+    return PREFIX.pack(len(header), len(payload)) + header + payload
 
 
 def _prefix(header: bytes) -> bytes:
-    return _PREFIX.pack(len(header), 0)
+    return PREFIX.pack(len(header), 0)
 
 
 def _at_router(rng: random.Random, endpoint: str, inputs: int) -> Counter[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from benchmark.attack.messages import ENDLESS
+
 # Beyond the depth at which an interpreter gives up, and short enough for the feed, which takes 4 KiB.
 DEEP = 1200
 _VALUES = (
@@ -14,12 +16,6 @@ _VALUES = (
     "\u202e", b"", b"abc", b"\xff" * 64, [], [[]], {}, {"": None}, msgspec.msgpack.Ext(5, b"x"),
     msgspec.msgpack.Ext(-1, b"\xff" * 12),
 )  # fmt: skip
-_ENDLESS = (
-    b"\xdd\xff\xff\xff\xff",
-    b"\xdf\xff\xff\xff\xff",
-    b"\xc6\xff\xff\xff\xff",
-    b"\xdb\xff\xff\xff\xff",
-)
 
 
 def with_field(message: bytes, value: bytes, name: bytes = b"z") -> bytes:
@@ -37,11 +33,11 @@ def nested(depth: int = DEEP) -> Iterator[bytes]:
 def hostile(message: bytes) -> Iterator[bytes]:
     """Messages that are like `message`, and are none, or have a field that makes no sense."""
     yield from nested()
-    yield from _ENDLESS
+    yield from ENDLESS
     yield from (b"", b"\xc1", b"\x80", b"\xff", message[:-1], message + b"\xc0", message * 2)
     for value in (
         *nested(),
-        *_ENDLESS,
+        *ENDLESS,
         b"\xa2\xff\xfe",
         b"\xa3\xed\xa0\x80",
         b"\xd6\xff" + b"\xff" * 4,

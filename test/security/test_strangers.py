@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import zmq
+from small_blocks import LAYOUT
 from waiting import until
 
 from mempool.address import Medium
 from mempool.feed.messages import FeedRequest
 from mempool.feed.messages import encode as encode_request
 from mempool.feed.server import FeedServer
-from mempool.layout import BlockLayout
 from mempool.membership.client import MembershipClient
 from mempool.membership.errors import JoinFailed
 from mempool.membership.messages import InstanceInfo, Join
@@ -26,9 +26,6 @@ from mempool.sockets import SocketLimits
 from mempool.transports.registry import Transports
 
 ACCESS, FOREIGN = ClusterAccess(ClusterKey("k" * 32)), ClusterAccess(ClusterKey("f" * 32))
-LAYOUT = BlockLayout(
-    kind="mha", dtype="uint8", page_size=2, layers=2, heads=1, k_plane_bytes=32, v_plane_bytes=32
-)
 INFO = InstanceInfo(
     instance="a", incarnation=1, role="x", layout=LAYOUT, namespace={},
     control="tcp://127.0.0.1:9", data="stream://127.0.0.1:9",

@@ -7,7 +7,7 @@ from collections.abc import Collection
 _URL = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[!-~]{1,240}")
 _TCP = re.compile(r"(?:tcp|stream)://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _LONGEST_HOST = 253
-_OF_THIS_HOST = ("ipc", "inproc", "shm")
+_WITH_HOST = ("tcp", "stream")
 
 
 def check_endpoint(endpoint: str, *, schemes: Collection[str] = (), lowest_port: int = 1) -> None:
@@ -20,16 +20,16 @@ def check_endpoint(endpoint: str, *, schemes: Collection[str] = (), lowest_port:
     scheme = endpoint.partition(":")[0]
     if schemes and scheme not in schemes:
         raise ValueError(f"not an endpoint: {endpoint!r}, give {' or '.join(schemes)}://address")
-    if scheme in ("tcp", "stream"):
+    if scheme in _WITH_HOST:
         parts = _TCP.fullmatch(endpoint)
         if not (parts and _is_host(parts[1]) and lowest_port <= int(parts[2]) < 65536):
             raise ValueError(f"not an endpoint: {endpoint!r}, give {scheme}://host:port")
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether only this host reaches what listens there."""
+    """Whether only this host reaches what listens there. Of schemes without hosts: yes."""
     scheme, _, address = endpoint.partition("://")
-    return scheme in _OF_THIS_HOST or is_loopback_host(address.rpartition(":")[0].strip("[]"))
+    return scheme not in _WITH_HOST or is_loopback_host(address.rpartition(":")[0].strip("[]"))
 
 
 def is_loopback_host(host: str) -> bool:

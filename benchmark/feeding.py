@@ -18,6 +18,7 @@ from mempool.address import Addresses, Medium, Owner
 from mempool.feed.feed import IndexFeed
 from mempool.feed.server import FeedServer
 from mempool.index.index import Index
+from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 
 INCARNATION = 1
 _NAMESPACE = "[null,null]"
@@ -59,11 +60,16 @@ class Feeding:
 
 
 @contextmanager
-def feeding(instances: int, page: int, place: Callable[[], Iterable[Placed]]) -> Iterator[Feeding]:
-    """`place` is called in the other process: a function that can be imported there."""
+def feeding(
+    instances: int, page: int, place: Callable[[], Iterable[Placed]], access: ClusterAccess = LOOPBACK_ONLY
+) -> Iterator[Feeding]:
+    """`place` is called in the other process: a function that can be imported there.
+
+    `access`: how the feeds are served, by default to everybody on this host.
+    """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, instances, page, place), daemon=True)
+    process = context.Process(target=_serve, args=(there, instances, page, place, access), daemon=True)
     process.start()
     try:
         if not here.poll(_START_SECONDS):
@@ -75,12 +81,18 @@ def feeding(instances: int, page: int, place: Callable[[], Iterable[Placed]]) ->
         process.kill()
 
 
-def _serve(pipe: Connection, instances: int, page: int, place: Callable[[], Iterable[Placed]]) -> None:
+def _serve(
+    pipe: Connection,
+    instances: int,
+    page: int,
+    place: Callable[[], Iterable[Placed]],
+    access: ClusterAccess,
+) -> None:
     sources = [FeedSource(number, page) for number in range(instances)]
     for number, medium, tokens in place():
         sources[number].insert(medium, tokens)
     with ExitStack() as stack:
-        servers = [FeedServer("tcp://127.0.0.1:*", source.feeds) for source in sources]
+        servers = [FeedServer("tcp://127.0.0.1:*", source.feeds, access=access) for source in sources]
         for server in servers:
             stack.callback(server.close)
         pipe.send([server.endpoint for server in servers])

@@ -10,7 +10,8 @@ from functools import partial
 import numpy as np
 import zmq
 
-from benchmark.feeding import INCARNATION, FeedSource, Tokens
+from benchmark.feeding import INCARNATION, FeedSource, Tokens, feeding
+from benchmark.routing import PAGE, benched, churned_beside, followed, placed, roles, sessions
 from mempool.address import Medium
 from mempool.config import MemPoolConfig
 from mempool.feed.server import FeedServer
@@ -23,14 +24,16 @@ from router.instances.instance import Instance, Role
 from router.instances.server_info import FeedAt, ServerInfo
 from router.kv_events import Feeds
 from router.prefix_tree import EventTree
+from sglang_memserve.bench.figures import percentile
 from sglang_memserve.transfer import control
 
-PAGE, RUN_BLOCKS = 16, 64
+RUN_BLOCKS = 64
 LAYOUT = BlockLayout(
     kind="mha", dtype="uint8", page_size=PAGE, layers=2, heads=1, k_plane_bytes=32, v_plane_bytes=32
 )
 _LISTEN = "tcp://127.0.0.1:0"
 _WAIT_MS = 20_000
+_PROMPT_TOKENS = 4096
 
 
 def control_round_trip(access: ClusterAccess, calls: int) -> float:
@@ -84,6 +87,21 @@ def feed(access: ClusterAccess, blocks: int) -> float:
     return asyncio.run(_feed(access, blocks))
 
 
+def decision_beside_feed(access: ClusterAccess, blocks: int, rate: float, seconds: float) -> float:
+    """Microseconds of a routing decision, the median, while `rate` blocks a second come in over 64 feeds."""
+    return asyncio.run(_decision_beside_feed(access, blocks, rate, seconds))
+
+
+async def _decision_beside_feed(access: ClusterAccess, blocks: int, rate: float, seconds: float) -> float:
+    tree = EventTree(600, 5, 1 << 30)
+    where, prompts = benched("prompt_tree", tree), sessions(blocks, _PROMPT_TOKENS)
+    place = partial(placed, blocks, _PROMPT_TOKENS)
+    with feeding(len(roles()), PAGE, place, access) as source:
+        async with followed(where, tree, source, access):
+            absorbed = await churned_beside(where, source, prompts, rate, seconds)
+    return percentile(absorbed.decisions_us, 0.5)
+
+
 async def _feed(access: ClusterAccess, blocks: int) -> float:
     source, tree = FeedSource(0, PAGE), EventTree(600, 5, 1 << 26)
     instance = Instance("http://127.0.0.1:30000", Role.COLOCATED)
@@ -132,8 +150,10 @@ def _microseconds(call: Callable[[], None], times: int) -> float:
     return (time.perf_counter() - began) / times * 1e6
 
 
+DECISION = "decision beside 100,000 blocks/s, us"
 FEED = "feed of 100,000 blocks, s"
 MEASUREMENTS = {
+    DECISION: partial(decision_beside_feed, blocks=1 << 16, rate=100_000.0, seconds=2.0),
     "control round trip, us": partial(control_round_trip, calls=1000),
     "handoff message, us": partial(handoff_message, messages=3000),
     FEED: partial(feed, blocks=100_032),

@@ -19,12 +19,8 @@ import argparse
 import asyncio
 import ctypes
 import gc
-import itertools
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -33,28 +29,25 @@ import uvloop
 
 from benchmark import command
 from benchmark.bars import Bar, at_least, at_most, conclude
-from benchmark.feeding import INCARNATION, Feeding, Placed, feeding
+from benchmark.feeding import Feeding, feeding
+from benchmark.routing import (
+    PAGE,
+    BenchedScheduler,
+    benched,
+    churned_beside,
+    decide,
+    followed,
+    placed,
+    requests,
+    roles,
+    sessions,
+)
 from mempool.address import Medium
-from router.config.settings import RouterConfig
-from router.cost.estimator import CostEstimator
-from router.cost.speeds import Speeds
-from router.instances.candidates import Candidates
-from router.instances.instance import Instance, Role
-from router.instances.registry import Registry
-from router.instances.server_info import FeedAt, ServerInfo
-from router.kv_events import Feeds
-from router.policies import POLICIES
-from router.prefix_tree import EventTree, PromptTree, ResponseTree
-from router.prompt.request import RoutingRequest, TokenArray
-from router.prompt.tokens import Tokens
-from router.scheduling.placement import Reservations
-from router.scheduling.scheduler import Scheduler
+from router.prefix_tree import EventTree, ResponseTree
+from router.prompt.request import TokenArray
 from sglang_memserve.bench.figures import Rounds, percentile
 from sglang_memserve.machine import machine_description
 
-PAGE, VOCABULARY = 16, 50_000
-INSTANCES = {Role.PREFILL: 24, Role.DECODE: 24, Role.COLOCATED: 16}
-SYSTEM, TURN, SYSTEMS = 512, 512, 8
 MOST_TOKENS = 1 << 30
 LENGTHS = (4096, 131_072)
 # By prompt length: the share of the decisions, and microseconds.
@@ -65,122 +58,6 @@ EVENT_RATE = 1.1 * EVENT_BLOCKS
 BARS = {4096: ((0.5, 100.0), (0.99, 500.0)), 131_072: ((0.5, 3000.0),)}
 
 
-@dataclass(frozen=True)
-class BenchedScheduler:
-    """What a router decides with, without its HTTP side: its instances, their tree and the scheduler."""
-
-    candidates: Candidates
-    tree: PromptTree
-    scheduler: Scheduler
-
-    @property
-    def instances(self) -> tuple[Instance, ...]:
-        return self.candidates.instances
-
-
-def benched(policy: str, tree: PromptTree) -> BenchedScheduler:
-    """With instances of its own."""
-    instances = [Instance(f"http://10.0.0.{number}:30000", role) for number, role in enumerate(roles())]
-    for instance in instances:
-        instance.up()
-        instance.learn(ServerInfo(page_size=PAGE, instance=instance.url))
-    config = RouterConfig(colocated=("http://127.0.0.1:1",), policy=policy)
-    registry = Registry(instances)
-    tokens = Tokens(instances, "", 1.0)
-    estimator = CostEstimator(Speeds())
-    chooses = POLICIES[policy](tree, estimator)
-    loop = asyncio.get_running_loop()
-    scheduler = Scheduler(config, registry, chooses, tree, tokens, estimator, timer=loop)
-    return BenchedScheduler(registry.candidates, tree, scheduler)
-
-
-def roles() -> list[Role]:
-    return [role for role, count in INSTANCES.items() for _ in range(count)]
-
-
-def sessions(blocks: int, length: int) -> list[TokenArray]:
-    """Prompts of `length` tokens under one of a few system prompts; `blocks` together, near enough."""
-    rng = np.random.default_rng(1)
-    systems = rng.integers(1, VOCABULARY, (SYSTEMS, SYSTEM), dtype=np.int32)
-    count = max(1, blocks * PAGE // (length - SYSTEM))
-    own = rng.integers(1, VOCABULARY, (count, length - SYSTEM), dtype=np.int32)
-    return [np.concatenate([systems[number % SYSTEMS], mine]) for number, mine in enumerate(own)]
-
-
-def placed(blocks: int, length: int) -> Iterator[Placed]:
-    """The sessions turn by turn, and who has them."""
-    rng = np.random.default_rng(2)
-    by_role = {role: [n for n, own in enumerate(roles()) if own is role] for role in INSTANCES}
-    for number, prompt in enumerate(sessions(blocks, length)):
-        if number < SYSTEMS:
-            yield from (Placed(holder, Medium.HBM, prompt[:SYSTEM]) for holder in range(len(roles())))
-        served = (Role.COLOCATED,) if rng.random() < 0.25 else (Role.PREFILL, Role.DECODE)
-        holders = [rng.choice(by_role[role]) for role in served]
-        for end in [*range(SYSTEM + TURN, len(prompt), max(TURN, len(prompt) // 16)), len(prompt)]:
-            for holder in holders:
-                yield Placed(holder, Medium.HBM, prompt[:end])
-                if number % 2:
-                    yield Placed(holder, Medium.DRAM, prompt[:end])
-
-
-def requests(prompts: list[TokenArray], rng: np.random.Generator) -> Iterator[RoutingRequest]:
-    """Endless: a next turn, a new question under a known system prompt, something new."""
-    for number in itertools.count():
-        prompt = prompts[rng.integers(len(prompts))]
-        known = (len(prompt) - 64, SYSTEM, 0)[number % 3]
-        new = rng.integers(1, VOCABULARY, len(prompt) - known, dtype=np.int32)
-        yield RoutingRequest(np.concatenate([prompt[:known], new]), prompt_tokens=len(prompt), new_tokens=128)
-
-
-def decide(where: BenchedScheduler, stream: Iterator[RoutingRequest], count: int) -> list[float]:
-    """Microseconds of each decision. The latest 256 stay charged, as if they ran."""
-    took, running = [], list[Reservations]()
-    for request in itertools.islice(stream, count):
-        began = time.perf_counter()
-        placement = where.scheduler.decide(where.candidates, request, "/generate")
-        assert placement is not None
-        reservations = placement.reserve()
-        took.append((time.perf_counter() - began) * 1e6)
-        running.append(reservations)
-        if len(running) > 256:
-            for reservation in running.pop(0):
-                if reservation is not None:
-                    reservation.release()
-    return took
-
-
-@asynccontextmanager
-async def followed(where: BenchedScheduler, tree: EventTree, source: Feeding) -> AsyncIterator[Feeds]:
-    """Once all that instances have is in the tree."""
-    for instance, endpoint in zip(where.instances, source.endpoints, strict=True):
-        info = ServerInfo(page_size=PAGE, instance=instance.url, feed=FeedAt(endpoint, INCARNATION))
-        instance.learn(info)
-    feeds = Feeds(where.instances, tree.mirrors)
-    task = asyncio.create_task(feeds.run())
-    try:
-        while not all_followed(feeds, len(where.instances)):
-            await asyncio.sleep(0.02)
-        yield feeds
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def all_followed(feeds: Feeds, instances: int) -> bool:
-    states = [medium["state"] for media in feeds.describe().values() for medium in media.values()]
-    return len(states) == len(Medium) * instances and set(states) == {"followed"}
-
-
-async def decide_beside(where: BenchedScheduler, stream: Iterator[RoutingRequest], took: list[float]) -> None:
-    """Adds microseconds of each decision, from when it was ready to be made, until it is cancelled."""
-    for request in stream:
-        await asyncio.sleep(0.001)
-        began = time.perf_counter()
-        await asyncio.sleep(0)
-        where.scheduler.decide(where.candidates, request, "/generate")
-        took.append((time.perf_counter() - began) * 1e6)
-
-
 async def absorb(
     rounds: Rounds,
     options: argparse.Namespace,
@@ -188,21 +65,14 @@ async def absorb(
     source: Feeding,
     prompts: list[TokenArray],
 ) -> None:
-    """The decisions of one round beside the events of `options.seconds`, until the last of them is here."""
-    took: list[float] = []
-    everybody, began = len(where.instances), time.perf_counter()
-    beside = asyncio.create_task(decide_beside(where, requests(prompts, np.random.default_rng(3)), took))
-    churned = await asyncio.to_thread(source.churn, EVENT_RATE, options.seconds)
-    ended, last = time.perf_counter(), np.append(churned.last, 1).astype(np.int32)
-    while len(where.tree.match(last, "")) < everybody:
-        await asyncio.sleep(0.001)
-    beside.cancel()
-    await asyncio.gather(beside, return_exceptions=True)
+    """The decisions of one round beside the events of `options.seconds`."""
+    absorbed = await churned_beside(where, source, prompts, EVENT_RATE, options.seconds)
+    took = absorbed.decisions_us
     rounds.note(
         EVENTS,
         "prompt_tree",
-        blocks_s=churned.blocks / (time.perf_counter() - began),
-        behind_ms=(time.perf_counter() - ended) * 1e3,
+        blocks_s=absorbed.blocks_s,
+        behind_ms=absorbed.behind_ms,
         decisions=len(took),
         decision_p50_us=percentile(took, 0.5),
         decision_p99_us=percentile(took, 0.99),

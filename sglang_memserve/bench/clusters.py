@@ -9,11 +9,12 @@ from pathlib import Path
 
 import aiohttp
 
+from mempool.security.cluster_key import ClusterKey
 from sglang_memserve.bench import children
 from sglang_memserve.bench.peers import ROUND_ROBIN, StockPeers, StockSpec, router_command
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.ports import PortPicker
-from sglang_memserve.cluster.spec import InstanceSpec, Role, router_argv, url_of
+from sglang_memserve.cluster.spec import InstanceSpec, Role, key_env, router_argv, url_of
 from sglang_memserve.cluster.supervisor import Member
 
 START_S = 400.0
@@ -23,7 +24,8 @@ START_S = 400.0
 class EngineSpec:
     """What is the same for every instance of every system.
 
-    `threads` are OpenMP's, `pool_tokens` the size of the KV pool, `extra` further flags of SGLang's.
+    `threads` are OpenMP's, `pool_tokens` the size of the KV pool, `extra` further flags of SGLang's;
+    `cluster_key` is what processes of ours ask each other for.
     """
 
     model: str
@@ -32,6 +34,7 @@ class EngineSpec:
     pool_tokens: int = 32_768
     page_size: int = 16
     extra: tuple[str, ...] = ()
+    cluster_key: ClusterKey | None = None
 
     def instance(self, role: Role, ports: PortPicker, *flags: str) -> InstanceSpec:
         """One of ours, on ports of its own, with `flags` of its own."""
@@ -45,6 +48,7 @@ class EngineSpec:
             model=self.model,
             threads=self.threads,
             max_total_tokens=self.pool_tokens,
+            cluster_key=self.cluster_key,
             extra=(*own, *self.extra, *flags),
         )
 
@@ -94,7 +98,7 @@ class Builder:
         """`instances` of whatever kind behind our router."""
         port = self.ports.pick()
         argv = [*router_argv(children.HOST, port, instances), *flags]
-        return self._behind(name, instances, port, argv, {})
+        return self._behind(name, instances, port, argv, key_env(self.engine.cluster_key))
 
     def stock_routed(
         self, name: str, instances: Sequence[InstanceSpec], peers: StockPeers, policy: str

@@ -1,4 +1,4 @@
-"""What bench_pd takes for P's own time, and when it calls a bar met."""
+"""What is taken for P's own time, and what is no figure at all."""
 
 import json
 
@@ -6,18 +6,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from benchmark import split
 from sglang_memserve.bench.clusters import System
-from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.cluster.errors import ClusterError
 
 
-@pytest.fixture(scope="module")
-def bench_pd(load_script):
-    return load_script("bench_pd")
-
-
 @pytest.fixture
-async def way(bench_pd, tmp_path, free_port):
+async def way(tmp_path, free_port):
     """A system whose router answers any request with what `way.answer` holds."""
     port, answer = free_port(), {"status": 200, "body": b"data: {}\n\ndata: [DONE]\n\n"}
 
@@ -30,7 +25,7 @@ async def way(bench_pd, tmp_path, free_port):
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     async with aiohttp.ClientSession() as session:
-        made = bench_pd.Ways(System("ours", f"http://127.0.0.1:{port}", ()), session, tmp_path)
+        made = split.Ways(System("ours", f"http://127.0.0.1:{port}", ()), session, tmp_path)
         yield made, answer
     await runner.cleanup()
 
@@ -48,9 +43,9 @@ async def test_times_are_those_of_the_request(way, tmp_path):
     assert await made.times("three") == (4.0, 3.75)
 
 
-async def test_times_that_do_not_come_end_the_benchmark(bench_pd, way, monkeypatch):
+async def test_times_that_do_not_come_end_the_benchmark(way, monkeypatch):
     made, _ = way
-    monkeypatch.setattr(bench_pd, "STATS_S", 0.1)
+    monkeypatch.setattr(split, "STATS_S", 0.1)
     with pytest.raises(ClusterError, match="no times for lost"):
         await made.times("lost")
 
@@ -69,12 +64,3 @@ async def test_a_failed_request_is_no_figure(way, status, body):
     answer |= {"status": status, "body": body}
     with pytest.raises(ClusterError, match=f"ours answered {status}"):
         await made.ttft([1, 2, 3], "bad")
-
-
-def test_bars_compare_medians_with_the_peer_of_the_same_run(bench_pd):
-    rounds = Rounds()
-    for tokens, ours, theirs in ((2048, 60.0, 80.0), (6144, 300.0, 200.0)):
-        rounds.note(f"{tokens} tokens", bench_pd.OURS, handoff_ms=ours)
-        rounds.note(f"{tokens} tokens", bench_pd.MOONCAKE, handoff_ms=theirs)
-    values = [(bar.value, bar.ok) for bar in bench_pd.bars(rounds)]
-    assert values == [(0.75, True), (1.5, False), (None, False)]

@@ -92,7 +92,9 @@ def bars(rounds: Rounds, *, servers: bool) -> list[Bar]:
         handoff = ratio(rounds, HANDOFF_TOKENS, "handoff_ms", KEYED, OPEN)
         ttft = ratio(rounds, TTFT_TOKENS, "ttft_ms", ENCRYPTED, KEYED)
         found += [
-            at_most(f"handoff of {HANDOFF_TOKENS} tokens, with a key", handoff, RATIO_BAR, "x", "without one"),
+            at_most(
+                f"handoff of {HANDOFF_TOKENS} tokens, with a key", handoff, RATIO_BAR, "x", "without one"
+            ),
             at_most(f"TTFT of {TTFT_TOKENS} tokens, encrypted", ttft, RATIO_BAR, "x", "in clear"),
         ]
     return found

@@ -15,7 +15,8 @@ def paged_buffers(pool: Any) -> PagedBuffers:
     v_planes = list(info.buffers.v) if mha else []
     layout = BlockLayout(
         kind="mha" if mha else "mla",
-        dtype=str(info.dtype).removeprefix("torch."),
+        # What SGLang stores it as, `info.dtype`, is uint8 for each of the 8-bit floats.
+        dtype=str(pool.dtype).removeprefix("torch."),
         page_size=info.page_size,
         layers=len(k_planes),
         heads=info.head_num if mha else 1,

@@ -20,7 +20,6 @@ _CPU = (
     "--attention-backend",
     "torch_native",
     "--disable-cuda-graph",
-    "--disable-overlap-schedule",
     "--sleep-on-idle",
 )
 _OTHER_CACHES = (

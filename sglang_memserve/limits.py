@@ -1,10 +1,15 @@
 """The configurations that MemServe does not serve, refused at start by name. docs/limits.md lists them."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from mempool.flags import TransferMode
 from mempool.layout import BlockLayout
 from sglang_memserve.compat import BACKEND
+from sglang_memserve.options import InstanceOptions
+
+_MEMORY_POOL_VARIABLE = "SGLANG_MOONCAKE_CUSTOM_MEM_POOL"
 
 
 class Unsupported(ValueError):
@@ -48,6 +53,16 @@ def _dp_attention(args: Any) -> Iterator[str]:
 def _speculative(args: Any) -> Iterator[str]:
     if args.speculative_algorithm is not None:
         yield f"--speculative-algorithm {args.speculative_algorithm}"
+
+
+def _memory_pool(args: Any) -> Iterator[str]:
+    if kind := os.environ.get(_MEMORY_POOL_VARIABLE):
+        yield f"{_MEMORY_POOL_VARIABLE}={kind}"
+
+
+def _halved_batches_by_layer(args: Any) -> Iterator[str]:
+    if InstanceOptions.from_environment().transfer == TransferMode.BY_LAYER:
+        yield from _switched_on("enable_two_batch_overlap")(args)
 
 
 def _flag(name: str) -> str:
@@ -96,6 +111,24 @@ ARGUMENT_LIMITS = (
         _switched_on("disaggregation_decode_enable_offload_kvcache"),
         "MemServe has a host tier of its own, --memserve-dram",
         "leave it out",
+    ),
+    Limit(
+        "memory that is given back while it serves (--enable-memory-saver)",
+        _switched_on("enable_memory_saver"),
+        "SGLang unmaps KV that may be on its way",
+        "leave it out",
+    ),
+    Limit(
+        f"Mooncake's memory pools ({_MEMORY_POOL_VARIABLE})",
+        _memory_pool,
+        "they put what MemServe reads on the host into device memory",
+        "unset it",
+    ),
+    Limit(
+        "two-batch overlap (--enable-two-batch-overlap) with --memserve-transfer by-layer",
+        _halved_batches_by_layer,
+        "a layer would be sent when half of its batch is written",
+        "leave out --memserve-transfer",
     ),
 )
 

@@ -13,7 +13,6 @@ from sglang_memserve.caching.answer_worker import AnswerWorker
 from sglang_memserve.caching.config import CachingAgentConfig
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.fetches import Fetches
-from sglang_memserve.caching.forward_stream import ForwardStream
 from sglang_memserve.caching.hbm_index import HbmIndex
 from sglang_memserve.caching.inbox import Inbox
 from sglang_memserve.caching.loader import KVLoader
@@ -27,6 +26,7 @@ from sglang_memserve.caching.tree import MemServeRadixCache
 from sglang_memserve.caching.write_back import WriteBackSender
 from sglang_memserve.caching.write_back_receiver import WriteBackReceiver
 from sglang_memserve.caching.written_back_answers import WrittenBackAnswers
+from sglang_memserve.forward_stream import ForwardStream
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 class CachingAgent:
     """Puts the parts together, and is what SGLang's scheduler calls. All but `introduce` is for its thread.
 
-    `buffers`: two views of SGLang's KV pool, for loads and for the offloader's thread. `forward_stream`: the
-    scheduler's, on CUDA. `wake` ends the scheduler's wait, from any thread. `decode`: the tokenizer's, token
+    `buffers`: two views of SGLang's KV pool, for loads and for the offloader's thread. `forward_stream`: as
+    ForwardStream has it. `wake` ends the scheduler's wait, from any thread. `decode`: the tokenizer's, token
     ids to text; without it, answers that come back under other ids are not counted. `requests`: what the tree
     calls.
     """
@@ -57,7 +57,7 @@ class CachingAgent:
         self._publish_requests = Inbox[PublishRequest](wake)
         write_backs = Inbox[ReceivedBlocks](wake)
         arena = dram_arena(offload_buffers.layout, config.arena_size)
-        stream = ForwardStream(forward_stream if offload_buffers.device.type == "cuda" else None)
+        stream = ForwardStream(offload_buffers.device, forward_stream)
         self._pool = pool = start_pool(
             config, arena, write_backs=write_backs, publish_requests=self._publish_requests
         )

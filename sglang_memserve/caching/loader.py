@@ -12,10 +12,10 @@ from mempool.paged import PagedBuffers
 from mempool.results import MatchResult
 from mempool.tiers.tier import copy_between, pages_of, staging_for
 from sglang_memserve.caching.counters import Counters
-from sglang_memserve.caching.forward_stream import ForwardStream
 from sglang_memserve.caching.namespace import Namespace
 from sglang_memserve.caching.prefix_keys import TokenIds
 from sglang_memserve.caching.tree import Adopted, MemServeRadixCache
+from sglang_memserve.forward_stream import ForwardStream
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from mempool.pool import MemPool
 from sglang_memserve.caching.config import CachingAgentConfig
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.finished_kv import FinishedKV, WriteBackTarget
-from sglang_memserve.caching.forward_stream import ForwardStream
 from sglang_memserve.caching.namespace import Namespace
 from sglang_memserve.caching.offloader import KVOffloader
 from sglang_memserve.caching.prefill_origins import PrefillOrigin
 from sglang_memserve.caching.prefix_keys import TokenIds
 from sglang_memserve.caching.tree import MemServeRadixCache
+from sglang_memserve.forward_stream import ForwardStream
 
 
 class OffloadPlanner:

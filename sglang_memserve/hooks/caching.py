@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from sglang_memserve.hook_check import require_applied
+from sglang_memserve.hooks.overlap import forward_stream
 from sglang_memserve.hooks.scheduler_state import scheduler_state
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def attach(scheduler: Any, pool: Any, host: str, wakeup: "SchedulerWakeup") -> "
         config,
         tree=tree,
         buffers=buffers,
-        forward_stream=getattr(scheduler, "forward_stream", None),
+        forward_stream=forward_stream(scheduler),
         wake=wakeup.wake,
         decode=None if tokenizer is None else tokenizer.decode,
     )

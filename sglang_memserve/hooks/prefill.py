@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sglang_memserve.hooks.overlap import forward_stream, runs_a_batch
 from sglang_memserve.hooks.scheduler_state import scheduler_state
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def yield_optimistic_prefill(result: Any, scheduler: Any) -> None:
     """Frees the KV of a prompt that was computed early where it is in the way.
 
     Such a prompt keeps its KV until decode has room for it. If that leaves no room for a prompt that decode
-    waits for, and nothing else will free any, neither would ever go on.
+    waits for, and nothing else will free any, neither would ever go on. A batch that still runs may.
     """
-    if _side_of(scheduler) is None or result.batch_to_run is not None:
+    if _side_of(scheduler) is None or result.batch_to_run is not None or runs_a_batch(scheduler):
         return
     sent, waiting = scheduler.disagg_prefill_inflight_queue, scheduler.waiting_queue
     stuck = all(req.pending_bootstrap for req in sent)
@@ -57,11 +58,11 @@ def run_batch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     if side is None:
         return original(scheduler, *args, **kwargs)
     side.count_early(args[0].reqs)
-    with side.batch(getattr(scheduler, "forward_stream", None)):
+    with side.batch(forward_stream(scheduler)):
         return original(scheduler, *args, **kwargs)
 
 
-def announce_layers(result: object, scheduler: Any, req: Any, *args: Any, **kwargs: Any) -> None:
+def announce_layers(scheduler: Any, req: Any) -> None:
     """Announces the pages that a request's next forward writes. SGLang sends them after it, in this order."""
     from sglang_memserve.transfer.sender import MemServeKVSender
 

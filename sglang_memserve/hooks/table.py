@@ -50,7 +50,7 @@ def _all_specs() -> tuple[HookSpec, ...]:
         HookSpec(Target.PREFILL_QUEUE, "AFTER", added_to_prefill_queue),
         HookSpec(Target.DECODE_QUEUE, "AFTER", added_to_decode_queue),
         HookSpec(Target.EARLY_PREFILL, "AROUND", prefill.may_start_early),
-        HookSpec(Target.SEND_CACHED_PREFIX, "AFTER", prefill.announce_layers),
+        HookSpec(Target.SEND_CACHED_PREFIX, "AROUND", send_cached_prefix),
         HookSpec(Target.COLOCATED_QUEUE, "AFTER", caching.fetch_for_colocated),
         HookSpec(Target.NEW_PREFILL_BATCH, "AROUND", new_prefill_batch),
         HookSpec(Target.RUN_BATCH, "AROUND", prefill.run_batch),
@@ -74,6 +74,13 @@ def added_to_prefill_queue(result: object, queue: Any, req: Any, *args: Any, **k
 def added_to_decode_queue(result: object, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
     caching.fetch_for_queue(queue, req)
     decode.expect_first_token(queue, req)
+
+
+def send_cached_prefix(original: Hook, scheduler: Any, req: Any, *args: Any, **kwargs: Any) -> None:
+    """For each request of a batch, before that is launched."""
+    with cpu.without_cuda_events(scheduler):
+        original(scheduler, req, *args, **kwargs)
+    prefill.announce_layers(scheduler, req)
 
 
 def new_prefill_batch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 from sglang_memserve import compat
 from sglang_memserve.hook_check import require_applied
 from sglang_memserve.hooks import caching
+from sglang_memserve.hooks.overlap import forward_stream
 from sglang_memserve.hooks.scheduler_state import scheduler_state
 
 
@@ -38,6 +39,6 @@ def attach_pool(manager: Any, queue: Any) -> None:
 
     if isinstance(manager, MemServeKVManager):
         scheduler, pool = queue.scheduler, queue.token_to_kv_pool
-        manager.attach_pool(pool, getattr(scheduler, "forward_stream", None))
+        manager.attach_pool(pool, forward_stream(scheduler))
         scheduler_state(scheduler).manager = manager
         manager.attach_agent(caching.attach(scheduler, pool, manager.local_ip, manager.wakeup))

@@ -79,6 +79,9 @@ class ByLayer:
         """The batch writes these pages, for positions `first` and on: each layer is sent once it is there."""
         if self._batch is None or not transfers or not len(pages):
             return
+        # Under overlap a chunk is launched before SGLang has sent the one before, and names its pages again.
+        known = next((n for n in range(len(pages)) if first + n not in announced), len(pages))
+        first, pages = first + known, pages[known:]
         announced.update(enumerate(pages.tolist(), first))
         blocks = torch.from_numpy(pages)
         for transfer in transfers:

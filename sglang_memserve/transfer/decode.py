@@ -13,6 +13,7 @@ from mempool.paged import PagedBuffers
 from mempool.sockets import endpoint_of
 from mempool.transfer.receiver import BlockReceiver
 from mempool.transports.registry import Transports
+from sglang_memserve.forward_stream import ForwardStream
 from sglang_memserve.transfer import control
 from sglang_memserve.transfer.common_layer import DecodeLayer
 from sglang_memserve.transfer.first_token import FirstTokens
@@ -31,7 +32,7 @@ class DecodeRoom:
 
 
 class DecodeSide:
-    """`buffers`: SGLang's KV pool. `forward_stream`: the scheduler's, on which the engine writes KV. `port`:
+    """`buffers`: SGLang's KV pool. `forward_stream`: as ForwardStream has it. `port`:
     where blocks are received; 0 for a free one. `encrypt`: whether they must come encrypted.
     """
 
@@ -46,7 +47,7 @@ class DecodeSide:
     ) -> None:
         self._host = host
         self._common = DecodeLayer(host)
-        self._forward_stream = forward_stream if buffers.device.type == "cuda" else None
+        self._forward_stream = ForwardStream(buffers.device, forward_stream)
         self._buffers = buffers
         self._layout = buffers.layout
         self._blocks = BlockReceiver(
@@ -129,7 +130,7 @@ class DecodeSide:
         """Ticket and key."""
         pages = torch.from_numpy(np.asarray(kv_indices, dtype=np.int64))
         # A forward that was launched before its request ended may still write to pages given away since.
-        after = None if self._forward_stream is None else self._forward_stream.record_event()
+        after = self._forward_stream.record()
         room = self._room(number)
         key = self._blocks.new_key()
         ticket = self._blocks.expect(

@@ -80,7 +80,7 @@ class MemServeKVManager(CommonKVManager):
     def attach_pool(self, pool: Any, forward_stream: Any) -> None:
         """Starts to serve; SGLang makes the manager without the tensors of the KV pool.
 
-        `forward_stream` is the scheduler's, on which the engine writes KV.
+        `forward_stream`: as ForwardStream has it.
         """
         limits.refuse_unsupported_pool(pool, self.kv_args.state_types)
         buffers = paged_buffers(pool)

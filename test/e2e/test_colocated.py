@@ -116,7 +116,6 @@ def main():
     engine = sglang.Engine(
         model_path=resolve_model(None), radix_cache_backend="memserve", page_size=16, max_total_tokens=4096,
         device="cpu", attention_backend="torch_native", disable_cuda_graph=True,
-        disable_overlap_schedule=True,
         log_level="warning",
     )
     def ask(first):

@@ -105,7 +105,11 @@ def test_our_attention(from_stock, cluster_of, greedy):
         check(from_stock, greedy, cluster.url)
 
 
-@pytest.mark.parametrize("flags", [CHUNKED, OUR_ATTENTION], ids=["chunked prefill", "our attention"])
+@pytest.mark.parametrize(
+    "flags",
+    [CHUNKED, (*OUR_ATTENTION, "--disable-overlap-schedule")],
+    ids=["chunked prefill", "our attention, without overlap"],
+)
 def test_in_float32_every_token_is_the_same(in_float32, cluster_of, greedy, flags):
     with cluster_of.used("--prefill", "1", "--decode", "1", flags=(*flags, *FLOAT32)) as cluster:
         check_exactly(in_float32, greedy, cluster.url)

@@ -29,7 +29,7 @@ def test_a_host_without_a_gpu():
     args = parsed([])
     assert (args.device, args.attention_backend, args.page_size) == ("cpu", "torch_native", "16")
     assert args.disable_cuda_graph
-    assert args.disable_overlap_schedule
+    assert not args.disable_overlap_schedule
     assert args.sleep_on_idle
     assert args.enable_cache_report
     assert args.disaggregation_transfer_backend is None

@@ -24,6 +24,8 @@ SERVED = {
     "enable_lmcache": False,
     "tokenizer_worker_num": 1,
     "disaggregation_decode_enable_offload_kvcache": False,
+    "enable_memory_saver": False,
+    "enable_two_batch_overlap": False,
 }
 
 
@@ -46,11 +48,25 @@ def test_a_plain_configuration_is_served():
         ({"enable_lmcache": True}, "--enable-lmcache"),
         ({"tokenizer_worker_num": 2}, "--tokenizer-worker-num"),
         ({"disaggregation_decode_enable_offload_kvcache": True}, "--disaggregation-decode-enable-offload"),
+        ({"enable_memory_saver": True}, "--enable-memory-saver"),
     ],
 )
 def test_an_argument_that_is_not_served_is_refused_by_name(changes, name):
     with pytest.raises(Unsupported, match=name):
         refuse_unsupported_args(args(**changes))
+
+
+def test_a_memory_pool_of_mooncakes_is_refused(monkeypatch):
+    monkeypatch.setenv("SGLANG_MOONCAKE_CUSTOM_MEM_POOL", "INTRA_NODE_NVLINK")
+    with pytest.raises(Unsupported, match="SGLANG_MOONCAKE_CUSTOM_MEM_POOL=INTRA_NODE_NVLINK"):
+        refuse_unsupported_args(args())
+
+
+def test_half_a_batch_is_not_sent_as_a_layer(monkeypatch):
+    refuse_unsupported_args(args(enable_two_batch_overlap=True))
+    monkeypatch.setenv("MEMSERVE_TRANSFER", "by-layer")
+    with pytest.raises(Unsupported, match="--enable-two-batch-overlap"):
+        refuse_unsupported_args(args(enable_two_batch_overlap=True))
 
 
 def test_every_argument_that_is_not_served_is_named_at_once():
@@ -126,7 +142,7 @@ def real_pool(kind, **shape):
     from sglang.srt.mem_cache import memory_pool
 
     common = {"size": 240, "page_size": 16, "dtype": torch.bfloat16, "layer_num": 2, "device": "cpu"}
-    return getattr(memory_pool, kind)(**common, **shape, enable_memory_saver=False)
+    return getattr(memory_pool, kind)(**common | shape, enable_memory_saver=False)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +164,17 @@ def test_sglangs_own_pools_are_read_as_sglang_lays_them_out(kind, shape, page_by
     refuse_unknown_layout(buffers.layout, item_lens)
     with pytest.raises(Unsupported, match="does not know this KV layout"):
         refuse_unknown_layout(buffers.layout, [2 * size for size in item_lens])
+
+
+def test_eight_bit_floats_of_two_kinds_are_two_layouts():
+    """SGLang stores both as uint8."""
+    import torch
+
+    from sglang_memserve.kv_pool import paged_buffers
+
+    kinds = torch.float8_e4m3fn, torch.float8_e5m2
+    pools = [real_pool("MHATokenToKVPool", head_num=3, head_dim=64, dtype=kind) for kind in kinds]
+    assert [paged_buffers(each).layout.dtype for each in pools] == ["float8_e4m3fn", "float8_e5m2"]
 
 
 def test_a_kv_layout_by_heads_is_refused_by_name(monkeypatch):

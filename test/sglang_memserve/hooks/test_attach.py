@@ -28,6 +28,7 @@ def scheduler(monkeypatch):
         tree_cache="ours",
         tokenizer=SimpleNamespace(decode="decode"),
         forward_stream="stream",
+        enable_overlap=True,
     )
 
 

@@ -106,6 +106,21 @@ def test_pages_that_the_tree_has_replaced_are_sent_again(by_layer, tools):
     assert torch.equal(tools.blocks(split.target, [20, 21, 22, 23]), tools.blocks(split.source, [9, 2, 3, 4]))
 
 
+def test_a_chunk_is_announced_once_though_the_one_before_was_not_sent_yet(by_layer, tools):
+    """As under overlap, without early sends."""
+    split = by_layer
+    sender, receiver = meet(split, tools, [20, 21, 22])
+    for chunk, announced in (([1, 2], [1, 2]), ([3], [1, 2, 3])):
+        with split.p.prefill.batch(None):
+            split.p.prefill.announce(ROOM, slots_of(split, announced), 0)
+            for layer in range(split.source.layout.layers):
+                compute(split, layer, chunk)
+    split.send(sender, [1, 2, 3], aux_index=0, total=3)
+    end(split, tools, sender, receiver)
+    assert torch.equal(tools.blocks(split.target, [20, 21, 22]), tools.blocks(split.source, [1, 2, 3]))
+    assert arrived(split) == 3 * split.source.layout.block_bytes
+
+
 def test_a_request_that_ends_in_its_batch_leaves_nothing(by_layer, tools):
     split = by_layer
     sender, receiver = meet(split, tools, [20])

@@ -1,0 +1,16 @@
+"""What SGLang's overlap schedule runs behind its scheduler's back."""
+
+from typing import Any
+
+
+def forward_stream(scheduler: Any) -> Any:
+    """The stream that batches are launched on; None for the one that is current in the scheduler's thread.
+
+    SGLang makes a stream of that name in any case, and without overlap launches nothing on it.
+    """
+    return scheduler.forward_stream if scheduler.enable_overlap else None
+
+
+def runs_a_batch(scheduler: Any) -> bool:
+    """Whether the result of a batch that was launched has yet to be looked at."""
+    return bool(scheduler.enable_overlap and scheduler.result_queue)

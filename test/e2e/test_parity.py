@@ -100,6 +100,7 @@ def test_a_chat_whose_answers_feed_back(from_stock, one_p_one_d, greedy):
     assert found.count(None) >= len(found) / 2
 
 
+@pytest.mark.full
 def test_our_attention(from_stock, cluster_of, greedy):
     with cluster_of.used("--prefill", "1", "--decode", "1", flags=OUR_ATTENTION) as cluster:
         check(from_stock, greedy, cluster.url)

@@ -33,6 +33,12 @@ class BodyMemory:
         self._arriving[reservation] = None
         return reservation
 
+    def hold(self, body: bytes) -> BodyReservation:
+        """For one that has arrived. Raises as `add` does."""
+        reservation = BodyReservation(self, _stays)
+        reservation.add(body)
+        return reservation
+
     def add(self, reservation: BodyReservation, size: int) -> None:
         """Raises Overloaded; and PayloadTooLarge if the body would take all of the memory there is."""
         if reservation.held + size > self.limit:
@@ -80,6 +86,10 @@ class BodyReservation:
         self._memory.arrived(self)
         self._memory.held -= self.held
         self.held = 0
+
+
+def _stays() -> None:
+    """A body that has arrived gives way to none."""
 
 
 def no_memory() -> Overloaded:

@@ -18,7 +18,7 @@ from router.instances.client import InstanceClient
 from router.instances.instance import Instance, Role
 from router.instances.registry import Registry
 from router.protocol.answer import AnswerTooLarge, UpstreamAnswer, describe_error, read_body
-from router.protocol.headers import to_client, to_instance
+from router.protocol.headers import HeaderFilter, to_client
 from router.protocol.redaction import without_secrets
 
 _ANSWER_LIMIT = 16 << 20
@@ -63,8 +63,7 @@ class Fanout:
     def __init__(self, registry: Registry, client: InstanceClient, config: RouterConfig) -> None:
         self._registry = registry
         self._client = client
-        self._credentials = config.passes_credentials
-        self._request_id_headers = config.request_id_headers
+        self._headers = HeaderFilter(credentials=config.passes_credentials, also=config.request_id_headers)
         self._timeout = aiohttp.ClientTimeout(
             total=config.admin_timeout_secs, connect=config.connect_timeout_secs
         )
@@ -145,7 +144,7 @@ class Fanout:
         headers: Mapping[str, str],
         body: bytes = b"",
     ) -> list[Reply]:
-        forwarded = to_instance(headers, credentials=self._credentials, also=self._request_id_headers)
+        forwarded = self._headers.of(headers)
         return await asyncio.gather(
             *(self._send_to(instance, method, target, forwarded, body) for instance in instances)
         )

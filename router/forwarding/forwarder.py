@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from router.config.settings import RouterConfig
 from router.errors import Conflict, Failure, InstanceRefused, NoInstance
@@ -49,6 +50,9 @@ class Forwarder:
         self._registry = registry
         self._scheduler = scheduler
         self._client = client
+        self._headers = headers.HeaderFilter(
+            credentials=config.passes_credentials, also=config.request_id_headers
+        )
         self._lingering = Lingering()
         self.names = NamesInFlight()
         self._abort_sender = AbortSender(client)
@@ -113,8 +117,8 @@ class Forwarder:
         def new_attempt(failed: Collection[str]) -> Attempt:
             placement = self._scheduler.again(chosen, failed) if failed else chosen
             request[RECORD].served_by(placement.route.decode, decision=placement.decision)
-            upstream = self._upstream(placement.reserve().decode, request, raw)
-            return Attempt(upstream)
+            reservation = placement.reserve().decode
+            return Attempt(self._upstream(request, self._forwarded(request), reservation, raw))
 
         return await self.retries.run(new_attempt)
 
@@ -151,15 +155,16 @@ class Forwarder:
         style = None if route.prefill is None else logprobs.style_of(fields, path)
         record = request[RECORD]
         record.served_by(route.decode, route.prefill, placement.decision)
+        half = partial(self._upstream, request, self._forwarded(request), rid=rid, clients_own=clients_own)
         # Nothing is awaited since the choice: the next request is routed by what is charged here.
         prefill, decode = placement.reserve()
         exchange: UpstreamRequest | Pair
         if prefill is None:
-            exchange = self._upstream(decode, request, hinted, rid, clients_own)
+            exchange = half(decode, hinted)
         else:
             exchange = Pair(
-                self._upstream(prefill, request, hinted, rid, clients_own, decode.instance),
-                self._upstream(decode, request, raw, rid, clients_own, prefill.instance),
+                half(prefill, hinted, partner=decode.instance),
+                half(decode, raw, partner=prefill.instance),
                 self._lingering,
                 style and logprobs.PromptLogprobs(style, self._config.max_payload_size),
             )
@@ -174,28 +179,29 @@ class Forwarder:
         request[RECORD].served_by(instance)
         reservation = Reservation(instance)
         reservation.reserve()
-        return Attempt(self._upstream(reservation, request, raw))
+        return Attempt(self._upstream(request, self._forwarded(request), reservation, raw))
+
+    def _forwarded(self, request: web.Request) -> CIMultiDict[str]:
+        return self._headers.of(client_headers(request))
 
     def _upstream(
         self,
-        reservation: Reservation,
         request: web.Request,
+        forwarded: CIMultiDict[str],
+        reservation: Reservation,
         raw: bytes,
+        *,
         rid: str | None = None,
         clients_own: bool = False,
         partner: Instance | None = None,
     ) -> UpstreamRequest:
         instance = reservation.instance
-        forwarded = headers.to_instance(
-            client_headers(request),
-            credentials=self._config.passes_credentials,
-            also=self._config.request_id_headers,
-        )
         begun = asyncio.get_running_loop().time()
-        abandoned = partial(self._abort_sender.send, instance, rid, forwarded.copy(), begun) if rid else None
+        abandoned = partial(self._abort_sender.send, instance, rid, forwarded, begun) if rid else None
+        sent = forwarded.copy()
         if raw:
-            forwarded["Content-Length"] = str(len(raw))
-        upstream = Request(request.method, str(request[TARGET]), forwarded, raw)
+            sent["Content-Length"] = str(len(raw))
+        upstream = Request(request.method, str(request[TARGET]), sent, raw)
         return UpstreamRequest(
             self._client, upstream, reservation, self._config, abandoned, clients_own, partner
         )

@@ -30,6 +30,9 @@ async def read_request(request: web.Request) -> bytes:
         raise _too_large(services.config.max_payload_size)
     loop = asyncio.get_running_loop()
     try:
+        if request.content.is_eof() and not encoding:
+            # It came with its headers, as most do: there is nothing to wait for.
+            return _arrived(request)
         async with asyncio.timeout(services.config.client_body_timeout_secs) as deadline:
             held = services.admission.bodies.reserve(lambda: deadline.reschedule(loop.time()))
             request[BODY] = held
@@ -58,6 +61,14 @@ async def body_released(request: web.Request, handler: Handler) -> web.StreamRes
 
 def json_response(value: object, status: int = 200) -> web.Response:
     return web.Response(status=status, headers=JSON_HEADERS, body=orjson.dumps(value))
+
+
+def _arrived(request: web.Request) -> bytes:
+    services, body = request.app[SERVICES], request.content.read_nowait()
+    if len(body) > services.config.max_payload_size:
+        raise _too_large(services.config.max_payload_size)
+    request[BODY] = services.admission.bodies.hold(body)
+    return body
 
 
 async def _read(

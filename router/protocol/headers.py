@@ -25,24 +25,29 @@ _NEVER_FORWARDED = _PER_CONNECTION | {"host", "content-length", "content-encodin
 _NOT_RETURNED = _PER_CONNECTION | {"content-length", "date", "server"}
 
 
-def to_instance(
-    headers: Mapping[str, str], *, credentials: bool, also: Iterable[str] = ()
-) -> CIMultiDict[str]:
-    """The headers of a client that an instance gets, those named in `also` among them.
+class HeaderFilter:
+    """Lets an instance have what it needs of a client's headers, those named in `also` among them.
 
     With `credentials`, the client's keys too.
     """
-    allowed = _FORWARDED.union(map(str.lower, also)) - _NEVER_FORWARDED - _named_by_connection(headers)
-    allowed = allowed | _CREDENTIALS if credentials else allowed - _CREDENTIALS
-    return CIMultiDict(
-        (name, value)
-        for name, value in headers.items()
-        if name.lower() in allowed or name.lower().startswith(_FORWARDED_PREFIXES)
-    )
+
+    def __init__(self, *, credentials: bool, also: Iterable[str] = ()) -> None:
+        allowed = _FORWARDED.union(map(str.lower, also)) - _NEVER_FORWARDED
+        self._allowed = allowed | _CREDENTIALS if credentials else allowed - _CREDENTIALS
+
+    def of(self, headers: Mapping[str, str]) -> CIMultiDict[str]:
+        allowed, named = self._allowed, _named_by_connection(headers)
+        kept: CIMultiDict[str] = CIMultiDict()
+        for name, value in headers.items():
+            lower = name.lower()
+            if (lower in allowed or lower.startswith(_FORWARDED_PREFIXES)) and lower not in named:
+                kept.add(name, value)
+        return kept
 
 
 def to_client(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    dropped = _NOT_RETURNED | _named_by_connection(headers)
+    named = _named_by_connection(headers)
+    dropped = _NOT_RETURNED | named if named else _NOT_RETURNED
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
 
 

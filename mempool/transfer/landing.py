@@ -7,11 +7,9 @@ from mempool import wire
 from mempool.errors import MemPoolError
 from mempool.transfer.sealing import PayloadOpener
 from mempool.transports.base import Read
-from mempool.transports.vector import Vector, head
+from mempool.transports.vector import Vector
 
 _NOWHERE_BYTES = 64 * 1024
-# So little is decrypted while a core still has it in its cache.
-_READ_BYTES = 256 * 1024
 
 
 class DiscardSink:
@@ -62,8 +60,8 @@ class SealedSink:
 
     def fill(self, read: Read) -> int:
         def opened(parts: Sequence[memoryview]) -> int:
-            count = read(head(parts, _READ_BYTES))
-            self._payload.open(head(parts, count))
+            count = read(parts)
+            self._payload.open(parts, count)
             return count
 
         return self.sink.fill(opened)

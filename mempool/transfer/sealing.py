@@ -74,10 +74,14 @@ class PayloadOpener:
         self._context = Cipher(cipher, GCM(_NONCE.pack(_Domain.PAYLOAD, number))).decryptor()
         self._tag = tag
 
-    def open(self, parts: Sequence[memoryview]) -> None:
-        """The next bytes of it, in place."""
+    def open(self, parts: Sequence[memoryview], count: int) -> None:
+        """The next `count` bytes, which `parts` begin with, in place."""
         for part in parts:
-            self._context.update_into(part, part)
+            if not count:
+                return
+            piece = part[:count]
+            self._context.update_into(piece, piece)
+            count -= len(piece)
 
     def open_frames(self, frames: Sequence[Buffer]) -> memoryview:
         """All of it, at a place of its own: the frames may be another's memory."""

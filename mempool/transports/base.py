@@ -19,7 +19,7 @@ class PayloadSink(Protocol):
     """Where the payload of a message goes while it is read, for transports that can read it into place."""
 
     def fill(self, read: Read) -> int:
-        """Calls `read` once, with memory for the next bytes of the payload, and no more than it has.
+        """Calls `read` once, with memory that has room for the rest of the payload and no more.
 
         Returns what `read` returned, and raises what it raised.
         """

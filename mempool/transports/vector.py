@@ -8,17 +8,6 @@ from mempool.transports.base import Buffer, Read
 _MAX_PARTS = 1024
 
 
-def head(parts: Sequence[memoryview], count: int) -> list[memoryview]:
-    """The first `count` bytes of them."""
-    found: list[memoryview] = []
-    for part in parts:
-        if not count:
-            break
-        found.append(part[:count])
-        count -= len(found[-1])
-    return found
-
-
 class Vector:
     """What is left of `parts`, in order."""
 

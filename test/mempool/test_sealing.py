@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from mempool import wire
 from mempool.errors import FrameError
 from mempool.transfer.sealing import MessageOpener, MessageSealer
-from mempool.transports.vector import head
 
 KEY = bytes(range(16))
 NUMBERS = st.integers(0, 2**64 - 1)
@@ -48,7 +47,7 @@ def opened_payload(sealed: wire.Sealed, payload: bytes, cuts: list[int]) -> byte
     context, memory = opener.payload(sealed), memoryview(bytearray(payload))
     bounds = [0, *sorted(cut % (len(payload) + 1) for cut in cuts), len(payload)]
     for start, end in itertools.pairwise(bounds):
-        context.open(head([memory[start : start + 3], memory[start + 3 :]], end - start))
+        context.open([memory[start : start + 3], memory[start + 3 :]], end - start)
     context.verify()
     return bytes(memory)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from mempool.errors import MemPoolError, PeerDied
 from mempool.sockets import SocketLimits, Wakeup
-from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage
+from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage, PayloadMemory
 
 _QUEUE_MESSAGES = 1024
 
@@ -18,6 +18,9 @@ class InProcess:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._listeners: dict[str, InProcessListener] = {}
+
+    def reaches(self, endpoint: str) -> bool:
+        return endpoint in self._listeners
 
     def listen(
         self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
@@ -51,6 +54,9 @@ class InProcessListener:
     @property
     def pollables(self) -> Sequence[int]:
         return (self._wakeup.fileno(),)
+
+    def is_private(self, source: bytes) -> bool:
+        return False
 
     def admit(self, connection: "InProcessConnection") -> bytes:
         with self.lock:
@@ -91,6 +97,9 @@ class InProcessListener:
 
 
 class InProcessConnection:
+    memory: PayloadMemory | None = None
+    private = False
+
     def __init__(self, endpoint: str, listener: InProcessListener | None) -> None:
         self.opened = listener is not None
         self._endpoint = endpoint

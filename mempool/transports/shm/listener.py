@@ -16,7 +16,7 @@ _BACKLOG = 1024
 
 
 class ShmListener(StreamListener):
-    """Listens at `address`, and hears processes of its own user alone. `refused` counts the others as well."""
+    """Listens at `address`, and hears processes of its own user alone. `refused` counts others too."""
 
     def __init__(
         self,

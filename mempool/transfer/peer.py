@@ -155,8 +155,9 @@ class Peer:
         return self._lanes.work()
 
     def close(self) -> set[OutgoingTransfer]:
-        """Closes the connection; returns the transfers that had not ended."""
+        """Closes the connection, and lets its memory go; returns the transfers that had not ended."""
         self.connection.close()
+        self._staging.clear()
         return self._open
 
     def _apply(self, message: wire.ToSender) -> None:

@@ -26,6 +26,11 @@ class ShmConnection(StreamConnection):
         header, *payload = frames
         return super().send([header, self._sent.spans(payload)] if payload else frames)
 
+    def close(self) -> None:
+        super().close()
+        self._sent.close()
+        self._writer.drop()
+
     def _prepared(self) -> tuple[socket.socket, Address]:
         address = ShmAddress.of(self._endpoint)
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

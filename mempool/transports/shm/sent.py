@@ -52,6 +52,10 @@ class SentRegions:
             raise MemPoolError(f"a payload in {len(parts)} parts, at most {MAX_SPANS} are allowed")
         return pack([self._span(memoryview(part)) for part in parts])
 
+    def close(self) -> None:
+        """Lets the regions go. Those of stores stay as long as these."""
+        self._regions.clear()
+
     def _span(self, part: memoryview) -> Span:
         for number, region in enumerate(self._regions):
             offset = region.offset_of(part)

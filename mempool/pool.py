@@ -91,6 +91,7 @@ class MemPool:
                 namespace=dict(config.namespace),
                 control=exchange.control,
                 data=exchange.data,
+                fabrics=exchange.fabrics,
             )
             self._cluster = ClusterMembership(
                 info,

@@ -15,7 +15,10 @@ _MAX_REMEMBERED = 1024
 
 
 class FabricChoice:
-    """Belongs to the sender's thread. `fallbacks` counts how often an endpoint turned out to be of no use."""
+    """`usable` may be called from any thread, `failed` from the sender's.
+
+    `fallbacks` counts how often an endpoint turned out to be of no use.
+    """
 
     def __init__(self, transports: Transports) -> None:
         self._transports = transports

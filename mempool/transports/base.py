@@ -107,9 +107,6 @@ class TransportConnection(Protocol):
 
 
 class Transport(Protocol):
-    def reaches(self, endpoint: str) -> bool:
-        """Whether it is worth connecting there, as far as can be said without trying."""
-
     def listen(
         self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
     ) -> TransportListener:
@@ -117,3 +114,10 @@ class Transport(Protocol):
 
     def connect(self, endpoint: str, limits: SocketLimits) -> TransportConnection:
         """Raises MemPoolError for a malformed endpoint. If nobody listens there, the peer is dead."""
+
+
+class Fabric(Transport, Protocol):
+    """A transport that is used in place of one that everybody has, where both ends can."""
+
+    def reaches(self, endpoint: str) -> bool:
+        """Whether it is worth connecting there, as far as can be said without trying."""

@@ -19,9 +19,6 @@ class InProcess:
         self._lock = threading.Lock()
         self._listeners: dict[str, InProcessListener] = {}
 
-    def reaches(self, endpoint: str) -> bool:
-        return endpoint in self._listeners
-
     def listen(
         self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
     ) -> "InProcessListener":

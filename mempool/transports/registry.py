@@ -3,7 +3,7 @@
 from mempool.errors import MemPoolError
 from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from mempool.sockets import SocketLimits
-from mempool.transports.base import ChooseSink, Transport, TransportConnection, TransportListener
+from mempool.transports.base import ChooseSink, Fabric, Transport, TransportConnection, TransportListener
 from mempool.transports.inproc import InProcess
 from mempool.transports.shm import SharedMemory
 from mempool.transports.stream import Stream
@@ -33,8 +33,8 @@ class Transports:
             "ipc": zeromq,
             "inproc": InProcess(),
         }
-        if shm and not max_bandwidth:
-            self._by_scheme["shm"] = SharedMemory()
+        self._fabrics: dict[str, Fabric] = {"shm": SharedMemory()} if shm and not max_bandwidth else {}
+        self._by_scheme |= self._fabrics
 
     @property
     def refused(self) -> int:
@@ -48,9 +48,9 @@ class Transports:
         self._by_scheme[scheme] = transport
 
     def reaches(self, endpoint: str) -> bool:
-        """Whether there is a transport for it, which does not rule out that it can be connected to."""
-        transport = self._by_scheme.get(endpoint.partition("://")[0])
-        return transport is not None and transport.reaches(endpoint)
+        """Whether there is a fabric for it here, over which it may be reached."""
+        fabric = self._fabrics.get(endpoint.partition("://")[0])
+        return fabric is not None and fabric.reaches(endpoint)
 
     def listen(
         self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None

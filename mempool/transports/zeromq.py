@@ -42,9 +42,6 @@ class ZeroMQ:
         self._context: zmq.Context[Socket] | None = None
         self._users = 0
 
-    def reaches(self, endpoint: str) -> bool:
-        return True
-
     def listen(
         self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
     ) -> "ZeroMQListener":

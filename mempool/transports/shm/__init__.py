@@ -22,9 +22,6 @@ from mempool.transports.shm.address import ShmAddress, this_machine
 from mempool.transports.shm.connection import ShmConnection
 from mempool.transports.shm.listener import ShmListener
 
-URL = "shm://"
-"""Where to listen: a name is found."""
-
 
 class SharedMemory:
     """Needs no thread of its own. Linux only: elsewhere `listen` raises MemPoolError."""

@@ -4,6 +4,7 @@ import os
 import socket
 from typing import Any
 
+from mempool.endpoints import SHM_URL
 from mempool.errors import MemPoolError
 from mempool.sockets import SocketLimits
 from mempool.transports.base import ChooseSink
@@ -33,8 +34,8 @@ class ShmListener(StreamListener):
         return True
 
     def _bound(self, url: str) -> socket.socket:
-        if url != "shm://":
-            raise MemPoolError(f"cannot listen at {url!r}: give shm://, a name is found")
+        if url != SHM_URL:
+            raise MemPoolError(f"cannot listen at {url!r}: give {SHM_URL}, a name is found")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(self._address.socket)

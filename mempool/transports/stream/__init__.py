@@ -23,9 +23,6 @@ class Stream:
             require_pacing(max_bandwidth)
         self._max_bandwidth = max_bandwidth
 
-    def reaches(self, endpoint: str) -> bool:
-        return True
-
     def listen(
         self, url: str, limits: SocketLimits, max_frame_bytes: int, place: ChooseSink | None = None
     ) -> StreamListener:

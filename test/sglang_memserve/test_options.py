@@ -50,7 +50,7 @@ def test_spawned_processes_find_what_was_asked_for(monkeypatch):
         (["--memserve-encrypt", "yes"], "--memserve-encrypt yes: choose from auto, on, off"),
         (
             ["--memserve-fabrics", "shm"],
-            "--memserve-fabrics shm: name shm or stream, each once, and stream last",
+            "--memserve-fabrics shm: name shm or stream, each once, and stream",
         ),
         (["--memserve-fabrics", "stream,shm"], "stream last"),
         (["--memserve-fabrics", "shm,shm,stream"], "each once"),

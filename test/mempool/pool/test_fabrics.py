@@ -48,6 +48,7 @@ def test_one_that_knows_no_fabric_sends_over_what_all_have(world, pair):
     with MemPool(MemPoolConfig(instance="c"), stores={DRAM: dram_arena(LAYOUT, 16)}) as c:
         assert c.info.fabrics == ()
         b.introduce(c.info)
+        c.introduce(b.info)
         blocks, _ = b.filled(2, DRAM)
         assert len(b.transfer("c", blocks, flags=TransferFlags(medium=DRAM)).addresses) == 2
         assert schemes(b) == {"stream"}

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 from mempool import wire
 from mempool.arena import DramArena
@@ -25,7 +24,7 @@ def block_layout(plane_bytes=1 << 14, kind="mha", layers=2):
 
 def arena(blocks=8, *, filled=False, shared=True, layout=None):
     made = DramArena(layout or block_layout(), blocks, shared=shared)
-    made.rows.copy_(torch.randint(0, 256, made.rows.shape, dtype=torch.uint8) if filled else made.rows * 0)
+    made.rows.random_() if filled else made.rows.zero_()
     return made
 
 

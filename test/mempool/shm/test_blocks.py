@@ -22,7 +22,7 @@ def send_all(channel, pages, **how):
 @pytest.mark.parametrize("mode", [TransferMode.AGGREGATED, TransferMode.BY_LAYER])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("kind", ["mha", "mla"])
-@pytest.mark.parametrize("plane_bytes", [1 << 9, 3 << 12, 5 << 20])
+@pytest.mark.parametrize("plane_bytes", [1 << 9, 3 << 12, 3 << 20])
 def test_blocks_of_any_layout_arrive_as_they_were(
     make_channel, make_arena, make_layout, plane_bytes, kind, shared, mode
 ):

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -96,9 +97,9 @@ def truncatable():
 
 
 def file():
-    made = os.open("/tmp", os.O_TMPFILE | os.O_RDWR)
-    os.ftruncate(made, SIZE)
-    return made
+    with tempfile.TemporaryFile() as made:
+        made.truncate(SIZE)
+        return os.dup(made.fileno())
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 """DRAM blocks: one piece of host memory, with a row for each aggregated block."""
 
+import logging
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
+from mempool.page_locked import page_locked
+from mempool.shared_memory import SharedRegion
+
+logger = logging.getLogger(__name__)
 
 # Below this size a copy to one place costs less than a frame of its own for each part.
 _SMALLEST_VIEW_BYTES = 32 * 1024
@@ -16,16 +22,23 @@ class DramArena:
 
     Calls for different rows may come from different threads.
 
+    `shared`: other processes of this host and user may read them in place, where the host has such memory.
+
     Attributes:
         layout: The layout of a block.
         num_blocks: How many rows there are. The number of a block is its row.
         rows: uint8 `[num_blocks, block_bytes]`, pinned where CUDA is available.
+        regions: The shared memory that the rows lie in; None where they lie in another kind.
     """
 
-    def __init__(self, layout: BlockLayout, num_blocks: int) -> None:
+    def __init__(self, layout: BlockLayout, num_blocks: int, *, shared: bool = False) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
-        self.rows = self.host_bytes(num_blocks * layout.block_bytes).view(num_blocks, -1)
+        size = num_blocks * layout.block_bytes
+        region = _shared(size) if shared else None
+        self.regions = None if region is None else (region,)
+        memory = self.host_bytes(size) if region is None else page_locked(region)
+        self.rows = memory.view(num_blocks, -1)
         self._rows: npt.NDArray[np.uint8] = self.rows.numpy()
 
     def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
@@ -92,3 +105,11 @@ class DramArena:
         shape = (len(pages), columns.stop - columns.start)
         if blocks.shape != shape:
             raise MemPoolError(f"{len(pages)} blocks need {list(shape)} bytes, got {list(blocks.shape)}")
+
+
+def _shared(size: int) -> SharedRegion | None:
+    try:
+        return SharedRegion(size)
+    except OSError as error:
+        logger.warning("%d bytes of DRAM cannot be shared with this host's other instances: %s", size, error)
+        return None

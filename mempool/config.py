@@ -54,6 +54,8 @@ class MemPoolConfig:
         registries: URLs of the registries to join. Without any, `MemPool.introduce` makes instances known.
         control_url: Where to listen for requests of other instances. Port 0 picks a free port.
         data_url: Where to listen for blocks. Port 0 picks a free port.
+        fabric_urls: Where else to listen for blocks, best first: ("shm://",) for instances of this host and
+            user, which then need a DRAM store that is `shared`. Each is left out where this host cannot.
         expiry_interval_s: How often leases, transfers and fetches are looked through for overdue ones, in
             seconds.
         limits: When a silent connection counts as dead.
@@ -69,6 +71,7 @@ class MemPoolConfig:
     registries: Sequence[str] = ()
     control_url: str = "tcp://127.0.0.1:0"
     data_url: str = "stream://127.0.0.1:0"
+    fabric_urls: Sequence[str] = ()
     expiry_interval_s: float = 0.1
     limits: SocketLimits = field(default_factory=SocketLimits)
     access: ClusterAccess = LOOPBACK_ONLY

@@ -7,6 +7,10 @@ from collections.abc import Collection
 _URL = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[!-~]{1,240}")
 _TCP = re.compile(r"(?:tcp|stream)://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _LONGEST_HOST = 253
+SHM_URL = "shm://"
+"""Where to listen for instances of this host and user."""
+MAX_FABRICS = 4
+"""Endpoints that one receiver of blocks has beside the one that every sender can use."""
 _WITH_HOST = ("tcp", "stream")
 
 

@@ -7,6 +7,7 @@ import torch
 
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
+from mempool.shared_memory import SharedRegion
 
 
 class PagedBuffers:
@@ -61,6 +62,11 @@ class PagedBuffers:
     def num_blocks(self) -> int:
         """How many blocks the buffers hold."""
         return self.num_pages
+
+    @property
+    def regions(self) -> tuple[SharedRegion, ...]:
+        """None at all: it has no views."""
+        return ()
 
     def host_bytes(self, count: int) -> torch.Tensor:
         """Host memory, uint8 `[count]`, pinned where CUDA is."""

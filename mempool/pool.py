@@ -91,6 +91,7 @@ class MemPool:
                 namespace=dict(config.namespace),
                 control=exchange.control,
                 data=exchange.data,
+                fabrics=exchange.fabrics,
             )
             self._cluster = ClusterMembership(
                 info,
@@ -386,8 +387,8 @@ class MemPool:
         """Numbers by name: what is under way now, and sums since the start.
 
         Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`. Sums: `bytes_sent`, `messages_sent`,
-        `bytes_received`, `bad_frames`, `refused_connections` (strangers'), `peer_refusals` (over quota, false
-        names), `errors` (all logged).
+        `fabric_fallbacks`, `bytes_received`, `bad_frames`, `refused_connections` (strangers'),
+        `peer_refusals` (over quota, false names), `errors` (all logged).
         """
         return {**self._exchange.counters(), "leases": self.local.index.leases}
 

@@ -1,5 +1,6 @@
 """Stores: where the bytes of blocks are. The block channel reads from them and writes to them."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from mempool import wire
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
+from mempool.shared_memory import SharedRegion
 
 
 class BlockSource(Protocol):
@@ -18,6 +20,10 @@ class BlockSource(Protocol):
     """
 
     layout: BlockLayout
+
+    @property
+    def regions(self) -> Sequence[SharedRegion] | None:
+        """The shared memory that all of its `views` lie in. None: they do not."""
 
     def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
         """The bytes in place, in order, in whole rows. None: they have to be gathered."""

@@ -12,7 +12,8 @@ Five parts, each with its peer in the same run and in turn with it:
   Memory a block: what the resident memory of the process grows by.
 - throughput: 512 MiB between two processes over TCP loopback, in blocks of 64 KiB, 1 MiB and 8 MiB that lie
   scattered at both sides (128 MiB of memory each): our block channel into a DRAM arena, until acknowledged,
-  over its own streams and, without a bar, over ZeroMQ;
+  over its own streams, over shared memory (against the streams: speed, and CPU seconds of both processes for
+  a GB) and, without a bar, over ZeroMQ;
   one socket with sendall and recv_into a block; Mooncake's TransferEngine (scripts/setup_peers.sh) with its
   defaults, 1,024 blocks a batch as its queue takes no more. Every byte is checked to have landed.
 - fairness: 64 KiB transfers, one after the other, while 1 GB flows to the same receiver, of the same sender

@@ -7,7 +7,7 @@ router's tree; a call between two MemPools; and the message by which decode tell
 
 Then pairs of real servers, one prefill and one decode instance behind our router, one request at a time with
 fresh random prompts: the handoff (TTFT less what prefill itself takes, see bench_pd.py) with the key against
-without, and TTFT with encrypted KV against KV in clear, both with the key.
+without, and TTFT with encrypted KV against KV in clear, both with the key. KV goes over TCP.
 
 Figures are medians of the rounds with lowest and highest; ratios are of medians of one run.
 """
@@ -53,9 +53,12 @@ def measure_ports(rounds: Rounds, count: int) -> None:
 
 
 async def measure_servers(rounds: Rounds, options: argparse.Namespace) -> None:
-    engine = EngineSpec(resolve_model(options.model), options.attention_backend, options.threads)
+    # Nothing is encrypted in shared memory.
+    over_tcp = ("--memserve-fabrics", "stream")
+    model = resolve_model(options.model)
+    engine = EngineSpec(model, options.attention_backend, options.threads, extra=over_tcp)
     keyed = replace(engine, cluster_key=ClusterKey.generate())
-    encrypted = replace(keyed, extra=("--memserve-encrypt", "on"))
+    encrypted = replace(keyed, extra=(*over_tcp, "--memserve-encrypt", "on"))
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_security.")))
         builder = await stack.enter_async_context(building(engine, options.port, options.log_dir))

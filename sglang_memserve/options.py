@@ -9,7 +9,7 @@ from typing import Any
 
 from mempool.caching_mode import CachingMode
 from mempool.encryption import Encryption
-from mempool.endpoints import check_endpoint
+from mempool.endpoints import SHM_URL, check_endpoint
 from mempool.flags import TransferMode
 from mempool.security.access import ClusterAccess, insecure_of
 from mempool.security.cluster_key import KEY_VARIABLE, ClusterKeyError
@@ -33,6 +33,11 @@ _HELP = """MemServe's flags (each also as an environment variable, MEMSERVE_CACH
   --memserve-max-bandwidth SIZE
                         the most KV that is sent to each other instance in a second: "100MiB", or 0 for no
                         bound (Linux only; default: 0)
+  --memserve-fabrics FABRIC[,FABRIC]
+                        over what KV goes between instances, best first; both take the first that both have.
+                        shm: shared memory, between instances of one host and user; stream: TCP, which all
+                        need. "stream" leaves shared memory out, and so does a --memserve-max-bandwidth
+                        (default: shm,stream)
   --memserve-encrypt {auto,on,off}
                         whether KV is encrypted on its way between instances. auto: unless they listen on the
                         loopback; set all instances alike (default: auto)
@@ -62,6 +67,9 @@ _CHOICES: Mapping[str, type[StrEnum]] = {
     "transfer": TransferMode,
     "encrypt": Encryption,
 }
+# By name, where to listen; "": at the address of the instance.
+_FABRICS = {"shm": SHM_URL, "stream": ""}
+_EVERYWHERE = "stream"
 _PORTS = ("feed_port", "control_port", "block_port", "transfer_port", "rank_port")
 
 
@@ -74,7 +82,7 @@ class InstanceOptions:
     """`dram`: as `mempool.tiers.sizes.blocks_of_size` takes it; "0" for none; "" for the device's default.
 
     `registries`: endpoints, with commas between them. `max_bandwidth`: bytes, as `bytes_of_size` takes them;
-    "0" for no bound. Ports: 0 for a free one. Raises OptionError.
+    "0" for no bound. `fabrics`: names with commas between them. Ports: 0 for a free one. Raises OptionError.
     """
 
     caching: CachingMode = CachingMode.WRITE_BACK
@@ -82,6 +90,7 @@ class InstanceOptions:
     registries: str = ""
     transfer: TransferMode = TransferMode.AGGREGATED
     max_bandwidth: str = "0"
+    fabrics: str = "shm,stream"
     encrypt: Encryption = Encryption.AUTO
     feed_port: int = 0
     control_port: int = 0
@@ -99,6 +108,12 @@ class InstanceOptions:
                 raise OptionError(f"--memserve-registries: {error}") from None
         if self.max_bytes_per_second and self.max_bytes_per_second < _MIN_BANDWIDTH:
             raise OptionError(f"--memserve-max-bandwidth {self.max_bandwidth}: give at least 1MiB, or 0")
+        named = self.all_fabrics
+        if named[-1:] != [_EVERYWHERE] or len(set(named)) < len(named) or not {*named} <= {*_FABRICS}:
+            raise OptionError(
+                f"--memserve-fabrics {self.fabrics}: name {' or '.join(_FABRICS)}, each once, and "
+                f"{_EVERYWHERE} last, since instances of other hosts have nothing else"
+            )
         pinned = [port for port in (getattr(self, name) for name in _PORTS) if port]
         if len(set(pinned)) < len(pinned):
             raise OptionError(f"MemServe's ports {pinned} are not all different")
@@ -123,6 +138,20 @@ class InstanceOptions:
             return bytes_of_size(self.max_bandwidth)
         except ValueError as error:
             raise OptionError(f"--memserve-max-bandwidth: {error}") from None
+
+    @property
+    def all_fabrics(self) -> list[str]:
+        return [name.strip() for name in self.fabrics.split(",")]
+
+    @property
+    def fabric_urls(self) -> tuple[str, ...]:
+        """Where to receive KV beside stream://, best first. Shared memory knows no bound of bandwidth."""
+        urls = (_FABRICS[name] for name in self.all_fabrics)
+        return () if self.max_bytes_per_second else tuple(url for url in urls if url)
+
+    @property
+    def uses_shm(self) -> bool:
+        return SHM_URL in self.fabric_urls
 
     @property
     def caveat(self) -> str:

@@ -54,15 +54,20 @@ class Ending:
 class ChannelEnd:
     """An arena of `blocks`, and with `paged` an engine's buffers of as many, a plane each, beside it.
 
-    `piece_bytes`: what a message carries at most.
+    `piece_bytes`: what a message carries at most. `shared`: whether the arena lies in shared memory.
     """
 
     def __init__(
-        self, layout: dict[str, Any], blocks: int, paged: bool = False, piece_bytes: int = 2 << 20
+        self,
+        layout: dict[str, Any],
+        blocks: int,
+        paged: bool = False,
+        piece_bytes: int = 2 << 20,
+        shared: bool = False,
     ) -> None:
         torch.set_num_threads(1)
         shape = BlockLayout(**layout)
-        self._arena = DramArena(shape, blocks)
+        self._arena = DramArena(shape, blocks, shared=shared)
         self._arena.rows.fill_(0)
         self._stores: dict[str, BlockSource] = {"arena": self._arena}
         self._planes = [torch.zeros((blocks, size), dtype=torch.uint8) for size in shape.plane_bytes if paged]
@@ -73,8 +78,13 @@ class ChannelEnd:
         self._flow = Ending()
 
     def listen(self, scheme: str = "stream", encrypt: bool = False) -> str:
-        self._receiver = BlockReceiver(f"{scheme}://127.0.0.1:0", encrypt=encrypt)
+        url = "shm://" if scheme == "shm" else f"{scheme}://127.0.0.1:0"
+        self._receiver = BlockReceiver(url, encrypt=encrypt)
         return self._receiver.endpoint
+
+    def cpu_seconds(self) -> float:
+        """What this process has used so far."""
+        return time.process_time()
 
     def expect(self, blocks: int, transfers: int = 1) -> list[Ticket]:
         assert self._receiver is not None

@@ -4,19 +4,24 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from benchmark.bars import Bar, at_least
+from benchmark.bars import Bar, at_least, at_most
 from benchmark.mempool import mooncake_end
 from benchmark.mempool.far import Far, FarError
 from benchmark.mempool.plan import MeasurementPlan, say
 from mempool.layout import BlockLayout
 from sglang_memserve.bench.figures import Rounds
 
-OURS, ZEROMQ, SOCKET, MOONCAKE = "memserve", "memserve, ZeroMQ", "raw socket", "Mooncake TCP"
+OURS, SHARED, ZEROMQ = "memserve", "memserve, shared memory", "memserve, ZeroMQ"
+SOCKET, MOONCAKE = "raw socket", "Mooncake TCP"
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = {"64 KiB": 64 * KIB, "1 MiB": MIB, "8 MiB": 8 * MIB}
 # Beyond the processor's caches.
 ARENA_BYTES, TOTAL_BYTES, WARM_UP_BYTES = 128 * MIB, 512 * MIB, 32 * MIB
 BAR_SOCKET, BAR_MOONCAKE = 0.8, 2.0
+# Of shared memory, against our own streams.
+BARS_SHARED = {"64 KiB": 1.1, "1 MiB": 1.5, "8 MiB": 1.5}
+BARS_CPU = {"1 MiB": 0.6, "8 MiB": 0.6}
+TIMES_STREAM, CPU_OF_STREAM = "times_stream", "cpu_of_stream"
 _WARM_UPS = 3
 
 
@@ -34,6 +39,9 @@ class ArenaPair(Protocol):
     def seconds(self, blocks: int) -> float:
         """Of one transfer."""
 
+    def cpu_seconds(self) -> float | None:
+        """What both processes have used so far. None: it is of no interest."""
+
 
 class _ArenaPairEnds:
     def __init__(self, sender: Far, receiver: Far) -> None:
@@ -44,6 +52,9 @@ class _ArenaPairEnds:
 
     def holds(self, stamp: int) -> bool:
         return bool(self.receiver.ask("holds", stamp=stamp))
+
+    def cpu_seconds(self) -> float | None:
+        return None
 
 
 class ChannelPair(_ArenaPairEnds):
@@ -56,6 +67,9 @@ class ChannelPair(_ArenaPairEnds):
         (ticket,) = self.receiver.ask("expect", blocks=blocks)
         sent = self.sender.ask("send", endpoint=self.endpoint, ticket=ticket, blocks=blocks)
         return float(sent["seconds"])
+
+    def cpu_seconds(self) -> float | None:
+        return sum(float(end.ask("cpu_seconds")) for end in (self.sender, self.receiver))
 
 
 class SocketPair(_ArenaPairEnds):
@@ -120,6 +134,7 @@ def pairs(plan: MeasurementPlan, size: str, skipped: list[str]) -> Iterator[list
 
         shape = {"layout": layout(block_bytes), "blocks": blocks}
         ours = far("channel", "sender", **shape), far("channel", "receiver", **shape)
+        mapped = far("channel", "shm sender", shared=True, **shape), far("channel", "shm receiver", **shape)
         queued = far("channel", "zmq sender", **shape), far("channel", "zmq receiver", **shape)
         raw = far("socket", "raw sender", **plain), far("socket", "raw receiver", **plain)
         found: list[ArenaPair] = []
@@ -130,18 +145,31 @@ def pairs(plan: MeasurementPlan, size: str, skipped: list[str]) -> Iterator[list
                 found.append(MooncakePair(*peer))
             except FarError as error:
                 skipped.append(f"{MOONCAKE}, blocks of {size}: {error}")
-        channels = ChannelPair(OURS, "stream", *ours), ChannelPair(ZEROMQ, "tcp", *queued)
-        yield [*channels, SocketPair(*raw), *found]
+        yield [
+            ChannelPair(OURS, "stream", *ours),
+            ChannelPair(SHARED, "shm", *mapped),
+            ChannelPair(ZEROMQ, "tcp", *queued),
+            SocketPair(*raw),
+            *found,
+        ]
 
 
 def one_transfer(pair: ArenaPair, block_bytes: int, stamp: int) -> float:
     """GB/s of the round `stamp`. Raises FarError, also where what was sent has not landed."""
+    return transfer_and_cpu(pair, block_bytes, stamp)[0]
+
+
+def transfer_and_cpu(pair: ArenaPair, block_bytes: int, stamp: int) -> tuple[float, float | None]:
+    """The same, and the CPU seconds of both processes for a GB, where the pair counts them."""
     pair.fill(stamp)
     _warm_up(pair, max(1, WARM_UP_BYTES // block_bytes))
+    before = pair.cpu_seconds()
     seconds = pair.seconds(TOTAL_BYTES // block_bytes)
+    after = pair.cpu_seconds()
     if not pair.holds(stamp):
         raise FarError(f"{pair.name}: not all bytes have landed")
-    return TOTAL_BYTES / seconds / 1e9
+    cpu = None if before is None or after is None else (after - before) / TOTAL_BYTES * 1e9
+    return TOTAL_BYTES / seconds / 1e9, cpu
 
 
 def _warm_up(pair: ArenaPair, blocks: int) -> None:
@@ -159,12 +187,15 @@ def measure_size(rounds: Rounds, plan: MeasurementPlan, size: str) -> list[str]:
     skipped = list[str]()
     with pairs(plan, size, skipped) as found:
         speeds: dict[str, list[float]] = {pair.name: [] for pair in found}
+        cpu: dict[str, list[float]] = {pair.name: [] for pair in found}
         for number, order in enumerate(plan.turns(size, found)):
             for pair in order:
                 if pair.name not in speeds:
                     continue
                 try:
-                    speeds[pair.name].append(one_transfer(pair, SIZES[size], number + 1))
+                    speed, used = transfer_and_cpu(pair, SIZES[size], number + 1)
+                    speeds[pair.name].append(speed)
+                    cpu[pair.name] += [] if used is None else [used]
                 except FarError as error:
                     if pair.name != MOONCAKE:
                         raise
@@ -173,8 +204,15 @@ def measure_size(rounds: Rounds, plan: MeasurementPlan, size: str) -> list[str]:
     for arm, values in speeds.items():
         for ours, value in zip(speeds[OURS], values, strict=True):
             rounds.note(workload(size), arm, gb_per_s=value)
-            if arm != OURS:
+            if arm == SHARED:
+                rounds.note(workload(size), arm, **{TIMES_STREAM: value / ours})
+            elif arm != OURS:
                 rounds.note(workload(size), OURS, **{_ratio(arm): ours / value})
+    for arm, used_by in cpu.items():
+        for value in used_by:
+            rounds.note(workload(size), arm, cpu_s_per_gb=value)
+    for shared, stream in zip(cpu[SHARED], cpu[OURS], strict=True):
+        rounds.note(workload(size), SHARED, **{CPU_OF_STREAM: shared / stream})
     return skipped
 
 
@@ -191,8 +229,23 @@ def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
 
 
 def bars(rounds: Rounds) -> list[Bar]:
-    return [
+    against_peers = [
         at_least(workload(size), rounds.median(workload(size), OURS, _ratio(arm)), bar, "x", arm)
         for size in SIZES
         for arm, bar in ((SOCKET, BAR_SOCKET), (MOONCAKE, BAR_MOONCAKE))
+    ]
+
+    def shared(size: str, figure: str) -> float | None:
+        return rounds.median(workload(size), SHARED, figure)
+
+    return [
+        *against_peers,
+        *(
+            at_least(f"shared memory, {workload(size)}", shared(size, TIMES_STREAM), bar, "x", OURS)
+            for size, bar in BARS_SHARED.items()
+        ),
+        *(
+            at_most(f"CPU of shared memory, {workload(size)}", shared(size, CPU_OF_STREAM), bar, "x", OURS)
+            for size, bar in BARS_CPU.items()
+        ),
     ]

@@ -20,7 +20,7 @@ from typing import Annotated
 import msgspec
 
 from mempool import wire
-from mempool.endpoints import check_endpoint
+from mempool.endpoints import MAX_FABRICS, check_endpoint
 from mempool.errors import NamespaceMismatch
 from mempool.layout import BlockLayout
 
@@ -59,7 +59,8 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
         layout: The layout of its blocks.
         namespace: Named digests of everything that decides what the bytes of a block mean.
         control: The endpoint for requests.
-        data: The endpoint for blocks.
+        data: The endpoint for blocks, which every instance can use.
+        fabrics: Endpoints for the same over other fabrics, best first. Who can use one prefers it to `data`.
     """
 
     instance: str
@@ -69,6 +70,7 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     namespace: dict[str, str]
     control: str
     data: str
+    fabrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (self.instance, self.role, self.layout.kind, self.layout.dtype, *self.namespace):
@@ -79,8 +81,9 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
             _require(0 <= number <= _LARGEST, f"a number from 0 to 2**63 - 1, not {number}")
         _require(self.incarnation, "an incarnation of at least 1")
         _require(len(self.namespace) <= _MAX_DIGESTS, f"at most {_MAX_DIGESTS} digests")
-        check_endpoint(self.control)
-        check_endpoint(self.data)
+        _require(len(self.fabrics) <= MAX_FABRICS, f"at most {MAX_FABRICS} fabrics, not {len(self.fabrics)}")
+        for endpoint in (self.control, self.data, *self.fabrics):
+            check_endpoint(endpoint)
         _require(len(encode(self)) <= MAX_INFO_BYTES, f"at most {MAX_INFO_BYTES} bytes for one instance")
 
     def require_same_namespace(self, peer: "InstanceInfo") -> None:

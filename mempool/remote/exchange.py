@@ -42,7 +42,15 @@ class PeerExchange:
         with ExitStack() as stack:
             self.requests = stack.enter_context(closing(RequestQueue()))
             self._receiver = stack.enter_context(
-                closing(BlockReceiver(config.data_url, limits=limits, transports=transports, encrypt=encrypt))
+                closing(
+                    BlockReceiver(
+                        config.data_url,
+                        limits=limits,
+                        transports=transports,
+                        encrypt=encrypt,
+                        fabrics=config.fabric_urls,
+                    )
+                )
             )
             self._sender = stack.enter_context(
                 closing(BlockSender(limits=limits, transports=transports, encrypt=encrypt))
@@ -84,6 +92,11 @@ class PeerExchange:
         """The endpoint where others send blocks."""
         return self._receiver.endpoint
 
+    @property
+    def fabrics(self) -> tuple[str, ...]:
+        """Others for the same, best first."""
+        return self._receiver.fabrics
+
     def counters(self) -> dict[str, int]:
         """Now: `incoming`, `outgoing`, `fetching`, `held_blocks`; sums of the rest."""
         channels = (self._receiver, self._sender, self._control)
@@ -95,6 +108,7 @@ class PeerExchange:
             "peer_refusals": self._ledger.refusals + self._control.impostors,
             "bytes_sent": self._sender.bytes_sent,
             "messages_sent": self._sender.messages_sent,
+            "fabric_fallbacks": self._sender.fabric_fallbacks,
             "bytes_received": self._receiver.bytes_received,
             "refused_connections": self._transports.refused,
             "bad_frames": sum(channel.bad_frames for channel in channels),

@@ -145,6 +145,7 @@ class Sending:
             lambda error: self._end(outgoing, error),
             mode=outgoing.flags.mode,
             key=admitted.key,
+            fabrics=peer.fabrics,
         )
         if outgoing not in self._running:
             transfer.fail("the sender gave the transfer up")

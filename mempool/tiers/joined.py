@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from mempool.address import Addresses, Medium
+from mempool.shared_memory import SharedRegion
 from mempool.tiers.tier import Tier
 
 
@@ -24,6 +25,13 @@ class JoinedStores:
         """int64 `[n]`: the numbers of these blocks here, in order."""
         numbers = [part.blocks.astype(np.int64) + self._start(part.medium) for part in addresses]
         return torch.from_numpy(np.concatenate(numbers) if numbers else np.empty(0, dtype=np.int64))
+
+    @property
+    def regions(self) -> list[SharedRegion] | None:
+        of_each = [store.regions for store in self._stores]
+        if any(regions is None for regions in of_each):
+            return None
+        return [region for regions in of_each if regions is not None for region in regions]
 
     def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
         found: list[memoryview] = []

@@ -54,17 +54,19 @@ def device_buffers(layout: BlockLayout, size: str | int, device: torch.device | 
     return PagedBuffers(planes, layout)
 
 
-def dram_arena(layout: BlockLayout, size: str | int) -> DramArena:
+def dram_arena(layout: BlockLayout, size: str | int, *, shared: bool = False) -> DramArena:
     """Allocates the DRAM of an instance: one piece of host memory, not zeroed.
 
     Args:
         layout: The layout of a block.
         size: "8GiB", "25%" of the memory that is free now, "4096 blocks", or a number of blocks.
+        shared: Whether instances of this host and user may read it in place, over `shm://`.
 
     Raises:
         ValueError: The size is malformed, less than one block, or more than there is.
     """
-    return DramArena(layout, blocks_of_size(size, layout.block_bytes, _free_bytes(torch.device("cpu"))))
+    blocks = blocks_of_size(size, layout.block_bytes, _free_bytes(torch.device("cpu")))
+    return DramArena(layout, blocks, shared=shared)
 
 
 def _free_bytes(device: torch.device) -> int:

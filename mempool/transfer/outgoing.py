@@ -1,7 +1,7 @@
 """One transfer, as its sender sees it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -47,25 +47,29 @@ class OutgoingTransfer:
     `on_end` is called once, on the sender's thread: with None when the receiver has everything, with the
     error otherwise, also when the receiver dies before anything was sent. It is not called after `fail`.
     After either the blocks may be overwritten: bytes that are still under way land in no finished transfer.
+
+    `endpoints`: the receiver's, the first one first; `endpoint`: the one in use.
     """
 
     def __init__(
         self,
         submit: Submit,
         store: BlockSource,
-        endpoint: str,
+        endpoints: Sequence[str],
         ticket: int,
         on_end: Callable[[TransferError | None], None],
         mode: TransferMode,
         key: bytes | None = None,
     ) -> None:
         self.store = store
-        self.endpoint = endpoint
+        self.endpoint, *self._others = endpoints
         self.ticket = ticket
         self.mode = mode
         self.ended = False
-        # The sender's thread alone seals.
-        self.sealer = None if key is None else MessageSealer(key)
+        # Whether the connection in use needs no key.
+        self.over_private = False
+        # Made once, since it counts: a number must not come twice under a key.
+        self._sealer = None if key is None else MessageSealer(key)
         self._submit = submit
         self._on_end = on_end
         submit(self, OpenTransfer())
@@ -103,9 +107,26 @@ class OutgoingTransfer:
             self.ended = True
             self._submit(self, SendFail(wire.short(reason)))
 
+    @property
+    def has_key(self) -> bool:
+        return self._sealer is not None
+
+    @property
+    def sealer(self) -> MessageSealer | None:
+        """What seals its messages. None: they go in clear. For the sender's thread, as what follows."""
+        return None if self.over_private else self._sealer
+
+    def turn_to_next(self) -> bool:
+        """Uses the receiver's next endpoint from now on, while nothing was sent. False: there is none."""
+        if self._others:
+            self.endpoint = self._others.pop(0)
+            return True
+        return False
+
     def header(self, message: wire.OfTicket) -> bytes:
-        """The message for the wire, one without blocks. For the sender's thread, as what follows."""
-        return wire.encode(message if self.sealer is None else self.sealer.seal(message))
+        """The message for the wire, one without blocks."""
+        sealer = self.sealer
+        return wire.encode(message if sealer is None else sealer.seal(message))
 
     def opened(self, answer: wire.Answer | wire.Sealed) -> wire.Answer:
         """The receiver's own words. Raises FrameError.

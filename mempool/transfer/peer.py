@@ -68,6 +68,7 @@ class Peer:
         self._window: int | None = None
         self._lanes = SendQueues(settings.piece_bytes)
         self._staging: dict[BlockSource, StagingMemory] = {}
+        self._in_place: dict[BlockSource, bool] = {}
         self._open: set[OutgoingTransfer] = set()
         self._unanswered: deque[_Unanswered] = deque()
         self._bytes_under_way = 0
@@ -93,7 +94,13 @@ class Peer:
         """Whether there has ever been a receiver at the endpoint."""
         return self.connection.opened
 
+    @property
+    def welcomed(self) -> bool:
+        """Whether the receiver takes messages here. Nothing of any transfer is sent before."""
+        return self._window is not None
+
     def put(self, transfer: OutgoingTransfer, work: SendTask) -> None:
+        transfer.over_private = self.connection.private
         if isinstance(work, OpenTransfer):
             self._open.add(transfer)
         elif isinstance(work, SendFail):
@@ -142,9 +149,15 @@ class Peer:
                 return self._serve(lane, head)
         return False
 
+    @property
+    def unsent(self) -> list[tuple[OutgoingTransfer, SendTask]]:
+        """What was put here and not begun, in order: all, until it is `welcomed`."""
+        return self._lanes.work()
+
     def close(self) -> set[OutgoingTransfer]:
-        """Closes the connection; returns the transfers that had not ended."""
+        """Closes the connection, and lets its memory go; returns the transfers that had not ended."""
         self.connection.close()
+        self._staging.clear()
         return self._open
 
     def _apply(self, message: wire.ToSender) -> None:
@@ -220,7 +233,9 @@ class Peer:
         blocks = wire.Blocks(transfer.ticket, self._seq, *where, piece.again)
         ring: StagingRing | None = None
         try:
-            parts = transfer.store.views(piece.pages, planes)
+            in_place = self._sends_in_place(transfer.store)
+            wanted = in_place or transfer.sealer is not None
+            parts = transfer.store.views(piece.pages, planes) if wanted else None
             if parts is None or transfer.sealer is not None:
                 staging = self._staging_of(transfer.store)
                 slot = staging.ring.take(size)
@@ -260,11 +275,20 @@ class Peer:
         if not self.connection.send(frames):
             raise PeerDied(self.endpoint, "takes no more messages")
 
+    def _sends_in_place(self, store: BlockSource) -> bool:
+        """Whether the connection takes blocks from where they are stored."""
+        memory = self.connection.memory
+        if memory is None:
+            return True
+        if store not in self._in_place:
+            self._in_place[store] = memory.covers(store.regions)
+        return self._in_place[store]
+
     def _staging_of(self, store: BlockSource) -> StagingMemory:
         if store not in self._staging:
             assert self._window is not None
             largest = max(self._settings.piece_bytes, *store.layout.plane_bytes)
-            self._staging[store] = StagingMemory(store, self._window + 2 * largest)
+            self._staging[store] = StagingMemory(store, self._window + 2 * largest, self.connection.memory)
         return self._staging[store]
 
 

@@ -4,7 +4,7 @@ import logging
 import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from mempool.store import BlockStore, require_sendable
 from mempool.transfer.incoming import IncomingTransfer
 from mempool.transfer.landing import BlockSink, DiscardSink, SealedSink
 from mempool.transports.base import Buffer, Disconnected, IncomingMessage, PayloadSink
+from mempool.transports.joined import listen_at
 from mempool.transports.registry import Transports
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,13 @@ _MESSAGES_A_TURN = 1024
 class BlockReceiver:
     """Listens at `url`; `endpoint` is what senders connect to. Raises MemPoolError where it cannot.
 
+    `fabrics`: other URLs to listen at, best first, on fabrics that not every sender has. One that this host
+    does not have is left out, with a line in the log. The attribute has their endpoints: senders try them
+    before `endpoint`.
+
     `window_bytes`: how much each connection may have sent without an acknowledgement. `encrypt`: whether
-    every ticket has a key, under which alone its blocks are taken.
+    every ticket has a key, under which alone its blocks are taken, unless they do not leave this host's
+    memory.
 
     `bytes_received` counts what landed, `bad_frames` messages that break the protocol, each of which ends its
     connection, `strays` messages for transfers that are not expected.
@@ -48,10 +54,11 @@ class BlockReceiver:
         limits: SocketLimits | None = None,
         transports: Transports | None = None,
         encrypt: bool = False,
+        fabrics: Sequence[str] = (),
     ) -> None:
         self._encrypts = encrypt
-        self._listener = (transports or Transports()).listen(
-            url, limits or SocketLimits(), wire.MAX_PIECE_BYTES, self._place
+        self._listener, self.fabrics = listen_at(
+            transports or Transports(), fabrics, url, limits or SocketLimits(), self._place
         )
         self.endpoint = self._listener.endpoint
         self.bytes_received = 0
@@ -290,7 +297,7 @@ class BlockReceiver:
     def _claimed(self, message: wire.OfTicket, source: bytes, *, opened: bool) -> IncomingTransfer:
         """The transfer, which belongs to this connection from now on. Raises MemPoolError."""
         expected = self._expected_under(message.ticket)
-        if expected.encrypted and not opened:
+        if expected.encrypted and not opened and not self._listener.is_private(source):
             raise MemPoolError(
                 "encryption is on at the receiver, and this came in clear: the sender is of a version that "
                 "cannot encrypt, or is not whom the ticket was given to"

@@ -45,6 +45,11 @@ class Lane:
     def has_blocks_next(self) -> bool:
         return self._piece is not None or (bool(self._work) and isinstance(self._work[0], SendBlocks))
 
+    @property
+    def work(self) -> list[SendTask]:
+        """What was put and not begun."""
+        return list(self._work)
+
     def put(self, work: SendTask) -> None:
         self._work.append(work)
 
@@ -106,6 +111,10 @@ class SendQueues:
         else:
             return
         lane.put(work)
+
+    def work(self) -> list[tuple[OutgoingTransfer, SendTask]]:
+        """What was put and not begun, in order."""
+        return [(transfer, work) for transfer, lane in self._lanes.items() for work in lane.work]
 
     def served(self, lane: Lane) -> None:
         """Its head was sent. A lane with more blocks goes to the end of the line."""

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from mempool.flags import TransferMode
 from mempool.guard import LoopGuard
 from mempool.sockets import MAX_PEERS, SocketLimits, Wakeup, poll_ms
 from mempool.store import BlockSource, require_sendable
+from mempool.transfer.fabrics import FabricChoice
 from mempool.transfer.outgoing import OpenTransfer, OutgoingTransfer, SendFail, SendTask
 from mempool.transfer.peer import Peer, PeerSettings, SentCounters
 from mempool.transports.base import Pollable
@@ -58,6 +59,7 @@ class BlockSender:
         self._limits = limits or SocketLimits()
         self._settings = PeerSettings(min(piece_bytes, MAX_PIECE_BYTES), window_bytes, self._limits)
         self._transports = transports or Transports()
+        self._fabrics = FabricChoice(self._transports)
         self._inbox: deque[tuple[OutgoingTransfer, SendTask]] = deque()
         self._sent = SentCounters()
         self.bad_frames = 0
@@ -85,19 +87,27 @@ class BlockSender:
         *,
         mode: TransferMode = TransferMode.AGGREGATED,
         key: bytes | None = None,
+        fabrics: Sequence[str] = (),
     ) -> OutgoingTransfer:
         """Starts a transfer of blocks of `store` to the receiver at `endpoint`, which named it `ticket`.
 
-        `key`: what came with the ticket; None where the receiver wants blocks in clear.
+        `key`: what came with the ticket; None where the receiver wants blocks in clear. `fabrics`: endpoints
+        of the same receiver, best first, of which the first that works here is used instead.
 
         The receiver is watched from now on. Raises MemPoolError for a store whose blocks no message carries.
         """
         require_sendable(store.layout)
-        return OutgoingTransfer(self._submit, store, endpoint, ticket, on_end, mode, key)
+        endpoints = self._fabrics.usable(fabrics, endpoint)
+        return OutgoingTransfer(self._submit, store, endpoints, ticket, on_end, mode, key)
 
     @property
     def bytes_sent(self) -> int:
         return self._sent.bytes
+
+    @property
+    def fabric_fallbacks(self) -> int:
+        """How often a receiver's better endpoint turned out to be of no use."""
+        return self._fabrics.fallbacks
 
     @property
     def errors(self) -> int:
@@ -134,19 +144,27 @@ class BlockSender:
 
     def _accept(self, transfer: OutgoingTransfer, work: SendTask) -> None:
         if isinstance(work, OpenTransfer):
-            if self._encrypts and transfer.sealer is None:
+            if self._encrypts and not transfer.has_key:
                 refused = Refused(transfer.endpoint, _NO_KEY)
                 transfer.end(refused)
                 self._report_failure(transfer, refused)
                 return
-            try:
-                self._peers.use(transfer.endpoint).put(transfer, work)
-            except Exception as error:
-                # The endpoint is a peer's own word: there is no list of what connecting to it may raise.
-                self._count(error)
-                transfer.end(PeerDied(transfer.endpoint, f"cannot connect: {error}"))
+            self._begin(transfer, work)
         elif transfer.endpoint in self._peers:
             self._peers[transfer.endpoint].put(transfer, work)
+
+    def _begin(self, transfer: OutgoingTransfer, work: SendTask) -> None:
+        try:
+            self._peers.use(transfer.endpoint).put(transfer, work)
+        except Exception as error:
+            # The endpoint is a peer's own word: there is no list of what connecting to it may raise.
+            self._count(error)
+            failed = transfer.endpoint
+            if transfer.turn_to_next():
+                self._fabrics.failed(failed, error)
+                self._begin(transfer, work)
+            else:
+                transfer.end(PeerDied(transfer.endpoint, f"cannot connect: {error}"))
 
     def _serve_peers(self, ready: set[Pollable]) -> int | None:
         """What all windows have room for, one message to each peer in turn; returns for how long nothing has
@@ -188,12 +206,25 @@ class BlockSender:
         """`again`: the receiver hears of it on another connection."""
         self._peers.forget(peer)
         transfers = peer.close()
+        if again and not peer.welcomed and not isinstance(error, Refused):
+            transfers -= self._fall_back(peer, error)
         if transfers:
             logger.warning("%s; %d transfers fail", error, len(transfers))
         for transfer in transfers:
             transfer.end(error)
             if again and peer.reached:
                 self._report_failure(transfer, error)
+
+    def _fall_back(self, peer: Peer, error: TransferError) -> set[OutgoingTransfer]:
+        """Sends by another way what was to be sent there, and returns whose that was."""
+        unsent = peer.unsent
+        turned = {transfer for transfer in {each for each, _ in unsent} if transfer.turn_to_next()}
+        if turned:
+            self._fabrics.failed(peer.endpoint, error.cause)
+        for transfer, work in unsent:
+            if transfer in turned:
+                self._accept(transfer, work)
+        return turned
 
     def _report_failure(self, transfer: OutgoingTransfer, error: TransferError) -> None:
         """It may be alive and only its connection gone: on a new one it hears of it, instead of waiting."""

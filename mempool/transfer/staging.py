@@ -4,7 +4,9 @@ from collections import deque
 
 import torch
 
+from mempool.page_locked import page_locked
 from mempool.store import BlockSource
+from mempool.transports.base import PayloadMemory
 
 _ALIGNMENT = 64
 
@@ -45,11 +47,14 @@ class StagingMemory:
     """For the blocks of one store: `ring`, of `ring_bytes`, has what is on its way.
 
     `scratch` has what is gathered before it is encrypted to there. Were it gathered in the ring, a forged
-    answer, which gives a part of the ring back too early, would have it sent in clear.
+    answer, which gives a part of the ring back too early, would have it sent in clear. `memory`: that of the
+    connection.
     """
 
-    def __init__(self, store: BlockSource, ring_bytes: int) -> None:
-        self.ring = StagingRing(store.host_bytes(ring_bytes))
+    def __init__(self, store: BlockSource, ring_bytes: int, memory: PayloadMemory | None = None) -> None:
+        self.ring = StagingRing(
+            store.host_bytes(ring_bytes) if memory is None else page_locked(memory.allocate(ring_bytes))
+        )
         self._store = store
         self._scratch = store.host_bytes(0)
 

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 import zmq
 
+from mempool.shared_memory import SharedRegion
 from mempool.sockets import SocketLimits
 from mempool.speaker import ANYBODY, Speaker
 
@@ -52,6 +53,9 @@ class Disconnected(NamedTuple):
 class TransportListener(Protocol):
     endpoint: str
 
+    def is_private(self, source: bytes) -> bool:
+        """Whether the kernel vouches that nobody but a process of this user is at the other end."""
+
     @property
     def pollables(self) -> Sequence[Pollable]: ...
 
@@ -67,7 +71,22 @@ class TransportListener(Protocol):
     def close(self) -> None: ...
 
 
+class PayloadMemory(Protocol):
+    """What payloads have to lie in, for a connection that does not send bytes but says where they are."""
+
+    def covers(self, regions: Sequence[SharedRegion] | None) -> bool:
+        """Whether what lies in these can be sent from there. None: memory that is not shared."""
+
+    def allocate(self, count: int) -> SharedRegion:
+        """`count` bytes that can be sent from, until the connection is closed. Raises MemPoolError."""
+
+
 class TransportConnection(Protocol):
+    """`memory`: None where payloads may lie anywhere. `private`: as `TransportListener.is_private`."""
+
+    memory: PayloadMemory | None
+    private: bool
+
     @property
     def pollables(self) -> Sequence[Pollable]: ...
 
@@ -95,3 +114,10 @@ class Transport(Protocol):
 
     def connect(self, endpoint: str, limits: SocketLimits) -> TransportConnection:
         """Raises MemPoolError for a malformed endpoint. If nobody listens there, the peer is dead."""
+
+
+class Fabric(Transport, Protocol):
+    """A transport that is used in place of one that everybody has, where both ends can."""
+
+    def reaches(self, endpoint: str) -> bool:
+        """Whether it is worth connecting there, as far as can be said without trying."""

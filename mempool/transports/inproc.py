@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from mempool.errors import MemPoolError, PeerDied
 from mempool.sockets import SocketLimits, Wakeup
-from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage
+from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage, PayloadMemory
 
 _QUEUE_MESSAGES = 1024
 
@@ -52,6 +52,9 @@ class InProcessListener:
     def pollables(self) -> Sequence[int]:
         return (self._wakeup.fileno(),)
 
+    def is_private(self, source: bytes) -> bool:
+        return False
+
     def admit(self, connection: "InProcessConnection") -> bytes:
         with self.lock:
             source = b"%d" % next(self._numbers)
@@ -91,6 +94,9 @@ class InProcessListener:
 
 
 class InProcessConnection:
+    memory: PayloadMemory | None = None
+    private = False
+
     def __init__(self, endpoint: str, listener: InProcessListener | None) -> None:
         self.opened = listener is not None
         self._endpoint = endpoint

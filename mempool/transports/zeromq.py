@@ -19,7 +19,7 @@ from mempool.sockets import (
     set_bounds,
 )
 from mempool.speaker import Speaker, speaker_of
-from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage
+from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage, PayloadMemory
 from mempool.wire import MAX_HEADER_BYTES
 
 # A connection's last messages come before the news that it ended, unless others send without a pause.
@@ -147,6 +147,9 @@ class ZeroMQListener:
     def pollables(self) -> Sequence[Socket]:
         return (self._ends.socket, self._ends.monitor)
 
+    def is_private(self, source: bytes) -> bool:
+        return False
+
     def receive(self) -> IncomingMessage | Disconnected | None:
         try:
             if not self._reads_left:
@@ -205,6 +208,9 @@ class ZeroMQListener:
 
 
 class ZeroMQConnection:
+    memory: PayloadMemory | None = None
+    private = False
+
     def __init__(self, ends: _MonitoredSocket, endpoint: str, access: ClusterAccess) -> None:
         self._ends = ends
         self._endpoint = endpoint

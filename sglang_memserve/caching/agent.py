@@ -56,7 +56,7 @@ class CachingAgent:
         self._counters = counters = Counters()
         self._publish_requests = Inbox[PublishRequest](wake)
         write_backs = Inbox[ReceivedBlocks](wake)
-        arena = dram_arena(offload_buffers.layout, config.arena_size)
+        arena = dram_arena(offload_buffers.layout, config.arena_size, shared=config.uses_shm)
         stream = ForwardStream(offload_buffers.device, forward_stream)
         self._pool = pool = start_pool(
             config, arena, write_backs=write_backs, publish_requests=self._publish_requests
@@ -134,6 +134,7 @@ class CachingAgent:
             "dram_blocks": dram.historical,
             "dram_blocks_in_use": dram.active,
             "kv_bytes_sent_from_dram": pool["bytes_sent"],
+            "fabric_fallbacks_from_dram": pool["fabric_fallbacks"],
             "refused_connections": pool["refused_connections"] + self._feeds.refused,
         }
 

@@ -44,6 +44,7 @@ def start_pool(
             data_url=endpoint_of("stream", config.host, config.block_port),
             access=config.access,
             encrypt=config.encrypt,
+            fabric_urls=config.fabric_urls,
         ),
         stores={Medium.DRAM: arena},
         engine=EngineHbm(
@@ -51,7 +52,7 @@ def start_pool(
             on_publish_request=put_publish_request if config.publishes else None,
             serves=Namespace.is_name,
         ),
-        transports=Transports(config.max_bandwidth, access=config.access),
+        transports=Transports(config.max_bandwidth, access=config.access, shm=config.uses_shm),
     )
 
 

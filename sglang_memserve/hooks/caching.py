@@ -44,6 +44,7 @@ def attach(scheduler: Any, pool: Any, host: str, wakeup: "SchedulerWakeup") -> "
         namespace={"model": model_digest(args.model_path)},
         max_bandwidth=options.max_bytes_per_second,
         encrypt=options.encrypt,
+        fabric_urls=options.fabric_urls,
         feed_port=options.feed_port,
         control_port=options.control_port,
         block_port=options.block_port,

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from mempool import wire
-from mempool.endpoints import check_endpoint
+from mempool.endpoints import MAX_FABRICS, check_endpoint
 from mempool.errors import FrameError
 from mempool.layout import BlockLayout
 from mempool.wire import TicketKey, Unsigned
@@ -17,6 +17,7 @@ MAX_BYTES = 64 * 1024
 # Decode ranks that get a part of a room's KV from one prefill rank.
 MAX_DESTINATIONS = 1024
 Endpoint = Annotated[str, msgspec.Meta(max_length=256)]
+Fabrics = Annotated[tuple[Endpoint, ...], msgspec.Meta(max_length=MAX_FABRICS)]
 
 
 class Registration(msgspec.Struct, tag="registration", frozen=True):
@@ -31,7 +32,8 @@ class Destination(msgspec.Struct, tag="destination", frozen=True):
 
     It repeats endpoint and layout, so that prefill keeps no registration that a restart of either side could
     make stale. A dummy rank (MLA over unequal TP) knows of the room but sends nothing. `key`: what the KV is
-    to be encrypted with; None: it comes in clear.
+    to be encrypted with; None: it comes in clear. `fabrics`: endpoints of the same receiver that prefill
+    prefers to `endpoint` where it can use them, best first.
     """
 
     room: Unsigned
@@ -42,6 +44,7 @@ class Destination(msgspec.Struct, tag="destination", frozen=True):
     required_destinations: Annotated[int, msgspec.Meta(ge=1, le=MAX_DESTINATIONS)]
     is_dummy: bool
     key: TicketKey | None = None
+    fabrics: Fabrics = ()
 
 
 class Handoff(msgspec.Struct, frozen=True):
@@ -71,6 +74,8 @@ def decode_control(received: list[bytes]) -> Registration | Destination:
     message: Registration | Destination = wire.decode(_control, received[1])
     try:
         check_endpoint(message.endpoint, schemes=("stream",))
+        for fabric in message.fabrics if isinstance(message, Destination) else ():
+            check_endpoint(fabric)
     except ValueError as error:
         raise FrameError(str(error)) from None
     return message

@@ -1,5 +1,6 @@
 """The decode side: names destinations, lands blocks, hands the request over to SGLang's queues."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -33,7 +34,8 @@ class DecodeRoom:
 
 class DecodeSide:
     """`buffers`: SGLang's KV pool. `forward_stream`: as ForwardStream has it. `port`:
-    where blocks are received; 0 for a free one. `encrypt`: whether they must come encrypted.
+    where blocks are received; 0 for a free one. `encrypt`: whether they must come encrypted. `fabrics`: URLs
+    where they are received as well, best first.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class DecodeSide:
         *,
         port: int = 0,
         encrypt: bool = False,
+        fabrics: Sequence[str] = (),
     ) -> None:
         self._host = host
         self._common = DecodeLayer(host)
@@ -54,6 +57,7 @@ class DecodeSide:
             endpoint_of("stream", host.local_ip, port),
             transports=Transports(access=host.access),
             encrypt=encrypt,
+            fabrics=fabrics,
         )
         # Scheduler thread only.
         self._rooms: dict[int, DecodeRoom] = {}
@@ -110,6 +114,7 @@ class DecodeSide:
                 required_destinations=required_destinations,
                 is_dummy=is_dummy,
                 key=key,
+                fabrics=self._blocks.fabrics,
             )
         )
 

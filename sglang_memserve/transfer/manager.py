@@ -100,10 +100,13 @@ class MemServeKVManager(CommonKVManager):
                 by_layer=by_layer,
                 max_bandwidth=options.max_bytes_per_second,
                 encrypt=encrypt,
+                shm=options.uses_shm,
             )
         else:
             port = options.transfer_port and options.transfer_port + self.kv_args.engine_rank
-            self.decode = DecodeSide(self, buffers, forward_stream, port=port, encrypt=encrypt)
+            self.decode = DecodeSide(
+                self, buffers, forward_stream, port=port, encrypt=encrypt, fabrics=options.fabric_urls
+            )
             self.connections = ConnectionWatch(self._on_lost, self.access)
             MemServeKVReceiver.connect_with(self.access)
             self._start_heartbeat_checker_thread()

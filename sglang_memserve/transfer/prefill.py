@@ -30,8 +30,8 @@ class PrefillSide:
 
     `mode`: how blocks are cut into messages. `by_layer`: what knows which layers are written, where layers
     are sent ahead. `max_bandwidth`: bytes a second to each other instance at most; 0: no bound. `encrypt`:
-    whether a decode instance that wants KV in clear is refused. `max_unclaimed`: destinations that may wait
-    for their request.
+    whether a decode instance that wants KV in clear is refused. `shm`: whether KV goes through shared memory
+    to decode instances of this host and user. `max_unclaimed`: destinations that may wait for their request.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class PrefillSide:
         by_layer: ByLayer | None = None,
         max_bandwidth: int = 0,
         encrypt: bool = False,
+        shm: bool = True,
         max_unclaimed: int = MAX_UNCLAIMED,
     ) -> None:
         self._host = host
@@ -50,7 +51,8 @@ class PrefillSide:
         self._mode = mode
         self._by_layer = by_layer
         self._buffers = buffers
-        self._blocks = BlockSender(transports=Transports(max_bandwidth, access=host.access), encrypt=encrypt)
+        transports = Transports(max_bandwidth, access=host.access, shm=shm)
+        self._blocks = BlockSender(transports=transports, encrypt=encrypt)
         self.rooms = Rooms(self._common.bootstrap_timeout_s, max_unclaimed)
         self._rendezvous = Rendezvous(self.rooms, self._common, buffers.layout, self._open_transfer)
         self._send_s = 0.0
@@ -61,6 +63,7 @@ class PrefillSide:
         return {
             "kv_bytes_sent": self._blocks.bytes_sent,
             "kv_send_seconds": self._send_s,
+            "fabric_fallbacks": self._blocks.fabric_fallbacks,
             "prefills_begun_early": self._begun_early,
             "bad_frames": self._control.bad_frames,
             "refused_control_connections": self._control.refused,
@@ -190,6 +193,7 @@ class PrefillSide:
             partial(self._ended, message.room, destination),
             mode=self._mode,
             key=message.key,
+            fabrics=message.fabrics,
         )
 
     def _ended(self, number: int, destination: RoomDestination, error: TransferError | None) -> None:

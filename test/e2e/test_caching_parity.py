@@ -8,6 +8,8 @@ from http_json import get
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 TURNS, NEW = 8, 30
+# Not through shared memory, where nothing is encrypted.
+TCP = ("--memserve-fabrics", "stream")
 DEADLINE_MS = 5000
 PYTHON_CORE = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
 # Less than five chats have from the first turn on.
@@ -65,8 +67,9 @@ def test_chats_that_ask_for_what_is_on_its_way(from_stock, one_p_one_d, greedy, 
         (caching("3"), {}),
         (caching("3", "--memserve-transfer", "by-layer"), {}),
         (caching("3", "--memserve-transfer", "by-request"), {}),
-        (caching("3", "--memserve-encrypt", "on"), {}),
-        (caching("3", "--memserve-encrypt", "on", "--memserve-transfer", "by-layer"), {}),
+        (caching("3", *TCP), {}),
+        (caching("3", *TCP, "--memserve-encrypt", "on"), {}),
+        (caching("3", *TCP, "--memserve-encrypt", "on", "--memserve-transfer", "by-layer"), {}),
         (caching("2"), PYTHON_CORE),
         (caching("3"), PYTHON_CORE),
     ],
@@ -77,6 +80,7 @@ def test_chats_that_ask_for_what_is_on_its_way(from_stock, one_p_one_d, greedy, 
         "3",
         "3 by-layer",
         "3 by-request",
+        "3 over TCP",
         "3 encrypted",
         "3 by-layer encrypted",
         "2 Python core",

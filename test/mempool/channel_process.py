@@ -42,7 +42,7 @@ def receive(url):
 
 def send(endpoint, ticket):
     sender = BlockSender(piece_bytes=LAYOUT.block_bytes, limits=LIMITS)
-    transfer = sender.open(DramArena(LAYOUT, BLOCKS), endpoint, int(ticket), print)
+    transfer = sender.open(DramArena(LAYOUT, BLOCKS, shared=True), endpoint, int(ticket), print)
     for block in range(BLOCKS):
         transfer.send(torch.tensor([block]), block)
         time.sleep(0.02)

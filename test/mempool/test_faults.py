@@ -50,12 +50,12 @@ def make_arena():
         kind="mha", dtype="bfloat16", page_size=16, layers=2, heads=4,
         k_plane_bytes=1 << 14, v_plane_bytes=1 << 14,
     )  # fmt: skip
-    return lambda: DramArena(layout, BLOCKS)
+    return lambda: DramArena(layout, BLOCKS, shared=True)
 
 
-@pytest.fixture(params=["stream", "tcp"])
+@pytest.fixture(params=["shm", "stream", "tcp"])
 def url(request):
-    return f"{request.param}://127.0.0.1:0"
+    return "shm://" if request.param == "shm" else f"{request.param}://127.0.0.1:0"
 
 
 @pytest.mark.parametrize(("how", "limits"), [(signal.SIGKILL, LONG), (signal.SIGSTOP, SHORT)])
@@ -125,7 +125,7 @@ def test_peers_that_come_and_go_leave_nothing_behind(make_channel, make_paged, t
     listener = channel.receiver._listener
     kept = (
         (listener._by_source, listener._by_number)
-        if url.startswith("stream")
+        if url.startswith(("shm", "stream"))
         else (listener._known, listener._sources)
     )
     tools.until(lambda: {len(each) for each in (channel.sender._peers, *kept)} == {1})

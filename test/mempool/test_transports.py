@@ -13,9 +13,10 @@ from mempool.transports.registry import Transports
 from mempool.wire import MAX_HEADER_BYTES
 
 
-@pytest.fixture(params=["stream", "tcp", "ipc", "inproc"])
+@pytest.fixture(params=["shm", "stream", "tcp", "ipc", "inproc"])
 def url(request, tmp_path):
     urls = {
+        "shm": "shm://",
         "stream": "stream://127.0.0.1:0",
         "tcp": "tcp://127.0.0.1:0",
         "ipc": f"ipc://{tmp_path}/s",
@@ -40,7 +41,9 @@ def channel(request, url, make_paged, make_channel):
 
 
 def other_receiver(channel, url):
-    return BlockReceiver(url if url.endswith(":0") else url + "2", transports=channel.sender._transports)
+    return BlockReceiver(
+        url if url.endswith((":0", "shm://")) else url + "2", transports=channel.sender._transports
+    )
 
 
 def test_blocks_arrive(channel, tools):
@@ -76,7 +79,7 @@ def test_a_sender_that_closes_is_dead_at_once_and_others_are_served(channel, url
 
 
 def other_receiver_url(url):
-    return url if url.endswith(":0") else url + "2"
+    return url if url.endswith((":0", "shm://")) else url + "2"
 
 
 def test_an_endpoint_where_nobody_listens_is_dead(channel, tools, url):
@@ -114,7 +117,8 @@ def test_messages_come_in_order_from_each_and_a_goodbye_last(url):
     from_each, gone = {}, set()
     for number, connection in enumerate(connections):
         wait_for(lambda connection=connection: connection.receive() is None and connection.opened)
-        assert all(connection.send([b"%d" % number, b"%d" % count]) for count in range(10))
+        digits = sendable(connection, b"0123456789")
+        assert all(connection.send([b"%d" % number, digits[count : count + 1]]) for count in range(10))
 
     def take():
         received = listener.receive()
@@ -143,6 +147,15 @@ def test_messages_come_in_order_from_each_and_a_goodbye_last(url):
     listener.close()
 
 
+def sendable(connection, data):
+    """The data, where the connection can send it from."""
+    if connection.memory is None:
+        return memoryview(data)
+    region = connection.memory.allocate(len(data))
+    region.bytes[:] = list(data)
+    return region.bytes.data
+
+
 def wait_for(condition):
     deadline = time.monotonic() + 20
     while not condition():
@@ -165,7 +178,7 @@ def test_a_frame_that_is_too_large_costs_its_connection(url):
 
 def test_an_unknown_scheme_is_refused_with_those_that_are_known():
     for url in ("carrier-pigeon://coop", "nonsense", ""):
-        with pytest.raises(MemPoolError, match=r"known are inproc://, ipc://, stream://, tcp://"):
+        with pytest.raises(MemPoolError, match=r"known are inproc://, ipc://, shm://, stream://, tcp://"):
             BlockReceiver(url)
 
 
@@ -177,6 +190,7 @@ def test_an_unknown_scheme_is_refused_with_those_that_are_known():
         "inproc://",
         "stream://no.such.host.at.all:1",
         "stream://127.0.0.1",
+        "shm://here",
     ],
 )
 def test_a_url_at_which_nobody_can_listen_is_named(url):
@@ -195,20 +209,20 @@ def test_another_transport_is_added_by_its_scheme(make_paged, make_channel):
 
         def listen(self, url, limits, max_frame_bytes, place=None):
             self.used.append("listen")
-            listener = transports.listen(url.replace("shm", "inproc"), limits, max_frame_bytes, place)
+            listener = transports.listen(url.replace("other", "inproc"), limits, max_frame_bytes, place)
             listener.endpoint = url
             return listener
 
         def connect(self, endpoint, limits):
             self.used.append("connect")
-            return transports.connect(endpoint.replace("shm", "inproc"), limits)
+            return transports.connect(endpoint.replace("other", "inproc"), limits)
 
     renamed = Renamed()
-    transports.register("shm", renamed)
+    transports.register("other", renamed)
     shared = {"transports": transports}
     make_channel(
-        make_paged(4, seed=1), make_paged(4), url="shm://x", to_sender=shared, to_receiver=shared
+        make_paged(4, seed=1), make_paged(4), url="other://x", to_sender=shared, to_receiver=shared
     ).carry_one(1)
     assert renamed.used == ["listen", "connect"]
     with pytest.raises(MemPoolError, match="already"):
-        transports.register("shm", renamed)
+        transports.register("other", renamed)

@@ -51,7 +51,7 @@ def values(part, rounds):
 
 def test_no_bar_is_met_by_what_was_not_measured(bench_mempool):
     bars = [bar for part in bench_mempool.PARTS.values() for bar in part.bars(Rounds())]
-    assert len(bars) == 17
+    assert len(bars) == 22
     assert not any(bar.ok or bar.value is not None for bar in bars)
 
 
@@ -81,6 +81,17 @@ def test_throughput_is_judged_against_both_peers():
     assert [(bar.peer, bar.bar, bar.ok) for bar in measured] == [
         ("raw socket", 0.8, True),
         ("Mooncake TCP", 2.0, False),
+    ]
+
+
+def test_shared_memory_is_judged_against_our_streams():
+    rounds, name = Rounds(), throughput.workload("1 MiB")
+    figures = {throughput.TIMES_STREAM: 1.6, throughput.CPU_OF_STREAM: 0.7}
+    rounds.note(name, throughput.SHARED, **figures)
+    measured = [bar for bar in throughput.bars(rounds) if bar.value is not None]
+    assert [(bar.peer, bar.bar, bar.ok) for bar in measured] == [
+        ("memserve", 1.5, True),
+        ("memserve", 0.6, False),
     ]
 
 
@@ -172,6 +183,8 @@ def test_a_peer_that_cannot_be_had_is_named_and_the_others_are_measured(small, f
     assert "No module named 'mooncake'" in skipped[0]
     assert rounds.median(throughput.workload("64 KiB"), "memserve", "times_raw_socket") > 0
     assert rounds.median(throughput.workload("64 KiB"), "memserve", "times_mooncake_tcp") is None
+    for figure in (throughput.TIMES_STREAM, throughput.CPU_OF_STREAM):
+        assert rounds.median(throughput.workload("64 KiB"), throughput.SHARED, figure) > 0
 
 
 def test_bytes_that_did_not_land_are_no_figure(small):

@@ -48,6 +48,14 @@ def test_spawned_processes_find_what_was_asked_for(monkeypatch):
         (["--memserve-caching", "4"], "--memserve-caching 4: choose from basic, 1, 2, 3"),
         (["--memserve-transfer", "layers"], "--memserve-transfer layers: choose from aggregated, by-layer"),
         (["--memserve-encrypt", "yes"], "--memserve-encrypt yes: choose from auto, on, off"),
+        (
+            ["--memserve-fabrics", "shm"],
+            "--memserve-fabrics shm: name shm or stream, each once, and stream",
+        ),
+        (["--memserve-fabrics", "stream,shm"], "stream last"),
+        (["--memserve-fabrics", "shm,shm,stream"], "each once"),
+        (["--memserve-fabrics", "rdma,stream"], "name shm or stream"),
+        (["--memserve-fabrics", ","], "name shm or stream"),
         (["--memserve-max-bandwidth", "10%"], "--memserve-max-bandwidth: '10%' is not a size"),
         (["--memserve-max-bandwidth", "1000"], "--memserve-max-bandwidth 1000: give at least 1MiB, or 0"),
         (["--memserve-caching"], "--memserve-caching needs a value"),
@@ -155,3 +163,18 @@ def test_the_environment_of_spawned_processes_keeps_the_key_and_the_switch(monke
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert InstanceOptions.from_environment() == InstanceOptions(cluster_key_file="/nowhere", insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "urls"),
+    [
+        ([], ("shm://",)),
+        (["--memserve-fabrics", "shm, stream"], ("shm://",)),
+        (["--memserve-fabrics", "stream"], ()),
+        # The kernel paces TCP, and nobody shared memory.
+        (["--memserve-max-bandwidth", "1GiB"], ()),
+    ],
+)
+def test_kv_goes_through_shared_memory_where_nothing_else_is_asked_for(argv, urls):
+    options, _ = take(argv)
+    assert (options.fabric_urls, options.uses_shm) == (urls, bool(urls))

@@ -76,6 +76,9 @@ class AcceptedConnection:
                 return message
         return None
 
+    def close(self) -> None:
+        self.socket.close()
+
     def flush(self) -> bool:
         """Sends what there is room for; returns whether `waits_for_room` has changed. Raises OSError."""
         self.writer.flush()
@@ -141,8 +144,7 @@ class AcceptedConnection:
         if not header and payload in (ARE_YOU_THERE, I_AM):
             if payload == ARE_YOU_THERE:
                 self.writer.put_sign(I_AM)
-            if self.known:
-                self._owes_since = None
+            self._settle()
             self._begin()
             return
         max_bytes = min(self._max_frame_bytes, MAX_HEADER_BYTES)
@@ -152,6 +154,11 @@ class AcceptedConnection:
             self._owes_since = time.monotonic()
         self._header = BufferSink(header)
         self._aim(self._header, header)
+
+    def _settle(self) -> None:
+        """It has brought something other than a message to its end."""
+        if self.known:
+            self._owes_since = None
 
     def _place_for(self, header: Buffer, size: int) -> PayloadSink:
         return BufferSink(size) if self._place is None else self._place(self.source, header, size)

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from mempool.errors import PeerDied
 from mempool.sockets import SocketLimits
-from mempool.transports.base import Buffer
+from mempool.transports.base import Buffer, PayloadMemory
 from mempool.transports.stream.framing import ARE_YOU_THERE, I_AM, PREFIX, Clock, Writer, address_of, prepare
 from mempool.transports.stream.pacing import pace
 from mempool.wire import MAX_HEADER_BYTES
+
+Address = tuple[str, int] | str
 
 _READ_BYTES = 64 * 1024
 # Together at least as much as a header has.
@@ -24,22 +26,22 @@ class StreamConnection:
     `max_bandwidth`: as that of a Stream.
     """
 
+    memory: PayloadMemory | None = None
+    private = False
+
     def __init__(self, endpoint: str, limits: SocketLimits, max_bandwidth: int = 0) -> None:
-        family, address = address_of(endpoint, numeric=True)
         self.opened = False
         self._endpoint = endpoint
         self._limits = limits
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._max_bandwidth = max_bandwidth
+        self._socket, address = self._prepared()
         try:
-            prepare(self._socket, limits)
-            if max_bandwidth:
-                pace(self._socket, max_bandwidth)
             # One descriptor to poll, whether it waits for bytes or for room.
             self._epoll = select.epoll()
         except BaseException:
             self._socket.close()
             raise
-        self._writer = Writer(self._socket)
+        self._writer = self._new_writer()
         self._clock = Clock(limits)
         self._lost: str | None = None
         self._inbox: deque[bytes] = deque()
@@ -87,6 +89,22 @@ class StreamConnection:
     def close(self) -> None:
         self._epoll.close()
         self._socket.close()
+
+    def _prepared(self) -> tuple[socket.socket, Address]:
+        """A socket that does not block, and where to connect it."""
+        family, address = address_of(self._endpoint, numeric=True)
+        stream = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            prepare(stream, self._limits)
+            if self._max_bandwidth:
+                pace(stream, self._max_bandwidth)
+        except BaseException:
+            stream.close()
+            raise
+        return stream, address
+
+    def _new_writer(self) -> Writer:
+        return Writer(self._socket)
 
     def _has_opened(self) -> bool:
         if not self._epoll.poll(0):

@@ -53,11 +53,15 @@ class Writer:
         while self._unwritten:
             message = self._unwritten[0]
             try:
-                message.advance(self._socket.sendmsg(message.head()))
+                message.advance(self._write(message))
             except BlockingIOError:
                 return
             if not message.left:
                 self._unwritten.popleft()
+
+    def _write(self, message: Vector) -> int:
+        """Returns how many bytes of it the socket took."""
+        return self._socket.sendmsg(message.head())
 
 
 class Clock:

@@ -7,6 +7,7 @@ import select
 import socket
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import Any
 
 from mempool.errors import MemPoolError
 from mempool.guard import LoopGuard
@@ -42,7 +43,7 @@ class StreamListener:
         self._max_frame_bytes = max_frame_bytes
         self._place = place
         self._clock = Clock(limits)
-        self._max_connections = max_connections()
+        self._max_connections = self._most_connections()
         self.refused = 0
         self._of_host: Counter[str] = Counter()
         self._guard = LoopGuard("a connection to the block channel")
@@ -52,13 +53,16 @@ class StreamListener:
         self._readable: deque[AcceptedConnection] = deque()
         self._gone: deque[Disconnected] = deque()
         self._socket = self._bound(url)
-        self.endpoint = endpoint_of("stream", *self._socket.getsockname()[:2])
+        self.endpoint = self._endpoint()
         self._epoll = select.epoll()
         self._epoll.register(self._socket, select.EPOLLIN)
 
     @property
     def pollables(self) -> Sequence[int]:
         return (self._epoll.fileno(),)
+
+    def is_private(self, source: bytes) -> bool:
+        return False
 
     def receive(self) -> IncomingMessage | Disconnected | None:
         rounds_left = _ROUNDS_A_CALL
@@ -98,7 +102,7 @@ class StreamListener:
 
     def close(self) -> None:
         for accepted in self._by_source.values():
-            accepted.socket.close()
+            accepted.close()
         self._socket.close()
         self._epoll.close()
 
@@ -116,6 +120,21 @@ class StreamListener:
                 listener.close()
             raise MemPoolError(f"cannot listen at {url!r}: {error}") from error
         return listener
+
+    def _most_connections(self) -> int:
+        return max_connections()
+
+    def _endpoint(self) -> str:
+        return endpoint_of("stream", *self._socket.getsockname()[:2])
+
+    def _host_of(self, stream: socket.socket, address: Any) -> str:
+        """Of whom it is. Raises OSError where it is refused."""
+        return str(address[0])
+
+    def _accepted(self, stream: socket.socket, source: bytes, host: str) -> AcceptedConnection:
+        """Raises OSError where it is gone."""
+        prepare(stream, self._limits)
+        return AcceptedConnection(stream, source, host, self._limits, self._max_frame_bytes, self._place)
 
     def _read(self, accepted: AcceptedConnection) -> IncomingMessage | None:
         message: IncomingMessage | None = None
@@ -155,15 +174,12 @@ class StreamListener:
             # Until `tend`: polled, it would be readable all the time.
             self._epoll.modify(self._socket, 0)
             return
-        host = str(address[0])
         try:
+            host = self._host_of(stream, address)
             if not self._has_room(host):
                 raise ConnectionRefusedError
-            prepare(stream, self._limits)
             source = b"%d" % next(self._numbers)
-            accepted = AcceptedConnection(
-                stream, source, host, self._limits, self._max_frame_bytes, self._place
-            )
+            accepted = self._accepted(stream, source, host)
             self._epoll.register(stream, select.EPOLLIN)
         except OSError:
             self.refused += 1
@@ -207,6 +223,6 @@ class StreamListener:
         del self._by_source[accepted.source]
         del self._by_number[accepted.socket.fileno()]
         self._epoll.unregister(accepted.socket)
-        accepted.socket.close()
+        accepted.close()
         if accepted.known or fault:
             self._gone.append(Disconnected(accepted.source, fault))

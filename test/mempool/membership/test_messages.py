@@ -86,6 +86,8 @@ OUT_OF_BOUNDS = [
     {"namespace": {f"{n}" * 100: "x" * 250 for n in range(10, 26)}},
     {"control": "nowhere"},
     {"data": "tcp://127.0.0.1:0"},
+    {"fabrics": ("nowhere",)},
+    {"fabrics": tuple(f"shm://{n}" for n in range(5))},
 ]
 
 

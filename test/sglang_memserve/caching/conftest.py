@@ -12,6 +12,7 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from waiting import until
 
+from mempool.endpoints import SHM_URL
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
 from sglang_memserve.caching.agent import CachingAgent
@@ -51,6 +52,7 @@ class Instance:
             dram=dram,
             writes_back=writes_back,
             max_bandwidth=max_bandwidth,
+            fabric_urls=() if max_bandwidth else (SHM_URL,),
             **dict(ports),
         )
         buffers = (self.buffers(), self.buffers())

@@ -6,5 +6,6 @@ def test_pinned_ports_are_where_the_agent_listens(make_instance, free_port):
     agent = make_instance("p:1", "prefill", ports=ports).agent
     info = agent._pool.info
     assert info.control == f"tcp://127.0.0.1:{ports['control_port']}"
+    assert [endpoint.partition("/")[0] for endpoint in info.fabrics] == ["shm:"]
     assert info.data == f"stream://127.0.0.1:{ports['block_port']}"
     assert agent._feeds.endpoint == f"tcp://127.0.0.1:{ports['feed_port']}"

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mempool.device import Device, Event, host_device
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
 
@@ -14,7 +15,8 @@ _SMALLEST_VIEW_BYTES = 32 * 1024
 class DramArena:
     """Blocks in host memory, one row each. It takes no part in their allocation.
 
-    Calls for different rows may come from different threads.
+    Calls for different rows may come from different threads. `device`: what copies to and from it; CUDA's by
+    default, where there is one.
 
     Attributes:
         layout: The layout of a block.
@@ -22,7 +24,8 @@ class DramArena:
         rows: uint8 `[num_blocks, block_bytes]`, pinned where CUDA is available.
     """
 
-    def __init__(self, layout: BlockLayout, num_blocks: int) -> None:
+    def __init__(self, layout: BlockLayout, num_blocks: int, device: Device | None = None) -> None:
+        self._device = device or host_device()
         self.layout = layout
         self.num_blocks = num_blocks
         self.rows = self.host_bytes(num_blocks * layout.block_bytes).view(num_blocks, -1)
@@ -49,7 +52,7 @@ class DramArena:
         self,
         pages: torch.Tensor,
         blocks: torch.Tensor,
-        after: torch.cuda.Event | None = None,
+        after: Event | None = None,
         planes: range | None = None,
     ) -> None:
         """Copies blocks in: the inverse of `gather`. Waits for `after` on the host."""
@@ -63,7 +66,7 @@ class DramArena:
 
     def host_bytes(self, count: int) -> torch.Tensor:
         """uint8 `[count]`, as the rows are."""
-        return torch.empty(count, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        return self._device.host_memory(count)
 
     def _columns(self, planes: range | None) -> slice:
         if planes is None or len(planes) == len(self.layout.plane_bytes):

@@ -1,10 +1,10 @@
 """An engine's paged KV buffers, read and written as aggregated blocks."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from mempool.device import Device, Event, device_of
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
 
@@ -19,16 +19,19 @@ class PagedBuffers:
         planes: One tensor for each plane of the block, in block order: contiguous, any dtype, all on one
             device. The first dimension counts token slots, and is a multiple of the page size.
         layout: The layout of a block.
+        device: What the planes are on, where that is not to be found out from them.
 
     Raises:
         MemPoolError: The planes do not fit the layout, or each other.
     """
 
-    def __init__(self, planes: Sequence[torch.Tensor], layout: BlockLayout) -> None:
+    def __init__(
+        self, planes: Sequence[torch.Tensor], layout: BlockLayout, device: Device | None = None
+    ) -> None:
         if len(planes) != len(layout.plane_bytes):
             raise MemPoolError(f"{len(planes)} planes given, the layout has {len(layout.plane_bytes)}")
         self.layout = layout
-        self.device = planes[0].device
+        self.device = device or device_of(planes[0].device)
         # The widest element that divides every row: CPU copies of uint8 rows are several times slower.
         self._dtype = torch.int64 if all(size % 8 == 0 for size in layout.plane_bytes) else torch.uint8
         self._planes = [
@@ -37,12 +40,12 @@ class PagedBuffers:
         self.num_pages: int = self._planes[0].shape[0]
         if any(plane.shape[0] != self.num_pages for plane in self._planes):
             raise MemPoolError(f"planes of {sorted({p.shape[0] for p in self._planes})} pages in one pool")
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._stream = self.device.new_stream()
         self._every = range(len(self._planes))
 
     def _rows(self, plane: torch.Tensor, row_bytes: int) -> torch.Tensor:
-        if plane.device != self.device:
-            raise MemPoolError(f"plane on {plane.device}, the others on {self.device}")
+        if plane.device != self.device.torch_device:
+            raise MemPoolError(f"plane on {plane.device}, the others on {self.device.torch_device}")
         if not plane.is_contiguous() or plane.nbytes % row_bytes:
             raise MemPoolError(
                 f"plane of shape {tuple(plane.shape)} is not a contiguous row of pages of {row_bytes} bytes"
@@ -64,7 +67,7 @@ class PagedBuffers:
 
     def host_bytes(self, count: int) -> torch.Tensor:
         """Host memory, uint8 `[count]`, pinned where CUDA is."""
-        return torch.empty(count, dtype=torch.uint8, pin_memory=self._stream is not None)
+        return self.device.host_memory(count)
 
     def host_blocks(self, count: int) -> torch.Tensor:
         """Host memory for `count` blocks, uint8 `[count, block_bytes]`, pinned where CUDA is."""
@@ -82,10 +85,12 @@ class PagedBuffers:
         """
         planes = self._every if planes is None else planes
         self._check(pages, out, planes)
-        with self._on_stream():
-            index = pages.to(self.device, non_blocking=True)
+        with self.device.on(self._stream):
+            index = pages.to(self.device.torch_device, non_blocking=True)
             blocks = out.view(self._dtype)
-            target = blocks if self._stream is None else torch.empty_like(blocks, device=self.device)
+            target = (
+                blocks if self._stream is None else torch.empty_like(blocks, device=self.device.torch_device)
+            )
             for plane, part in self._parts(planes):
                 torch.index_select(plane, 0, index, out=target[:, part])
             if target is not blocks:
@@ -96,7 +101,7 @@ class PagedBuffers:
         self,
         pages: torch.Tensor,
         blocks: torch.Tensor,
-        after: torch.cuda.Event | None = None,
+        after: Event | None = None,
         planes: range | None = None,
     ) -> None:
         """Copies blocks in: the inverse of `gather`, with the same shapes and errors.
@@ -105,11 +110,11 @@ class PagedBuffers:
         """
         planes = self._every if planes is None else planes
         self._check(pages, blocks, planes)
-        with self._on_stream():
+        with self.device.on(self._stream):
             if self._stream is not None and after is not None:
                 self._stream.wait_event(after)
-            index = pages.to(self.device, non_blocking=True)
-            source = blocks.view(self._dtype).to(self.device, non_blocking=True)
+            index = pages.to(self.device.torch_device, non_blocking=True)
+            source = blocks.view(self._dtype).to(self.device.torch_device, non_blocking=True)
             for plane, part in self._parts(planes):
                 plane.index_copy_(0, index, source[:, part])
         self._finish()
@@ -122,9 +127,6 @@ class PagedBuffers:
             raise MemPoolError(
                 f"page {int(pages.min())} or {int(pages.max())} is not in [0, {self.num_pages})"
             )
-
-    def _on_stream(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _finish(self) -> None:
         if self._stream is not None:

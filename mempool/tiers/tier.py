@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-import psutil
 import torch
 
 from mempool.address import Addresses, Medium, Owner
 from mempool.arena import DramArena
+from mempool.device import Device, Event, device_of
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
 from mempool.store import BlockSource, BlockStore
@@ -46,7 +46,7 @@ def device_buffers(layout: BlockLayout, size: str | int, device: torch.device | 
         ValueError: The size is malformed, less than one block, or more than there is.
     """
     device = torch.device(device)
-    blocks = blocks_of_size(size, layout.block_bytes, _free_bytes(device))
+    blocks = blocks_of_size(size, layout.block_bytes, device_of(device).free_bytes())
     planes = [
         torch.zeros((blocks * layout.page_size, size // layout.page_size), dtype=torch.uint8, device=device)
         for size in layout.plane_bytes
@@ -64,13 +64,8 @@ def dram_arena(layout: BlockLayout, size: str | int) -> DramArena:
     Raises:
         ValueError: The size is malformed, less than one block, or more than there is.
     """
-    return DramArena(layout, blocks_of_size(size, layout.block_bytes, _free_bytes(torch.device("cpu"))))
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    available = Device(torch.device("cpu")).free_bytes()
+    return DramArena(layout, blocks_of_size(size, layout.block_bytes, available))
 
 
 def copy_blocks(source: Tier, read: Addresses, target: Tier, written: Addresses) -> None:
@@ -97,7 +92,7 @@ def copy_between(
     target: BlockStore,
     written: torch.Tensor,
     staging: torch.Tensor,
-    after: torch.cuda.Event | None = None,
+    after: Event | None = None,
 ) -> None:
     """Copies the bytes of blocks `read` to blocks `written`, int64 `[n]` each; on CUDA not before `after`."""
     for first in range(0, len(read), len(staging)):

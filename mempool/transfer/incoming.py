@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from mempool import wire
+from mempool.device import Event
 from mempool.errors import FrameError, MemPoolError, TransferError
 from mempool.store import BlockStore
 from mempool.transfer.cells import Cells
@@ -21,7 +22,7 @@ class IncomingTransfer:
         pages: torch.Tensor,
         on_done: Callable[[bytes], None],
         on_failed: Callable[[TransferError], None],
-        after: torch.cuda.Event | None,
+        after: Event | None,
         key: bytes | None = None,
     ) -> None:
         self.on_done = on_done

@@ -11,6 +11,7 @@ import torch
 import zmq
 
 from mempool import wire
+from mempool.device import Event
 from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
 from mempool.guard import LoopGuard
 from mempool.sockets import SocketLimits, Wakeup, poll_ms
@@ -76,7 +77,7 @@ class BlockReceiver:
         pages: torch.Tensor,
         on_done: Callable[[bytes], None],
         on_failed: Callable[[TransferError], None],
-        after: torch.cuda.Event | None = None,
+        after: Event | None = None,
         key: bytes | None = None,
     ) -> int:
         """Admits one transfer into `pages` (int64 `[n]`, host) of `store`; returns its ticket. Never blocks.

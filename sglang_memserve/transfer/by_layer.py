@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mempool.device import Device
 from mempool.transfer.outgoing import OutgoingTransfer
 
 _WRITERS = ("set_kv_buffer", "set_mla_kv_buffer")
@@ -17,7 +18,7 @@ _WRITERS = ("set_kv_buffer", "set_mla_kv_buffer")
 class LayersWritten:
     """Which layers of one batch have their KV in the pool."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
         self._written: dict[int, Callable[[], bool]] = {}
         self._whole: Callable[[], bool] | None = None
@@ -37,9 +38,10 @@ class LayersWritten:
         return done is not None and done()
 
     def _launched(self, stream: Any) -> Callable[[], bool]:
-        if self._device.type != "cuda":
+        current = self._device.current_stream()
+        if current is None:
             return lambda: True
-        event = (stream or torch.cuda.current_stream(self._device)).record_event()
+        event = (stream or current).record_event()
         return lambda: bool(event.query())
 
 
@@ -50,7 +52,7 @@ class ByLayer:
     `announced`, in its methods: the pages that were announced of a room, by position.
     """
 
-    def __init__(self, pool: Any, device: torch.device, layers: int) -> None:
+    def __init__(self, pool: Any, device: Device, layers: int) -> None:
         self._device = device
         self._layers = layers
         self._first_layer = int(getattr(pool, "start_layer", 0) or 0)

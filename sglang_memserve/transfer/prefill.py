@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mempool.device import all_past
 from mempool.errors import PeerDied, TransferError
 from mempool.flags import TransferMode
 from mempool.paged import PagedBuffers
@@ -169,13 +170,8 @@ class PrefillSide:
 
     def _ready(self, wait_event: Any) -> Callable[[], bool] | None:
         """Whether the KV is written and may be read. Nothing is asynchronous without CUDA."""
-        device = self._buffers.device
-        if device.type != "cuda":
-            return None if wait_event is None else wait_event.query
-        events = [torch.cuda.current_stream(device).record_event()]
-        if wait_event is not None:
-            events.append(wait_event)
-        return lambda: all(event.query() for event in events)
+        current = self._buffers.device.current_stream()
+        return all_past(wait_event, None if current is None else current.record_event())
 
     def _handoff(self, aux_index: int) -> bytes:
         rows = self._common.read_rows(aux_index)

@@ -40,6 +40,10 @@ class DramArena:
             return None
         return [self._rows[start:stop, columns].reshape(-1).data for start, stop in runs]
 
+    def parts(self, pages: torch.Tensor) -> list[torch.Tensor]:
+        """The blocks in place, uint8 `[n, block_bytes]` each; neighbouring rows are one part."""
+        return [self.rows[start:stop] for start, stop in self._runs(pages, self._columns(None))]
+
     def gather(self, pages: torch.Tensor, out: torch.Tensor, planes: range | None = None) -> None:
         """Copies blocks out. `pages`: int64 `[n]`; `out`: uint8 `[n, layout.row_bytes(planes)]`."""
         columns, at, target = self._columns(planes), 0, out.numpy()

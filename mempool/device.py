@@ -88,6 +88,10 @@ class Device:
         """How much of its memory is free."""
         return int(psutil.virtual_memory().available)
 
+    def to_device(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """It, on the device, for what the current stream is given next. Does not wait for the device."""
+        return tensor.to(self.torch_device, dtype, non_blocking=True)
+
     def to_host(self, tensor: torch.Tensor, dtype: torch.dtype) -> HostCopy:
         """Begins to copy it, after what the current stream was given by now. Does not wait."""
         stream = self.current_stream()

@@ -45,7 +45,7 @@ class BlockStore(BlockSource, Protocol):
         after: Event | None = None,
         planes: range | None = None,
     ) -> None:
-        """Copies `blocks` in. On CUDA it waits for the event `after`. The bytes are there when it returns."""
+        """Copies `blocks` in, not before the event `after`. The bytes are there when it returns."""
 
 
 def require_sendable(layout: BlockLayout) -> None:

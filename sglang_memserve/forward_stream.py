@@ -26,3 +26,11 @@ class ForwardStream:
         self._stream.wait_stream(current)
         event: Event = self._stream.record_event()
         return event
+
+    def wait_for(self, event: Event) -> None:
+        """What is launched from now on waits for the event, on the device: SGLang's forwards wait for all
+        that the current stream waits for.
+        """
+        current = self._device.current_stream()
+        assert current is not None
+        current.wait_event(event)

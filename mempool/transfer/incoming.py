@@ -36,6 +36,12 @@ class IncomingTransfer:
         # Whether the payload of the message that is being read goes straight to its pages.
         self._in_place = False
 
+    def await_writable(self) -> None:
+        """Waits until its pages may be written to: before anything of it is placed, or lands."""
+        if self._after is not None:
+            self._after.synchronize()
+            self._after = None
+
     def claim(self, source: bytes) -> None:
         """Its messages come over this connection."""
         self.source = source
@@ -72,8 +78,6 @@ class IncomingTransfer:
         memory = self._store.views(self._pages_of(part), planes)
         self._in_place = memory is not None
         if memory is not None:
-            if self._after is not None:
-                self._after.synchronize()
             return memory
         return [memoryview(staging(self._store, size)[:size].numpy())]
 
@@ -114,5 +118,5 @@ class IncomingTransfer:
         row_bytes = self._store.layout.row_bytes(planes)
         for frame in payload:
             blocks = torch.from_numpy(np.frombuffer(frame, dtype=np.uint8)).view(-1, row_bytes)
-            self._store.scatter(self._pages[first : first + len(blocks)], blocks, self._after, planes)
+            self._store.scatter(self._pages[first : first + len(blocks)], blocks, planes=planes)
             first += len(blocks)

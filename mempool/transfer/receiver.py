@@ -181,12 +181,14 @@ class BlockReceiver:
     def _place_blocks(
         self, source: bytes, message: wire.Blocks, size: int, *, opened: bool = False
     ) -> BlockSink:
+        self._await_writable(message.ticket)
         with self._lock:
             expected = self._claimed(message, source, opened=opened)
             memory = expected.place(message, size, partial(self._staging_of, source))
         return BlockSink(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
 
     def _place_sealed(self, source: bytes, sealed: wire.Sealed, size: int) -> SealedSink:
+        self._await_writable(sealed.ticket)
         with self._lock:
             expected = self._expected_under(sealed.ticket)
             message = expected.open(sealed, source)
@@ -198,6 +200,12 @@ class BlockReceiver:
             except MemPoolError as error:
                 sink = DiscardSink(size, error)
         return SealedSink(sink, message, expected.payload(sealed))
+
+    def _await_writable(self, ticket: int) -> None:
+        """Without the lock: whoever withdraws a ticket must not wait for the engine."""
+        expected = self._expected.get(ticket)
+        if expected is not None:
+            expected.await_writable()
 
     def _staging_of(self, source: bytes, store: BlockStore, size: int) -> torch.Tensor:
         """Staging memory, kept as long as the connection: new memory for each transfer fragments the heap."""
@@ -220,6 +228,8 @@ class BlockReceiver:
         if source not in self._welcomed:
             raise FrameError("the connection did not begin with a hello")
         payload = [memoryview(frame) for frame in frames[1:]]
+        if payload:
+            self._await_writable(message.ticket)
         with self._lock:
             if isinstance(message, wire.Sealed):
                 return self._answer_sealed(source, message, payload, place)

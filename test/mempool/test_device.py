@@ -1,6 +1,7 @@
 """What waits for what on a device that runs ahead, and that nothing else calls CUDA."""
 
 import ast
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from recorded_device import RecordedDevice
 import mempool
 from mempool.arena import DramArena
 from mempool.device import CudaDevice, Device, all_past
+from mempool.errors import MemPoolError
 from mempool.paged import PagedBuffers
 
 ROOT = Path(mempool.__file__).parents[1]
@@ -131,3 +133,98 @@ def test_dram_is_written_to_after_its_event(device, make_buffers):
     arena.scatter(torch.tensor([1]), buffers.host_blocks(1), forward.record_event())
     device.host_reads(arena.rows)
     assert device.races == []
+
+
+class LongForward:
+    """An event that the device is not past before the test says so."""
+
+    def __init__(self):
+        self.waited_for, self.past = threading.Event(), threading.Event()
+
+    def synchronize(self):
+        self.waited_for.set()
+        assert self.past.wait(20)
+
+
+@pytest.mark.parametrize("url", ["stream://127.0.0.1:0", "tcp://127.0.0.1:0"])
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_a_ticket_is_withdrawn_without_waiting_for_the_engine(make_channel, make_paged, tools, url, encrypt):
+    channel, after = (
+        make_channel(make_paged(4, seed=1), make_paged(4), url=url, encrypt=encrypt),
+        LongForward(),
+    )
+    transfer, there, _ = channel.begin([2], after=after)
+    (ticket,) = channel.receiver._expected
+    transfer.send(torch.tensor([1]), 0)
+    transfer.finish(1)
+    assert after.waited_for.wait(20)
+    withdrawing = threading.Thread(target=channel.receiver.withdraw, args=[ticket])
+    withdrawing.start()
+    withdrawing.join(10)
+    assert not withdrawing.is_alive()
+    after.past.set()
+    channel.carry_one(3)
+    assert not tools.blocks_of(channel.target, [2]).any()
+    assert there.calls == 0
+
+
+@pytest.mark.parametrize("url", ["stream://127.0.0.1:0", "tcp://127.0.0.1:0"])
+@pytest.mark.parametrize("encrypt", [False, True])
+@pytest.mark.parametrize("medium", ["hbm", "dram"])
+def test_blocks_land_after_the_last_forward(
+    make_channel, make_paged, make_buffers, device, url, encrypt, medium
+):
+    buffers, memory = make_buffers()
+    if medium == "dram":
+        buffers = DramArena(buffers.layout, 4, device)
+        memory = buffers.rows
+    device.watch(memory=memory)
+    channel = make_channel(make_paged(4, seed=2, layers=1), buffers, url=url, encrypt=encrypt)
+    with device.on(device.schedule):
+        memory.add_(1)
+    transfer, there, _ = channel.begin([2], after=device.schedule.record_event())
+    transfer.send(torch.tensor([1]), 0)
+    transfer.finish(1)
+    assert there.wait().error is None
+    device.host_reads(memory)
+    assert device.races == []
+
+
+def test_blocks_of_several_pieces_go_both_ways_between_scattered_rows(device, make_paged):
+    plain = make_paged(8, seed=1, layers=1)
+    block = plain.layout.block_bytes
+    buffers = PagedBuffers(plain.engine_planes, plain.layout, device, piece_bytes=2 * block)
+    arena = DramArena(plain.layout, 8, device)
+    pages, rows = torch.tensor([7, 1, 2, 5, 0]), torch.tensor([3, 4, 5, 0, 1])
+    expected = plain.host_blocks(5)
+    plain.gather(pages, expected)
+    buffers.gather_to(pages, arena.parts(rows))
+    assert torch.equal(arena.rows[rows], expected)
+    for plane in plain.engine_planes:
+        plane.zero_()
+    buffers.begin_scatter(pages, arena.parts(rows))
+    back = plain.host_blocks(5)
+    plain.gather(pages, back)
+    assert torch.equal(back, expected)
+    assert buffers._on_device.numel() == 2 * block
+
+
+def test_staging_on_the_device_is_written_to_again_in_order(device, make_paged):
+    plain = make_paged(4, seed=1, layers=1)
+    buffers = PagedBuffers(plain.engine_planes, plain.layout, device, piece_bytes=1)
+    arena = DramArena(plain.layout, 4, device)
+    buffers.gather_to(torch.tensor([1]), arena.parts(torch.tensor([0])))
+    device.watch(staging=buffers._on_device, plane=plain.engine_planes[0], rows=arena.rows)
+    buffers.begin_scatter(torch.tensor([0, 3]), arena.parts(torch.tensor([0, 2])))
+    buffers.gather_to(torch.tensor([3, 2]), arena.parts(torch.tensor([3, 1])))
+    device.host_reads(arena.rows)
+    assert device.races == []
+
+
+@pytest.mark.parametrize("shapes", [[(2, 0)], [(1, 1), (2, 0)], [(3, -1)]])
+def test_parts_of_the_wrong_size_are_refused(device, make_buffers, shapes):
+    buffers, _ = make_buffers()
+    width = buffers.layout.block_bytes
+    parts = [torch.zeros((rows, width + more), dtype=torch.uint8) for rows, more in shapes]
+    with pytest.raises(MemPoolError, match="3 pages need"):
+        buffers.begin_scatter(torch.tensor([0, 1, 2]), parts)

@@ -8,7 +8,8 @@ import torch
 
 from mempool.address import Medium, Owner
 from mempool.layout import BlockLayout
-from mempool.tiers.tier import Tier, copy_blocks, device_buffers, dram_arena
+from mempool.tiers.copies import copy_blocks
+from mempool.tiers.tier import Tier, device_buffers, dram_arena
 
 LAYOUT = BlockLayout(
     kind="mha", dtype="uint8", page_size=4, layers=2, heads=1, k_plane_bytes=256, v_plane_bytes=256
@@ -52,7 +53,7 @@ def test_more_than_this_very_machine_has_is_refused(make):
 
 
 def test_blocks_beyond_the_staging_memory_are_copied_in_parts(monkeypatch):
-    monkeypatch.setattr("mempool.tiers.tier._STAGING_BYTES", 3 * LAYOUT.block_bytes)
+    monkeypatch.setattr("mempool.tiers.copies._STAGING_BYTES", 3 * LAYOUT.block_bytes)
     source = Tier.of(Owner("a", 1, Medium.HBM), device_buffers(LAYOUT, 8))
     target = Tier.of(Owner("a", 1, Medium.DRAM), dram_arena(LAYOUT, 8))
     data = torch.randint(0, 256, (8, LAYOUT.block_bytes), dtype=torch.uint8)

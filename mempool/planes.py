@@ -1,16 +1,24 @@
 """The planes of an engine's KV pool, as rows of bytes."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from mempool.errors import MemPoolError
 
+if TYPE_CHECKING:
+    from mempool.plane_kernels import PlaneKernels
+
+logger = logging.getLogger(__name__)
+
 
 class Planes:
     """One tensor for each plane of a block, each a row for a page; views, it owns no memory.
 
-    Its calls take `index`, the pages (int64 `[n]`), on the device of the planes, and `blocks`, uint8
+    On CUDA a call is one launch, where there is Triton; otherwise it goes plane by plane. Its calls take
+    `index`, the pages (int64 `[n]`), on the device of the planes, and `blocks`, uint8
     `[n, bytes of these planes]`, there too. `planes` says which ones.
     """
 
@@ -25,17 +33,35 @@ class Planes:
                 f"planes of {sorted({rows.shape[0] for rows in self._rows})} pages in one pool"
             )
 
+        self._kernels = self._new_kernels(row_bytes)
+
     def gather(self, index: torch.Tensor, blocks: torch.Tensor, planes: range) -> None:
         """Copies rows out."""
+        if self._kernels is not None:
+            self._kernels.gather(index, blocks, planes)
+            return
         target = blocks.view(self._dtype)
         for rows, part in self._parts(planes):
             torch.index_select(rows, 0, index, out=target[:, part])
 
     def scatter(self, index: torch.Tensor, blocks: torch.Tensor, planes: range) -> None:
         """Copies rows in."""
+        if self._kernels is not None:
+            self._kernels.scatter(index, blocks, planes)
+            return
         source = blocks.view(self._dtype)
         for rows, part in self._parts(planes):
             rows.index_copy_(0, index, source[:, part])
+
+    def _new_kernels(self, row_bytes: Sequence[int]) -> "PlaneKernels | None":
+        if self.device.type != "cuda":
+            return None
+        try:
+            from mempool.plane_kernels import PlaneKernels
+        except ImportError as error:
+            logger.warning("KV is copied plane by plane, which is slow: %s", error)
+            return None
+        return PlaneKernels(self._rows, row_bytes)
 
     def _as_rows(self, plane: torch.Tensor, row_bytes: int) -> torch.Tensor:
         if plane.device != self.device:

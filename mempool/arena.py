@@ -1,5 +1,7 @@
 """DRAM blocks: one piece of host memory, with a row for each aggregated block."""
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -28,7 +30,9 @@ class DramArena:
         self._device = device or host_device()
         self.layout = layout
         self.num_blocks = num_blocks
-        self.rows = self.host_bytes(num_blocks * layout.block_bytes).view(num_blocks, -1)
+        memory = self._device.host_memory(num_blocks * layout.block_bytes, layout.block_bytes)
+        self.rows = memory.view(num_blocks, -1)
+        self._rows_a_copy = self._device.rows_a_copy(layout.block_bytes) or num_blocks
         self._rows: npt.NDArray[np.uint8] = self.rows.numpy()
 
     def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
@@ -41,8 +45,14 @@ class DramArena:
         return [self._rows[start:stop, columns].reshape(-1).data for start, stop in runs]
 
     def parts(self, pages: torch.Tensor) -> list[torch.Tensor]:
-        """The blocks in place, uint8 `[n, block_bytes]` each; neighbouring rows are one part."""
-        return [self.rows[start:stop] for start, stop in self._runs(pages, self._columns(None))]
+        """The blocks in place, uint8 `[n, block_bytes]` each, for a device to copy. Neighbouring rows are one
+        part, as far as it copies them at once.
+        """
+        size, parts = self._rows_a_copy, []
+        for start, stop in self._runs(pages, self._columns(None)):
+            edges = [start, *range((start // size + 1) * size, stop, size), stop]
+            parts += [self.rows[first:end] for first, end in pairwise(edges)]
+        return parts
 
     def gather(self, pages: torch.Tensor, out: torch.Tensor, planes: range | None = None) -> None:
         """Copies blocks out. `pages`: int64 `[n]`; `out`: uint8 `[n, layout.row_bytes(planes)]`."""

@@ -4,8 +4,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-import psutil
 import torch
+
+from mempool.host_memory import available_memory
+from mempool.pinned import chunk_rows, pin, pinned_memory
+
+# Below this PyTorch keeps what is given back for the next one, and rounds up by little.
+_SMALL_BYTES = 1 << 20
 
 
 class Event(Protocol):
@@ -80,13 +85,23 @@ class Device:
         """In the block, this thread's calls go to the stream."""
         return nullcontext()
 
-    def host_memory(self, count: int) -> torch.Tensor:
-        """Host memory, uint8 `[count]`, that the device copies to and from by itself where it can."""
+    def host_memory(self, count: int, row_bytes: int = 1) -> torch.Tensor:
+        """Host memory, uint8 `[count]`, that the device copies to and from by itself where it can: at most
+        `rows_a_copy` rows at once.
+        """
         return torch.empty(count, dtype=torch.uint8)
 
+    def pin(self, memory: torch.Tensor, owner: object, row_bytes: int = 1) -> torch.Tensor:
+        """Memory of another kind, as `host_memory` is from now on, until its `owner` is gone."""
+        return memory
+
+    def rows_a_copy(self, row_bytes: int) -> int | None:
+        """A copy of rows of `host_memory` must not go beyond a multiple of this; None: it may."""
+        return None
+
     def free_bytes(self) -> int:
-        """How much of its memory is free."""
-        return int(psutil.virtual_memory().available)
+        """How much of its memory is free; on a CPU, what a container's limit leaves."""
+        return available_memory()
 
     def to_device(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """It, on the device, for what the current stream is given next. Does not wait for the device."""
@@ -121,8 +136,16 @@ class CudaDevice(Device):
         context: AbstractContextManager[object] = torch.cuda.stream(stream)
         return context
 
-    def host_memory(self, count: int) -> torch.Tensor:
-        return torch.empty(count, dtype=torch.uint8, pin_memory=True)
+    def host_memory(self, count: int, row_bytes: int = 1) -> torch.Tensor:
+        if count <= _SMALL_BYTES:
+            return torch.empty(count, dtype=torch.uint8, pin_memory=True)
+        return pinned_memory(count, row_bytes, torch.cuda.cudart())
+
+    def pin(self, memory: torch.Tensor, owner: object, row_bytes: int = 1) -> torch.Tensor:
+        return pin(memory, owner, row_bytes, torch.cuda.cudart())
+
+    def rows_a_copy(self, row_bytes: int) -> int | None:
+        return chunk_rows(row_bytes)
 
     def free_bytes(self) -> int:
         return int(torch.cuda.mem_get_info(self.torch_device)[0])

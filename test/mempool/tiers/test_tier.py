@@ -1,11 +1,13 @@
 """Tiers of a size that the user writes, and bytes between them."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
+from mempool import device, host_memory
 from mempool.address import Medium, Owner
 from mempool.layout import BlockLayout
 from mempool.tiers.copies import copy_blocks
@@ -50,6 +52,16 @@ def test_a_store_that_the_machine_has_no_memory_for_is_refused_at_start(free_mem
 def test_more_than_this_very_machine_has_is_refused(make):
     with pytest.raises(ValueError, match="are available"):
         make(LAYOUT, "1000000 TiB")
+
+
+def test_a_share_of_memory_is_one_of_what_the_container_allows(free_memory, monkeypatch, tmp_path):
+    free_memory(64 << 10)
+    (tmp_path / "memory.max").write_text(str(20 << 10))
+    (tmp_path / "memory.current").write_text(str(4 << 10))
+    monkeypatch.setattr(device, "available_memory", partial(host_memory.available_memory, tmp_path))
+    assert dram_arena(LAYOUT, "50%").num_blocks == 8
+    with pytest.raises(ValueError, match="but 16 KiB are available"):
+        dram_arena(LAYOUT, "17 blocks")
 
 
 def test_blocks_beyond_the_staging_memory_are_copied_in_parts(monkeypatch):

@@ -5,8 +5,8 @@ Correctness: blocks of MHA, of K and V of different sizes, of MLA and of 8-bit f
 tokens, gathered and scattered byte by byte as plain indexing has them. Order: a page that a long computation
 still writes to is overwritten after it; without the event it is not, which shows that the check can fail.
 Speed: gather and scatter of 2 to 128 MiB against one direct copy of as much pinned memory; pinned memory's
-cost against PyTorch's own; launches beside a gathering thread; HBM to TCP to HBM on the loopback. And a gather
-while another stream captures a graph. `--device cpu` is a dry run of the same code, without its bars.
+cost against PyTorch's own; launches beside a gathering thread; HBM to TCP to HBM on the loopback. And a
+gather while another stream captures a graph. `--device cpu` is a dry run of the same code, without its bars.
 
 Figures are medians of the repetitions.
 """
@@ -114,7 +114,7 @@ class Check:
         self.must("blocks are what plain indexing has", not wrong)
 
     def order(self) -> None:
-        """A page that a long computation writes to last, with and without the event that orders the scatter."""
+        """A page that a long computation writes to, with and without the event that orders the scatter."""
         layout = layout_of(_SHAPES[0], 16, self.layers)
         buffers, planes = self.buffers(layout, 4)
         blocks = buffers.host_blocks(1).fill_(7)

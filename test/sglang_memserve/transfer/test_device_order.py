@@ -38,6 +38,10 @@ def writes(device, stream, *tensors):
             tensor.add_(1)
 
 
+def waits_of_the_scheduler(device):
+    return [where for thread, where in device.waits if thread == threading.main_thread().name]
+
+
 def land(split, device, tools, receiver):
     """The device catches up, and the transfer ends."""
     assert split.d.counters()["kv_bytes_received"] == 0
@@ -76,10 +80,9 @@ def test_pages_whose_numbers_are_on_their_way_are_sent_once_these_are_here(make_
     sender.send(numbers, indices_event=here)
     device.events[-1].past = True
     assert split.d.counters()["kv_bytes_received"] == 0
+    assert waits_of_the_scheduler(device) == []
     numbers.copy_(torch.tensor([1, 2]))
-    device.watch(numbers=numbers)
     land(split, device, tools, receiver)
-    assert [where for thread, where in device.waits if thread == threading.main_thread().name] == []
 
 
 @pytest.mark.parametrize("by_layer", [False, True])
@@ -137,12 +140,13 @@ def test_a_layer_is_sent_after_the_stream_that_writes_it(make_split, device, for
     (pool,), layers, planes = pools, split.source.layout.layers, split.source.engine_planes
     device.watch(first=planes[0], last=planes[-1])
     sender, receiver = begin(split, tools)
-    slots = torch.cat([torch.arange(4, 8), torch.arange(8, 12)])
+    slots = device.own(torch.arange(4, 12))
     with split.p.prefill.batch(forward):
         split.p.prefill.announce(ROOM, slots, 0)
         with device.on(forward):
             for layer in range(layers):
                 pool.set_kv_buffer(SimpleNamespace(layer_id=layer), [planes[layer], planes[layers + layer]])
+    assert waits_of_the_scheduler(device) == []
     sender.init(2, 0)
     sender.send(np.asarray([1, 2], np.int32))
     land(split, device, tools, receiver)

@@ -1,14 +1,15 @@
 """DRAM blocks: one piece of host memory, with a row for each aggregated block."""
 
 import logging
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mempool.device import Device, Event, host_device
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
-from mempool.page_locked import page_locked
 from mempool.shared_memory import SharedRegion
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,8 @@ _SMALLEST_VIEW_BYTES = 32 * 1024
 class DramArena:
     """Blocks in host memory, one row each. It takes no part in their allocation.
 
-    Calls for different rows may come from different threads.
+    Calls for different rows may come from different threads. `device`: what copies to and from it; CUDA's by
+    default, where there is one.
 
     `shared`: other processes of this host and user may read them in place, where the host has such memory.
 
@@ -31,14 +33,22 @@ class DramArena:
         regions: The shared memory that the rows lie in; None where they lie in another kind.
     """
 
-    def __init__(self, layout: BlockLayout, num_blocks: int, *, shared: bool = False) -> None:
+    def __init__(
+        self, layout: BlockLayout, num_blocks: int, device: Device | None = None, *, shared: bool = False
+    ) -> None:
+        self._device = device or host_device()
         self.layout = layout
         self.num_blocks = num_blocks
-        size = num_blocks * layout.block_bytes
+        size, row_bytes = num_blocks * layout.block_bytes, layout.block_bytes
         region = _shared(size) if shared else None
         self.regions = None if region is None else (region,)
-        memory = self.host_bytes(size) if region is None else page_locked(region)
+        memory = (
+            self._device.host_memory(size, row_bytes)
+            if region is None
+            else self._device.pin(torch.from_numpy(region.bytes), region, row_bytes)
+        )
         self.rows = memory.view(num_blocks, -1)
+        self._rows_a_copy = self._device.rows_a_copy(layout.block_bytes) or num_blocks
         self._rows: npt.NDArray[np.uint8] = self.rows.numpy()
 
     def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
@@ -49,6 +59,16 @@ class DramArena:
         if len(runs) > 1 and len(pages) * size < len(runs) * _SMALLEST_VIEW_BYTES:
             return None
         return [self._rows[start:stop, columns].reshape(-1).data for start, stop in runs]
+
+    def parts(self, pages: torch.Tensor) -> list[torch.Tensor]:
+        """The blocks in place, uint8 `[n, block_bytes]` each, for a device to copy. Neighbouring rows are one
+        part, as far as it copies them at once.
+        """
+        size, parts = self._rows_a_copy, []
+        for start, stop in self._runs(pages, self._columns(None)):
+            edges = [start, *range((start // size + 1) * size, stop, size), stop]
+            parts += [self.rows[first:end] for first, end in pairwise(edges)]
+        return parts
 
     def gather(self, pages: torch.Tensor, out: torch.Tensor, planes: range | None = None) -> None:
         """Copies blocks out. `pages`: int64 `[n]`; `out`: uint8 `[n, layout.row_bytes(planes)]`."""
@@ -62,7 +82,7 @@ class DramArena:
         self,
         pages: torch.Tensor,
         blocks: torch.Tensor,
-        after: torch.cuda.Event | None = None,
+        after: Event | None = None,
         planes: range | None = None,
     ) -> None:
         """Copies blocks in: the inverse of `gather`. Waits for `after` on the host."""
@@ -76,7 +96,7 @@ class DramArena:
 
     def host_bytes(self, count: int) -> torch.Tensor:
         """uint8 `[count]`, as the rows are."""
-        return torch.empty(count, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        return self._device.host_memory(count)
 
     def _columns(self, planes: range | None) -> slice:
         if planes is None or len(planes) == len(self.layout.plane_bytes):

@@ -1,7 +1,8 @@
 """One instance's part of the MemPool: its tiers and its index, under one lock."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from mempool.address import Addresses, Medium, Owner, merged
 from mempool.errors import BadAddress, MemPoolError, OutOfBlocks, StaleAddress
@@ -10,7 +11,8 @@ from mempool.index.holding import Holding
 from mempool.index.index import Index
 from mempool.index.keys import Tokens
 from mempool.results import BlockCounts, MatchResult
-from mempool.tiers.tier import Tier, copy_blocks
+from mempool.tiers.copies import copy_blocks
+from mempool.tiers.tier import Tier
 
 
 class LocalPool:
@@ -24,6 +26,7 @@ class LocalPool:
         for tier in tiers:
             tiers[0].store.layout.require_same(tier.store.layout)
         self.lock = threading.RLock()
+        self._kept: dict[object, Sequence[Addresses]] = {}
         self.feed = IndexFeed(self.lock, lambda: (self.incarnation, self.index))
         self._begin({tier.medium: tier for tier in tiers})
 
@@ -40,7 +43,7 @@ class LocalPool:
         )
 
     def reset_incarnation(self, incarnation: int) -> None:
-        """All blocks are free, and every address and lease given out before is stale."""
+        """All blocks are free, but for those that are kept. Every address and lease of before is stale."""
         with self.lock:
             self._begin(
                 {
@@ -48,6 +51,7 @@ class LocalPool:
                     for medium, tier in self.tiers.items()
                 }
             )
+            self._hold_back()
             self.feed.news()
 
     def tier(self, medium: Medium) -> Tier:
@@ -182,6 +186,18 @@ class LocalPool:
             if part.owner.incarnation == self.incarnation:
                 self.tier(part.medium).allocator.unpin(part)
 
+    def keep(self, addresses: Sequence[Addresses]) -> Callable[[], None]:
+        """Keeps the bytes of blocks as they are until what this returns is called, once: for a device that
+        reads them by itself. Blocks that are freed meanwhile, or whose incarnation ends, are reused after it.
+
+        Raises BadAddress for blocks that are free, StaleAddress; none is kept then.
+        """
+        with self.lock:
+            self.pin(addresses)
+            keeping = object()
+            self._kept[keeping] = addresses
+        return partial(self._end_keeping, keeping)
+
     def give_up(self, addresses: Sequence[Addresses]) -> None:
         """Frees active blocks. Unpublishes historical ones that are not leased and not before other KV.
 
@@ -283,6 +299,21 @@ class LocalPool:
         with self.lock:
             if addresses.owner.incarnation == self.incarnation:
                 self.tier(addresses.medium).allocator.free(addresses)
+
+    def _end_keeping(self, keeping: object) -> None:
+        with self.lock:
+            for part in self._kept.pop(keeping):
+                self.tiers[part.medium].allocator.unpin(part)
+
+    def _hold_back(self) -> None:
+        """What is kept over the end of an incarnation is free once it is kept no longer."""
+        for medium, tier in self.tiers.items():
+            kept = [part for parts in self._kept.values() for part in parts if part.medium is medium]
+            if kept:
+                everything = tier.allocator.alloc(tier.allocator.total)
+                for part in kept:
+                    tier.allocator.pin(Addresses(tier.owner, part.blocks))
+                tier.allocator.free(everything)
 
     def _local(self, addresses: Sequence[Addresses]) -> list[Addresses]:
         return [part for part in addresses if part.owner.instance == self.instance]

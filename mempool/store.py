@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from mempool import wire
+from mempool.device import Event
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
 from mempool.shared_memory import SharedRegion
@@ -47,10 +48,10 @@ class BlockStore(BlockSource, Protocol):
         self,
         pages: torch.Tensor,
         blocks: torch.Tensor,
-        after: torch.cuda.Event | None = None,
+        after: Event | None = None,
         planes: range | None = None,
     ) -> None:
-        """Copies `blocks` in. On CUDA it waits for the event `after`. The bytes are there when it returns."""
+        """Copies `blocks` in, not before the event `after`. The bytes are there when it returns."""
 
 
 def require_sendable(layout: BlockLayout) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import torch
+from mempool.device import Device, Event
 
 
 class ForwardStream:
@@ -11,19 +11,26 @@ class ForwardStream:
     `stream`: what the scheduler launches forwards on; None for the stream that is current in its thread.
     """
 
-    def __init__(self, device: torch.device, stream: Any = None) -> None:
+    def __init__(self, device: Device, stream: Any = None) -> None:
         self._device = device
         self._stream = stream
 
-    def record(self) -> torch.cuda.Event | None:
+    def record(self) -> Event | None:
         """An event after all that was launched by now, which may still write an answer, or to pages that were
         given away since. None where nothing runs behind the scheduler's thread.
         """
-        if self._device.type != "cuda":
-            return None
-        current = torch.cuda.current_stream(self._device)
-        if self._stream is None:
-            return current.record_event()
+        current = self._device.current_stream()
+        if current is None or self._stream is None:
+            return None if current is None else current.record_event()
         # SGLang restores KV on the current one. The next forward would wait for that too.
         self._stream.wait_stream(current)
-        return self._stream.record_event()
+        event: Event = self._stream.record_event()
+        return event
+
+    def wait_for(self, event: Event) -> None:
+        """What is launched from now on waits for the event, on the device: SGLang's forwards wait for all
+        that the current stream waits for.
+        """
+        current = self._device.current_stream()
+        assert current is not None
+        current.wait_event(event)

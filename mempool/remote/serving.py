@@ -27,7 +27,8 @@ from mempool.remote.messages import (
 )
 from mempool.remote.pins import PeerPins
 from mempool.results import MatchResult
-from mempool.tiers.tier import Tier, pages_of
+from mempool.tiers.copies import pages_of
+from mempool.tiers.tier import Tier
 from mempool.transfer.receiver import BlockReceiver
 from mempool.wire import short
 

@@ -2,18 +2,16 @@
 
 from typing import NamedTuple
 
-import psutil
 import torch
 
-from mempool.address import Addresses, Medium, Owner
+from mempool.address import Medium, Owner
 from mempool.arena import DramArena
+from mempool.device import Device, device_of
 from mempool.layout import BlockLayout
 from mempool.paged import PagedBuffers
-from mempool.store import BlockSource, BlockStore
+from mempool.store import BlockStore
 from mempool.tiers.allocator import BlockAllocator
 from mempool.tiers.sizes import blocks_of_size
-
-_STAGING_BYTES = 16 << 20
 
 
 class Tier(NamedTuple):
@@ -46,7 +44,7 @@ def device_buffers(layout: BlockLayout, size: str | int, device: torch.device | 
         ValueError: The size is malformed, less than one block, or more than there is.
     """
     device = torch.device(device)
-    blocks = blocks_of_size(size, layout.block_bytes, _free_bytes(device))
+    blocks = blocks_of_size(size, layout.block_bytes, device_of(device).free_bytes())
     planes = [
         torch.zeros((blocks * layout.page_size, size // layout.page_size), dtype=torch.uint8, device=device)
         for size in layout.plane_bytes
@@ -65,44 +63,5 @@ def dram_arena(layout: BlockLayout, size: str | int, *, shared: bool = False) ->
     Raises:
         ValueError: The size is malformed, less than one block, or more than there is.
     """
-    blocks = blocks_of_size(size, layout.block_bytes, _free_bytes(torch.device("cpu")))
-    return DramArena(layout, blocks, shared=shared)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def copy_blocks(source: Tier, read: Addresses, target: Tier, written: Addresses) -> None:
-    """Copies bytes, and changes no allocation. The caller must hold the blocks of both tiers meanwhile."""
-    staging = staging_for(source.store)
-    copy_between(source.store, pages_of(read), target.store, pages_of(written), staging)
-
-
-def pages_of(addresses: Addresses) -> torch.Tensor:
-    """int64 `[n]`: the blocks as stores take them."""
-    return torch.from_numpy(addresses.blocks).to(torch.int64)
-
-
-def staging_for(source: BlockSource) -> torch.Tensor:
-    """Host memory, uint8 `[blocks, block_bytes]`, for `copy_between` out of this source, again and again."""
-    block_bytes = source.layout.block_bytes
-    blocks = max(1, _STAGING_BYTES // block_bytes)
-    return source.host_bytes(blocks * block_bytes).view(blocks, block_bytes)
-
-
-def copy_between(
-    source: BlockSource,
-    read: torch.Tensor,
-    target: BlockStore,
-    written: torch.Tensor,
-    staging: torch.Tensor,
-    after: torch.cuda.Event | None = None,
-) -> None:
-    """Copies the bytes of blocks `read` to blocks `written`, int64 `[n]` each; on CUDA not before `after`."""
-    for first in range(0, len(read), len(staging)):
-        blocks = staging[: min(len(staging), len(read) - first)]
-        source.gather(read[first : first + len(blocks)], blocks)
-        target.scatter(written[first : first + len(blocks)], blocks, after)
+    available = Device(torch.device("cpu")).free_bytes()
+    return DramArena(layout, blocks_of_size(size, layout.block_bytes, available), shared=shared)

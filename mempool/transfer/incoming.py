@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from mempool import wire
+from mempool.device import Event
 from mempool.errors import FrameError, MemPoolError, TransferError
 from mempool.store import BlockStore
 from mempool.transfer.cells import Cells
@@ -21,7 +22,7 @@ class IncomingTransfer:
         pages: torch.Tensor,
         on_done: Callable[[bytes], None],
         on_failed: Callable[[TransferError], None],
-        after: torch.cuda.Event | None,
+        after: Event | None,
         key: bytes | None = None,
     ) -> None:
         self.on_done = on_done
@@ -34,6 +35,12 @@ class IncomingTransfer:
         self._cells = Cells(len(pages), len(store.layout.plane_bytes))
         # Whether the payload of the message that is being read goes straight to its pages.
         self._in_place = False
+
+    def await_writable(self) -> None:
+        """Waits until its pages may be written to: before anything of it is placed, or lands."""
+        if self._after is not None:
+            self._after.synchronize()
+            self._after = None
 
     def claim(self, source: bytes) -> None:
         """Its messages come over this connection."""
@@ -71,8 +78,6 @@ class IncomingTransfer:
         memory = self._store.views(self._pages_of(part), planes)
         self._in_place = memory is not None
         if memory is not None:
-            if self._after is not None:
-                self._after.synchronize()
             return memory
         return [memoryview(staging(self._store, size)[:size].numpy())]
 
@@ -113,5 +118,5 @@ class IncomingTransfer:
         row_bytes = self._store.layout.row_bytes(planes)
         for frame in payload:
             blocks = torch.from_numpy(np.frombuffer(frame, dtype=np.uint8)).view(-1, row_bytes)
-            self._store.scatter(self._pages[first : first + len(blocks)], blocks, self._after, planes)
+            self._store.scatter(self._pages[first : first + len(blocks)], blocks, planes=planes)
             first += len(blocks)

@@ -11,6 +11,7 @@ import torch
 import zmq
 
 from mempool import wire
+from mempool.device import Event
 from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
 from mempool.guard import LoopGuard
 from mempool.sockets import SocketLimits, Wakeup, poll_ms
@@ -83,7 +84,7 @@ class BlockReceiver:
         pages: torch.Tensor,
         on_done: Callable[[bytes], None],
         on_failed: Callable[[TransferError], None],
-        after: torch.cuda.Event | None = None,
+        after: Event | None = None,
         key: bytes | None = None,
     ) -> int:
         """Admits one transfer into `pages` (int64 `[n]`, host) of `store`; returns its ticket. Never blocks.
@@ -187,12 +188,14 @@ class BlockReceiver:
     def _place_blocks(
         self, source: bytes, message: wire.Blocks, size: int, *, opened: bool = False
     ) -> BlockSink:
+        self._await_writable(message.ticket)
         with self._lock:
             expected = self._claimed(message, source, opened=opened)
             memory = expected.place(message, size, partial(self._staging_of, source))
         return BlockSink(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
 
     def _place_sealed(self, source: bytes, sealed: wire.Sealed, size: int) -> SealedSink:
+        self._await_writable(sealed.ticket)
         with self._lock:
             expected = self._expected_under(sealed.ticket)
             message = expected.open(sealed, source)
@@ -204,6 +207,12 @@ class BlockReceiver:
             except MemPoolError as error:
                 sink = DiscardSink(size, error)
         return SealedSink(sink, message, expected.payload(sealed))
+
+    def _await_writable(self, ticket: int) -> None:
+        """Without the lock: whoever withdraws a ticket must not wait for the engine."""
+        expected = self._expected.get(ticket)
+        if expected is not None:
+            expected.await_writable()
 
     def _staging_of(self, source: bytes, store: BlockStore, size: int) -> torch.Tensor:
         """Staging memory, kept as long as the connection: new memory for each transfer fragments the heap."""
@@ -226,6 +235,8 @@ class BlockReceiver:
         if source not in self._welcomed:
             raise FrameError("the connection did not begin with a hello")
         payload = [memoryview(frame) for frame in frames[1:]]
+        if payload:
+            self._await_writable(message.ticket)
         with self._lock:
             if isinstance(message, wire.Sealed):
                 return self._answer_sealed(source, message, payload, place)

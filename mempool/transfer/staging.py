@@ -4,7 +4,7 @@ from collections import deque
 
 import torch
 
-from mempool.page_locked import page_locked
+from mempool.device import host_device
 from mempool.store import BlockSource
 from mempool.transports.base import PayloadMemory
 
@@ -53,7 +53,7 @@ class StagingMemory:
 
     def __init__(self, store: BlockSource, ring_bytes: int, memory: PayloadMemory | None = None) -> None:
         self.ring = StagingRing(
-            store.host_bytes(ring_bytes) if memory is None else page_locked(memory.allocate(ring_bytes))
+            _shared(memory, ring_bytes) if memory is not None else store.host_bytes(ring_bytes)
         )
         self._store = store
         self._scratch = store.host_bytes(0)
@@ -63,3 +63,8 @@ class StagingMemory:
         if len(self._scratch) < count:
             self._scratch = self._store.host_bytes(count)
         return self._scratch[:count]
+
+
+def _shared(memory: PayloadMemory, count: int) -> torch.Tensor:
+    region = memory.allocate(count)
+    return host_device().pin(torch.from_numpy(region.bytes), region)

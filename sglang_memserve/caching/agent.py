@@ -65,7 +65,7 @@ class CachingAgent:
         self._fetches = Fetches(pool, wake, counters)
         self._answers = AnswerWorker(WrittenBackAnswers(tree.page_size, counters, decode), counters)
         owner = Owner(config.name, pool.info.incarnation, Medium.HBM)
-        self._hbm_index = HbmIndex(owner, tree.page_size, counters)
+        self._hbm_index = HbmIndex(owner, tree.page_size, counters, load_buffers.device)
         self._feeds = serve_feeds(config, self._hbm_index.feed, pool.local.feed)
         self._offloader = KVOffloader(
             pool,
@@ -83,7 +83,7 @@ class CachingAgent:
         self._prefetcher = Prefetcher(
             config, tree=tree, pool=pool, fetches=self._fetches, pending=pending, counters=counters
         )
-        loader = KVLoader(tree, arena, load_buffers, stream, counters)
+        self._loader = loader = KVLoader(tree, pool.local, arena, load_buffers, stream, counters)
         self._receiver = WriteBackReceiver(
             write_backs,
             tree=tree,
@@ -166,6 +166,7 @@ class CachingAgent:
         """Before the scheduler takes in requests, so that they find in the tree what has come."""
         for held in self._offloader.drain_done():
             self._tree.release(held)
+        self._loader.tick()
         self._receiver.tick()
         self._hbm_index.flush()
         while (request := self._publish_requests.get()) is not None:
@@ -178,5 +179,6 @@ class CachingAgent:
     def close(self) -> None:
         self._feeds.close()
         self._offloader.close()
+        self._loader.close()
         self._answers.close()
         self._pool.close()

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
-
+from mempool.device import Event
 from sglang_memserve.caching.prefix_keys import TokenIds
 from sglang_memserve.caching.tree import HeldPages
 
@@ -31,6 +30,6 @@ class FinishedKV(NamedTuple):
     namespace: str
     first: int
     held: HeldPages
-    written: torch.cuda.Event | None
+    written: Event | None
     target: WriteBackTarget | None = None
     on_done: Callable[[], None] = lambda: None

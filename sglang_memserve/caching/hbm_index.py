@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mempool.address import Addresses, BlockNumbers, Owner
+from mempool.device import Device, HostCopy
 from mempool.feed.feed import IndexFeed
 from mempool.index.index import Index
 from sglang_memserve.caching.counters import Counters
@@ -42,20 +43,30 @@ class _Reset(NamedTuple):
 _Change = _Inserted | _Freed | _Reset
 
 
+class _ReadChanges(NamedTuple):
+    """Changes, and the pages of all of them, in order."""
+
+    changes: list[_Change]
+    pages: HostCopy
+
+
 class HbmIndex:
     """Observes the tree's pages (a `PageObserver`). The blocks that it publishes have SGLang's page numbers.
 
-    The scheduler's thread calls all methods; `feed` is for any thread. The `on_` methods only take notes: on
-    CUDA the slots are on the device, and `flush` reads all of them at once. Token ids beyond an int32, which
+    The scheduler's thread calls all methods; `feed` is for any thread. The `on_` methods only take notes: the
+    slots are on `device`, and `flush` reads all of them at once. Token ids beyond an int32, which
     SGLang makes up for images, are not published, nor is what follows them.
     """
 
-    def __init__(self, owner: Owner, page_size: int, counters: Counters) -> None:
+    def __init__(self, owner: Owner, page_size: int, counters: Counters, device: Device) -> None:
         self._owner = owner
         self._page_size = page_size
         self._counters = counters
         self._changes: list[_Change] = []
         self._slots: list[torch.Tensor] = []
+        self._device = device
+        # Those whose pages are on their way to the host.
+        self._read: _ReadChanges | None = None
         self._lock = threading.Lock()
         self.feed = IndexFeed(self._lock, lambda: (owner.incarnation, self._index))
         self._index = Index(page_size, on_freed=lambda _: None, on_event=self.feed.news)
@@ -76,24 +87,31 @@ class HbmIndex:
         self._changes.append(_Reset())
 
     def flush(self) -> None:
-        """Publishes the changes so far; leaves them for the next call while the feed takes a snapshot."""
-        if not self._changes or not self._lock.acquire(timeout=_LOCK_TIMEOUT_S):
+        """Publishes the changes so far, and waits for nothing: what the device has yet to say, and all while
+        the feed takes a snapshot, is left for a later call.
+        """
+        if self._read is None and self._changes:
+            self._read = self._begin_reading()
+        if self._read is None or not self._read.pages.is_here:
             return
-        changes, self._changes = self._changes, []
+        if not self._lock.acquire(timeout=_LOCK_TIMEOUT_S):
+            return
+        (changes, copy), self._read = self._read, None
         try:
-            pages = self._pages()
+            pages: BlockNumbers = copy.tensor().numpy()
             for change in changes:
                 self._apply(change, pages[: change.blocks])
                 pages = pages[change.blocks :]
         finally:
             self._lock.release()
 
-    def _pages(self) -> BlockNumbers:
+    def _begin_reading(self) -> _ReadChanges:
+        changes, self._changes = self._changes, []
         slots, self._slots = self._slots, []
         if not slots:
-            return np.empty(0, dtype=np.int32)
-        pages: BlockNumbers = (torch.cat(slots) // self._page_size).to("cpu", torch.int32).numpy()
-        return pages
+            return _ReadChanges(changes, HostCopy(torch.empty(0, dtype=torch.int32)))
+        pages = torch.cat(slots) // self._page_size
+        return _ReadChanges(changes, self._device.to_host(pages, torch.int32))
 
     def _apply(self, change: _Change, pages: BlockNumbers) -> None:
         try:

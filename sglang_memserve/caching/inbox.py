@@ -22,6 +22,10 @@ class Inbox(Generic[T]):
         self._items.append(item)
         self._wake()
 
+    def wake(self) -> None:
+        """The reader leaves the rest for its next turn."""
+        self._wake()
+
     def get(self) -> T | None:
         """The oldest item, or None. For the reader alone."""
         return self._items.popleft() if self._items else None

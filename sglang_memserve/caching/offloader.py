@@ -11,7 +11,7 @@ from mempool.arena import DramArena
 from mempool.errors import OutOfBlocks
 from mempool.paged import PagedBuffers
 from mempool.pool import MemPool
-from mempool.tiers.tier import copy_between, pages_of, staging_for
+from mempool.tiers.copies import BlockCopies, pages_of
 from sglang_memserve.caching.counters import Counters
 from sglang_memserve.caching.finished_kv import FinishedKV
 from sglang_memserve.caching.tree import HeldPages
@@ -41,9 +41,8 @@ class KVOffloader:
         counters: Counters,
     ) -> None:
         self._pool = pool
-        self._arena = arena
         self._buffers = buffers
-        self._staging = staging_for(buffers)
+        self._copies = BlockCopies(buffers, arena)
         self._publishes = publishes
         self._unless_flushed = unless_flushed
         self._write_backs = write_backs
@@ -107,7 +106,7 @@ class KVOffloader:
         if finished.written is not None:
             finished.written.synchronize()
         with self._counters.moving("swap_out", len(blocks) * self._buffers.layout.block_bytes):
-            copy_between(self._buffers, finished.held.pages, self._arena, pages_of(blocks), self._staging)
+            self._copies.copy(finished.held.pages, pages_of(blocks))
         return blocks
 
     def _publish(self, finished: FinishedKV, blocks: Addresses) -> None:

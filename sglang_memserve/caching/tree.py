@@ -32,7 +32,7 @@ class Adopted(StrEnum):
 
 
 class HeldPages(NamedTuple):
-    """Pages `[n]` (int64, host) of one request's KV. The tree keeps them until `release`."""
+    """Pages `[n]` (int64, on the pool's device) of one request's KV. The tree keeps them until `release`."""
 
     pages: torch.Tensor
     lock: Any
@@ -117,7 +117,7 @@ class MemServeRadixCache(UnifiedRadixCache):
         """Locks the path to `node`; returns its pages of tokens `[first, stop)`, which are whole pages."""
         lock = self.lock(node)
         slots = self.path_device_indices(node)[first : stop : self.page_size]
-        return HeldPages((slots // self.page_size).to("cpu"), lock, self.cache_epoch)
+        return HeldPages(slots // self.page_size, lock, self.cache_epoch)
 
     def hold_from(self, tokens: TokenIds, namespace: Namespace, first: int) -> tuple[int, HeldPages] | None:
         """How many of the tokens the tree has, and its pages of those from `first` on; None for no pages."""
@@ -144,7 +144,8 @@ class MemServeRadixCache(UnifiedRadixCache):
         """Takes in the KV of `tokens[first:]`, whole pages.
 
         `write(pages, skipped)` copies the KV, without its first `skipped` tokens, to these pages (int64
-        `[n]`, host). Raises what `write` raises; the tree is then as it was.
+        `[n]`, on the pool's device), or makes all that is launched from then on wait for that copy. Raises
+        what `write` raises; the tree is then as it was.
         """
         key = _key(tokens, namespace)
         found = self.match_prefix(MatchPrefixParams(key=key))
@@ -169,7 +170,7 @@ class MemServeRadixCache(UnifiedRadixCache):
         self, key: Any, node: Any, present: int, slots: torch.Tensor, write: Callable[[torch.Tensor], None]
     ) -> None:
         try:
-            write((slots[:: self.page_size] // self.page_size).to("cpu", torch.int64))
+            write((slots[:: self.page_size] // self.page_size).to(torch.int64))
         except BaseException:
             self.token_to_kv_pool_allocator.free(slots)
             raise

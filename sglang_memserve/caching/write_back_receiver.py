@@ -15,6 +15,9 @@ from sglang_memserve.caching.tree import Adopted, MemServeRadixCache
 
 logger = logging.getLogger(__name__)
 
+# Forwards stand meanwhile: on a CPU the scheduler's thread copies, on CUDA they wait for the device's copy.
+_MAX_BYTES_A_TICK = 64 << 20
+
 
 class WriteBackReceiver:
     """For SGLang's scheduler thread. `inbox`: what others have sent to HBM, in DRAM blocks so far."""
@@ -39,8 +42,10 @@ class WriteBackReceiver:
         self._counters = counters
 
     def tick(self) -> None:
-        """Takes in what has come, and gives its DRAM blocks back."""
-        while (received := self._inbox.get()) is not None:
+        """Takes in what has come, up to a bound on its bytes, and gives its DRAM blocks back."""
+        blocks = max(1, _MAX_BYTES_A_TICK // self._pool.local.layout.block_bytes)
+        while blocks > 0 and (received := self._inbox.get()) is not None:
+            blocks -= len(received.addresses)
             try:
                 self._counters.add(f"write_backs_{self._take_in(received)}")
             except StaleAddress as error:
@@ -52,6 +57,8 @@ class WriteBackReceiver:
                 self._counters.add("write_backs_failed")
             finally:
                 self._give_back(received)
+        if len(self._inbox):
+            self._inbox.wake()
 
     def _take_in(self, received: ReceivedBlocks) -> str:
         """Returns how it ended, as the name of its counter says."""

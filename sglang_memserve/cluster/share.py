@@ -7,15 +7,14 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-
+from mempool.host_memory import CGROUP
+from mempool.host_memory import available_memory as available_memory
 from sglang_memserve.cluster.errors import ClusterError
 
 PROCESS_BYTES = (
     4_500_000_000  # what SGLang's three processes of one instance take, beside weights and KV of any size
 )
 MAX_POOL_TOKENS = 65_536  # more rarely helps on a CPU, and takes memory from everything else
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def threads_each(cores: int, instances: int) -> int:
@@ -45,7 +44,7 @@ def pool_tokens(
     return tokens
 
 
-def available_cores(cgroup: Path = _CGROUP) -> int:
+def available_cores(cgroup: Path = CGROUP) -> int:
     """Cores that this process may run on, at most a container's limit on CPU time, rounded up."""
     cores = len(os.sched_getaffinity(0))
     try:
@@ -53,26 +52,6 @@ def available_cores(cgroup: Path = _CGROUP) -> int:
         return min(cores, -(-quota // period))
     except (OSError, ValueError, ZeroDivisionError):
         return cores  # "max" is no number: there is no limit
-
-
-def available_memory(cgroup: Path = _CGROUP) -> int:
-    """Bytes that can be taken without swapping, also under a container's limit."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text()) - _reclaimable(cgroup)
-        return min(free, max(0, limit - used))
-    except (OSError, ValueError):
-        return free
-
-
-def _reclaimable(cgroup: Path) -> int:
-    """Bytes of the page cache that counts as used, but that the kernel gives back when it is needed."""
-    try:
-        lines = (cgroup / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def visible_gpus() -> list[int]:

@@ -3,21 +3,34 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mempool.device import Device, HostCopy
 from mempool.transfer.outgoing import OutgoingTransfer
 
 _WRITERS = ("set_kv_buffer", "set_mla_kv_buffer")
 
 
+class AnnouncedPage(NamedTuple):
+    """The `index`th of pages that were announced together, and are on their way to the host."""
+
+    pages: HostCopy
+    index: int
+
+    @property
+    def number(self) -> int:
+        """It is asked for after the forward that it was announced before: the device is past that."""
+        return int(self.pages.tensor()[self.index])
+
+
 class LayersWritten:
     """Which layers of one batch have their KV in the pool."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
         self._written: dict[int, Callable[[], bool]] = {}
         self._whole: Callable[[], bool] | None = None
@@ -37,9 +50,10 @@ class LayersWritten:
         return done is not None and done()
 
     def _launched(self, stream: Any) -> Callable[[], bool]:
-        if self._device.type != "cuda":
+        current = self._device.current_stream()
+        if current is None:
             return lambda: True
-        event = (stream or torch.cuda.current_stream(self._device)).record_event()
+        event = (stream or current).record_event()
         return lambda: bool(event.query())
 
 
@@ -50,7 +64,7 @@ class ByLayer:
     `announced`, in its methods: the pages that were announced of a room, by position.
     """
 
-    def __init__(self, pool: Any, device: torch.device, layers: int) -> None:
+    def __init__(self, pool: Any, device: Device, layers: int) -> None:
         self._device = device
         self._layers = layers
         self._first_layer = int(getattr(pool, "start_layer", 0) or 0)
@@ -71,26 +85,28 @@ class ByLayer:
 
     def announce(
         self,
-        announced: dict[int, int],
+        announced: dict[int, AnnouncedPage],
         transfers: list[OutgoingTransfer],
-        pages: npt.NDArray[np.int64],
+        pages: torch.Tensor,
         first: int,
     ) -> None:
-        """The batch writes these pages, for positions `first` and on: each layer is sent once it is there."""
+        """The batch writes these pages (int64 `[n]`, on the pool's device), for positions `first` and on:
+        each layer is sent once it is there.
+        """
         if self._batch is None or not transfers or not len(pages):
             return
         # Under overlap a chunk is launched before SGLang has sent the one before, and names its pages again.
         known = next((n for n in range(len(pages)) if first + n not in announced), len(pages))
         first, pages = first + known, pages[known:]
-        announced.update(enumerate(pages.tolist(), first))
-        blocks = torch.from_numpy(pages)
+        copy = self._device.to_host(pages, torch.int64)
+        announced.update((first + index, AnnouncedPage(copy, index)) for index in range(len(pages)))
         for transfer in transfers:
             for layer in range(self._layers):
                 for planes in transfer.store.layout.planes_of(layer):
-                    transfer.send(blocks, first, partial(self._batch.ready, layer), planes=planes)
+                    transfer.send(pages, first, partial(self._batch.ready, layer), planes=planes)
 
     def left_over(
-        self, announced: dict[int, int], pages: npt.NDArray[np.int64], first: int
+        self, announced: dict[int, AnnouncedPage], pages: npt.NDArray[np.int64], first: int
     ) -> list[tuple[slice, bool]]:
         """The runs of a chunk that are still to be sent, and whether for the second time.
 
@@ -100,7 +116,7 @@ class ByLayer:
         runs: list[tuple[slice, bool]] = []
         for index, page in enumerate(pages.tolist()):
             before = announced.pop(first + index, None)
-            if before == page:
+            if before is not None and before.number == page:
                 continue
             again = before is not None
             if runs and runs[-1] == (slice(runs[-1][0].start, index), again):

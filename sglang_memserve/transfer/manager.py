@@ -25,7 +25,7 @@ from sglang_memserve.transfer.by_layer import ByLayer
 from sglang_memserve.transfer.common_layer import open_rank_socket
 from sglang_memserve.transfer.connection_watch import ConnectionWatch
 from sglang_memserve.transfer.decode import DecodeSide
-from sglang_memserve.transfer.prefill import PrefillSide
+from sglang_memserve.transfer.prefill import PageNumbers, PrefillSide
 from sglang_memserve.transfer.receiver import MemServeKVReceiver
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class MemServeKVManager(CommonKVManager):
     def add_transfer_request(
         self,
         bootstrap_room: int,
-        kv_indices: npt.NDArray[np.int32],
+        kv_indices: PageNumbers,
         index_slice: slice,
         is_last_chunk: bool,
         aux_index: int | None = None,
@@ -153,11 +153,8 @@ class MemServeKVManager(CommonKVManager):
         trace_ctx: Any = None,
     ) -> None:
         assert self.prefill is not None
-        if indices_event is not None:
-            indices_event.synchronize()
-        self.prefill.send(
-            bootstrap_room, kv_indices, index_slice, aux_index if is_last_chunk else None, wait_event
-        )
+        row = aux_index if is_last_chunk else None
+        self.prefill.send(bootstrap_room, kv_indices, index_slice, row, wait_event, indices_event)
 
     def send_kv_status_message(
         self, *, targets: Any, bootstrap_room: int, status: Any, failure_reason: str | None = None

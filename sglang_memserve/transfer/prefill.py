@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mempool.device import Event, all_past
 from mempool.errors import PeerDied, TransferError
 from mempool.flags import TransferMode
 from mempool.paged import PagedBuffers
@@ -23,6 +24,8 @@ from sglang_memserve.transfer.control_listener import ControlListener
 from sglang_memserve.transfer.host import SideHost
 from sglang_memserve.transfer.rendezvous import Rendezvous
 from sglang_memserve.transfer.rooms import MAX_UNCLAIMED, Room, RoomDestination, Rooms
+
+PageNumbers = npt.NDArray[np.int32] | torch.Tensor
 
 
 class PrefillSide:
@@ -106,28 +109,28 @@ class PrefillSide:
     def send(
         self,
         number: int,
-        kv_indices: npt.NDArray[np.int32],
+        kv_indices: PageNumbers,
         index_slice: slice,
         aux_index: int | None,
-        wait_event: Any,
+        wait_event: Event | None = None,
+        indices_event: Event | None = None,
     ) -> None:
         """Queues the pages `kv_indices` (`[n]`), for positions `index_slice` of the room's.
 
-        `aux_index`: the request's metadata row, with its last pages; None before. `wait_event`: a CUDA event
-        after which the pages may be read, or None.
+        `aux_index`: the request's metadata row, with its last pages; None before. `wait_event`: after which
+        the pages may be read, `indices_event`: after which the host has their numbers; None for at once.
         """
         room = self.rooms.get(number)
         if room is None or not room.destinations or not self._common.takes_kv(number):
             return
         transfers = room.begin_transfers()
-        pages = np.asarray(kv_indices, dtype=np.int64)
-        ready = self._ready(wait_event)
+        pages = _as_pages(kv_indices)
+        ready = self._ready(wait_event, indices_event)
         handoff = None if aux_index is None else self._handoff(aux_index)
         runs = self._runs(room, pages, index_slice.start)
         for transfer in transfers:
             for run, again in runs:
-                part = torch.from_numpy(pages[run])
-                transfer.send(part, index_slice.start + run.start, ready, again=again)
+                transfer.send(pages[run], index_slice.start + run.start, ready, again=again)
             if handoff is not None:
                 transfer.finish(index_slice.stop, handoff)
         if aux_index is not None and not transfers:
@@ -149,6 +152,13 @@ class PrefillSide:
     def sends_by_layer(self) -> bool:
         return self._by_layer is not None
 
+    @property
+    def takes_pages_later(self) -> bool:
+        """Whether `send` takes pages whose numbers are on their way to the host. Where layers are sent ahead,
+        it compares them at once with what was announced.
+        """
+        return self._buffers.device.runs_ahead and self._by_layer is None
+
     def announce(self, number: int, slots: torch.Tensor, first: int) -> None:
         """The batch that is launched now writes the KV of whole pages to `slots` (`[n]`), for positions
         `first` and on of the room's pages. Where it `sends_by_layer`.
@@ -156,7 +166,7 @@ class PrefillSide:
         assert self._by_layer is not None
         room, page = self.rooms.get(number), self._buffers.layout.page_size
         if room is not None:
-            pages = (slots[::page] // page).cpu().numpy().astype(np.int64)
+            pages = (slots[::page] // page).to(torch.int64)
             self._by_layer.announce(room.announced_pages, room.begin_transfers(), pages, first)
 
     def fail_room(self, number: int, reason: str) -> None:
@@ -165,20 +175,15 @@ class PrefillSide:
         if room is not None:
             room.fail(reason)
 
-    def _runs(self, room: Room, pages: npt.NDArray[np.int64], first: int) -> list[tuple[slice, bool]]:
+    def _runs(self, room: Room, pages: torch.Tensor, first: int) -> list[tuple[slice, bool]]:
         if self._by_layer is not None:
-            return self._by_layer.left_over(room.announced_pages, pages, first)
+            return self._by_layer.left_over(room.announced_pages, pages.numpy(), first)
         return [(slice(0, len(pages)), False)] if len(pages) else []
 
-    def _ready(self, wait_event: Any) -> Callable[[], bool] | None:
+    def _ready(self, *events: Event | None) -> Callable[[], bool] | None:
         """Whether the KV is written and may be read. Nothing is asynchronous without CUDA."""
-        device = self._buffers.device
-        if device.type != "cuda":
-            return None if wait_event is None else wait_event.query
-        events = [torch.cuda.current_stream(device).record_event()]
-        if wait_event is not None:
-            events.append(wait_event)
-        return lambda: all(event.query() for event in events)
+        current = self._buffers.device.current_stream()
+        return all_past(*events, None if current is None else current.record_event())
 
     def _handoff(self, aux_index: int) -> bytes:
         rows = self._common.read_rows(aux_index)
@@ -210,3 +215,8 @@ class PrefillSide:
                 self._common.fail(number, f"{lost}{error}")
             elif all(each.done for each in room.destinations.values()):
                 self._common.succeed(number)
+
+
+def _as_pages(numbers: PageNumbers) -> torch.Tensor:
+    # Those of a tensor may be on their way still: they are not read, nor converted.
+    return numbers if isinstance(numbers, torch.Tensor) else torch.from_numpy(np.asarray(numbers, np.int64))

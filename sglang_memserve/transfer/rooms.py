@@ -8,6 +8,7 @@ from enum import Enum, auto
 
 from mempool.transfer.outgoing import OutgoingTransfer
 from sglang_memserve.transfer import control
+from sglang_memserve.transfer.by_layer import AnnouncedPage
 from sglang_memserve.transfer.refusals import Refusals
 
 MAX_UNCLAIMED = 16384
@@ -69,7 +70,7 @@ class Room:
     number: int
     state: RoomState
     destinations: dict[str, RoomDestination] = field(default_factory=dict)
-    announced_pages: dict[int, int] = field(default_factory=dict)
+    announced_pages: dict[int, AnnouncedPage] = field(default_factory=dict)
     failure: str | None = None
     created_s: float = field(default_factory=time.monotonic)
 

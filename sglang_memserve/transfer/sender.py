@@ -25,6 +25,13 @@ class MemServeKVSender(CommonKVSender):
         if self._room is None:
             self.conclude_state = KVPoll.Failed
 
+    @property
+    def supports_host_tensor_indices(self) -> bool:
+        """Whether SGLang may give page numbers that are on their way to the host. Otherwise its scheduler's
+        thread waits for them, behind a forward.
+        """
+        return bool(self.kv_mgr.prefill.takes_pages_later)
+
     def poll(self) -> Any:
         status = super().poll()
         # Its request stays where it is, and holds nobody else. Once it is being sent, a second request in the

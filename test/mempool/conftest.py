@@ -80,13 +80,13 @@ class Channel:
         self.sender = BlockSender(**(to_sender or {}))
         self.receiver = BlockReceiver(url, encrypt=encrypt, **(to_receiver or {}))
 
-    def begin(self, pages, *, receiver=None, **how):
+    def begin(self, pages, *, receiver=None, after=None, **how):
         """A transfer into `pages`, and the outcomes at the receiver and at the sender."""
         receiver = receiver or self.receiver
         there, here = Outcome(), Outcome()
         pages = torch.tensor(pages, dtype=torch.int64)
         key = receiver.new_key()
-        ticket = receiver.expect(self.target, pages, there.done, there.ended, key=key)
+        ticket = receiver.expect(self.target, pages, there.done, there.ended, after, key)
         transfer = self.sender.open(self.source, receiver.endpoint, ticket, here.ended, key=key, **how)
         return transfer, there, here
 

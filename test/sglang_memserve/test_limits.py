@@ -159,7 +159,7 @@ def test_sglangs_own_pools_are_read_as_sglang_lays_them_out(kind, shape, page_by
     refuse_unsupported_pool(pool, [])
     buffers = paged_buffers(pool)
     assert set(buffers.layout.plane_bytes) == {page_bytes}
-    assert buffers.num_pages == 16
+    assert buffers.num_blocks == 16
     item_lens = pool.get_contiguous_buf_infos()[2]
     refuse_unknown_layout(buffers.layout, item_lens)
     with pytest.raises(Unsupported, match="does not know this KV layout"):

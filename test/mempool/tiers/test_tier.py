@@ -1,14 +1,17 @@
 """Tiers of a size that the user writes, and bytes between them."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
+from mempool import device, host_memory
 from mempool.address import Medium, Owner
 from mempool.layout import BlockLayout
-from mempool.tiers.tier import Tier, copy_blocks, device_buffers, dram_arena
+from mempool.tiers.copies import copy_blocks
+from mempool.tiers.tier import Tier, device_buffers, dram_arena
 
 LAYOUT = BlockLayout(
     kind="mha", dtype="uint8", page_size=4, layers=2, heads=1, k_plane_bytes=256, v_plane_bytes=256
@@ -51,8 +54,18 @@ def test_more_than_this_very_machine_has_is_refused(make):
         make(LAYOUT, "1000000 TiB")
 
 
+def test_a_share_of_memory_is_one_of_what_the_container_allows(free_memory, monkeypatch, tmp_path):
+    free_memory(64 << 10)
+    (tmp_path / "memory.max").write_text(str(20 << 10))
+    (tmp_path / "memory.current").write_text(str(4 << 10))
+    monkeypatch.setattr(device, "available_memory", partial(host_memory.available_memory, tmp_path))
+    assert dram_arena(LAYOUT, "50%").num_blocks == 8
+    with pytest.raises(ValueError, match="but 16 KiB are available"):
+        dram_arena(LAYOUT, "17 blocks")
+
+
 def test_blocks_beyond_the_staging_memory_are_copied_in_parts(monkeypatch):
-    monkeypatch.setattr("mempool.tiers.tier._STAGING_BYTES", 3 * LAYOUT.block_bytes)
+    monkeypatch.setattr("mempool.tiers.copies._STAGING_BYTES", 3 * LAYOUT.block_bytes)
     source = Tier.of(Owner("a", 1, Medium.HBM), device_buffers(LAYOUT, 8))
     target = Tier.of(Owner("a", 1, Medium.DRAM), dram_arena(LAYOUT, 8))
     data = torch.randint(0, 256, (8, LAYOUT.block_bytes), dtype=torch.uint8)

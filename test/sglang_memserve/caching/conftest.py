@@ -25,10 +25,13 @@ PLAIN = Namespace(None, None)
 
 
 class Instance:
-    """A tree over a pool of `pages`, and an agent. `core`: rust or python. `events`: SGLang's own."""
+    """A tree over a pool of `pages`, and an agent. `core`: rust or python. `events`: SGLang's own.
+    `device`: what the pool is on, where it is not the CPU; forwards run on its stream `forward_stream`.
+    """
 
     def __init__(self, name, role, *, pages=32, core="rust", dram="64 blocks", writes_back=True, decode=None,
-                 events=False, max_bandwidth=0, ports=()):  # fmt: skip
+                 events=False, max_bandwidth=0, ports=(), device=None, forward_stream=None):  # fmt: skip
+        self.device = device
         self.pages = pages
         self.planes = [torch.zeros((pages + 1) * PAGE, HEADS, DIM) for _ in range(2 * LAYERS)]
         self.allocator = PagedTokenToKVPoolAllocator(
@@ -56,7 +59,11 @@ class Instance:
             **dict(ports),
         )
         buffers = (self.buffers(), self.buffers())
-        self.agent = CachingAgent(config, tree=self.tree, buffers=buffers, decode=decode)
+        if device is not None:
+            self.allocator.alloc = lambda count, alloc=self.allocator.alloc: device.own(alloc(count))
+        self.agent = CachingAgent(
+            config, tree=self.tree, buffers=buffers, forward_stream=forward_stream, decode=decode
+        )
 
     def buffers(self):
         plane = PAGE * HEADS * DIM * 4
@@ -64,7 +71,7 @@ class Instance:
             kind="mha", dtype="float32", page_size=PAGE, layers=LAYERS, heads=HEADS,
             k_plane_bytes=plane, v_plane_bytes=plane,
         )  # fmt: skip
-        return PagedBuffers(self.planes, layout)
+        return PagedBuffers(self.planes, layout, self.device)
 
     def compute(self, tokens, namespace=PLAIN):
         """As a forward would: KV of all the tokens, whole pages, that says which token it is of."""

@@ -27,7 +27,7 @@ from sglang_memserve.transfer.sender import MemServeKVSender
 PAGE, HEADS, DIM, LAYERS, PAGES = 4, 2, 8, 3, 32
 
 
-def make_buffers(seed: int | None, heads: int = HEADS) -> PagedBuffers:
+def make_buffers(seed: int | None, heads: int = HEADS, device=None) -> PagedBuffers:
     generator = torch.Generator().manual_seed(seed or 0)
     planes = [
         torch.zeros(PAGES * PAGE, heads, DIM)
@@ -40,7 +40,7 @@ def make_buffers(seed: int | None, heads: int = HEADS) -> PagedBuffers:
         kind="mha", dtype="float32", page_size=PAGE, layers=LAYERS, heads=heads,
         k_plane_bytes=plane_bytes, v_plane_bytes=plane_bytes,
     )  # fmt: skip
-    buffers = PagedBuffers(planes, layout)
+    buffers = PagedBuffers(planes, layout, device)
     buffers.engine_planes = planes
     return buffers
 
@@ -98,11 +98,20 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context, access=LOOPBACK
 
 
 class Split:
-    """`how`: keyword arguments of `PrefillSide`, for the source's buffers; `to_decode`: of `DecodeSide`."""
+    """`how`: keyword arguments of `PrefillSide`, for the source's buffers; `to_decode`: of `DecodeSide`.
+    `device`: what both sides' pools are on, where it is not the CPU.
+    """
 
-    def __init__(self, decode_heads: int = HEADS, how=lambda source: {}, to_decode=(), access=LOOPBACK_ONLY):
+    def __init__(
+        self,
+        decode_heads: int = HEADS,
+        how=lambda source: {},
+        to_decode=(),
+        access=LOOPBACK_ONLY,
+        device=None,
+    ):
         self.context = zmq.Context()
-        self.source, self.target = make_buffers(1), make_buffers(None, decode_heads)
+        self.source, self.target = make_buffers(1, device=device), make_buffers(None, decode_heads, device)
         self.p = make_manager(DisaggregationMode.PREFILL, self.context, access)
         self.d = make_manager(DisaggregationMode.DECODE, self.context, access)
         self.authenticator = open_rank_socket(self.p, 0, access)

@@ -30,7 +30,7 @@ def by_layer(make_split):
 
     def how(source):
         pools.append(Pool(source))
-        by_layer = ByLayer(pools[0], torch.device("cpu"), source.layout.layers)
+        by_layer = ByLayer(pools[0], source.device, source.layout.layers)
         return {"mode": TransferMode.BY_LAYER, "by_layer": by_layer}
 
     pools = []

@@ -205,8 +205,9 @@ def test_what_was_evicted_after_it_came_from_dram_was_computed(three, tools):
 def test_a_request_that_was_scheduled_at_its_deadline_did_not_go_away():
     """The source may still be sending then."""
     start = SimpleNamespace(fetch=lambda *given, **how: Future())
+    local = SimpleNamespace(layout=SimpleNamespace(page_size=4))
     counts = Counters()
-    fetches = Fetches(SimpleNamespace(start=start), lambda: None, counts)
+    fetches = Fetches(SimpleNamespace(start=start, local=local), lambda: None, counts)
     fetches.start(ROOM, FetchHint("p1", deadline_ms=1), np.array(TOKENS, dtype=np.int32), "", 0)
     while fetches.waits(ROOM):
         time.sleep(0.001)

@@ -233,11 +233,12 @@ def test_a_part_that_is_not_as_asked_is_refused(three, wrong):
 
 
 def test_closing_ends_it_and_leaves_nothing(world):
-    a, b = world.lonely("a"), world.pool("b")
+    a, b = world.lonely("a"), world.pool("b", "stream")
     b.published(tokens(4))
     a.introduce(b.info)
     go_on = stand_still(b)
     coming = a.start.fetch([FetchSource("b")], tokens(4), timeout_s=60)
+    assert not coming.done()
     a.close()
     with pytest.raises(PeerDied, match="stops"):
         coming.result(10)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_blocks import HBM, tokens
+from waiting import until
 
 from mempool.errors import PeerDied, Refused, TransferError
 from mempool.flags import TransferFlags
@@ -62,9 +63,6 @@ def test_a_target_that_fails_leaves_the_request_where_it_was(world):
     own, data = a.filled(3)
     with pytest.raises(Refused):
         a.transfer("b", own, flags=MOVE)
-    a._cluster.forget("b", None)
-    with pytest.raises(PeerDied):
-        a.transfer("b", own, flags=MOVE)
     assert b.lacks_nothing(HBM)
     assert a.used(HBM) == (13, 3, 0)
     assert torch.equal(a.stored(own), data)
@@ -72,3 +70,22 @@ def test_a_target_that_fails_leaves_the_request_where_it_was(world):
     assert torch.equal(c.stored(taken[0].addresses), data)
     c.free_mem(taken[0].addresses)
     assert a.lacks_nothing(HBM)
+
+
+def test_a_target_that_dies_amid_the_move_leaves_it_too(world, slow_pair):
+    a, b, slow = slow_pair
+    taken = []
+    c = world.pool("c", on_received=taken.append)
+    own, data = a.filled(4)
+    moving = a.start.transfer("b", own, flags=TransferFlags(move=True), timeout_s=60)
+    assert slow.entered.wait(20)
+    a._cluster.forget("b", None)
+    with pytest.raises(PeerDied):
+        moving.result(20)
+    assert torch.equal(a.stored(own), data)
+    a.transfer("c", own, flags=MOVE)
+    assert torch.equal(c.stored(taken[0].addresses), data)
+    assert a.lacks_nothing(HBM)
+    slow.open.set()
+    until(lambda: b.lacks_nothing())
+    c.free_mem(taken[0].addresses)

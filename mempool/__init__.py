@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mempool.results import MatchResult as MatchResult
     from mempool.results import TransferResult as TransferResult
     from mempool.sockets import SocketLimits as SocketLimits
+    from mempool.sources import FetchSource as FetchSource
     from mempool.store import BlockSource as BlockSource
     from mempool.store import BlockStore as BlockStore
     from mempool.tiers.tier import device_buffers as device_buffers
@@ -81,6 +82,7 @@ else:
         "mempool.pool": ("MemPool",),
         "mempool.results": ("BlockCounts", "MatchResult", "TransferResult"),
         "mempool.sockets": ("SocketLimits",),
+        "mempool.sources": ("FetchSource",),
         "mempool.store": ("BlockSource", "BlockStore"),
         "mempool.tiers.tier": ("device_buffers", "dram_arena"),
         "mempool.transports.registry": ("Transports",),

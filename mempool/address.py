@@ -113,3 +113,14 @@ def merged(parts: Sequence[Addresses]) -> list[Addresses]:
         else Addresses(group[0].owner, np.concatenate([part.blocks for part in group]))
         for group in groups
     ]
+
+
+def after(parts: Sequence[Addresses], count: int) -> list[Addresses]:
+    """The same blocks without the first `count`."""
+    rest: list[Addresses] = []
+    for part in parts:
+        skipped = min(count, len(part))
+        count -= skipped
+        if skipped < len(part):
+            rest.append(part[skipped:])
+    return rest

@@ -17,6 +17,7 @@ from mempool.remote.messages import Allocated, AllocMem, ControlReply, Done, Fre
 from mempool.remote.requests import RequestQueue, settle
 from mempool.remote.sending import Sending
 from mempool.results import MatchResult, TransferResult
+from mempool.sources import FetchSource
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ class FutureCalls:
 
     def fetch(
         self,
-        instance: str,
+        source: str | Sequence[FetchSource],
         tokens: Tokens,
         *,
         namespace: str = "",
@@ -125,7 +126,10 @@ class FutureCalls:
         from_engine: bool = False,
     ) -> Future[int]:
         try:
-            return self._fetching.fetch(instance, token_array(tokens), namespace, timeout_s, from_engine)
+            wanted = token_array(tokens)
+            if isinstance(source, str):
+                return self._fetching.fetch(source, wanted, namespace, timeout_s, from_engine)
+            return self._fetching.fetch_parts(source, wanted, namespace, timeout_s, from_engine)
         except (MemPoolError, ValueError) as error:
             return _failed(error)
 

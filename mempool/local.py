@@ -160,7 +160,7 @@ class LocalPool:
                         self._add_copy(source, holding, rest[: len(holding.addresses)])
                         rest = rest[len(holding.addresses) :]
             except BaseException:
-                self._give_back(rest)
+                self.give_back(rest)
                 raise
             return copies
         finally:
@@ -209,6 +209,12 @@ class LocalPool:
                 self._unpublish(allocator.still_historical(part))
                 self._free_active(part)
 
+    def give_back(self, addresses: Addresses) -> None:
+        """Frees the active blocks of a failed call, unless the incarnation they belong to has ended."""
+        with self.lock:
+            if addresses.owner.incarnation == self.incarnation:
+                self.tier(addresses.medium).allocator.free(addresses)
+
     def expire(self) -> None:
         """Ends the leases whose deadline has passed."""
         with self.lock:
@@ -245,7 +251,7 @@ class LocalPool:
         finally:
             with self.lock:
                 if copy is not None:
-                    self._give_back(copy)
+                    self.give_back(copy)
                 hbm.allocator.unpin(victim.addresses)
         return len(victim.addresses) if done else 0
 
@@ -293,12 +299,6 @@ class LocalPool:
         with self.lock:
             allocator = self.tier(addresses.medium).allocator
             allocator.free(allocator.still_active(addresses))
-
-    def _give_back(self, addresses: Addresses) -> None:
-        """Frees the blocks of a failed call, unless the incarnation they belong to has ended."""
-        with self.lock:
-            if addresses.owner.incarnation == self.incarnation:
-                self.tier(addresses.medium).allocator.free(addresses)
 
     def _end_keeping(self, keeping: object) -> None:
         with self.lock:

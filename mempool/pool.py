@@ -18,7 +18,8 @@ from mempool.membership.messages import InstanceInfo, new_incarnation
 from mempool.peers import PeerDirectory
 from mempool.remote.exchange import PeerExchange
 from mempool.results import BlockCounts, MatchResult, TransferResult
-from mempool.store import BlockStore, require_sendable
+from mempool.sources import FetchSource
+from mempool.store import BlockStore, require_servable
 from mempool.tiers.tier import Tier
 from mempool.transports.registry import Transports
 
@@ -62,7 +63,7 @@ class MemPool:
             MemPoolError: A URL cannot be listened at, or a store cannot be served.
             ValueError: A name or a digest of the configuration is out of bounds.
         """
-        _require_servable(stores, engine)
+        require_servable(stores, engine_owns_hbm=engine is not None)
         access, incarnation = replace(config.access, name=config.instance), new_incarnation()
         self._peers = PeerDirectory()
         self.local = LocalPool(
@@ -344,35 +345,37 @@ class MemPool:
 
     def fetch(
         self,
-        instance: str,
+        source: str | Sequence[FetchSource],
         tokens: Tokens,
         *,
         namespace: str = "",
         timeout_s: float = 30.0,
         from_engine: bool = False,
     ) -> int:
-        """Fetches published KV of another instance to this instance's DRAM, and publishes it here.
+        """Fetches published KV of other instances to this instance's DRAM, and publishes it here.
 
-        Blocks that are here already are not sent. It returns once all blocks are here.
+        Blocks that are here already are not sent. It returns once all blocks are here. Several sources send a
+        part each. Where a part is lost, those before it are kept, and those behind it are freed.
 
         Args:
-            instance: The instance that has the KV, in any of its media.
+            source: The instance that has the KV, in any of its media; or up to 8 that have it.
             tokens: Token ids, `[n]`.
             namespace: As for `insert`.
             timeout_s: How long the fetch may take, in seconds.
-            from_engine: Asks the engine of that instance to publish what only its HBM has, and waits for it.
+            from_engine: Asks the source's engine to publish what only its HBM has, and waits for it.
 
         Returns:
-            How many blocks of the tokens, from the first on, the other instance had.
+            How many blocks of the tokens, from the first on, the source had; of several: are here in the end.
 
         Raises:
-            PeerDied: The other instance is unknown, silent or dead.
-            Refused: The other instance does not know this one.
+            PeerDied: The source is unknown, silent or dead. Of several, this and the next: no part came.
+            Refused: The source does not know this instance.
             OutOfBlocks: There is no room for the blocks.
             DeadlinePassed: The blocks did not arrive in time.
+            ValueError: Sources are too many, none, or named twice.
         """
         return self.start.fetch(
-            instance, tokens, namespace=namespace, timeout_s=timeout_s, from_engine=from_engine
+            source, tokens, namespace=namespace, timeout_s=timeout_s, from_engine=from_engine
         ).result()
 
     def counts(self, medium: Medium) -> BlockCounts:
@@ -387,14 +390,8 @@ class MemPool:
         """Numbers by name: what is under way now, and sums since the start.
 
         Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`. Sums: `bytes_sent`, `messages_sent`,
-        `fabric_fallbacks`, `bytes_received`, `bad_frames`, `refused_connections` (strangers'),
+        `fabric_fallbacks`, `bytes_received`, `bad_frames`, `lost_parts` (of fetches),
+        `refused_connections` (strangers'),
         `peer_refusals` (over quota, false names), `errors` (all logged).
         """
         return {**self._exchange.counters(), "leases": self.local.index.leases}
-
-
-def _require_servable(stores: Mapping[Medium, BlockStore], engine: EngineHbm | None) -> None:
-    for store in stores.values():
-        require_sendable(store.layout)
-    if engine is not None and set(stores) != {Medium.DRAM}:
-        raise MemPoolError("an engine that owns its HBM needs a DRAM store, and no other")

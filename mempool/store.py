@@ -1,11 +1,12 @@
 """Stores: where the bytes of blocks are. The block channel reads from them and writes to them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 
 from mempool import wire
+from mempool.address import Medium
 from mempool.device import Event
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
@@ -59,3 +60,11 @@ def require_sendable(layout: BlockLayout) -> None:
     largest = max(layout.plane_bytes)
     if largest > wire.MAX_PIECE_BYTES:
         raise MemPoolError(f"planes of {largest} bytes, a message carries at most {wire.MAX_PIECE_BYTES}")
+
+
+def require_servable(stores: Mapping[Medium, BlockStore], *, engine_owns_hbm: bool) -> None:
+    """Raises MemPoolError for stores that a pool cannot serve."""
+    for store in stores.values():
+        require_sendable(store.layout)
+    if engine_owns_hbm and set(stores) != {Medium.DRAM}:
+        raise MemPoolError("an engine that owns its HBM needs a DRAM store, and no other")

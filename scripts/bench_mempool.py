@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What do the MemPool's allocator, index and transfers cost, against those that do the same?
 
-Five parts, each with its peer in the same run and in turn with it:
+Six parts, each with its peer in the same run and in turn with it:
 - allocation: alloc and free in batches of 1,000, a million blocks, half of them free, by chance: a hundred
   batches are taken, then the hundred that were held longest freed. The paper says 800 ns a block.
 - index: match, and insert of new sequences, of 4,096 tokens at page 16, in indexes of 10K, 100K and 1M
@@ -15,13 +15,17 @@ Five parts, each with its peer in the same run and in turn with it:
   over its own streams, over shared memory (against the streams: speed, and CPU seconds of both processes for
   a GB) and, without a bar, over ZeroMQ;
   one socket with sendall and recv_into a block; Mooncake's TransferEngine (scripts/setup_peers.sh) with its
-  defaults, 1,024 blocks a batch as its queue takes no more. Every byte is checked to have landed.
+  defaults, 1,024 blocks a batch as its queue takes no more; and, without a bar, torch.distributed: a group of
+  two ranks, a message a block, 32 under way, over gloo (NCCL, from GPU to GPU, where there are two of them).
+  Every byte is checked to have landed.
 - fairness: 64 KiB transfers, one after the other, while 1 GB flows to the same receiver, of the same sender
   or of another; and while nothing else flows.
 - modes: the paper's figure. Messages and seconds for the KV of 512 to 8,192 tokens of Llama-2-13B at TP2 (40
   layers, 20 heads of 128, bfloat16, page 16): by-layer and by-request out of an engine's buffers, aggregated
   out of aggregated blocks, and aggregated ones gathered out of an engine's buffers on the way. Nothing is
   computed meanwhile, which is what by-layer is for. --plot draws it.
+- parts: a prefix of 128 MiB that three instances have, fetched from one of them and from all three at once,
+  each link bounded to 100 MB/s by the kernel's pacing.
 
 Figures are medians of the rounds with lowest and highest; ratios are of one round's pair.
 """
@@ -36,7 +40,7 @@ from typing import Any
 
 from benchmark import command
 from benchmark.bars import conclude
-from benchmark.mempool import allocation, fairness, index, modes, throughput
+from benchmark.mempool import allocation, fairness, index, modes, parts, throughput
 from benchmark.mempool.plan import MeasurementPlan, say
 from sglang_memserve.bench.chart import FORMATS, require_matplotlib
 from sglang_memserve.bench.figures import Rounds
@@ -50,6 +54,7 @@ PARTS = {
     "throughput": throughput,
     "fairness": fairness,
     "modes": modes,
+    "parts": parts,
 }
 
 

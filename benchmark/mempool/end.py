@@ -29,6 +29,18 @@ def _mooncake(**options: Any) -> object:
     return MooncakeEnd(**options)
 
 
+def _distributed(**options: Any) -> object:
+    from benchmark.mempool.dist_end import DistributedEnd
+
+    return DistributedEnd(**options)
+
+
+def _pool(**options: Any) -> object:
+    from benchmark.mempool.pool_end import PoolEnd
+
+    return PoolEnd(**options)
+
+
 def _index(**options: Any) -> object:
     from benchmark.mempool.index_end import IndexEnd
 
@@ -40,6 +52,8 @@ KINDS: dict[str, Callable[..., object]] = {
     "channel": _channel,
     "socket": _socket,
     "mooncake": _mooncake,
+    "distributed": _distributed,
+    "pool": _pool,
     "index": _index,
 }
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from benchmark.bars import Bar, at_least, at_most
 from benchmark.mempool import mooncake_end
@@ -13,6 +13,9 @@ from sglang_memserve.bench.figures import Rounds
 
 OURS, SHARED, ZEROMQ = "memserve", "memserve, shared memory", "memserve, ZeroMQ"
 SOCKET, MOONCAKE = "raw socket", "Mooncake TCP"
+DISTRIBUTED = "torch.distributed"
+# Both ranks are here, and a name that a host has for itself may lead nowhere.
+_DISTRIBUTED_ENV = {"GLOO_SOCKET_IFNAME": "lo"}
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = {"64 KiB": 64 * KIB, "1 MiB": MIB, "8 MiB": 8 * MIB}
 # Beyond the processor's caches.
@@ -29,6 +32,8 @@ class ArenaPair(Protocol):
     """A sender and a receiver, each a process of its own."""
 
     name: str
+    # Without one that is not, the rest is measured.
+    required: ClassVar[bool]
 
     def fill(self, stamp: int) -> None:
         """What the sender's arena is to hold, all of it."""
@@ -44,6 +49,8 @@ class ArenaPair(Protocol):
 
 
 class _ArenaPairEnds:
+    required: ClassVar[bool] = True
+
     def __init__(self, sender: Far, receiver: Far) -> None:
         self.sender, self.receiver = sender, receiver
 
@@ -88,6 +95,7 @@ class SocketPair(_ArenaPairEnds):
 
 class MooncakePair(_ArenaPairEnds):
     name = MOONCAKE
+    required = False
 
     def __init__(self, sender: Far, receiver: Far) -> None:
         super().__init__(sender, receiver)
@@ -95,6 +103,24 @@ class MooncakePair(_ArenaPairEnds):
 
     def seconds(self, blocks: int) -> float:
         return float(self.sender.ask("send", name=self._where, address=self._address, blocks=blocks))
+
+
+class DistributedPair(_ArenaPairEnds):
+    required = False
+
+    def __init__(self, sender: Far, receiver: Far) -> None:
+        super().__init__(sender, receiver)
+        self.name = f"{DISTRIBUTED}, {receiver.ask('backend')}"
+        port = receiver.ask("listen")
+        receiver.begin("join", port=port)
+        sender.ask("join", port=port)
+        receiver.answer()
+
+    def seconds(self, blocks: int) -> float:
+        self.receiver.begin("receive", blocks=blocks)
+        seconds = float(self.sender.ask("send", blocks=blocks))
+        self.receiver.answer()
+        return seconds
 
 
 def layout(block_bytes: int) -> dict[str, Any]:
@@ -123,7 +149,7 @@ def workload(size: str) -> str:
 
 @contextlib.contextmanager
 def pairs(plan: MeasurementPlan, size: str, skipped: list[str]) -> Iterator[list[ArenaPair]]:
-    """All pairs that can be started. `skipped` gets a line about Mooncake where it cannot."""
+    """All pairs that can be started. `skipped` gets a line about a peer that cannot."""
     block_bytes = SIZES[size]
     blocks = ARENA_BYTES // block_bytes
     plain = {"block_bytes": block_bytes, "blocks": blocks}
@@ -138,6 +164,14 @@ def pairs(plan: MeasurementPlan, size: str, skipped: list[str]) -> Iterator[list
         queued = far("channel", "zmq sender", **shape), far("channel", "zmq receiver", **shape)
         raw = far("socket", "raw sender", **plain), far("socket", "raw receiver", **plain)
         found: list[ArenaPair] = []
+        group = [
+            far("distributed", f"distributed {role}", env=_DISTRIBUTED_ENV, **plain)
+            for role in ("sender", "receiver")
+        ]
+        try:
+            found.append(DistributedPair(*group))
+        except FarError as error:
+            skipped.append(f"{DISTRIBUTED}, blocks of {size}: {error}")
         if plan.peers is not None:
             env = plan.peers.env() | mooncake_end.ENV
             peer = [far("mooncake", f"mooncake {role}", env=env, **plain) for role in ("sender", "receiver")]
@@ -197,10 +231,10 @@ def measure_size(rounds: Rounds, plan: MeasurementPlan, size: str) -> list[str]:
                     speeds[pair.name].append(speed)
                     cpu[pair.name] += [] if used is None else [used]
                 except FarError as error:
-                    if pair.name != MOONCAKE:
+                    if pair.required:
                         raise
                     del speeds[pair.name]
-                    skipped.append(f"{MOONCAKE}, blocks of {size}: {error}")
+                    skipped.append(f"{pair.name}, blocks of {size}: {error}")
     for arm, values in speeds.items():
         for ours, value in zip(speeds[OURS], values, strict=True):
             rounds.note(workload(size), arm, gb_per_s=value)

@@ -105,6 +105,7 @@ class PeerExchange:
             "outgoing": self.sending.outgoing,
             "fetching": self.fetching.pending,
             "held_blocks": self.serving.held_blocks,
+            "lost_parts": self.fetching.lost_parts,
             "peer_refusals": self._ledger.refusals + self._control.impostors,
             "bytes_sent": self._sender.bytes_sent,
             "messages_sent": self._sender.messages_sent,

@@ -1,38 +1,55 @@
-"""Fetches of KV that another instance has published: match there, `transfer_with_insert` to here."""
+"""Fetches of KV that other instances have published: match there, a transfer to here, published here."""
 
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
 
-from mempool.address import Addresses, BlockNumbers
+from mempool.address import Addresses, BlockNumbers, Medium, after
 from mempool.engine import PublishRequest, ReceivedBlocks
 from mempool.errors import DeadlinePassed, MemPoolError, PeerDied, Refused, TransferError
 from mempool.flags import TransferFlags
 from mempool.local import LocalPool
+from mempool.membership.messages import InstanceInfo
 from mempool.peers import PeerDirectory
 from mempool.remote import messages
 from mempool.remote.ledger import PeerLedger
-from mempool.remote.messages import Call, ControlReply, Done, FetchEnded, FetchReply, FetchRequest
+from mempool.remote.messages import (
+    Call,
+    Caller,
+    ControlReply,
+    Done,
+    FetchEnded,
+    FetchReply,
+    FetchRequest,
+    Offer,
+)
+from mempool.remote.parted_fetch import PartedFetch
 from mempool.remote.requests import RequestQueue, settle
 from mempool.remote.sending import Sending
 from mempool.results import MatchResult, TransferResult
+from mempool.sources import FetchSource, parts_of, require_sources
 
 
 class _PendingFetch(NamedTuple):
+    """Ends `result`, unless it is the part of the `whole`."""
+
     instance: str
     incarnation: int
     deadline: float
     result: Future[int]
+    whole: PartedFetch | None = None
+    blocks: int = 0
 
 
 class Fetching:
     """Asks other instances for KV, and answers those that ask this one.
 
-    `fetch` may be called from any thread. `on_publish_request` is called on the control thread.
+    `fetch` and `fetch_parts` may be called from any thread. `on_publish_request` is called on the control
+    thread. `lost_parts` counts those that failed.
     """
 
     def __init__(
@@ -50,13 +67,14 @@ class Fetching:
         self._requests = requests
         self._sending = sending
         self._ledger = ledger
+        self.lost_parts = 0
         self._lock = threading.Lock()
         self._pending: dict[bytes, _PendingFetch] = {}
         self._closed_by: TransferError | None = None
 
     @property
     def pending(self) -> int:
-        """Fetches that have not ended."""
+        """Fetches, and parts of fetches, that have not ended."""
         return len(self._pending)
 
     def fetch(
@@ -68,22 +86,103 @@ class Fetching:
         messages.require_fit(request)
         peer = self._peers.get(instance)
         result: Future[int] = Future()
-        with self._lock:
-            self._pending[cookie] = _PendingFetch(
-                instance, peer.incarnation, time.monotonic() + timeout_s, result
+        deadline = time.monotonic() + timeout_s
+        self._await(cookie, _PendingFetch(instance, peer.incarnation, deadline, result))
+        self._ask(peer, request, timeout_s)
+        return result
+
+    def fetch_parts(
+        self,
+        sources: Sequence[FetchSource],
+        tokens: BlockNumbers,
+        namespace: str,
+        timeout_s: float,
+        from_engine: bool = False,
+    ) -> Future[int]:
+        """As `MemPool.fetch` from several sources. Raises PeerDied, ValueError."""
+        require_sources(sources)
+        cookie, deadline = secrets.token_bytes(16), time.monotonic() + timeout_s
+        # No part has more tokens than this.
+        messages.require_fit(FetchRequest(messages.pack(tokens), namespace, cookie, from_engine, 0))
+        peers = self._alive(sources)
+        alive = [source for source in sources if source.instance in peers]
+        page = self._local.layout.page_size
+        head = self._local.match(tokens, namespace, lease_s=timeout_s)
+        cut = parts_of(alive, head.blocks, len(tokens) // page)
+        parts = {secrets.token_bytes(16): part for part in cut}
+        whole = PartedFetch(self._local, tokens, namespace, parts, head, deadline)
+        for cookie, part in parts.items():
+            incarnation, blocks = peers[part.instance].incarnation, part.stop - part.first
+            self._await(
+                cookie, _PendingFetch(part.instance, incarnation, deadline, whole.result, whole, blocks)
             )
+        for cookie, part in parts.items():
+            wanted = messages.pack(tokens[: part.stop * page])
+            request = FetchRequest(wanted, namespace, cookie, from_engine, part.first)
+            self._ask(peers[part.instance], request, timeout_s)
+        return whole.result
+
+    def _alive(self, sources: Sequence[FetchSource]) -> dict[str, InstanceInfo]:
+        """Those of the sources that are there, by name. Raises PeerDied where none is."""
+        peers: dict[str, InstanceInfo] = {}
+        died: PeerDied | None = None
+        for source in sources:
+            try:
+                peers[source.instance] = self._peers.get(source.instance)
+            except PeerDied as error:
+                died = died or error
+        if died is not None and not peers:
+            raise died
+        return peers
+
+    def _await(self, cookie: bytes, pending: _PendingFetch) -> None:
+        with self._lock:
+            self._pending[cookie] = pending
         if self._closed_by is not None:
             self._end(cookie, self._closed_by)
-            return result
-        reply = self._requests.send(peer.control, request, timeout_s)
-        reply.add_done_callback(lambda reply: self._answered(instance, cookie, reply))
-        return result
+
+    def _ask(self, peer: InstanceInfo, request: FetchRequest, timeout_s: float) -> None:
+        if request.cookie in self._pending:
+            reply = self._requests.send(peer.control, request, timeout_s)
+            reply.add_done_callback(lambda reply: self._answered(peer.instance, request.cookie, reply))
 
     def received(self, received: ReceivedBlocks) -> bool:
         """Whether these blocks end a fetch of this instance. On the receiver's thread."""
         if received.tokens is None:
             return False
         return self._end(received.private, len(received.tokens) // self._local.layout.page_size)
+
+    def expects(self, cookie: bytes) -> bool:
+        """Whether the part of that cookie is still of use."""
+        return cookie in self._pending
+
+    def require_part(self, caller: Caller, offer: Offer) -> None:
+        """Raises Refused for the offer of a part that nobody here waits for."""
+        pending = self._pending.get(offer.fetch or b"")
+        if pending is None or Caller(pending.instance, pending.incarnation) != caller:
+            raise Refused(caller.instance, "no fetch of this instance has that part, or has it any more")
+        if (
+            not 0 < offer.count <= pending.blocks
+            or offer.medium is not Medium.DRAM
+            or offer.blocks is not None
+        ):
+            raise Refused(
+                caller.instance, f"{offer.count} blocks for a part of {pending.blocks}, which goes to DRAM"
+            )
+
+    def part_landed(self, cookie: bytes, addresses: Addresses) -> None:
+        """The blocks of a part, active. They are the fetch's from now on. On the receiver's thread."""
+        with self._lock:
+            pending = self._pending.pop(cookie, None)
+        if pending is None or pending.whole is None:
+            self._local.give_back(addresses)
+            return
+        pending.whole.landed(cookie, addresses)
+        self._forget_unwanted(pending.whole)
+
+    def part_lost(self, cookie: bytes, error: MemPoolError) -> None:
+        """Its transfer has failed. Not under the pool's lock: callbacks of the fetch may run."""
+        self._end(cookie, error)
 
     def answer(self, call: Call, request: FetchRequest | FetchEnded) -> FetchReply | Done:
         """On the control thread. Raises MemPoolError, ValueError."""
@@ -130,15 +229,25 @@ class Fetching:
         with self._local.lock:
             self._ledger.require_transfer(peer.instance)
         found = self._local.match(tokens, fetch.namespace, lease_s=timeout_s)
-        source = self._of_this_instance(found)
+        whole = self._of_this_instance(found)
+        source = after(whole, fetch.first or 0)
         blocks = sum(map(len, source))
         if not blocks:
             found.release()
             return 0
-        whole = tokens[: blocks * self._local.layout.page_size]
+        is_part = fetch.first is not None
+        published = tokens[: sum(map(len, whole)) * self._local.layout.page_size]
         try:
             sent = self._sending.transfer(
-                peer, source, None, TransferFlags(), fetch.cookie, whole, fetch.namespace, timeout_s
+                peer,
+                source,
+                None,
+                TransferFlags(),
+                fetch.cookie,
+                None if is_part else published,
+                fetch.namespace,
+                timeout_s,
+                fetch=fetch.cookie if is_part else None,
             )
         except (MemPoolError, ValueError):
             found.release()
@@ -180,8 +289,20 @@ class Fetching:
             pending = self._pending.pop(cookie, None)
         if pending is None:
             return False
-        settle(pending.result, outcome)
+        if pending.whole is None:
+            settle(pending.result, outcome)
+            return True
+        error = outcome if isinstance(outcome, MemPoolError) else None
+        self.lost_parts += error is not None
+        pending.whole.lost(cookie, error)
+        self._forget_unwanted(pending.whole)
         return True
+
+    def _forget_unwanted(self, whole: PartedFetch) -> None:
+        unwanted = whole.unwanted
+        with self._lock:
+            for cookie in unwanted:
+                self._pending.pop(cookie, None)
 
     def _of_this_instance(self, found: MatchResult) -> list[Addresses]:
         """The blocks up to the first that only another instance has."""

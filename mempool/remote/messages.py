@@ -52,7 +52,8 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
     """`blocks`: the destination, blocks that `AllocMem` gave; None: the owner allocates.
 
     `tokens`: int32; with them the owner publishes the blocks, which are the last ones of these tokens, and
-    keeps them for `pin_s` at least. `digest`: `namespace_digest` of what the sender's blocks mean.
+    keeps them for `pin_s` at least. `digest`: `namespace_digest` of what the sender's blocks mean. `fetch`:
+    the cookie of the part of a fetch that this is; the owner knows its tokens, and finds it a place in DRAM.
     """
 
     layout: BlockLayout
@@ -64,19 +65,22 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
     pin_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_TIMEOUT_S)] = 0.0
     tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)] | None = None
     digest: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
+    fetch: Cookie | None = None
 
 
 class FetchRequest(msgspec.Struct, tag="fetch", frozen=True):
     """`cookie` comes with the blocks as the `private` of their transfer. `tokens`: int32.
 
     `from_engine`: it is worth the wait until an engine that owns its HBM has been asked for those of the
-    tokens that only its HBM has.
+    tokens that only its HBM has. `first`: this is a part of a fetch, the blocks from that one on; those
+    before it come from elsewhere. None: all blocks of the tokens are wanted.
     """
 
     tokens: Annotated[bytes, msgspec.Meta(max_length=MAX_BYTES)]
     namespace: Name
     cookie: Cookie
     from_engine: bool = False
+    first: Unsigned | None = None
 
 
 class FetchEnded(msgspec.Struct, tag="fetch ends", frozen=True):
@@ -86,7 +90,7 @@ class FetchEnded(msgspec.Struct, tag="fetch ends", frozen=True):
 
 
 class FetchReply(msgspec.Struct, tag="comes", frozen=True):
-    """So many blocks of the tokens, those from the first on, are published at the owner, and are sent.
+    """So many blocks of the tokens, from the first that is wanted on, are published at the owner, and sent.
 
     `later`: the owner's engine is asked first; there may be more then, or none.
     """

@@ -71,9 +71,11 @@ class Sending:
         tokens: BlockNumbers | None,
         namespace: str,
         timeout_s: float,
+        *,
+        fetch: bytes | None = None,
     ) -> Future[TransferResult]:
         """As `MemPool.transfer`. Raises BadAddress, StaleAddress for blocks that are not this instance's,
-        and ValueError for what no message carries.
+        and ValueError for what no message carries. `fetch`: as in `Offer`.
         """
         messages.require_pin(flags.pin_s, tokens is not None)
         outgoing = _Outgoing(peer, source, target, flags, private)
@@ -87,6 +89,7 @@ class Sending:
             pin_s=flags.pin_s,
             tokens=None if tokens is None else messages.pack(tokens),
             digest=self._namespace,
+            fetch=fetch,
         )
         messages.require_fit(offer, private)
         with self._local.lock:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mempool.address import Addresses, Medium
 from mempool.engine import EngineHbm, ReceivedBlocks
-from mempool.errors import BadAddress, MemPoolError, Refused
+from mempool.errors import BadAddress, MemPoolError, Refused, TransferError
 from mempool.local import LocalPool
 from mempool.remote import messages
 from mempool.remote.fetching import Fetching
@@ -96,9 +96,17 @@ class Serving:
             )
 
     def expire(self) -> None:
-        """Gives up transfers that did not arrive by their deadline, and blocks whose lease has ended."""
+        """Gives up transfers that did not arrive by their deadline, parts that are of no use any more, and
+        blocks whose lease has ended.
+        """
         now = time.monotonic()
-        self._withdraw([ticket for ticket, each in list(self._incoming.items()) if each.deadline < now])
+        self._withdraw(
+            [
+                ticket
+                for ticket, each in list(self._incoming.items())
+                if each.deadline < now or self._is_unwanted_part(each.offer)
+            ]
+        )
         with self._local.lock:
             self._pins.expire()
             self._free_held(self._held.take_overdue())
@@ -147,6 +155,8 @@ class Serving:
         return Done()
 
     def _admit(self, call: Call, offer: Offer) -> Admitted:
+        if offer.fetch is not None:
+            return self._admit_part(call, offer, offer.fetch)
         self._require_served(call.caller, offer)
         if self._is_for_engine(offer):
             staging = self._local.tier(Medium.DRAM)
@@ -164,6 +174,23 @@ class Serving:
                 head.release()
             raise
         return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, present, key=key)
+
+    def _admit_part(self, call: Call, offer: Offer, cookie: bytes) -> Admitted:
+        self._fetching.require_part(call.caller, offer)
+        try:
+            self._require_served(call.caller, offer)
+            tier = self._local.tier(Medium.DRAM)
+            self._require_room(call.caller, Medium.DRAM, offer.count)
+            addresses = self._local.alloc_mem(offer.count, Medium.DRAM)
+        except MemPoolError as error:
+            # The fetch need not wait for its deadline to hear of it.
+            self._fetching.part_lost(cookie, error)
+            raise
+        ticket, key = self._expect(call, offer, tier, addresses, None)
+        return Admitted(tier.owner.incarnation, messages.pack(addresses.blocks), ticket, 0, key=key)
+
+    def _is_unwanted_part(self, offer: Offer) -> bool:
+        return offer.fetch is not None and not self._fetching.expects(offer.fetch)
 
     def _require_served(self, caller: Caller, offer: Offer) -> None:
         """Raises LayoutMismatch, Refused."""
@@ -194,7 +221,7 @@ class Serving:
             tier.store,
             pages_of(addresses),
             lambda private: self._landed(ticket, private),
-            lambda error: self._failed(ticket),
+            lambda error: self._failed(ticket, error),
             key=key,
         )
         deadline = time.monotonic() + call.timeout_s
@@ -271,6 +298,9 @@ class Serving:
         self._hand_over(incoming, private)
 
     def _hand_over(self, incoming: _Incoming, private: bytes) -> None:
+        if incoming.offer.fetch is not None:
+            self._fetching.part_landed(incoming.offer.fetch, incoming.addresses)
+            return
         received = self._received(incoming, private)
         if received.published and self._fetching.received(received):
             return
@@ -289,7 +319,7 @@ class Serving:
 
     def _settle(self, incoming: _Incoming) -> None:
         offer, addresses = incoming.offer, incoming.addresses
-        if self._is_for_engine(offer):
+        if self._is_for_engine(offer) or offer.fetch is not None:
             return
         if offer.tokens is not None:
             tokens = messages.unpack(offer.tokens)
@@ -300,7 +330,7 @@ class Serving:
         elif self._on_received is None:
             self._hold(incoming.caller, addresses)
 
-    def _failed(self, ticket: int) -> None:
+    def _failed(self, ticket: int, error: TransferError) -> None:
         with self._local.lock:
             incoming = self._take_incoming(ticket)
             if incoming is None:
@@ -309,6 +339,8 @@ class Serving:
             self._give_back(incoming)
             if incoming.head is not None:
                 incoming.head.release()
+        if incoming.offer.fetch is not None:
+            self._fetching.part_lost(incoming.offer.fetch, error)
 
     def _give_back(self, incoming: _Incoming) -> None:
         if incoming.offer.blocks is None:
@@ -320,7 +352,7 @@ class Serving:
         """Not under the pool's lock: the receiver's thread takes that while it holds its own."""
         for ticket in tickets:
             self._receiver.withdraw(ticket)
-            self._failed(ticket)
+            self._failed(ticket, Refused(self._local.instance, "the transfer was given up"))
 
     def _hold(self, caller: Caller, addresses: Addresses) -> None:
         with self._local.lock:

@@ -16,6 +16,8 @@ from sglang_memserve.request_state import LoadedPrefix
 
 logger = logging.getLogger(__name__)
 
+# The source that tokens are counted under which came in parts.
+SEVERAL = "several"
 # Far above what waits at once: requests that went away before they were scheduled.
 _MAX_FETCHED = 4096
 
@@ -59,14 +61,15 @@ class Fetches:
     def start(self, key: int | str, hint: FetchHint, tokens: TokenIds, namespace: str, present: int) -> None:
         """What the source sends is in DRAM when the request stops waiting. DRAM has `present` tokens now."""
         timeout_s, now = hint.deadline_ms / 1000, time.monotonic()
-        fetch = _OpenFetch(hint.source, present, now, now + timeout_s)
+        source = hint.fetched_from(self._pool.local.layout.page_size)
+        fetch = _OpenFetch(source if isinstance(source, str) else SEVERAL, present, now, now + timeout_s)
         self.forget(key)
         self._counters.add("fetches_started")
         self._counters.add("holds")
         with self._lock:
             self._open[key] = fetch
         result = self._pool.start.fetch(
-            hint.source, tokens, namespace=namespace, timeout_s=timeout_s, from_engine=hint.tokens is not None
+            source, tokens, namespace=namespace, timeout_s=timeout_s, from_engine=hint.from_engine
         )
         result.add_done_callback(lambda ended: self._on_ended(key, fetch, ended))
 
@@ -104,9 +107,12 @@ class Fetches:
         self._wake()
 
     def _on_completed(self, key: int | str, fetch: _OpenFetch, blocks: int) -> None:
+        layout = self._pool.local.layout
+        # What is here in the end, where there are several sources, and not what these had.
+        if fetch.source == SEVERAL and blocks * layout.page_size <= fetch.present:
+            blocks = 0
         self._counters.add("fetches_completed" if blocks else "fetches_found_nothing")
         self._counters.add("fetched_blocks", blocks)
-        layout = self._pool.local.layout
         fetched = _Fetched(fetch.source, fetch.present, blocks * layout.page_size)
         new = max(0, fetched.stop - fetched.first)
         if new:

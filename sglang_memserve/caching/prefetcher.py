@@ -51,7 +51,7 @@ class Prefetcher:
         if hint is None:
             return
         page_size = self._tree.page_size
-        tokens = tokens[: min(len(tokens) - 1, hint.tokens or len(tokens)) // page_size * page_size]
+        tokens = tokens[: min(len(tokens) - 1, hint.longest or len(tokens)) // page_size * page_size]
         in_dram = self._pool.match(tokens, namespace=name, lease_s=None).tokens
         if max(in_dram, self._tree.prefix_length(tokens, namespace)) < len(tokens):
             self._fetches.start(request_key(req), hint, tokens, name, in_dram)
@@ -79,6 +79,6 @@ class Prefetcher:
             logger.debug("a hint of %s: %s", req.rid, error)
             self._counters.add("hints_malformed")
             return None
-        if hint is None or hint.role not in (None, self._config.role) or hint.source == self._config.name:
+        if hint is None or hint.role not in (None, self._config.role) or not self._config.publishes:
             return None
-        return hint if self._config.publishes else None
+        return hint.others(self._config.name)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import torch
 
 from mempool.address import Addresses, Medium
@@ -18,6 +19,7 @@ from mempool.config import MemPoolConfig
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
 from mempool.pool import MemPool
+from mempool.sources import FetchSource
 
 MIB = 1 << 20
 # 24 blocks of 8 MiB: long enough under way to be met in the middle.
@@ -25,6 +27,13 @@ BLOCKS = 24
 LAYOUT = BlockLayout(
     kind="mha", dtype="uint8", page_size=16, layers=8, heads=1, k_plane_bytes=MIB // 2, v_plane_bytes=MIB // 2
 )
+
+
+NOW = ("incoming", "outgoing", "fetching", "held_blocks", "leases")
+
+
+def tokens(blocks):
+    return np.arange(blocks * LAYOUT.page_size)
 
 
 class Instance:
@@ -41,6 +50,32 @@ class Instance:
         self.mine = self.pool.alloc_mem(BLOCKS, Medium.DRAM)
         for n, block in enumerate(self.mine.blocks.tolist()):
             self.arena.rows[block].fill_((byte + n) % 256)
+
+    def publish(self, blocks):
+        """The KV of `tokens(blocks)`: block n has the byte n throughout."""
+        own = self.pool.alloc_mem(blocks, Medium.DRAM)
+        for n, block in enumerate(own.blocks.tolist()):
+            self.arena.rows[block].fill_(n)
+        self.pool.insert(tokens(blocks), own)
+
+    def fetch(self, names, blocks, seconds):
+        sources = [FetchSource(name) for name in names]
+        self.future = self.pool.start.fetch(sources, tokens(blocks), timeout_s=seconds)
+
+    def fetched(self):
+        try:
+            return self.future.result(120)
+        except MemPoolError as error:
+            return type(error).__name__
+
+    def published(self, blocks):
+        """The byte of each published block of the tokens; None where it has others too."""
+        with self.pool.match(tokens(blocks)) as found:
+            rows = [self.arena.rows[block] for part in found.addresses for block in part.blocks.tolist()]
+            return [int(row[0]) if bool((row == row[0]).all()) else None for row in rows]
+
+    def clear(self):
+        self.pool.clear()
 
     def drop(self):
         if self.mine is not None and self.mine.owner.incarnation == self.pool.info.incarnation:
@@ -79,7 +114,7 @@ class Instance:
 
     def state(self):
         counters = self.pool.counters()
-        now = {name: counters[name] for name in ("incoming", "outgoing", "held_blocks", "leases")}
+        now = {name: counters[name] for name in NOW}
         return {**now, "counts": self.pool.counts(Medium.DRAM), "fds": len(os.listdir("/proc/self/fd"))}
 
     def knows(self, name):

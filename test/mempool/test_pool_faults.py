@@ -200,6 +200,31 @@ def test_what_a_sender_had_under_way_is_given_back_when_it_is_dead(cluster, numb
         assert cluster.b("carry", "a", BLOCKS) == "done"
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_source_that_is_gone_costs_its_part_of_a_prefix(cluster, number):
+    blocks, part = 18, 6
+    late = cluster.start("d")
+    assert json.loads(late.line()) == "ready"
+    until(lambda: cluster.a("knows", "d") and late("knows", "a"), "the new one is known")
+    for source in (cluster.b, cluster.c, late):
+        source("publish", blocks)
+    before = cluster.a("state")
+    cluster.c("signal_when", "bytes_sent", number)
+    cluster.a("fetch", ["b", "c", "d"], blocks, LONG)
+    assert cluster.a("fetched") == part
+    assert cluster.a("published", blocks) == list(range(part))
+    free, active, historical, _ = before["counts"]
+    left = {**before, "counts": [free - part, active, historical + part, BLOCKS], "fds": 0}
+    until(lambda: {**cluster.a("state"), "fds": 0} == left, "all else is free again")
+    cluster.a("fetch", ["b", "d"], blocks, LONG)
+    assert cluster.a("fetched") == blocks
+    assert cluster.a("published", blocks) == list(range(blocks))
+    for child in (cluster.a, cluster.b, late):
+        child("clear")
+        until(lambda child=child: child("state")["counts"] == [BLOCKS, 0, 0, BLOCKS], "nothing is leased")
+    late.end()
+
+
 def test_a_restarted_registry_stops_no_transfer_and_kills_nobody(cluster):
     warmed(cluster, cluster.a)
     incarnations = [child("incarnation") for child in (cluster.a, cluster.b, cluster.c)]

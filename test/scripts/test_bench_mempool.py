@@ -15,7 +15,7 @@ import psutil
 import pytest
 from waiting import until
 
-from benchmark.mempool import allocation, fairness, far, index, modes, throughput
+from benchmark.mempool import allocation, dist_end, fairness, far, index, modes, parts, throughput
 from benchmark.mempool.far import Far, FarError
 from benchmark.mempool.index_end import IndexEnd
 from benchmark.mempool.pages import scattered
@@ -51,7 +51,7 @@ def values(part, rounds):
 
 def test_no_bar_is_met_by_what_was_not_measured(bench_mempool):
     bars = [bar for part in bench_mempool.PARTS.values() for bar in part.bars(Rounds())]
-    assert len(bars) == 22
+    assert len(bars) == 23
     assert not any(bar.ok or bar.value is not None for bar in bars)
 
 
@@ -93,6 +93,13 @@ def test_shared_memory_is_judged_against_our_streams():
         ("memserve", 1.5, True),
         ("memserve", 0.6, False),
     ]
+
+
+def test_parts_are_judged_by_the_ratio_to_one_source_of_the_round():
+    rounds = Rounds()
+    for ratio in (2.4, 2.6, 2.9):
+        rounds.note(parts.WORKLOAD, parts.THREE, times_one_source=ratio)
+    assert values(parts, rounds) == [(2.6, True)]
 
 
 def test_modes_are_judged_where_aggregation_saves_least():
@@ -185,6 +192,32 @@ def test_a_peer_that_cannot_be_had_is_named_and_the_others_are_measured(small, f
     assert rounds.median(throughput.workload("64 KiB"), "memserve", "times_mooncake_tcp") is None
     for figure in (throughput.TIMES_STREAM, throughput.CPU_OF_STREAM):
         assert rounds.median(throughput.workload("64 KiB"), throughput.SHARED, figure) > 0
+
+
+def test_a_group_of_two_ranks_carries_blocks(small, forked_ends, tmp_path):
+    rounds = Rounds()
+    skipped = throughput.measure_size(rounds, MeasurementPlan(1, tmp_path, None), "64 KiB")
+    assert not skipped
+    assert rounds.median(throughput.workload("64 KiB"), "torch.distributed, gloo", "gb_per_s") > 0
+
+
+def test_a_torch_without_groups_of_ranks_says_so(monkeypatch):
+    monkeypatch.setattr(dist_end.dist, "is_gloo_available", lambda: False)
+    with pytest.raises(dist_end.DistributedError, match="without gloo"):
+        dist_end.DistributedEnd(64, 4)
+    monkeypatch.setattr(dist_end.dist, "is_available", lambda: False)
+    with pytest.raises(dist_end.DistributedError, match=r"without torch\.distributed"):
+        dist_end.DistributedEnd(64, 4)
+
+
+def test_a_prefix_is_measured_from_one_source_and_from_three(monkeypatch, forked_ends, tmp_path):
+    monkeypatch.setattr(parts, "BLOCKS", 6)
+    monkeypatch.setattr(parts, "ARENA_BLOCKS", 12)
+    rounds = Rounds()
+    assert parts.measure(rounds, MeasurementPlan(2, tmp_path, None)) == []
+    for arm in parts.ARMS:
+        assert rounds.median(parts.WORKLOAD, arm, "seconds") > 0
+    assert rounds.median(parts.WORKLOAD, parts.THREE, "times_one_source") > 0
 
 
 def test_bytes_that_did_not_land_are_no_figure(small):

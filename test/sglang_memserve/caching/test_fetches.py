@@ -91,6 +91,71 @@ def test_nobody_waits_for_more_than_the_source_has(three, tools):
     assert counters(first)["fetches_found_nothing"] == 1
 
 
+def listed(*names, **each):
+    return {"from": [{"instance": name, **each} for name in names], "deadline_ms": 10_000}
+
+
+def test_a_prefix_comes_in_parts_from_all_that_the_hint_names(three, tools, make_instance):
+    first, second, _ = three
+    third = make_instance("p2", "prefill")
+    first.meet(third)
+    third.finish(TOKENS)
+    first.arrive(ROOM, [*TOKENS, 99], listed("p1", "p2", "p0"))
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
+    assert first.ask([*TOKENS, 99], req=tools.asked([*TOKENS, 99], ROOM)) == 24
+    assert first.holds(TOKENS)
+    counted = counters(first)
+    assert counted["fetched_tokens_from"] == {"several": 24}
+    assert (counted["fetches_completed"], counted["fetched_blocks"]) == (1, 6)
+    sent = [counters(source)["kv_bytes_sent_from_dram"] for source in (second, third)]
+    assert sent == [3 * first.buffers().layout.block_bytes] * 2
+    assert first.everything_is_accounted_for()
+
+
+def test_a_source_that_is_gone_costs_its_part_and_the_rest_is_computed(three, tools, make_instance):
+    first, _, _ = three
+    third = make_instance("p2", "prefill")
+    first.meet(third)
+    third.finish(TOKENS)
+    go_on = stand_still(third)
+    first.arrive(ROOM, [*TOKENS, 99], listed("p1", "p2"))
+    tools.until(lambda: first.agent._pool.counters()["fetching"] == 1)
+    first.agent._pool._cluster.forget("p2", None)
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
+    assert first.ask([*TOKENS, 99], req=tools.asked([*TOKENS, 99], ROOM)) == 12
+    assert first.holds(TOKENS[:12])
+    assert sources(counters(first)) == {"from_hbm": 0, "from_dram": 0, "fetched": 12, "computed": 13}
+    assert holds(first) == {"holds": 1, "holds_completed": 1}
+    go_on.set()
+    tools.until(first.everything_is_accounted_for)
+
+
+def test_several_sources_send_what_their_hbm_has(three, tools):
+    first, second, decode = three
+    longer = [*TOKENS, *range(50, 66)]
+    second.compute(longer)
+    decode.compute(longer)
+    first.arrive(ROOM, [*longer, 99], listed("p1", "d0", tokens=len(longer)))
+    others = (second, decode)
+    tools.until(lambda: [each.agent.tick() for each in others] and not first.agent.waits_for_fetch(ROOM))
+    assert first.ask([*longer, 99]) == len(longer)
+    assert first.holds(longer)
+    tools.until(
+        lambda: (
+            [each.agent.tick() for each in others]
+            and all(each.everything_is_accounted_for() for each in others)
+        )
+    )
+
+
+def test_sources_that_have_nothing_are_counted_as_that(three, tools):
+    first, _, _ = three
+    unknown = list(range(500, 520))
+    first.arrive(ROOM, [*unknown, 99], listed("p1", "d0"))
+    tools.until(lambda: not first.agent.waits_for_fetch(ROOM))
+    assert counters(first)["fetches_found_nothing"] == 1
+
+
 def test_kv_that_is_here_is_not_fetched(three):
     first, _, _ = three
     first.compute(TOKENS)
@@ -105,6 +170,11 @@ def test_kv_that_is_here_is_not_fetched(three):
         {"from": "p0"},
         {"deadline_ms": 5},
         {"from": "p1", "deadline_ms": -1},
+        {"from": []},
+        {"from": [{"instance": "p0"}]},
+        {"from": [{"instance": "p1", "tokens": 0}]},
+        {"from": [{"instance": "p1", "bandwidth": -1.0}]},
+        {"from": [{"instance": f"p{n}"} for n in range(1, 10)]},
         {},
     ],
 )
@@ -205,8 +275,9 @@ def test_what_was_evicted_after_it_came_from_dram_was_computed(three, tools):
 def test_a_request_that_was_scheduled_at_its_deadline_did_not_go_away():
     """The source may still be sending then."""
     start = SimpleNamespace(fetch=lambda *given, **how: Future())
+    local = SimpleNamespace(layout=SimpleNamespace(page_size=4))
     counts = Counters()
-    fetches = Fetches(SimpleNamespace(start=start), lambda: None, counts)
+    fetches = Fetches(SimpleNamespace(start=start, local=local), lambda: None, counts)
     fetches.start(ROOM, FetchHint("p1", deadline_ms=1), np.array(TOKENS, dtype=np.int32), "", 0)
     while fetches.waits(ROOM):
         time.sleep(0.001)

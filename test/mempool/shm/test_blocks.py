@@ -87,7 +87,7 @@ def test_two_hundred_connections_leave_nothing_behind(make_channel, channel, wha
         other.carry_one(2, receiver=channel.receiver)
         other.close()
         other.close = lambda: None
-    tools.until(lambda: what_is_held() == before)
+    tools.until(lambda: what_is_held() <= before)
 
 
 def test_a_store_that_is_gone_leaves_nothing_behind(make_arena, what_is_held):
@@ -95,7 +95,7 @@ def test_a_store_that_is_gone_leaves_nothing_behind(make_arena, what_is_held):
     store = make_arena(filled=True)
     assert what_is_held() != before
     del store
-    assert what_is_held() == before
+    assert what_is_held() <= before
 
 
 @pytest.fixture

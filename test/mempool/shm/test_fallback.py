@@ -101,7 +101,7 @@ def test_each_endpoint_is_tried_before_a_transfer_fails(receiver, make_arena, ma
     here, sender = tools.Outcome(), make_sender()
     sender.open(make_arena(), "stream://127.0.0.1:9", 1, here.ended, fabrics=[nobody_at(receiver), ELSEWHERE])
     assert isinstance(here.wait().error, PeerDied)
-    assert here.error.instance == "stream://127.0.0.1:9"
+    assert "stream://127.0.0.1:9" in str(here.error)
     assert sender.fabric_fallbacks == 1
 
 

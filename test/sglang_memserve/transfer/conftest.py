@@ -99,7 +99,7 @@ def make_manager(mode: DisaggregationMode, context: zmq.Context, access=LOOPBACK
 
 class Split:
     """`how`: keyword arguments of `PrefillSide`, for the source's buffers; `to_decode`: of `DecodeSide`.
-    `device`: what both sides' pools are on, where it is not the CPU.
+    `device`: what both sides' pools are on, `target_device` decode's alone, where it is not the CPU.
     """
 
     def __init__(
@@ -109,9 +109,11 @@ class Split:
         to_decode=(),
         access=LOOPBACK_ONLY,
         device=None,
+        target_device=None,
     ):
         self.context = zmq.Context()
-        self.source, self.target = make_buffers(1, device=device), make_buffers(None, decode_heads, device)
+        self.source = make_buffers(1, device=device)
+        self.target = make_buffers(None, decode_heads, target_device or device)
         self.p = make_manager(DisaggregationMode.PREFILL, self.context, access)
         self.d = make_manager(DisaggregationMode.DECODE, self.context, access)
         self.authenticator = open_rank_socket(self.p, 0, access)

@@ -96,13 +96,12 @@ def test_sglang_reads_page_numbers_itself_on_a_cpu_and_by_layer(make_split, devi
 
 
 def test_pages_given_away_are_written_to_after_their_last_forward(make_split, device, tools):
-    split = make_split(device=device)
+    split = make_split(target_device=device)
     target = split.target.engine_planes[0]
     device.watch(target=target)
     writes(device, device.schedule, target)
     sender, receiver = begin(split, tools)
     split.send(sender, [1, 2], aux_index=0, total=2)
-    device.catch_up()
     tools.until(lambda: receiver.poll() == KVPoll.Success)
     device.host_reads(target)
     assert device.races == []

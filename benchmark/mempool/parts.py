@@ -1,6 +1,7 @@
 """Part 6: a prefix that three instances have, from one of them and from all, over links of bounded speed."""
 
 import contextlib
+from typing import Any
 
 from benchmark.bars import Bar, at_least
 from benchmark.mempool.far import Far
@@ -24,7 +25,7 @@ def measure(rounds: Rounds, plan: MeasurementPlan) -> list[str]:
     with contextlib.ExitStack() as stack:
 
         def far(name: str, bandwidth: int) -> Far:
-            options = {"instance": name, "max_bandwidth": bandwidth, **shape}
+            options: dict[str, Any] = {"instance": name, "max_bandwidth": bandwidth, **shape}
             return stack.enter_context(Far("pool", f"parts {name}", plan.logs, **options))
 
         fetcher, sources = far("fetcher", 0), [far(name, BANDWIDTH) for name in SOURCES]

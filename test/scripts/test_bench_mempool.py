@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+import torch.distributed
 from waiting import until
 
 from benchmark.mempool import allocation, dist_end, fairness, far, index, modes, parts, throughput
@@ -202,10 +203,10 @@ def test_a_group_of_two_ranks_carries_blocks(small, forked_ends, tmp_path):
 
 
 def test_a_torch_without_groups_of_ranks_says_so(monkeypatch):
-    monkeypatch.setattr(dist_end.dist, "is_gloo_available", lambda: False)
+    monkeypatch.setattr(torch.distributed, "is_gloo_available", lambda: False)
     with pytest.raises(dist_end.DistributedError, match="without gloo"):
         dist_end.DistributedEnd(64, 4)
-    monkeypatch.setattr(dist_end.dist, "is_available", lambda: False)
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
     with pytest.raises(dist_end.DistributedError, match=r"without torch\.distributed"):
         dist_end.DistributedEnd(64, 4)
 

@@ -144,6 +144,43 @@ def test_a_source_that_has_less_than_was_said_ends_it_there(three):
     three.nothing_is_left(7)
 
 
+def test_a_part_that_is_shorter_than_asked_is_the_last(three):
+    """What lies behind the gap is not taken for what belongs there."""
+    go_on = stand_still(three.sources[0])
+    three.sources[1].delete(tokens(12))
+    _, data = three.sources[1].published(tokens(6))
+    coming = three.a.start.fetch(ALL, tokens(12), timeout_s=60)
+    until(lambda: three.a.counters()["fetching"] == 1)
+    go_on.set()
+    assert coming.result(10) == 6
+    assert torch.equal(three.a.found(tokens(12)), torch.cat([three.data[0][:4], data[4:]]))
+    three.nothing_is_left(6)
+
+
+def test_blocks_that_came_by_another_way_meanwhile_are_kept_once(three):
+    go_on = stand_still(three.sources[0])
+    coming = three.a.start.fetch(ALL, tokens(12), timeout_s=60)
+    until(lambda: three.a.counters()["fetching"] == 1)
+    here, mine = three.a.filled(2, DRAM)
+    three.a.insert(tokens(2), here)
+    go_on.set()
+    assert coming.result(10) == 12
+    assert torch.equal(three.a.found(tokens(12)), torch.cat([mine, thirds(three.data)[2:]]))
+    three.nothing_is_left(12)
+
+
+def test_nothing_behind_a_lost_part_is_waited_for(three):
+    events = [stand_still(source) for source in three.sources]
+    coming = three.a.start.fetch(ALL, tokens(12), timeout_s=60)
+    assert three.a.counters()["fetching"] == 3
+    three.a._cluster.forget("c", None)
+    until(lambda: three.a.counters()["fetching"] == 1)
+    for event in reversed(events):
+        event.set()
+    assert coming.result(10) == 4
+    three.nothing_is_left(4)
+
+
 def test_sources_that_are_not_there_are_left_out(three):
     assert three.a.fetch([FetchSource("nobody"), *ALL[:2]], tokens(12)) == 12
     assert three.sent() == [6, 6, 0]

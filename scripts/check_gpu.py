@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +146,12 @@ class Check:
             arena = DramArena(layout, count)
             there = torch.empty_like(host, device=self.torch_device)
             seconds = {
-                "gather": self.seconds(lambda b=buffers, p=pages, h=host: b.gather(p, h)),
-                "scatter": self.seconds(lambda b=buffers, p=pages, h=host: b.scatter(p, h)),
-                "direct to host": self.seconds(lambda h=host, t=there: h.copy_(t, non_blocking=True)),
-                "direct to device": self.seconds(lambda h=host, t=there: t.copy_(h, non_blocking=True)),
+                "gather": self.seconds(partial(buffers.gather, pages, host)),
+                "scatter": self.seconds(partial(buffers.scatter, pages, host)),
+                "direct to host": self.seconds(partial(host.copy_, there, non_blocking=True)),
+                "direct to device": self.seconds(partial(there.copy_, host, non_blocking=True)),
                 "gather to DRAM": self.seconds(
-                    lambda b=buffers, p=pages, a=arena, n=count: b.gather_to(p, a.parts(torch.arange(n)))
+                    partial(buffers.gather_to, pages, arena.parts(torch.arange(count)))
                 ),
             }
             moved = count * layout.block_bytes
@@ -208,11 +209,15 @@ class Check:
         pages = torch.arange(count)
 
         def carry() -> None:
-            ended, errors = threading.Event(), []
+            ended = threading.Event()
+            errors: list[Any] = []
+
+            def end(error: Any) -> None:
+                errors.append(error)
+                ended.set()
+
             ticket = receiver.expect(target, pages, lambda cookie: None, errors.append)
-            transfer = sender.open(
-                source, receiver.endpoint, ticket, lambda error: (errors.append(error), ended.set())
-            )
+            transfer = sender.open(source, receiver.endpoint, ticket, end)
             transfer.send(pages, 0)
             transfer.finish(count)
             if not ended.wait(_TIMEOUT_S) or any(errors):

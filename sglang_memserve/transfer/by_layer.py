@@ -16,15 +16,15 @@ _WRITERS = ("set_kv_buffer", "set_mla_kv_buffer")
 
 
 class AnnouncedPage(NamedTuple):
-    """The `index`th of pages that were announced together, and are on their way to the host."""
+    """The `place`th of pages that were announced together, and are on their way to the host."""
 
     pages: HostCopy
-    index: int
+    place: int
 
     @property
     def number(self) -> int:
         """It is asked for after the forward that it was announced before: the device is past that."""
-        return int(self.pages.tensor()[self.index])
+        return int(self.pages.tensor()[self.place])
 
 
 class LayersWritten:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from sglang_memserve.transfer.host import SideHost
 from sglang_memserve.transfer.rendezvous import Rendezvous
 from sglang_memserve.transfer.rooms import MAX_UNCLAIMED, Room, RoomDestination, Rooms
 
-PageNumbers = npt.NDArray[np.int32] | torch.Tensor
+PageNumbers: TypeAlias = npt.NDArray[np.int32] | torch.Tensor
 
 
 class PrefillSide:

@@ -143,16 +143,14 @@ class Check:
             count = max(1, size // layout.block_bytes)
             buffers, _ = self.buffers(layout, 2 * count, None)
             pages, host = torch.randperm(2 * count)[:count], buffers.host_blocks(count)
-            arena = DramArena(layout, count)
+            rows = DramArena(layout, count).parts(torch.arange(count))
             there = torch.empty_like(host, device=self.torch_device)
             seconds = {
                 "gather": self.seconds(partial(buffers.gather, pages, host)),
                 "scatter": self.seconds(partial(buffers.scatter, pages, host)),
                 "direct to host": self.seconds(partial(host.copy_, there, non_blocking=True)),
                 "direct to device": self.seconds(partial(there.copy_, host, non_blocking=True)),
-                "gather to DRAM": self.seconds(
-                    partial(buffers.gather_to, pages, arena.parts(torch.arange(count)))
-                ),
+                "gather to DRAM": self.seconds(partial(buffers.gather_to, pages, rows)),
             }
             moved = count * layout.block_bytes
             figures[f"{size // MIB} MiB"] = {name: moved / spent / 1e9 for name, spent in seconds.items()}

@@ -23,7 +23,7 @@ class Event(Protocol):
         """Waits until it is. Not on an engine's scheduler thread."""
 
 
-class Stream(Protocol):
+class DeviceStream(Protocol):
     """What a device does in order."""
 
     def record_event(self) -> Event:
@@ -32,7 +32,7 @@ class Stream(Protocol):
     def wait_event(self, event: Event) -> None:
         """What the stream is given from now on waits for the event, on the device."""
 
-    def wait_stream(self, stream: "Stream") -> None:
+    def wait_stream(self, stream: "DeviceStream") -> None:
         """What the stream is given from now on waits for all that the other one was given by now."""
 
     def synchronize(self) -> None:
@@ -73,15 +73,15 @@ class Device:
         self.torch_device = device
         self.type: str = device.type
 
-    def new_stream(self) -> Stream | None:
+    def new_stream(self) -> DeviceStream | None:
         """A stream that the engine does not use."""
         return None
 
-    def current_stream(self) -> Stream | None:
+    def current_stream(self) -> DeviceStream | None:
         """What this thread's calls go to."""
         return None
 
-    def on(self, stream: Stream | None) -> AbstractContextManager[object]:
+    def on(self, stream: DeviceStream | None) -> AbstractContextManager[object]:
         """In the block, this thread's calls go to the stream."""
         return nullcontext()
 
@@ -122,17 +122,17 @@ class CudaDevice(Device):
 
     runs_ahead = True
 
-    def new_stream(self) -> Stream:
+    def new_stream(self) -> DeviceStream:
         # Streams come round from a pool for each priority. SGLang's own are of priority 0: from that pool,
         # a new one may be the one that forwards run on.
-        stream: Stream = torch.cuda.Stream(self.torch_device, priority=-1)
+        stream: DeviceStream = torch.cuda.Stream(self.torch_device, priority=-1)
         return stream
 
-    def current_stream(self) -> Stream:
-        stream: Stream = torch.cuda.current_stream(self.torch_device)
+    def current_stream(self) -> DeviceStream:
+        stream: DeviceStream = torch.cuda.current_stream(self.torch_device)
         return stream
 
-    def on(self, stream: Stream | None) -> AbstractContextManager[object]:
+    def on(self, stream: DeviceStream | None) -> AbstractContextManager[object]:
         context: AbstractContextManager[object] = torch.cuda.stream(stream)
         return context
 

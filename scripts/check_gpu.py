@@ -144,9 +144,8 @@ class Check:
             count = max(1, size // layout.block_bytes)
             buffers, _ = self.buffers(layout, 2 * count, None)
             pages, host = torch.randperm(2 * count)[:count], buffers.host_blocks(count)
-            arena = DramArena(layout, count)
+            rows = DramArena(layout, count).parts(torch.arange(count))
             there = torch.empty_like(host, device=self.torch_device)
-            rows = arena.parts(torch.arange(count))
             seconds = {
                 "gather": self.seconds(partial(buffers.gather, pages, host)),
                 "scatter": self.seconds(partial(buffers.scatter, pages, host)),

@@ -48,7 +48,7 @@ case "$*" in
     stage docs docs
     stage "unit tests" scripts/unit_tests.sh "$@"
     stage attacks "$BIN/python" -m pytest test/security "$@"
-    last_stage "real servers" "$BIN/python" -m pytest --durations=20 test/e2e "$@"
+    last_stage "real servers" "$BIN/python" -m pytest test/e2e "$@"
     ;;
 *)
     last_stage tests "$BIN/python" -m pytest "$@"

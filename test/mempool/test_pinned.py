@@ -39,7 +39,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(pinned, "_CHUNK_BYTES", 4 * PAGE)
 
 
-def test_what_is_asked_for_is_pinned_and_no_more_until_its_last_view_is_gone():
+def test_what_is_asked_for_is_pinned_until_its_last_view_is_gone():
     runtime = Runtime()
     memory = pinned_memory(33 * PAGE, PAGE, runtime)
     assert memory.nbytes == sum(runtime.registered.values()) == 33 * PAGE

@@ -231,6 +231,9 @@ def test_bytes_that_did_not_land_are_no_figure(small):
         def seconds(self, blocks):
             return 1.0
 
+        def cpu_seconds(self):
+            return None
+
         def holds(self, stamp):
             return False
 

@@ -136,10 +136,10 @@ class SlowStore:
     def __getattr__(self, name):
         return getattr(self.arena, name)
 
-    def scatter(self, *arguments):
+    def scatter(self, *arguments, **how):
         self.entered.set()
         assert self.open.wait(20)
-        self.arena.scatter(*arguments)
+        self.arena.scatter(*arguments, **how)
 
 
 @pytest.fixture

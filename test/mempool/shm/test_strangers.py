@@ -202,7 +202,7 @@ def test_another_user_is_not_heard(channel, tools):
 
 
 @needs_root
-def test_another_user_is_told_and_given_nothing(channel, tools):
+def test_another_user_gets_no_word_and_no_memory(channel, tools):
     name = "5" * 32
     endpoint = channel.receiver.endpoint.rpartition("/")[0] + "/" + name
     with of_another_user(_LISTEN, name) as child:

@@ -22,6 +22,8 @@ def req(name, pending, **how):
 
 
 class Scheduler:
+    enable_overlap = False
+
     def __init__(self, sent=(), waiting=(), manager=None):
         self.disagg_prefill_inflight_queue, self.waiting_queue = list(sent), list(waiting)
         self.memserve, self.back = SchedulerState(manager=manager or Manager()), []

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mempool.device import Device, Event, host_device
+from mempool.device import Device, DeviceEvent, host_device
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
 from mempool.shared_memory import SharedRegion
@@ -82,7 +82,7 @@ class DramArena:
         self,
         pages: torch.Tensor,
         blocks: torch.Tensor,
-        after: Event | None = None,
+        after: DeviceEvent | None = None,
         planes: range | None = None,
     ) -> None:
         """Copies blocks in: the inverse of `gather`. Waits for `after` on the host."""

@@ -13,7 +13,7 @@ from mempool.pinned import chunk_rows, pin, pinned_memory
 _SMALL_BYTES = 1 << 20
 
 
-class Event(Protocol):
+class DeviceEvent(Protocol):
     """A point in what a device was given to do."""
 
     def query(self) -> bool:
@@ -26,10 +26,10 @@ class Event(Protocol):
 class DeviceStream(Protocol):
     """What a device does in order."""
 
-    def record_event(self) -> Event:
+    def record_event(self) -> DeviceEvent:
         """After all that the stream was given by now."""
 
-    def wait_event(self, event: Event) -> None:
+    def wait_event(self, event: DeviceEvent) -> None:
         """What the stream is given from now on waits for the event, on the device."""
 
     def wait_stream(self, stream: "DeviceStream") -> None:
@@ -42,7 +42,7 @@ class DeviceStream(Protocol):
 class HostCopy:
     """A tensor on its way to host memory. `is_here`: whether it has come, which never waits."""
 
-    def __init__(self, tensor: torch.Tensor, event: Event | None = None) -> None:
+    def __init__(self, tensor: torch.Tensor, event: DeviceEvent | None = None) -> None:
         self._tensor = tensor
         self._event = event
 
@@ -163,7 +163,7 @@ def host_device() -> Device:
 Ready = Callable[[], bool]
 
 
-def all_past(*events: Event | None) -> Ready | None:
+def all_past(*events: DeviceEvent | None) -> Ready | None:
     """Whether the device is past the events; None where there are none. It is asked again and again."""
     given = [event for event in events if event is not None]
     return (lambda: all(event.query() for event in given)) if given else None

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from mempool.device import Device, Event, device_of
+from mempool.device import Device, DeviceEvent, device_of
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
 from mempool.planes import Planes
@@ -105,7 +105,7 @@ class PagedBuffers:
         self,
         pages: torch.Tensor,
         blocks: torch.Tensor,
-        after: Event | None = None,
+        after: DeviceEvent | None = None,
         planes: range | None = None,
     ) -> None:
         """Copies blocks in, not before `after`: the inverse of `gather`, with the same shapes and errors."""
@@ -118,7 +118,7 @@ class PagedBuffers:
         self._stream.synchronize()
 
     def begin_scatter(
-        self, pages: torch.Tensor, parts: Sequence[torch.Tensor], after: Event | None = None
+        self, pages: torch.Tensor, parts: Sequence[torch.Tensor], after: DeviceEvent | None = None
     ) -> None:
         """As `scatter`, from several parts of host memory, each with the next blocks, on a device that runs
         ahead. It waits for nothing. Pages and parts are in use until the device is past `record`.
@@ -126,13 +126,13 @@ class PagedBuffers:
         self._require_shapes(pages, parts, self._every)
         self._launch_scatter(pages, parts, after, self._every)
 
-    def record(self) -> Event:
+    def record(self) -> DeviceEvent:
         """On a device that runs ahead: after all that these buffers' stream was given by now."""
         assert self._stream is not None
         return self._stream.record_event()
 
     def _launch_scatter(
-        self, pages: torch.Tensor, parts: Sequence[torch.Tensor], after: Event | None, planes: range
+        self, pages: torch.Tensor, parts: Sequence[torch.Tensor], after: DeviceEvent | None, planes: range
     ) -> None:
         assert self._stream is not None
         with self.device.on(self._stream):

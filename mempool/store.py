@@ -7,7 +7,7 @@ import torch
 
 from mempool import wire
 from mempool.address import Medium
-from mempool.device import Event
+from mempool.device import DeviceEvent
 from mempool.errors import MemPoolError
 from mempool.layout import BlockLayout
 from mempool.shared_memory import SharedRegion
@@ -49,7 +49,7 @@ class BlockStore(BlockSource, Protocol):
         self,
         pages: torch.Tensor,
         blocks: torch.Tensor,
-        after: Event | None = None,
+        after: DeviceEvent | None = None,
         planes: range | None = None,
     ) -> None:
         """Copies `blocks` in, not before the event `after`. The bytes are there when it returns."""

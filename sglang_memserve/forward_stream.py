@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mempool.device import Device, Event
+from mempool.device import Device, DeviceEvent
 
 
 class ForwardStream:
@@ -15,7 +15,7 @@ class ForwardStream:
         self._device = device
         self._stream = stream
 
-    def record(self) -> Event | None:
+    def record(self) -> DeviceEvent | None:
         """An event after all that was launched by now, which may still write an answer, or to pages that were
         given away since. None where nothing runs behind the scheduler's thread.
         """
@@ -24,10 +24,10 @@ class ForwardStream:
             return None if current is None else current.record_event()
         # SGLang restores KV on the current one. The next forward would wait for that too.
         self._stream.wait_stream(current)
-        event: Event = self._stream.record_event()
+        event: DeviceEvent = self._stream.record_event()
         return event
 
-    def wait_for(self, event: Event) -> None:
+    def wait_for(self, event: DeviceEvent) -> None:
         """What is launched from now on waits for the event, on the device: SGLang's forwards wait for all
         that the current stream waits for.
         """

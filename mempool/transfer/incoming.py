@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mempool import wire
-from mempool.device import Event
+from mempool.device import DeviceEvent
 from mempool.errors import FrameError, MemPoolError, TransferError
 from mempool.store import BlockStore
 from mempool.transfer.cells import Cells
@@ -22,7 +22,7 @@ class IncomingTransfer:
         pages: torch.Tensor,
         on_done: Callable[[bytes], None],
         on_failed: Callable[[TransferError], None],
-        after: Event | None,
+        after: DeviceEvent | None,
         key: bytes | None = None,
     ) -> None:
         self.on_done = on_done

@@ -11,7 +11,7 @@ import torch
 import zmq
 
 from mempool import wire
-from mempool.device import Event
+from mempool.device import DeviceEvent
 from mempool.errors import FrameError, MemPoolError, PeerDied, Refused, TransferError
 from mempool.guard import LoopGuard
 from mempool.sockets import SocketLimits, Wakeup, poll_ms
@@ -84,7 +84,7 @@ class BlockReceiver:
         pages: torch.Tensor,
         on_done: Callable[[bytes], None],
         on_failed: Callable[[TransferError], None],
-        after: Event | None = None,
+        after: DeviceEvent | None = None,
         key: bytes | None = None,
     ) -> int:
         """Admits one transfer into `pages` (int64 `[n]`, host) of `store`; returns its ticket. Never blocks.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mempool.device import Event
+from mempool.device import DeviceEvent
 from sglang_memserve.caching.prefix_keys import TokenIds
 from sglang_memserve.caching.tree import HeldPages
 
@@ -30,6 +30,6 @@ class FinishedKV(NamedTuple):
     namespace: str
     first: int
     held: HeldPages
-    written: Event | None
+    written: DeviceEvent | None
     target: WriteBackTarget | None = None
     on_done: Callable[[], None] = lambda: None

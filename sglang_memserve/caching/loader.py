@@ -10,7 +10,7 @@ import torch
 
 from mempool.address import Addresses
 from mempool.arena import DramArena
-from mempool.device import Event
+from mempool.device import DeviceEvent
 from mempool.errors import MemPoolError
 from mempool.local import LocalPool
 from mempool.paged import PagedBuffers
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class _Load(NamedTuple):
     """A copy that the device does by itself, until it is past `done`. It reads `pages` too."""
 
-    done: Event
+    done: DeviceEvent
     pages: torch.Tensor
     release: Callable[[], None]
     num_bytes: int

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mempool.device import Event, all_past
+from mempool.device import DeviceEvent, all_past
 from mempool.errors import PeerDied, TransferError
 from mempool.flags import TransferMode
 from mempool.paged import PagedBuffers
@@ -112,8 +112,8 @@ class PrefillSide:
         kv_indices: PageNumbers,
         index_slice: slice,
         aux_index: int | None,
-        wait_event: Event | None = None,
-        indices_event: Event | None = None,
+        wait_event: DeviceEvent | None = None,
+        indices_event: DeviceEvent | None = None,
     ) -> None:
         """Queues the pages `kv_indices` (`[n]`), for positions `index_slice` of the room's.
 
@@ -180,7 +180,7 @@ class PrefillSide:
             return self._by_layer.left_over(room.announced_pages, pages.numpy(), first)
         return [(slice(0, len(pages)), False)] if len(pages) else []
 
-    def _ready(self, *events: Event | None) -> Callable[[], bool] | None:
+    def _ready(self, *events: DeviceEvent | None) -> Callable[[], bool] | None:
         """Whether the KV is written and may be read. Nothing is asynchronous without CUDA."""
         current = self._buffers.device.current_stream()
         return all_past(*events, None if current is None else current.record_event())

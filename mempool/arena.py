@@ -51,6 +51,10 @@ class DramArena:
         self._rows_a_copy = self._device.rows_a_copy(layout.block_bytes) or num_blocks
         self._rows: npt.NDArray[np.uint8] = self.rows.numpy()
 
+    @property
+    def wants_pinned(self) -> bool:
+        return False
+
     def views(self, pages: torch.Tensor, planes: range | None = None) -> list[memoryview] | None:
         """The blocks in place; neighbouring rows are one view. None: small scattered parts."""
         columns = self._columns(planes)

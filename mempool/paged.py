@@ -57,6 +57,10 @@ class PagedBuffers:
         return self._planes.num_pages
 
     @property
+    def wants_pinned(self) -> bool:
+        return self.device.runs_ahead
+
+    @property
     def regions(self) -> tuple[SharedRegion, ...]:
         """None at all: it has no views."""
         return ()

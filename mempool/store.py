@@ -45,6 +45,11 @@ class BlockStore(BlockSource, Protocol):
         """How many blocks it has."""
         ...
 
+    @property
+    def wants_pinned(self) -> bool:
+        """Whether `scatter` is slow from memory that is not as `host_bytes` has it."""
+        ...
+
     def scatter(
         self,
         pages: torch.Tensor,

@@ -1,5 +1,7 @@
 """Copies of blocks between the stores of one instance."""
 
+from collections.abc import Sequence
+
 import torch
 
 from mempool.address import Addresses
@@ -9,36 +11,51 @@ from mempool.store import BlockSource, BlockStore
 from mempool.tiers.tier import Tier
 
 _STAGING_BYTES = 16 << 20
+# Of one plane. To copy less at once costs more than to copy all of it twice.
+_SMALLEST_COPY_BYTES = 48 << 10
 
 
 class BlockCopies:
     """From `source` to `target`, again and again. For one thread.
 
-    A device that copies by itself writes to DRAM in place; everything else goes through staging memory.
+    Between an engine's buffers and DRAM bytes are copied once, by the device where it does that by itself;
+    everything else goes through staging memory.
     """
 
     def __init__(self, source: BlockSource, target: BlockStore) -> None:
         self._source = source
         self._target = target
-        self._staging = None if self._reaches() else self._new_staging()
+        self._staging: torch.Tensor | None = None
 
     def copy(self, read: torch.Tensor, written: torch.Tensor) -> None:
         """The bytes of blocks `read` to blocks `written`, int64 `[n]` each, and `written` on the host."""
-        source, target, staging = self._source, self._target, self._staging
-        if staging is None:
-            assert isinstance(source, PagedBuffers)
-            assert isinstance(target, DramArena)
-            source.gather_to(read, target.parts(written))
-            return
+        source, target = self._source, self._target
+        if isinstance(source, PagedBuffers) and isinstance(target, DramArena):
+            parts = target.parts(written)
+            if source.device.runs_ahead or self._are_large(parts):
+                source.gather_to(read, parts)
+                return
+        elif isinstance(source, DramArena) and not target.wants_pinned:
+            parts = source.parts(read)
+            if self._are_large(parts):
+                for pages, part in zip(written.split([len(part) for part in parts]), parts, strict=True):
+                    target.scatter(pages, part)
+                return
+        self._copy_staged(read, written)
+
+    def _are_large(self, parts: Sequence[torch.Tensor]) -> bool:
+        """Whether parts of DRAM are worth a call for each of their planes."""
+        calls = len(parts) * len(self._source.layout.plane_bytes)
+        return sum(part.nbytes for part in parts) >= calls * _SMALLEST_COPY_BYTES
+
+    def _copy_staged(self, read: torch.Tensor, written: torch.Tensor) -> None:
+        if self._staging is None:
+            self._staging = self._new_staging()
+        staging = self._staging
         for first in range(0, len(read), len(staging)):
             blocks = staging[: min(len(staging), len(read) - first)]
-            source.gather(read[first : first + len(blocks)], blocks)
-            target.scatter(written[first : first + len(blocks)], blocks)
-
-    def _reaches(self) -> bool:
-        source = self._source
-        on_device = isinstance(source, PagedBuffers) and source.device.runs_ahead
-        return on_device and isinstance(self._target, DramArena)
+            self._source.gather(read[first : first + len(blocks)], blocks)
+            self._target.scatter(written[first : first + len(blocks)], blocks)
 
     def _new_staging(self) -> torch.Tensor:
         block_bytes = self._source.layout.block_bytes

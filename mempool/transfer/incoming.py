@@ -81,6 +81,11 @@ class IncomingTransfer:
             return memory
         return [memoryview(staging(self._store, size)[:size].numpy())]
 
+    @property
+    def stages_freely(self) -> bool:
+        """Whether what was placed last is copied to its pages from there, and as well from anywhere."""
+        return not self._in_place and not self._store.wants_pinned
+
     def land(self, part: wire.Blocks, payload: Sequence[memoryview], *, placed: bool = False) -> int:
         """Copies the payload to its pages, unless it is `placed` there already. Returns its bytes."""
         sizes = [frame.nbytes for frame in payload]

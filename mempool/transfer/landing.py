@@ -15,6 +15,8 @@ _NOWHERE_BYTES = 64 * 1024
 class DiscardSink:
     """Takes `size` bytes that are not wanted, because of `error`, and drops them."""
 
+    is_staging = False
+
     def __init__(self, size: int, error: MemPoolError) -> None:
         self.error = error
         self._left = size
@@ -30,9 +32,15 @@ class BlockSink:
     """Memory of a transfer, as long as the transfer is `alive`. It is checked and written to under `lock`."""
 
     def __init__(
-        self, memory: Sequence[memoryview], lock: threading.RLock, alive: Callable[[], bool]
+        self,
+        memory: Sequence[memoryview],
+        lock: threading.RLock,
+        alive: Callable[[], bool],
+        *,
+        is_staging: bool = False,
     ) -> None:
         self.memory = memory
+        self.is_staging = is_staging
         self._vector = Vector(memory)
         self._lock = lock
         self._alive = alive
@@ -52,6 +60,8 @@ class SealedSink:
 
     It is to be believed once `verify` has returned.
     """
+
+    is_staging = False
 
     def __init__(self, sink: BlockSink | DiscardSink, message: wire.Blocks, payload: PayloadOpener) -> None:
         self.sink = sink

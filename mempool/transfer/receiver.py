@@ -192,7 +192,12 @@ class BlockReceiver:
         with self._lock:
             expected = self._claimed(message, source, opened=opened)
             memory = expected.place(message, size, partial(self._staging_of, source))
-        return BlockSink(memory, self._lock, lambda: self._expected.get(message.ticket) is expected)
+        return BlockSink(
+            memory,
+            self._lock,
+            lambda: self._expected.get(message.ticket) is expected,
+            is_staging=expected.stages_freely,
+        )
 
     def _place_sealed(self, source: bytes, sealed: wire.Sealed, size: int) -> SealedSink:
         self._await_writable(sealed.ticket)

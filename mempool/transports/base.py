@@ -19,6 +19,12 @@ Read = Callable[[Sequence[memoryview]], int]
 class PayloadSink(Protocol):
     """Where the payload of a message goes while it is read, for transports that can read it into place."""
 
+    @property
+    def is_staging(self) -> bool:
+        """Whether what it takes has to be copied once more: who has the payload in memory hands it over in
+        the message's frames instead.
+        """
+
     def fill(self, read: Read) -> int:
         """Calls `read` once, with memory that has room for the rest of the payload and no more.
 

@@ -105,6 +105,8 @@ class ShmAccepted(AcceptedConnection):
         if pull.size > self._max_frame_bytes:
             raise EndedError(f"a payload of {pull.size} bytes")
         sink = super()._place_for(header, pull.size)
+        if sink.is_staging:
+            return IncomingMessage(self.source, [header, *parts])
         pull.into(sink)
         if isinstance(sink, BufferSink):
             return IncomingMessage(self.source, [header, memoryview(sink.bytes)])

@@ -28,7 +28,9 @@ class MappedRegion:
         if not stat.S_ISREG(found.st_mode) or found.st_size != size or not size:
             raise ValueError(f"a region of {size} bytes in a file of {found.st_size} bytes")
         self.size: Final = size
-        self._map = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+        # A map of its own pages where it is written to, which it never is: numpy and torch take only such
+        # memory without a word.
+        self._map = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
         self._bytes = memoryview(self._map)
 
     def part(self, offset: int, size: int) -> memoryview:

@@ -11,6 +11,8 @@ _FIRST_BYTES = 4096
 class BufferSink:
     """A place of its own for `size` bytes. It grows with what arrives: to announce it costs nothing."""
 
+    is_staging = False
+
     def __init__(self, size: int) -> None:
         self.bytes: Final = bytearray(min(size, _FIRST_BYTES))
         self._size = size

@@ -10,7 +10,7 @@ import torch
 from mempool import device, host_memory
 from mempool.address import Medium, Owner
 from mempool.layout import BlockLayout
-from mempool.tiers.copies import copy_blocks
+from mempool.tiers.copies import BlockCopies, copy_blocks
 from mempool.tiers.tier import Tier, device_buffers, dram_arena
 
 LAYOUT = BlockLayout(
@@ -73,3 +73,30 @@ def test_blocks_beyond_the_staging_memory_are_copied_in_parts(monkeypatch):
     read, written = source.allocator.alloc(7), target.allocator.alloc(7)
     copy_blocks(source, read, target, written)
     assert torch.equal(target.store.rows[torch.from_numpy(written.blocks).long()], data[:7])
+
+
+@pytest.mark.parametrize(
+    "rows", [[2, 3, 4, 5], [7, 0, 4, 2], [6, 7, 1, 0]], ids=["a run", "scattered", "some"]
+)
+@pytest.mark.parametrize("page_bytes", [256, 16 << 10], ids=["small planes", "large planes"])
+@pytest.mark.parametrize("into_dram", [True, False], ids=["to DRAM", "from DRAM"])
+def test_bytes_are_the_same_however_blocks_lie_in_dram(rows, page_bytes, into_dram):
+    layout = BlockLayout(
+        kind="mha",
+        dtype="uint8",
+        page_size=4,
+        layers=2,
+        heads=1,
+        k_plane_bytes=page_bytes,
+        v_plane_bytes=page_bytes,
+    )
+    engine, dram = device_buffers(layout, 8), dram_arena(layout, 8)
+    source, target = (engine, dram) if into_dram else (dram, engine)
+    data = torch.randint(0, 256, (8, layout.block_bytes), dtype=torch.uint8)
+    source.scatter(torch.arange(8), data)
+    pages, rows = torch.tensor([5, 1, 6, 3]), torch.tensor(rows)
+    read, written = (pages, rows) if into_dram else (rows, pages)
+    BlockCopies(source, target).copy(read, written)
+    arrived = torch.empty(4, layout.block_bytes, dtype=torch.uint8)
+    target.gather(written, arrived)
+    assert torch.equal(arrived, data[read])

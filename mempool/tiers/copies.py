@@ -46,7 +46,8 @@ class BlockCopies:
     def _are_large(self, parts: Sequence[torch.Tensor]) -> bool:
         """Whether parts of DRAM are worth a call for each of their planes."""
         calls = len(parts) * len(self._source.layout.plane_bytes)
-        return sum(part.nbytes for part in parts) >= calls * _SMALLEST_COPY_BYTES
+        size: int = sum(part.nbytes for part in parts)
+        return size >= calls * _SMALLEST_COPY_BYTES
 
     def _copy_staged(self, read: torch.Tensor, written: torch.Tensor) -> None:
         if self._staging is None:

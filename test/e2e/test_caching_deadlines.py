@@ -114,7 +114,7 @@ class Trio:
             asking.result()
 
 
-# Two batches in flight cost a second each on this hardware, and the bounds here are for what waits for others.
+# Two batches in flight cost a second each on a CPU, and the bounds here are for what waits for others.
 WITHOUT_OVERLAP = ("--disable-overlap-schedule",)
 
 

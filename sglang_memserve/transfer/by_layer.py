@@ -93,11 +93,11 @@ class ByLayer:
         """The batch writes these pages (int64 `[n]`, on the pool's device), for positions `first` and on:
         each layer is sent once it is there.
         """
-        if self._batch is None or not transfers or not len(pages):
-            return
         # Under overlap a chunk is launched before SGLang has sent the one before, and names its pages again.
         known = next((n for n in range(len(pages)) if first + n not in announced), len(pages))
         first, pages = first + known, pages[known:]
+        if self._batch is None or not transfers or not len(pages):
+            return
         copy = self._device.to_host(pages, torch.int64)
         announced.update((first + index, AnnouncedPage(copy, index)) for index in range(len(pages)))
         for transfer in transfers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 import aiohttp
 import orjson
 
-from sglang_memserve.bench.clusters import System
+from sglang_memserve.bench.clusters import EngineSpec, System
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.cluster.errors import ClusterError
+from sglang_memserve.model import resolve_model
 
 _ANSWER_TOKENS = 4
 _TOKEN_IDS = (1000, 40_000)  # ordinary tokens of any vocabulary
@@ -69,6 +71,18 @@ class Ways:
         # The last line may be half-written.
         whole = (file.read_bytes().rpartition(b"\n")[0] for file in self.stats.glob("*.log"))
         return [line for text in whole for line in text.splitlines()]
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """What `engine_of` reads, and --log-dir."""
+    parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
+    parser.add_argument("--attention-backend", default="torch_native", help="of every server")
+    parser.add_argument("--threads", type=int, default=1, help="of every server (default: 1)")
+    parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
+
+
+def engine_of(options: argparse.Namespace) -> EngineSpec:
+    return EngineSpec(resolve_model(options.model), options.attention_backend, options.threads)
 
 
 def stats_flags(folder: Path) -> list[str]:

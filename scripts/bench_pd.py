@@ -29,13 +29,12 @@ from typing import Any
 
 from benchmark import command
 from benchmark.bars import Bar, at_most, conclude
-from benchmark.split import Ways, all_rounds, ratio, stats_flags
+from benchmark.split import Ways, add_server_flags, all_rounds, engine_of, ratio, stats_flags
 from sglang_memserve.bench import children
-from sglang_memserve.bench.clusters import EngineSpec, building
+from sglang_memserve.bench.clusters import building
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.machine import machine_description
-from sglang_memserve.model import resolve_model
 
 PEERS = StockPeers(Path(__file__).resolve().parents[1] / ".peers")
 OURS, MOONCAKE, COLOCATED = "memserve", "mooncake", "colocated"
@@ -73,14 +72,9 @@ async def benchmark(options: argparse.Namespace) -> None:
         *(["stock colocated server: --only-handoff"] if options.only_handoff else []),
     ]
     rounds = Rounds()
-    engine = EngineSpec(
-        model=resolve_model(options.model),
-        attention_backend=options.attention_backend,
-        threads=options.threads,
-    )
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_pd.")))
-        builder = await stack.enter_async_context(building(engine, options.port, options.log_dir))
+        builder = await stack.enter_async_context(building(engine_of(options), options.port, options.log_dir))
         session = builder.session
         ours = builder.pair(OURS, *stats_flags(folder / OURS))
         # One after the other, so that never more than four instances are in memory.
@@ -115,10 +109,7 @@ def main() -> int:
         __doc__, rounds=5, full="three times the rounds", port=38000, peer="Mooncake and sglang-router"
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="prompts, in tokens")
-    parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
-    parser.add_argument("--attention-backend", default="torch_native", help="of every server")
-    parser.add_argument("--threads", type=int, default=1, help="of every server (default: 1)")
-    parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
+    add_server_flags(parser)
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--only-handoff", action="store_true", help="leave out the colocated server")
     part.add_argument("--only-split", action="store_true", help="leave out Mooncake")

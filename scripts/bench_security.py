@@ -24,14 +24,13 @@ from pathlib import Path
 
 from benchmark import command
 from benchmark.bars import Bar, at_most, conclude
-from benchmark.split import Ways, all_rounds, ratio, stats_flags
+from benchmark.split import Ways, add_server_flags, all_rounds, engine_of, ratio, stats_flags
 from mempool.security.access import ClusterAccess
 from mempool.security.cluster_key import ClusterKey
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import EngineSpec, building
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.machine import machine_description
-from sglang_memserve.model import resolve_model
 
 PLAIN, CURVE = "plain", "curve"
 OPEN, KEYED, ENCRYPTED = "open", "keyed", "encrypted"
@@ -55,8 +54,7 @@ def measure_ports(rounds: Rounds, count: int) -> None:
 async def measure_servers(rounds: Rounds, options: argparse.Namespace) -> None:
     # Nothing is encrypted in shared memory.
     over_tcp = ("--memserve-fabrics", "stream")
-    model = resolve_model(options.model)
-    engine = EngineSpec(model, options.attention_backend, options.threads, extra=over_tcp)
+    engine = replace(engine_of(options), extra=over_tcp)
     keyed = replace(engine, cluster_key=ClusterKey.generate())
     encrypted = replace(keyed, extra=(*over_tcp, "--memserve-encrypt", "on"))
     async with AsyncExitStack() as stack:
@@ -123,10 +121,7 @@ async def benchmark(options: argparse.Namespace) -> None:
 def main() -> int:
     parser = command.parser(__doc__, rounds=9, port=38000)
     parser.add_argument("--without-servers", action="store_true", help="leave out the pairs of real servers")
-    parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
-    parser.add_argument("--attention-backend", default="torch_native", help="of every server")
-    parser.add_argument("--threads", type=int, default=1, help="of every server (default: 1)")
-    parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
+    add_server_flags(parser)
     return children.run(benchmark(parser.parse_args()))
 
 

@@ -19,6 +19,21 @@ def fake_argv() -> Callable[..., list[str]]:
     return lambda port, *flags: [sys.executable, str(FAKE_SERVER), "--port", str(port), *map(str, flags)]
 
 
+@pytest.fixture
+def device():
+    """One that runs ahead, and takes notes of what could race."""
+    # Not at import: it brings torch.
+    from recorded_device import RecordedDevice
+
+    return RecordedDevice()
+
+
+@pytest.fixture
+def forward(device):
+    """Its stream for an engine's forwards."""
+    return device.stream("forward")
+
+
 @dataclass(frozen=True)
 class FakeSpec(InstanceSpec):
     """An instance that is started by any `command`."""

@@ -4,7 +4,6 @@ import threading
 
 import numpy as np
 import pytest
-from recorded_device import RecordedDevice
 
 from mempool.engine import PublishRequest
 from sglang_memserve.caching import write_back_receiver
@@ -12,16 +11,6 @@ from sglang_memserve.caching import write_back_receiver
 TOKENS = list(range(1, 13))
 PROMPT, ANSWER = list(range(1, 11)), list(range(100, 115))
 ROOM = 7
-
-
-@pytest.fixture
-def device():
-    return RecordedDevice()
-
-
-@pytest.fixture
-def forward(device):
-    return device.stream("forward")
 
 
 @pytest.fixture

@@ -6,23 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from recorded_device import RecordedDevice
 from sglang.srt.disaggregation.base.conn import KVPoll
 
 from mempool.flags import TransferMode
 from sglang_memserve.transfer.by_layer import ByLayer, LayersWritten
 
 ROOM = 5
-
-
-@pytest.fixture
-def device():
-    return RecordedDevice()
-
-
-@pytest.fixture
-def forward(device):
-    return device.stream("forward")
 
 
 def begin(split, tools):

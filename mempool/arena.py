@@ -45,10 +45,10 @@ class DramArena:
         memory = (
             self._device.host_memory(size, row_bytes)
             if region is None
-            else self._device.pin(torch.from_numpy(region.bytes), region, row_bytes)
+            else self._device.shared_memory(region, row_bytes)
         )
         self.rows = memory.view(num_blocks, -1)
-        self._rows_a_copy = self._device.rows_a_copy(layout.block_bytes) or num_blocks
+        self._rows_a_copy = self._device.rows_a_copy(row_bytes) or num_blocks
         self._rows: npt.NDArray[np.uint8] = self.rows.numpy()
 
     @property

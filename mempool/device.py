@@ -8,6 +8,7 @@ import torch
 
 from mempool.host_memory import available_memory
 from mempool.pinned import chunk_rows, pin, pinned_memory
+from mempool.shared_memory import SharedRegion
 
 # Below this PyTorch keeps what is given back for the next one, and rounds up by little.
 _SMALL_BYTES = 1 << 20
@@ -91,9 +92,9 @@ class Device:
         """
         return torch.empty(count, dtype=torch.uint8)
 
-    def pin(self, memory: torch.Tensor, owner: object, row_bytes: int = 1) -> torch.Tensor:
-        """Memory of another kind, as `host_memory` is from now on, until its `owner` is gone."""
-        return memory
+    def shared_memory(self, region: SharedRegion, row_bytes: int = 1) -> torch.Tensor:
+        """The region's bytes, for the device as those of `host_memory` are, as long as `region` is there."""
+        return torch.from_numpy(region.bytes)
 
     def rows_a_copy(self, row_bytes: int) -> int | None:
         """A copy of rows of `host_memory` must not go beyond a multiple of this; None: it may."""
@@ -141,8 +142,8 @@ class CudaDevice(Device):
             return torch.empty(count, dtype=torch.uint8, pin_memory=True)
         return pinned_memory(count, row_bytes, torch.cuda.cudart())
 
-    def pin(self, memory: torch.Tensor, owner: object, row_bytes: int = 1) -> torch.Tensor:
-        return pin(memory, owner, row_bytes, torch.cuda.cudart())
+    def shared_memory(self, region: SharedRegion, row_bytes: int = 1) -> torch.Tensor:
+        return pin(super().shared_memory(region), region, row_bytes, torch.cuda.cudart())
 
     def rows_a_copy(self, row_bytes: int) -> int | None:
         return chunk_rows(row_bytes)

@@ -32,7 +32,6 @@ class Planes:
             raise MemPoolError(
                 f"planes of {sorted({rows.shape[0] for rows in self._rows})} pages in one pool"
             )
-
         self._kernels = self._new_kernels(row_bytes)
 
     def gather(self, index: torch.Tensor, blocks: torch.Tensor, planes: range) -> None:

@@ -390,8 +390,7 @@ class MemPool:
         """Numbers by name: what is under way now, and sums since the start.
 
         Now: `incoming`, `outgoing`, `fetching`, `held_blocks`, `leases`. Sums: `bytes_sent`, `messages_sent`,
-        `fabric_fallbacks`, `bytes_received`, `bad_frames`, `lost_parts` (of fetches),
-        `refused_connections` (strangers'),
-        `peer_refusals` (over quota, false names), `errors` (all logged).
+        `fabric_fallbacks`, `bytes_received`, `bad_frames`, `lost_parts` (of fetches), `refused_connections`
+        (strangers'), `peer_refusals` (over quota, false names), `errors` (all logged).
         """
         return {**self._exchange.counters(), "leases": self.local.index.leases}

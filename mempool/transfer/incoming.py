@@ -82,8 +82,8 @@ class IncomingTransfer:
         return [memoryview(staging(self._store, size)[:size].numpy())]
 
     @property
-    def stages_freely(self) -> bool:
-        """Whether what was placed last is copied to its pages from there, and as well from anywhere."""
+    def takes_any_memory(self) -> bool:
+        """Whether the payload that `place` was called for may be handed to `land` from anywhere, as fast."""
         return not self._in_place and not self._store.wants_pinned
 
     def land(self, part: wire.Blocks, payload: Sequence[memoryview], *, placed: bool = False) -> int:

@@ -196,7 +196,7 @@ class BlockReceiver:
             memory,
             self._lock,
             lambda: self._expected.get(message.ticket) is expected,
-            is_staging=expected.stages_freely,
+            is_staging=expected.takes_any_memory,
         )
 
     def _place_sealed(self, source: bytes, sealed: wire.Sealed, size: int) -> SealedSink:

@@ -53,7 +53,9 @@ class StagingMemory:
 
     def __init__(self, store: BlockSource, ring_bytes: int, memory: PayloadMemory | None = None) -> None:
         self.ring = StagingRing(
-            _shared(memory, ring_bytes) if memory is not None else store.host_bytes(ring_bytes)
+            store.host_bytes(ring_bytes)
+            if memory is None
+            else host_device().shared_memory(memory.allocate(ring_bytes))
         )
         self._store = store
         self._scratch = store.host_bytes(0)
@@ -63,8 +65,3 @@ class StagingMemory:
         if len(self._scratch) < count:
             self._scratch = self._store.host_bytes(count)
         return self._scratch[:count]
-
-
-def _shared(memory: PayloadMemory, count: int) -> torch.Tensor:
-    region = memory.allocate(count)
-    return host_device().pin(torch.from_numpy(region.bytes), region)

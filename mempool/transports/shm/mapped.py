@@ -28,8 +28,7 @@ class MappedRegion:
         if not stat.S_ISREG(found.st_mode) or found.st_size != size or not size:
             raise ValueError(f"a region of {size} bytes in a file of {found.st_size} bytes")
         self.size: Final = size
-        # A map of its own pages where it is written to, which it never is: numpy and torch take only such
-        # memory without a word.
+        # Copy-on-write, though nobody writes: torch warns of memory that is read-only.
         self._map = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
         self._bytes = memoryview(self._map)
 

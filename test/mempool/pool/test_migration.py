@@ -87,8 +87,8 @@ def test_a_target_that_dies_amid_the_move_leaves_it_too(world, slow_pair):
     assert torch.equal(c.stored(taken[0].addresses), data)
     assert a.lacks_nothing(HBM)
     slow.open.set()
-    # All was on its way, so it lands: it is held for the source, until that frees it or is gone.
-    until(lambda: b.counters()["held_blocks"] == 4)
+    # If its last message was on its way, the KV lands: it is held for the source, until that is gone.
+    until(lambda: b.counters()["incoming"] == 0)
     b._cluster.forget("a", None)
     assert b.lacks_nothing()
     c.free_mem(taken[0].addresses)

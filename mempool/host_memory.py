@@ -1,5 +1,6 @@
-"""How much host memory there is. Imports no torch."""
+"""How much host memory there is, and what gives freed memory back. Imports no torch."""
 
+import ctypes
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,16 @@ def available_memory(cgroup: Path = CGROUP) -> int:
         return min(free, max(0, limit - used))
     except (OSError, ValueError):
         return free  # "max" is no number: there is no limit
+
+
+def return_freed_memory() -> None:
+    """Returns to the system what was freed and the C library keeps: with glibc that may be all that there
+    ever was at once. Takes some milliseconds, in which other threads may have to wait for memory.
+    """
+    # No other C library has it, or needs it.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _reclaimable(cgroup: Path) -> int:

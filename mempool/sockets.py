@@ -8,12 +8,16 @@ from typing import Any
 
 import zmq
 
+from mempool.host_memory import return_freed_memory
+
 # Far above what is sent without an answer: reaching it means a broken peer.
 _SEND_QUEUE_MESSAGES = 1024
 # Low, since a message may be large: the rest waits in the sender's window.
 _RECEIVE_QUEUE_MESSAGES = 16
 # Instances that one thread keeps a connection to. Peers say where they are reached, as often as they like.
 MAX_PEERS = 1024
+# Dropped parts of one message beyond this are not left to the C library.
+_DROPPED_BYTES = 4 << 20
 # As many as libzmq allows; a peer takes three, and its own default is 1,023 in all.
 _MAX_SOCKETS = 65535
 
@@ -70,6 +74,26 @@ def set_bounds(socket: zmq.Socket[Any], endpoint: str, limits: SocketLimits) -> 
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(limits.silence_s * 1000))
     if "[" in endpoint:
         socket.setsockopt(zmq.IPV6, 1)
+
+
+def receive_parts(socket: zmq.Socket[Any], at_most: int, flags: int = zmq.NOBLOCK) -> list[zmq.Frame]:
+    """The next message: its first `at_most` parts, and one more if it has more. Raises zmq.Again.
+
+    ZeroMQ bounds the size of a part, and not how many of them a message has: the others are dropped.
+    """
+    parts: list[zmq.Frame] = []
+    dropped, more = 0, True
+    while more:
+        part = socket.recv(flags, copy=False)
+        more = part.more
+        if len(parts) <= at_most:
+            parts.append(part)
+        else:
+            dropped += len(part)
+    if dropped > _DROPPED_BYTES:
+        del part
+        return_freed_memory()
+    return parts
 
 
 def poll_ms(*seconds: float | None) -> int | None:

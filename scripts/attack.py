@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from benchmark.attack.run import Attack, run
+from benchmark.attack.throwing import KINDS
 from sglang_memserve.machine import machine_description
 
 
@@ -28,6 +29,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--inputs", type=int, default=100_000, help="(default: 100000)")
+    parser.add_argument(
+        "--sockets",
+        nargs="+",
+        choices=KINDS,
+        default=KINDS,
+        help=f"what to throw at (default: {' '.join(KINDS)})",
+    )
     parser.add_argument("--throwers", type=int, default=2, help="processes that throw (default: 2)")
     parser.add_argument("--seed", type=int, default=1, help="equal seeds throw the same (default: 1)")
     parser.add_argument("--alone", type=float, default=20.0, help="seconds of peace before (default: 20)")
@@ -38,7 +46,13 @@ def main() -> int:
         folder = options.log_dir or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         outcome = run(
-            Attack(options.inputs, alone_s=options.alone, throwers=options.throwers, seed=options.seed),
+            Attack(
+                options.inputs,
+                alone_s=options.alone,
+                throwers=options.throwers,
+                seed=options.seed,
+                sockets=tuple(options.sockets),
+            ),
             folder,
         )
     if options.json:

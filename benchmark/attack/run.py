@@ -15,7 +15,7 @@ from sglang_memserve.bench.figures import percentile
 
 MAX_GROWN_BYTES = 64 << 20
 # Half of all inputs: it has as many endpoints as all others have messages.
-_ROUTER_SHARE = 0.5
+_ROUTER_WEIGHT = len(KINDS) - 1.0
 _BATCH = 500
 _SETTLE_S = 2.0
 _SPAWN = get_context("spawn")
@@ -23,8 +23,8 @@ _SPAWN = get_context("spawn")
 
 @dataclass(frozen=True)
 class Attack:
-    """`inputs` in all, from `throwers` processes at once, after `warm_up` of them, which are not judged. The
-    honest client is alone for `alone_s` before.
+    """`inputs` in all at these sockets, from `throwers` processes at once, after `warm_up` of them, which are
+    not judged. The honest client is alone for `alone_s` before.
     """
 
     inputs: int
@@ -32,6 +32,7 @@ class Attack:
     alone_s: float = 20.0
     throwers: int = 2
     seed: int = 1
+    sockets: tuple[str, ...] = KINDS
 
 
 @dataclass
@@ -100,8 +101,8 @@ def _throw(throwers: ProcessPoolExecutor, attack: Attack, cluster: Cluster, outc
 
 def _batches(attack: Attack) -> list[tuple[str, int, int]]:
     """Kind, number and seed of each batch; all kinds are under way all the time."""
-    others = [kind for kind in KINDS if kind != "router"]
-    shares = {kind: (1 - _ROUTER_SHARE) / len(others) for kind in others} | {"router": _ROUTER_SHARE}
+    weights = {kind: _ROUTER_WEIGHT if kind == "router" else 1.0 for kind in attack.sockets}
+    shares = {kind: weight / sum(weights.values()) for kind, weight in weights.items()}
     batches = [
         (begin / count, kind, min(_BATCH, count - begin))
         for kind, count in ((kind, round(attack.inputs * share)) for kind, share in shares.items())

@@ -29,7 +29,7 @@ from mempool.guard import LoopGuard
 from mempool.index.events import AnyEvent, Stored
 from mempool.security.access import LOOPBACK_ONLY, ClusterAccess
 from mempool.security.authenticator import Authenticator, HandshakeMonitor
-from mempool.sockets import SocketLimits, Wakeup, new_context, poll_ms, set_bounds
+from mempool.sockets import SocketLimits, Wakeup, new_context, poll_ms, receive_parts, set_bounds
 from mempool.wire import short
 
 logger = logging.getLogger(__name__)
@@ -159,19 +159,19 @@ class FeedServer:
     def _take_requests(self) -> None:
         for _ in range(_REQUESTS_A_TURN):
             try:
-                follower, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                sender, *frames = receive_parts(self._socket, 2)
             except zmq.Again:
                 return
             try:
                 if len(frames) != 1:
                     raise FrameError(f"{len(frames)} frames where one was expected")
-                request = decode_request(frames[0])
+                request = decode_request(frames[0].buffer)
             except FrameError as error:
                 self.bad_frames += 1
                 logger.debug("dropped a request: %s", error)
                 continue
             with self._guard:
-                self._take(follower, request)
+                self._take(sender.bytes, request)
 
     def _take(self, follower: bytes, request: FeedRequest) -> None:
         key = (follower, request.medium)

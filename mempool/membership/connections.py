@@ -11,7 +11,7 @@ from mempool.endpoints import check_endpoint
 from mempool.errors import MemPoolError
 from mempool.security.access import ClusterAccess
 from mempool.security.authenticator import Authenticator
-from mempool.sockets import HANDSHAKE_FAILED
+from mempool.sockets import HANDSHAKE_FAILED, receive_parts
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Connections:
 
     def receive(self) -> list[zmq.Frame] | None:
         try:
-            return self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            return receive_parts(self.socket, 2)
         except zmq.Again:
             return None
 

@@ -16,11 +16,12 @@ from mempool.sockets import (
     HANDSHAKE_FAILED,
     SocketLimits,
     new_context,
+    receive_parts,
     set_bounds,
 )
 from mempool.speaker import Speaker, speaker_of
 from mempool.transports.base import Buffer, ChooseSink, Disconnected, IncomingMessage, PayloadMemory
-from mempool.wire import MAX_HEADER_BYTES
+from mempool.wire import MAX_HEADER_BYTES, MAX_PAYLOAD_FRAMES
 
 # A connection's last messages come before the news that it ended, unless others send without a pause.
 _MESSAGES_BEFORE_GONE = 1024
@@ -59,7 +60,9 @@ class ZeroMQ:
         except zmq.ZMQError as error:
             ends.close()
             raise MemPoolError(f"cannot listen at {url!r}: {error}") from error
-        return ZeroMQListener(ends, url, self._refuse)
+        # With the source of the message. Only blocks come with a payload.
+        most_parts = 2 if place is None else 2 + MAX_PAYLOAD_FRAMES
+        return ZeroMQListener(ends, url, self._refuse, most_parts)
 
     def connect(self, endpoint: str, limits: SocketLimits) -> "ZeroMQConnection":
         """It never reconnects: a peer that comes back is a new peer with a new endpoint."""
@@ -130,8 +133,11 @@ class _MonitoredSocket:
 
 
 class ZeroMQListener:
-    def __init__(self, ends: _MonitoredSocket, url: str, refuse: Callable[[], None]) -> None:
+    def __init__(
+        self, ends: _MonitoredSocket, url: str, refuse: Callable[[], None], most_parts: int
+    ) -> None:
         self._ends = ends
+        self._most_parts = most_parts
         self._refuse = refuse
         self.endpoint = url
         if url.startswith("tcp://"):
@@ -154,7 +160,7 @@ class ZeroMQListener:
         try:
             if not self._reads_left:
                 raise zmq.Again
-            source, *frames = self._ends.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            source, *frames = receive_parts(self._ends.socket, self._most_parts)
         except zmq.Again:
             self._reads_left = _MESSAGES_BEFORE_GONE
             self._watch()

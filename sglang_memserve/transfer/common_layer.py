@@ -16,11 +16,12 @@ from mempool.errors import FrameError, MemPoolError
 from mempool.security.access import ClusterAccess
 from mempool.security.authenticator import Authenticator
 from mempool.sockets import endpoint_of
+from sglang_memserve.transfer.control_listener import MAX_PARTS
 
 # A frame of decode's, and how many messages of one decode rank may be unread before it has to wait.
 _MAX_FRAME_BYTES, _RECEIVE_QUEUE_MESSAGES = 64 * 1024, 1024
 # Tag, room, address, port and generation, each a short text; SGLang logs and keeps them whole.
-_MAX_ABORT_FRAMES, _MAX_ABORT_BYTES = 8, 256
+_MAX_ABORT_BYTES = 256
 
 
 def open_rank_socket(manager: Any, first: int, access: ClusterAccess) -> Authenticator:
@@ -180,7 +181,7 @@ def is_abort(frames: list[bytes]) -> bool:
 
 def aborted_room(frames: list[bytes]) -> int | None:
     """The room that decode has given up; None for a malformed message. Raises FrameError for a long one."""
-    if len(frames) > _MAX_ABORT_FRAMES or any(len(frame) > _MAX_ABORT_BYTES for frame in frames):
+    if len(frames) > MAX_PARTS or any(len(frame) > _MAX_ABORT_BYTES for frame in frames):
         raise FrameError(f"an abort of {len(frames)} frames and {sum(map(len, frames))} bytes")
     abort = AbortNotification.from_zmq(frames)
     return None if abort is None else int(abort.room)

@@ -10,11 +10,13 @@ import zmq
 from mempool.errors import FrameError
 from mempool.guard import LoopGuard
 from mempool.security.authenticator import HandshakeMonitor
-from mempool.sockets import Wakeup
+from mempool.sockets import Wakeup, receive_parts
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 10
+MAX_PARTS = 8
+"""Of a message: SGLang's own abort has most."""
 
 
 class ControlListener:
@@ -67,7 +69,7 @@ class ControlListener:
                 ready = dict(poller.poll(_SWEEP_S * 1000))
                 self._handshakes.read()
                 if socket in ready:
-                    self._take(socket.recv_multipart(copy=False))
+                    self._take(receive_parts(socket, MAX_PARTS, flags=0))
             # Whatever was read: what is overdue is ended by the clock alone.
             if time.monotonic() > next_sweep:
                 next_sweep = time.monotonic() + _SWEEP_S

@@ -4,7 +4,7 @@ import itertools
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +69,9 @@ def feeding(
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, instances, page, place, access), daemon=True)
+    # As another process would get it: a key is not pickled.
+    environ = access.key.to_environment() if access.key else {}
+    process = context.Process(target=_serve, args=(there, instances, page, place, environ), daemon=True)
     process.start()
     try:
         if not here.poll(_START_SECONDS):
@@ -86,8 +88,9 @@ def _serve(
     instances: int,
     page: int,
     place: Callable[[], Iterable[Placed]],
-    access: ClusterAccess,
+    environ: Mapping[str, str],
 ) -> None:
+    access = ClusterAccess.from_environment(environ)
     sources = [FeedSource(number, page) for number in range(instances)]
     for number, medium, tokens in place():
         sources[number].insert(medium, tokens)

@@ -8,7 +8,7 @@ and transfers blocks. Printed: answers by status, threads that ended, tracebacks
 the honest client's p50 and p99, alone and beside. Exit status 1 if something broke; no time is judged.
 
 Throwers and the cluster share the machine: on few cores much of what the honest client loses is CPU time that
-the throwers take.
+the throwers take, unless they run with --spare.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ def main() -> int:
         help=f"what to throw at (default: {' '.join(KINDS)})",
     )
     parser.add_argument("--throwers", type=int, default=2, help="processes that throw (default: 2)")
+    parser.add_argument(
+        "--spare",
+        action="store_true",
+        help="throwers take only CPU time that nothing else wants, nearly as if they were on other machines",
+    )
     parser.add_argument("--seed", type=int, default=1, help="equal seeds throw the same (default: 1)")
     parser.add_argument("--alone", type=float, default=20.0, help="seconds of peace before (default: 20)")
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
@@ -52,6 +57,7 @@ def main() -> int:
                 throwers=options.throwers,
                 seed=options.seed,
                 sockets=tuple(options.sockets),
+                spare=options.spare,
             ),
             folder,
         )

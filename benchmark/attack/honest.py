@@ -16,6 +16,8 @@ from mempool.feed.messages import FeedRequest, decode_reply, encode
 
 _PAUSE_S = 0.02
 _ANSWER_S = 30.0
+# So few that the snapshots that it asks for do not grow while it is watched.
+_PROMPTS = 64
 _BODY = b'{"text": "The capital of France is", "sampling_params": {"max_new_tokens": 3}}'
 
 
@@ -82,7 +84,7 @@ class HonestClient:
 
     def _send(self, number: int) -> None:
         """A block goes to the instance, with its tokens."""
-        tokens = np.arange(4, dtype=np.int32) + 10 * number
+        tokens = np.arange(4, dtype=np.int32) + 10 * (number % _PROMPTS)
         blocks = self._pool.alloc_mem(1, Medium.DRAM)
         self._pool.transfer_with_insert("instance", tokens, blocks, timeout_s=_ANSWER_S)
         self._pool.free_mem(blocks)

@@ -1,5 +1,6 @@
 """The attack: an honest client alone, then beside throwers at every socket, and what became of everything."""
 
+import os
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +25,8 @@ _SPAWN = get_context("spawn")
 @dataclass(frozen=True)
 class Attack:
     """`inputs` in all at these sockets, from `throwers` processes at once, after `warm_up` of them, which are
-    not judged. The honest client is alone for `alone_s` before.
+    not judged. The honest client is alone for `alone_s` before. `spare`: the throwers take no CPU time that
+    anything else wants.
     """
 
     inputs: int
@@ -33,6 +35,7 @@ class Attack:
     throwers: int = 2
     seed: int = 1
     sockets: tuple[str, ...] = KINDS
+    spare: bool = False
 
 
 @dataclass
@@ -68,7 +71,8 @@ class Outcome:
 def run(attack: Attack, folder: Path) -> Outcome:
     """Logs go to `folder`. Raises what goes wrong for the honest client."""
     outcome = Outcome()
-    with running_cluster(folder) as cluster, ProcessPoolExecutor(attack.throwers, _SPAWN) as throwers:
+    pool = ProcessPoolExecutor(attack.throwers, _SPAWN, _give_way if attack.spare else None)
+    with running_cluster(folder) as cluster, pool as throwers:
         # What a process keeps after its first use of everything is no growth.
         warm_up = replace(attack, inputs=attack.warm_up, seed=attack.seed + 1_000_000)
         _throw(throwers, warm_up, cluster, Outcome())
@@ -86,6 +90,10 @@ def run(attack: Attack, folder: Path) -> Outcome:
         for target in cluster.targets:
             outcome.processes[target.name] = target.verdict()
     return outcome
+
+
+def _give_way() -> None:
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _throw(throwers: ProcessPoolExecutor, attack: Attack, cluster: Cluster, outcome: Outcome) -> None:

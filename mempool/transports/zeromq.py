@@ -133,9 +133,7 @@ class _MonitoredSocket:
 
 
 class ZeroMQListener:
-    def __init__(
-        self, ends: _MonitoredSocket, url: str, refuse: Callable[[], None], most_parts: int
-    ) -> None:
+    def __init__(self, ends: _MonitoredSocket, url: str, refuse: Callable[[], None], most_parts: int) -> None:
         self._ends = ends
         self._most_parts = most_parts
         self._refuse = refuse

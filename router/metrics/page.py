@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from router.admission.admission import Admission
 from router.forwarding.retries import Retries
@@ -43,7 +47,17 @@ class Metrics:
     async def answer(self, request: web.Request) -> web.Response:
         """The page, in the form that the client prefers."""
         encode, kind = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(self._all), headers={"Content-Type": kind})
+        # Of many endpoints the text takes longer than a request: others need not wait for it.
+        text = await asyncio.to_thread(encode, _Snapshot(list(self._all.collect())))
+        return web.Response(body=text, headers={"Content-Type": kind})
+
+
+class _Snapshot(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
 
 
 def scraped_app(metrics: Metrics) -> web.Application:

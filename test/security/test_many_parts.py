@@ -2,9 +2,10 @@
 
 import pytest
 import zmq
+from waiting import until
+
 from benchmark.attack.cluster import running_cluster
 from benchmark.attack.honest import HonestClient
-from waiting import until
 
 SOCKETS = ("registry", "feed", "control", "split")
 PARTS, PART, MESSAGES = 100_000, b"x" * 1000, 3
@@ -19,13 +20,12 @@ def cluster(tmp_path_factory):
 
 def throw(endpoint, kind):
     """Returns when the other end has read all."""
-    with zmq.Context() as context:
-        with context.socket(zmq.PUSH if kind == "split" else zmq.DEALER) as thrower:
-            thrower.setsockopt(zmq.LINGER, 60_000)
-            thrower.setsockopt(zmq.SNDTIMEO, 60_000)
-            thrower.connect(endpoint)
-            for _ in range(MESSAGES):
-                thrower.send_multipart([PART] * PARTS)
+    with zmq.Context() as context, context.socket(zmq.PUSH if kind == "split" else zmq.DEALER) as thrower:
+        thrower.setsockopt(zmq.LINGER, 60_000)
+        thrower.setsockopt(zmq.SNDTIMEO, 60_000)
+        thrower.connect(endpoint)
+        for _ in range(MESSAGES):
+            thrower.send_multipart([PART] * PARTS)
 
 
 @pytest.mark.parametrize("kind", SOCKETS)
@@ -38,5 +38,7 @@ def test_their_memory_is_given_back(cluster, kind):
     with HonestClient(cluster.endpoints) as honest:
         until(lambda: all(len(honest.seconds[name]) > 2 for name in ("feed", "transfer")))
     verdict = hit.verdict()
-    assert verdict["alive"] and not verdict["threads_ended"] and not verdict["tracebacks"]
+    assert verdict["alive"]
+    assert not verdict["threads_ended"]
+    assert not verdict["tracebacks"]
     assert verdict["grown_bytes"] < MAX_GROWN_BYTES

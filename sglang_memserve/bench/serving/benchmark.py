@@ -128,6 +128,7 @@ def engine_of(options: BenchOptions, model: ModelInfo, gpus: bool) -> EngineSpec
         attention_backend=options.attention_backend or (_GPU_ATTENTION if gpus else cpu_attention.NAME),
         threads=options.threads,
         pool_tokens=options.pool_tokens,
+        page_size=options.page_size,
         extra=(METRICS, *options.extra),
     )
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from benchmark.gpu.execution import execute
 from benchmark.gpu.plan import GpuStep
 step = GpuStep("hangs", "does not end", tuple(sys.argv[2:]), 600.0)
-print(execute(step, Path(sys.argv[1]), print, grace_s=0.2).status)
+print(execute(step, Path(sys.argv[1]), print, grace_s=0.2).status, flush=True)
+sys.stdin.read()
 """
 
 
@@ -46,7 +47,9 @@ def run(tmp_path):
 
 def test_a_step_that_passes_has_its_figures_and_its_bars_in_a_line(run, step, tmp_path):
     figures = '{"results": {}, "bars": [{"ok": true}, {"ok": false}]}'
-    found = run(step(f"import sys; print('{figures}'); print('later', file=sys.stderr)", measures=True))
+    found = run(
+        step(f"import sys; print('{figures}', flush=True); print('later', file=sys.stderr)", measures=True)
+    )
     assert (found.status, found.exit_code, found.summary) == ("passed", 0, "1 of 2 bars met")
     assert found.figures["bars"] == [{"ok": True}, {"ok": False}]
     assert found.log == "logs/1.log"
@@ -89,14 +92,29 @@ def test_what_a_step_leaves_behind_is_ended_too(run, tmp_path):
     assert "were left: 1" in found.summary
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
-def test_nothing_is_left_when_the_run_is_ended(hanging, tmp_path, number):
+@pytest.fixture
+def runner(hanging, tmp_path):
+    """A process that executes a step that hangs; it stays when the step has ended, until it is killed."""
     make, started = hanging
     command = [sys.executable, "-c", EXECUTE, str(tmp_path / "log"), *make(limit_s=600.0).argv]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    runner = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    until(started)
-    runner.send_signal(number)
-    printed, _ = runner.communicate(timeout=60)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
+        try:
+            until(started)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_ctrl_c_ends_the_step_with_all_that_it_started(runner, hanging):
+    _, started = hanging
+    runner.send_signal(signal.SIGINT)
+    assert runner.stdout.readline() == "interrupted\n"
+    assert are_gone(started())
+
+
+def test_nothing_of_a_step_outlives_the_run(runner, hanging):
+    _, started = hanging
+    runner.kill()
     until(lambda: are_gone(started()))
-    assert printed == ("interrupted\n" if number == signal.SIGINT else "")

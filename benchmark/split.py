@@ -14,11 +14,13 @@ from pathlib import Path
 import aiohttp
 import orjson
 
+from benchmark import device
 from sglang_memserve.bench.clusters import EngineSpec, System
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.model import resolve_model
 
+_CPU_ATTENTION = "torch_native"
 _ANSWER_TOKENS = 4
 _TOKEN_IDS = (1000, 40_000)  # ordinary tokens of any vocabulary
 _REQUEST_S, STATS_S = 300.0, 10.0
@@ -75,14 +77,22 @@ class Ways:
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
     """What `engine_of` reads, and --log-dir."""
-    parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
-    parser.add_argument("--attention-backend", default="torch_native", help="of every server")
+    device.add_flags(parser, _CPU_ATTENTION)
     parser.add_argument("--threads", type=int, default=1, help="of every server (default: 1)")
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")
 
 
 def engine_of(options: argparse.Namespace) -> EngineSpec:
-    return EngineSpec(resolve_model(options.model), options.attention_backend, options.threads)
+    """Raises UsageError for a device that this machine does not have, ModelError for a model that is none."""
+    gpus = device.gpus_of(options.device)
+    return EngineSpec(
+        model=resolve_model(options.model),
+        attention_backend=options.attention_backend or (device.GPU_ATTENTION if gpus else _CPU_ATTENTION),
+        threads=options.threads,
+        page_size=options.page_size,
+        gpus=tuple(gpus),
+        extra=device.GPU_FLAGS if gpus else (),
+    )
 
 
 def stats_flags(folder: Path) -> list[str]:

@@ -23,7 +23,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from benchmark import command
 from benchmark.bars import Bar, at_most, conclude
 from benchmark.split import Ways, add_server_flags, all_rounds, engine_of, ratio, stats_flags
 from sglang_memserve.bench import children
-from sglang_memserve.bench.clusters import building
+from sglang_memserve.bench.clusters import EngineSpec, building
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import StockPeers
 from sglang_memserve.machine import machine_description
@@ -66,6 +68,7 @@ def bars(rounds: Rounds) -> list[Bar]:
 async def benchmark(options: argparse.Namespace) -> None:
     if not options.without_peer:
         PEERS.require()
+    engine = engine_of(options)
     skipped = [
         *(["Mooncake TCP: --without-peer"] if options.without_peer else []),
         *(["Mooncake TCP: --only-split"] if options.only_split else []),
@@ -74,7 +77,7 @@ async def benchmark(options: argparse.Namespace) -> None:
     rounds = Rounds()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_pd.")))
-        builder = await stack.enter_async_context(building(engine_of(options), options.port, options.log_dir))
+        builder = await stack.enter_async_context(building(engine, options.port, options.log_dir))
         session = builder.session
         ours = builder.pair(OURS, *stats_flags(folder / OURS))
         # One after the other, so that never more than four instances are in memory.
@@ -91,20 +94,19 @@ async def benchmark(options: argparse.Namespace) -> None:
                 ways = [Ways(system, session, folder / system.name) for system in systems]
                 await all_rounds(rounds, ways, [SPLIT_TOKENS], options.rounds, "split")
     print(rounds.table())
-    conclude(described(options), rounds.results(), bars(rounds), skipped, json=options.json)
+    conclude(described(engine), rounds.results(), bars(rounds), skipped, json=options.json)
 
 
-def described(options: argparse.Namespace) -> dict[str, Any]:
+def described(engine: EngineSpec) -> dict[str, Any]:
     """The machine, and what both systems ran with."""
     return {
         **machine_description("sglang", "torch", "sglang-memserve"),
         **PEERS.versions(),
-        "attention_backend": options.attention_backend,
-        "threads": options.threads,
+        "engine": asdict(engine),
     }
 
 
-def main() -> int:
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command.parser(
         __doc__, rounds=5, full="three times the rounds", port=38000, peer="Mooncake and sglang-router"
     )
@@ -113,9 +115,13 @@ def main() -> int:
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--only-handoff", action="store_true", help="leave out the colocated server")
     part.add_argument("--only-split", action="store_true", help="leave out Mooncake")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.rounds *= 3 if options.full else 1
-    return children.run(benchmark(options))
+    return options
+
+
+def main() -> int:
+    return children.run(benchmark(parsed()))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def measure_ports(rounds: Rounds, count: int) -> None:
 async def measure_servers(rounds: Rounds, options: argparse.Namespace) -> None:
     # Nothing is encrypted in shared memory.
     over_tcp = ("--memserve-fabrics", "stream")
-    engine = replace(engine_of(options), extra=over_tcp)
+    engine = engine_of(options)
+    engine = replace(engine, extra=(*engine.extra, *over_tcp))
     keyed = replace(engine, cluster_key=ClusterKey.generate())
     encrypted = replace(keyed, extra=(*over_tcp, "--memserve-encrypt", "on"))
     async with AsyncExitStack() as stack:

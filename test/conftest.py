@@ -1,4 +1,5 @@
 import contextlib
+import importlib.util
 import itertools
 import os
 import random
@@ -10,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import e2e_engine
 import pytest
 from zygote import Zygote
 
@@ -76,6 +78,23 @@ def forked_python():
         zygote.wait()
 
 
+@pytest.fixture(scope="module")
+def load_script():
+    """load_script(name): scripts/NAME.py as a module, there until the file's last test has ended."""
+    loaded = []
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        loaded.append(name)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in loaded:
+        del sys.modules[name]
+
+
 def is_free(port):
     with socket.socket() as probe:
         try:
@@ -99,6 +118,7 @@ def holds_e2e(argument):
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="run the whole matrix of real servers too")
+    e2e_engine.add_options(parser)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -108,6 +128,8 @@ def pytest_collection_modifyitems(config, items):
         marks = {mark.name for mark in item.iter_markers()}
         if "full" in marks and not full:
             item.add_marker(pytest.mark.skip(reason="part of the full matrix: --full runs it"))
+        if "cpu" in marks and e2e_engine.visible_gpus(config):
+            item.add_marker(pytest.mark.skip(reason="float32 or MemServe's attention: not on a GPU"))
         if "gpu" in marks:
             if cuda is None:
                 import torch

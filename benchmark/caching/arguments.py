@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark import command
+from benchmark import command, device
 from benchmark.caching import parts
 from benchmark.caching.crossover import LENGTHS
-from benchmark.caching.pair import PAGE
 from sglang_memserve.bench.serving.options import BenchOptions
 
 _ROUNDS = 3
@@ -27,6 +26,7 @@ class CachingArguments:
     full: bool
     peer: bool
     lengths: tuple[int, ...]
+    device: str
     options: BenchOptions
 
     def against(self, part: str) -> tuple[str, ...]:
@@ -46,14 +46,16 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> CachingA
     """`peers`: the folder that scripts/setup_peers.sh filled. Exits with a message for a bad argument."""
     parser = _parser(about)
     found = parser.parse_args(arguments)
+    if (page := found.page_size) < 1:
+        parser.error(f"--page-size {page}: give at least 1")
     for tokens in found.lengths:
-        if tokens % PAGE or not 2 * PAGE <= tokens <= _LONGEST:
-            parser.error(f"--lengths {tokens}: give multiples of {PAGE}, from {2 * PAGE} to {_LONGEST}")
+        if tokens % page or not 2 * page <= tokens <= _LONGEST:
+            parser.error(f"--lengths {tokens}: give multiples of {page}, from {2 * page} to {_LONGEST}")
     for name, minimum in (("rounds", 1), ("sessions", 1), ("threads", 1)):
         if (value := getattr(found, name)) is not None and value < minimum:
             parser.error(f"--{name} {value}: give at least {minimum}")
     chosen = found.part or (parts.ALL if found.full else parts.DEFAULT)
-    names = ("traces", "up", "model", "attention_backend", "threads", "port", "log_dir")
+    names = ("traces", "up", "model", "attention_backend", "page_size", "threads", "port", "log_dir")
     given = {name: value for name in names if (value := getattr(found, name)) is not None}
     options = BenchOptions(
         arms=(parts.PIVOT,), rounds=found.rounds, json=found.json, plot=found.plot, peers=peers, **given
@@ -65,6 +67,7 @@ def parsed(arguments: Sequence[str] | None, about: str, peers: Path) -> CachingA
         full=found.full,
         peer=not found.without_peer,
         lengths=tuple(found.lengths),
+        device=found.device,
         options=options,
     )
 
@@ -82,8 +85,7 @@ def _parser(about: str) -> argparse.ArgumentParser:
         "--lengths", type=int, nargs="+", default=list(LENGTHS), help="prompts of the crossover, in tokens"
     )
     parser.add_argument("--up", choices=("auto", "together", "in-turn"), help=_UP)
-    parser.add_argument("--model", help="a local folder or a hub name (default: the embedded model)")
-    parser.add_argument("--attention-backend", help="of every server (default: memserve_cpu without a GPU)")
+    device.add_flags(parser, "memserve_cpu")
     parser.add_argument("--threads", type=int, help="of every server (default: 1)")
     parser.add_argument("--port", type=int, help="takes free ports from here up (default: 39000)")
     parser.add_argument("--log-dir", type=Path, help="keep the processes' logs here")

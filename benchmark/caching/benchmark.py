@@ -10,6 +10,7 @@ from benchmark.caching.arguments import CachingArguments
 from benchmark.caching.duels import Duels
 from benchmark.caching.outcome import CachingOutcome
 from benchmark.caching.parts import CROSSOVER, PARTS, PEER, PIVOT
+from benchmark.device import GPU_FLAGS, gpus_of
 from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import building
 from sglang_memserve.bench.peers import StockPeers
@@ -25,7 +26,6 @@ from sglang_memserve.bench.serving.benchmark import (
 )
 from sglang_memserve.bench.serving.client import open_session
 from sglang_memserve.bench.serving.options import GPU_LOAD, BenchOptions
-from sglang_memserve.cluster import share
 from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.local import read_model
 from sglang_memserve.model import ModelInfo
@@ -38,9 +38,11 @@ async def benchmark(asked: CachingArguments) -> None:
         peers.require()
     if options.plot:
         require_matplotlib()
-    gpus = bool(share.visible_gpus())
+    gpus = gpus_of(asked.device)
     model = await read_model(options.model, MODEL_S)
-    engine = engine_of(options, model, gpus)
+    engine = engine_of(options, model, bool(gpus))
+    if gpus:
+        engine = replace(engine, gpus=tuple(gpus), extra=(*engine.extra, *GPU_FLAGS))
     outcome, failure = CachingOutcome(asked, described(options, engine)), None
     async with open_session() as session, building(engine, options.port, options.log_dir) as builder:
 
@@ -56,7 +58,7 @@ async def benchmark(asked: CachingArguments) -> None:
                         points, builder, session, asked.lengths, options.rounds, asked.seed or 0
                     )
                 else:
-                    await _fight(name, asked, duels, outcome, model, gpus)
+                    await _fight(name, asked, duels, outcome, model, bool(gpus))
         except ClusterError as error:
             failure = error
     if outcome.empty and failure:

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmark.caching.pair import PAGE, InstancePair, raised
+from benchmark.caching.pair import InstancePair, raised
 from benchmark.caching.sources import RECOMPUTE, REMOTE, SOURCES, PrefixSource, Tokens
 from sglang_memserve.bench.chart import Chart, Panel, Point
 from sglang_memserve.bench.clusters import Builder
@@ -31,9 +31,9 @@ def figure_name(percent: int) -> str:
     return f"ttft_ms_{percent}_percent_cached"
 
 
-def cached_tokens(tokens: int, percent: int) -> int:
+def cached_tokens(tokens: int, percent: int, page: int) -> int:
     """In whole pages."""
-    return tokens * percent // 100 // PAGE * PAGE
+    return tokens * percent // 100 // page * page
 
 
 def sources_at(percent: int) -> tuple[PrefixSource, ...]:
@@ -57,26 +57,37 @@ async def measure(
     seed: int,
 ) -> None:
     """Raises ClusterError, also for a request that was not served from where it should have been."""
-    pool = max(_LEAST_POOL, max(lengths) * 4 // 3 // (2 * PAGE) * 2 * PAGE)
+    page = builder.engine.page_size
+    pool = max(_LEAST_POOL, max(lengths) * 4 // 3 // (2 * page) * 2 * page)
     async with raised(builder, session, pool) as pair:
         fillers = [_drawn(Random(f"{seed} filler {n}"), pool // 2) for n in range(2)]
-        await _introduce(pair, seed)
+        await _introduce(pair, seed, page)
         for number in range(1, count + 1):
             for tokens in lengths:
                 rng = Random(f"{seed} {number} {tokens}")
-                await _one_round(rounds, pair, fillers, tokens, rng, f"round {number} of {count}")
+                cached = {percent: cached_tokens(tokens, percent, page) for percent in PERCENTS}
+                await _one_round(rounds, pair, fillers, tokens, cached, rng, f"round {number} of {count}")
 
 
 async def _one_round(
-    rounds: Rounds, pair: InstancePair, fillers: Sequence[Tokens], tokens: int, rng: Random, phase: str
+    rounds: Rounds,
+    pair: InstancePair,
+    fillers: Sequence[Tokens],
+    tokens: int,
+    cached_at: Mapping[int, int],
+    rng: Random,
+    phase: str,
 ) -> None:
-    """All points of one length, in an order of its own; the prompts' beginning is the same for all."""
+    """All points of one length, in an order of its own; the prompts' beginning is the same for all.
+
+    `cached_at`: how many of the tokens are cached, by percent.
+    """
     base = _drawn(rng, tokens)
     await pair.bring(base)
     points = [(percent, source) for percent in PERCENTS for source in sources_at(percent)]
     found: dict[tuple[str, int], float] = {}
     for percent, source in rng.sample(points, len(points)):
-        cached = cached_tokens(tokens, percent)
+        cached = cached_at[percent]
         prefix, rest = base[:cached], _drawn(rng, tokens - cached)
         await source.arrange(pair, prefix, fillers)
         served = await pair.ask([*prefix, *rest], fetch=source.fetches)
@@ -91,9 +102,9 @@ async def _one_round(
                 rounds.note(workload(tokens), source.name, **{name: ttft})
 
 
-async def _introduce(pair: InstancePair, seed: int) -> None:
+async def _introduce(pair: InstancePair, seed: int, page: int) -> None:
     """Until the instances have heard of each other, and their code is warm."""
-    prompt = _drawn(Random(f"{seed} first"), 4 * PAGE)
+    prompt = _drawn(Random(f"{seed} first"), 4 * page)
     await pair.bring(prompt)
     deadline = time.monotonic() + _ACQUAINTED_S
     while time.monotonic() < deadline:

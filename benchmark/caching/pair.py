@@ -23,7 +23,6 @@ from sglang_memserve.cluster.errors import ClusterError
 from sglang_memserve.cluster.spec import InstanceSpec, registry_argv
 from sglang_memserve.cluster.supervisor import Member
 
-PAGE = 16
 _ANSWER_TOKENS = 4
 _DRAM_BLOCKS = 2048
 _REQUEST_S, _SEEN_S, _POLL_S = 300.0, 30.0, 0.02

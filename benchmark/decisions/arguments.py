@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark import command
-from benchmark.caching.pair import PAGE
 from benchmark.decisions.points import LENGTHS
+from benchmark.decisions.two import PAGE
 from sglang_memserve.cpu.attention import NAME as MEMSERVE_CPU
 
 CROSSOVER, HOT = PARTS = ("crossover", "hot")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmark.caching.pair import PAGE
 from benchmark.cost import live
 from benchmark.decisions import points
 from benchmark.decisions.arguments import CROSSOVER, HOT, DecisionsArguments
@@ -14,7 +13,7 @@ from benchmark.decisions.hot import OWN, PREFIX, Heat, heated
 from benchmark.decisions.outcome import DecisionsOutcome
 from benchmark.decisions.predicted import PredictedTimes, with_transfer
 from benchmark.decisions.spread import PRICED, UNPRICED
-from benchmark.decisions.two import raised
+from benchmark.decisions.two import PAGE, raised
 from router.cost import Profile, load_profile
 from sglang_memserve.bench.clusters import Builder, EngineSpec, building
 from sglang_memserve.bench.serving.client import open_session

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from random import Random
 from statistics import median
 
-from benchmark.caching.pair import PAGE, Served
+from benchmark.caching.pair import Served
 from benchmark.caching.sources import RECOMPUTE, REMOTE
 from benchmark.decisions.predicted import NEW, PredictedTimes
-from benchmark.decisions.two import Two
+from benchmark.decisions.two import PAGE, Two
 from sglang_memserve.cluster.errors import ClusterError
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)

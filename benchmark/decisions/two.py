@@ -7,12 +7,14 @@ from functools import partial
 
 import aiohttp
 
-from benchmark.caching.pair import PAGE, InstancePair, name
+from benchmark.caching.pair import InstancePair, name
 from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Builder, System
 from sglang_memserve.cluster import probe
 from sglang_memserve.cluster.spec import registry_argv
 from sglang_memserve.cluster.supervisor import Member
+
+PAGE = 16
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from benchmark.policies.arguments import PoliciesArguments
 from benchmark.policies.cluster import ROLES, raised
 from benchmark.policies.outcome import PoliciesOutcome
 from benchmark.policies.sessions import USERS, duplicated
+from mempool.host_memory import available_memory
 from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import building
 from sglang_memserve.bench.peers import StockPeers
@@ -65,7 +66,7 @@ def asked_for(asked: PoliciesArguments, model: Path) -> Workload:
 
 def _require_memory(pool_tokens: int, model: ModelInfo) -> None:
     each = INSTANCE_BYTES + model.weight_bytes + pool_tokens * model.kv_bytes_per_token
-    need, free = each * len(ROLES), share.available_memory()
+    need, free = each * len(ROLES), available_memory()
     if need > free:
         raise ClusterError(
             f"{len(ROLES)} instances need some {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "

@@ -69,17 +69,18 @@ class IncomingTransfer:
 
     def place(
         self, part: wire.Blocks, size: int, staging: Callable[[BlockStore, int], torch.Tensor]
-    ) -> Sequence[memoryview]:
-        """Memory for the `size` bytes of its payload, until `land` is called with that.
+    ) -> Callable[[], Sequence[memoryview]]:
+        """What gives memory for the `size` bytes of its payload, until `land` is called with that.
 
-        `staging` gives so many bytes of host memory of a store, where the payload cannot go to its pages.
+        `staging` gives so many bytes of host memory of a store, once somebody wants them, where the payload
+        cannot go to its pages.
         """
         planes = self._require_fits(part, [size])
         memory = self._store.views(self._pages_of(part), planes)
         self._in_place = memory is not None
         if memory is not None:
-            return memory
-        return [memoryview(staging(self._store, size)[:size].numpy())]
+            return lambda: memory
+        return lambda: [memoryview(staging(self._store, size)[:size].numpy())]
 
     @property
     def takes_any_memory(self) -> bool:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from mempool import wire
 from mempool.errors import MemPoolError
@@ -29,21 +30,31 @@ class DiscardSink:
 
 
 class BlockSink:
-    """Memory of a transfer, as long as the transfer is `alive`. It is checked and written to under `lock`."""
+    """Memory of a transfer, as long as the transfer is `alive`. It is checked and written to under `lock`.
+
+    `place` gives the memory, and is called once something is read to it.
+    """
 
     def __init__(
         self,
-        memory: Sequence[memoryview],
+        place: Callable[[], Sequence[memoryview]],
         lock: threading.RLock,
         alive: Callable[[], bool],
         *,
         is_staging: bool = False,
     ) -> None:
-        self.memory = memory
         self.is_staging = is_staging
-        self._vector = Vector(memory)
+        self._place = place
         self._lock = lock
         self._alive = alive
+
+    @cached_property
+    def memory(self) -> Sequence[memoryview]:
+        return self._place()
+
+    @cached_property
+    def _vector(self) -> Vector:
+        return Vector(self.memory)
 
     def fill(self, read: Read) -> int:
         with self._lock:

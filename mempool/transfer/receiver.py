@@ -191,9 +191,9 @@ class BlockReceiver:
         self._await_writable(message.ticket)
         with self._lock:
             expected = self._claimed(message, source, opened=opened)
-            memory = expected.place(message, size, partial(self._staging_of, source))
+            place = expected.place(message, size, partial(self._staging_of, source))
         return BlockSink(
-            memory,
+            place,
             self._lock,
             lambda: self._expected.get(message.ticket) is expected,
             is_staging=expected.takes_any_memory,

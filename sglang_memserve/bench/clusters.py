@@ -25,7 +25,8 @@ class EngineSpec:
     """What is the same for every instance of every system.
 
     `threads` are OpenMP's, `pool_tokens` the size of the KV pool, `extra` further flags of SGLang's;
-    `cluster_key` is what processes of ours ask each other for.
+    `cluster_key` is what processes of ours ask each other for. `gpus`: decode has the second of them, all
+    others the first; without any, CUDA's own choice is every instance's.
     """
 
     model: str
@@ -35,6 +36,7 @@ class EngineSpec:
     page_size: int = 16
     extra: tuple[str, ...] = ()
     cluster_key: ClusterKey | None = None
+    gpus: tuple[int, ...] = ()
 
     def instance(self, role: Role, ports: PortPicker, *flags: str) -> InstanceSpec:
         """One of ours, on ports of its own, with `flags` of its own."""
@@ -48,6 +50,7 @@ class EngineSpec:
             model=self.model,
             threads=self.threads,
             max_total_tokens=self.pool_tokens,
+            gpus=self.gpus[1:2] or self.gpus[:1] if role == "decode" else self.gpus[:1],
             cluster_key=self.cluster_key,
             extra=(*own, *self.extra, *flags),
         )

@@ -1,5 +1,6 @@
 """From the settings of `memserve up` to the instances that it starts."""
 
+from mempool.host_memory import available_memory
 from mempool.security.cluster_key import ClusterKey
 from mempool.sockets import endpoint_of
 from sglang_memserve.cluster import share
@@ -80,7 +81,7 @@ def _pool_tokens(config: ClusterConfig, role: str, model: ModelInfo | None) -> i
         return config.max_total_tokens
     args = config.args_of(role)
     return share.pool_tokens(
-        share.available_memory(),
+        available_memory(),
         config.instances,
         model.kv_bytes_per_token,
         _number(args, "--context-length") or model.context_length,

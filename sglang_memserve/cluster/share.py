@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mempool.host_memory import CGROUP
-from mempool.host_memory import available_memory as available_memory
 from sglang_memserve.cluster.errors import ClusterError
 
 PROCESS_BYTES = (

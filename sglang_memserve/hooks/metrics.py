@@ -37,4 +37,5 @@ def counters(scheduler: Any) -> dict[str, Any] | None:
         return None
     prompts = getattr(scheduler.tree_cache, "prompts", {})
     names = {} if state.agent is None else {"instance": state.agent.name, "peers": state.agent.peers}
-    return {name: count for part in (*parts, prompts, names) for name, count in part.items()}
+    loop = {"batches_overlapped": state.batches_overlapped}
+    return {name: count for part in (*parts, prompts, loop, names) for name, count in part.items()}

@@ -17,13 +17,15 @@ class SchedulerState:
     """`manager`: of the transfer backend, on a prefill or decode instance. `agent`: where KV is kept outside
     SGLang's tree too. `wakeup`: what ends the scheduler's waits. `metrics`: with `--enable-metrics`.
 
-    Each is None where the scheduler has none. Only the hooks set them.
+    Each is None where the scheduler has none. `batches_overlapped`: see `overlap.count_launch`. Only the
+    hooks set them.
     """
 
     manager: "MemServeKVManager | None" = None
     agent: "CachingAgent | None" = None
     wakeup: "SchedulerWakeup | None" = None
     metrics: "MetricsPublisher | None" = None
+    batches_overlapped: int = 0
 
 
 def scheduler_state(scheduler: Any) -> SchedulerState:

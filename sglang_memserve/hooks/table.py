@@ -8,7 +8,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sglang_memserve.hook_targets import Target, targets
-from sglang_memserve.hooks import caching, cpu, decode, metrics, prefill, prompts, samples, server, transfer
+from sglang_memserve.hooks import (
+    caching,
+    cpu,
+    decode,
+    metrics,
+    overlap,
+    prefill,
+    prompts,
+    samples,
+    server,
+    transfer,
+)
 
 Hook = Callable[..., Any]
 
@@ -53,7 +64,7 @@ def _all_specs() -> tuple[HookSpec, ...]:
         HookSpec(Target.SEND_CACHED_PREFIX, "AROUND", send_cached_prefix),
         HookSpec(Target.COLOCATED_QUEUE, "AFTER", caching.fetch_for_colocated),
         HookSpec(Target.NEW_PREFILL_BATCH, "AROUND", new_prefill_batch),
-        HookSpec(Target.RUN_BATCH, "AROUND", prefill.run_batch),
+        HookSpec(Target.RUN_BATCH, "AROUND", run_batch),
         HookSpec(Target.INIT_DISAGGREGATION, "AFTER", scheduler_is_set_up),
         HookSpec(Target.INGEST_REQUESTS, "AROUND", ingest_requests),
         HookSpec(Target.INTERNAL_STATE, "AFTER", metrics.add_counters),
@@ -89,6 +100,11 @@ def new_prefill_batch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any)
         result = original(scheduler, *args, **kwargs)
         prefill.yield_optimistic_prefill(result, scheduler)
         return result
+
+
+def run_batch(original: Hook, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    overlap.count_launch(scheduler)
+    return prefill.run_batch(original, scheduler, *args, **kwargs)
 
 
 def scheduler_is_set_up(result: object, scheduler: Any) -> None:

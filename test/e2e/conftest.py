@@ -16,15 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from e2e_engine import engine_of
 
 START_SECONDS = 300
 OF_THE_SESSION = {"one_p_one_d", "from_stock"}
-STOCK = (
-    *("--device", "cpu", "--attention-backend", "torch_native", "--disable-cuda-graph"),
-    *("--disable-overlap-schedule", "--sleep-on-idle", "--page-size", "16", "--enable-cache-report"),
-    *("--max-total-tokens", "16384", "--enable-fp32-lm-head"),
-)
-EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 # Of all clusters, so that another router follows their instances too.
 CLUSTER_KEY = {"MEMSERVE_CLUSTER_KEY": "e2e" * 11}
 
@@ -76,14 +71,20 @@ class Process:
         return code, alive
 
 
+@pytest.fixture(scope="session")
+def engine(pytestconfig):
+    return engine_of(pytestconfig)
+
+
 class Cluster(Process):
-    def __init__(self, folder, port, *sizes, flags=(), env=None):
+    def __init__(self, folder, port, engine, *sizes, flags=(), env=None):
         self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self.logs = folder / "logs"
         argv = [sys.executable, "-m", "sglang_memserve.cli.main", "up", *sizes]
         argv += ["--port", str(self.port), "--log-dir", str(self.logs), "--max-total-tokens", "16384"]
-        super().__init__("up", [*argv, "--", "--enable-fp32-lm-head", *flags], folder, env)
+        argv += [*engine.up_flags, "--", "--enable-fp32-lm-head", *engine.passed_on, *flags]
+        super().__init__("up", argv, folder, engine.up_env | (env or {}))
 
     def workers(self, role):
         return [worker for worker in _get(f"{self.url}/workers")["workers"] if worker["role"] == role]
@@ -115,12 +116,13 @@ class Cluster(Process):
 
 
 @pytest.fixture(scope="session")
-def cluster_of(tmp_path_factory, free_port):
+def cluster_of(tmp_path_factory, free_port, engine):
     """Starts clusters; each is stopped at the end, leaves no process, and has logged no leak and no crash."""
     running = []
 
     def start(*sizes, flags=(), env=None):
-        cluster = Cluster(tmp_path_factory.mktemp("cluster"), free_port(), *sizes, flags=flags, env=env)
+        folder = tmp_path_factory.mktemp("cluster")
+        cluster = Cluster(folder, free_port(), engine, *sizes, flags=flags, env=env)
         try:
             cluster.wait_for(r"serving on ", START_SECONDS)
         except BaseException:
@@ -196,17 +198,16 @@ def one_p_one_d(cluster_of):
 
 
 @pytest.fixture(scope="session")
-def stock_of(tmp_path_factory, free_port):
+def stock_of(tmp_path_factory, free_port, engine):
     """`with stock_of(*flags) as url`: stock SGLang, colocated on the same platform."""
-    from sglang_memserve.model import resolve_model
 
     @contextlib.contextmanager
     def used(*flags):
         port = free_port()
-        argv = [sys.executable, "-m", "sglang.launch_server", "--model-path", resolve_model(None)]
-        argv += ["--served-model-name", EMBEDDED_NAME, "--host", "127.0.0.1", "--port", str(port)]
+        argv = [sys.executable, "-m", "sglang.launch_server", "--host", "127.0.0.1", "--port", str(port)]
         env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
-        server = Process("stock", [*argv, *STOCK, *flags], tmp_path_factory.mktemp("stock"), env)
+        command, folder = [*argv, *engine.stock_flags, *flags], tmp_path_factory.mktemp("stock")
+        server = Process("stock", command, folder, env | engine.stock_env)
         try:
             server.wait_for("fired up and ready", START_SECONDS)
             yield f"http://127.0.0.1:{port}"
@@ -283,13 +284,14 @@ class Greedy:
     """Answers with the tokens that came close at each place, and what two of them differ in.
 
     Tokens within TIE (nats) of the reference's best may come out instead when sums are done in another order
-    or batch. After prompts of meaningless tokens more than two can be.
+    or batch. After prompts of meaningless tokens more than two can be. `page_size`: of every server.
     """
 
     TIE, CLOSEST = 0.15, 10
 
-    def __init__(self, post):
+    def __init__(self, post, page_size):
         self._post = post
+        self.page_size = page_size
 
     def body(self, prompt, tokens=24):
         params = {"temperature": 0, "max_new_tokens": tokens}
@@ -317,8 +319,8 @@ class Greedy:
 
 
 @pytest.fixture(scope="session")
-def greedy(post):
-    return Greedy(post)
+def greedy(post, engine):
+    return Greedy(post, engine.page_size)
 
 
 def _parsed(raw):

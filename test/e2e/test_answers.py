@@ -122,10 +122,32 @@ def test_an_answer_is_what_stock_sglang_gives(from_stock, one_p_one_d, post, nam
     assert differences(expected, asked_of(post, one_p_one_d.url, path, body)) == []
 
 
-def long_request(tokens, rid):
-    """Nothing of it is cached, and its answer takes half a minute here, if nobody stops it."""
+def test_both_halves_launch_a_batch_beside_one_that_runs(one_p_one_d, post):
+    """Which the loops of the overlap schedule do, and no other, where there is work for more than a batch."""
+    roles = get(f"{one_p_one_d.url}/server_info")
+    urls = [roles[role][0]["url"] for role in ("prefill", "decode")]
+    before = [overlapped(url) for url in urls]
+
+    def ask(number):
+        return post(one_p_one_d.url, "/generate", long_request(300, f"beside {number}", 8))[0]
+
+    def more_than_before():
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(ask, range(8))) == {200}
+        return all(overlapped(url) > count for url, count in zip(urls, before, strict=True))
+
+    until(more_than_before)
+    assert not any(get(f"{url}/server_info")["disable_overlap_schedule"] for url in urls)
+
+
+def overlapped(url):
+    return get(f"{url}/server_info")["internal_states"][0]["memserve"]["batches_overlapped"]
+
+
+def long_request(tokens, rid, new=300):
+    """Nothing of it is cached, and an answer of 300 tokens takes half a minute here, if nobody stops it."""
     ids = [random.randrange(1000, 40000) for _ in range(tokens)]
-    params = {"temperature": 0, "max_new_tokens": 300, "ignore_eos": True}
+    params = {"temperature": 0, "max_new_tokens": new, "ignore_eos": True}
     return {"input_ids": ids, "sampling_params": params, "rid": rid}
 
 

@@ -33,7 +33,7 @@ def documents():
     return [topics[name] for name in ("assignment", "exceptions", "numbers", "objects", "string-methods")]
 
 
-def prompts():
+def prompts(page):
     """Short ones, long ones, prompts that share a prefix, one asked twice, and lengths at page borders."""
     assignment, exceptions, numbers, objects, methods = documents()
     texts = list(SHORT)
@@ -41,14 +41,15 @@ def prompts():
     texts += [f"{assignment[:4000]}\n\nQuestion: {question}\nAnswer:" for question in SHORT[3:7]]
     texts += [numbers[:1500], numbers[:1500]]
     asked = [{"text": text} for text in texts]
-    return asked + [{"input_ids": list(range(5000, 5000 + n))} for n in (15, 16, 17, 112, 112, 113)]
+    borders = (max(1, page - 1), page, page + 1, 7 * page, 7 * page, 7 * page + 1)
+    return asked + [{"input_ids": list(range(5000, 5000 + length))} for length in borders]
 
 
 @pytest.fixture(scope="module")
 def in_float32(stock_of, greedy):
     """What stock SGLang answers to `prompts` in fp32, asked one by one."""
     with stock_of(*FLOAT32) as url:
-        return ids([greedy.answer(url, prompt) for prompt in prompts()])
+        return ids([greedy.answer(url, prompt) for prompt in prompts(greedy.page_size)])
 
 
 def ids(answers):
@@ -57,7 +58,7 @@ def ids(answers):
 
 def ask(greedy, url, concurrency):
     with ThreadPoolExecutor(concurrency) as pool:
-        return list(pool.map(lambda prompt: greedy.answer(url, prompt), prompts()))
+        return list(pool.map(lambda prompt: greedy.answer(url, prompt), prompts(greedy.page_size)))
 
 
 def check(from_stock, greedy, url):
@@ -101,11 +102,13 @@ def test_a_chat_whose_answers_feed_back(from_stock, one_p_one_d, greedy):
 
 
 @pytest.mark.full
+@pytest.mark.cpu
 def test_our_attention(from_stock, cluster_of, greedy):
     with cluster_of.used("--prefill", "1", "--decode", "1", flags=OUR_ATTENTION) as cluster:
         check(from_stock, greedy, cluster.url)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(
     "flags",
     [CHUNKED, (*OUR_ATTENTION, "--disable-overlap-schedule")],
@@ -117,6 +120,7 @@ def test_in_float32_every_token_is_the_same(in_float32, cluster_of, greedy, flag
 
 
 @pytest.mark.full
+@pytest.mark.cpu
 @pytest.mark.parametrize("flags", [(), CHUNKED, OUR_ATTENTION], ids=["default", "chunked", "our attention"])
 @pytest.mark.parametrize("sizes", [("2", "1"), ("1", "2")], ids=["2P1D", "1P2D"])
 def test_more_instances(in_float32, cluster_of, greedy, sizes, flags):

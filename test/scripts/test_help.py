@@ -37,6 +37,12 @@ def test_contributing_lists_every_benchmark():
     assert sorted(listed) == BENCHMARKS
 
 
+def test_the_gpu_tests_print_their_plan_without_a_gpu():
+    done = run("bash", "scripts/test_gpu.sh", "--plan", "--only", "pd")
+    assert done.returncode == 0, done.stderr
+    assert "scripts/bench_pd.py --device cuda" in done.stdout
+
+
 def test_setup_peers_has_help():
     done = run("bash", "scripts/setup_peers.sh", "--help")
     assert done.returncode == 0, done.stderr

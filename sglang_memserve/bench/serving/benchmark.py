@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 
+from mempool.host_memory import available_memory
 from sglang_memserve.bench.chart import require_matplotlib
 from sglang_memserve.bench.clusters import EngineSpec, building
 from sglang_memserve.bench.peers import StockPeers
@@ -127,6 +128,7 @@ def engine_of(options: BenchOptions, model: ModelInfo, gpus: bool) -> EngineSpec
         attention_backend=options.attention_backend or (_GPU_ATTENTION if gpus else cpu_attention.NAME),
         threads=options.threads,
         pool_tokens=options.pool_tokens,
+        page_size=options.page_size,
         extra=(METRICS, *options.extra),
     )
 
@@ -136,7 +138,7 @@ def fit_together(options: BenchOptions, arms: Sequence[Arm], model: ModelInfo | 
     if model is None or options.up != "auto":
         return options.up != "in-turn"
     each = INSTANCE_BYTES + model.weight_bytes + options.pool_tokens * model.kv_bytes_per_token
-    need, free = each * sum(arm.instances for arm in arms), share.available_memory()
+    need, free = each * sum(arm.instances for arm in arms), available_memory()
     fits = need <= free
     how = "all arms are up together" if fits else "each arm is started for its turn of each round"
     print(f"{how}: they need some {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free", file=sys.stderr)

@@ -64,6 +64,7 @@ class BenchOptions:
     attention_backend: str | None = None
     threads: int = 1
     pool_tokens: int = 16_384
+    page_size: int = 16
     port: int = 39_000
     log_dir: Path | None = None
     peers: Path = Path(__file__).resolve().parents[3] / ".peers"

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from benchmark.caching.pair import PAGE, Served
+from benchmark.caching.pair import Served
 from benchmark.decisions.points import COMPUTE, FETCH, FetchPoint, measure
-from benchmark.decisions.two import Two
+from benchmark.decisions.two import PAGE, Two
 from sglang_memserve.cluster.errors import ClusterError
 
 

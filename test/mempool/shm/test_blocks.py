@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mempool.flags import TransferMode
+from mempool.paged import PagedBuffers
 from mempool.shared_memory import SharedRegion
 from mempool.transfer.landing import BlockSink
 
@@ -43,6 +44,19 @@ def test_what_lies_in_shared_memory_is_not_copied_before_it_is_sent(make_channel
     source.gather = target.scatter = no_copy
     send_all(make_channel(source, target, url="shm://"), [4, 2, 7])
     assert torch.equal(target.rows[[4, 2, 7]], source.rows[:3])
+
+
+def test_what_an_engine_takes_from_where_it_lies_needs_no_memory_beside(
+    make_channel, make_arena, make_layout, monkeypatch
+):
+    layout, pages = make_layout(), torch.tensor([4, 2, 7])
+    target = PagedBuffers([torch.zeros(8 * 16, 1 << 10, dtype=torch.uint8) for _ in range(4)], layout)
+    there = target.host_blocks(3)
+    monkeypatch.setattr(PagedBuffers, "host_bytes", lambda *_: 1 / 0)
+    source = make_arena(filled=True)
+    send_all(make_channel(source, target, url="shm://"), pages.tolist())
+    target.gather(pages, there)
+    assert torch.equal(there, source.rows[:3])
 
 
 def test_nothing_is_encrypted_between_processes_of_one_user(make_channel, make_arena, monkeypatch):

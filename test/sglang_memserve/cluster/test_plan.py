@@ -18,7 +18,7 @@ MODEL = ModelInfo("/models/tiny", context_length=8192, kv_bytes_per_token=23040)
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    monkeypatch.setattr(share, "available_memory", lambda: 64 * GB)
+    monkeypatch.setattr(plan, "available_memory", lambda: 64 * GB)
     monkeypatch.setattr(share, "available_cores", lambda: 4)
     monkeypatch.setattr(share, "visible_gpus", lambda: [])
 
@@ -127,20 +127,9 @@ def test_too_little_memory_is_refused_with_the_numbers():
 
 
 def test_a_shorter_context_needs_less(free_port, monkeypatch):
-    monkeypatch.setattr(share, "available_memory", lambda: 9 * GB + 2 * 30_000_000)
+    monkeypatch.setattr(plan, "available_memory", lambda: 9 * GB + 2 * 30_000_000)
     config = ClusterConfig(port=free_port(), args=("--context-length=1024",))
     assert plan_instances(config, MODEL)[0].max_total_tokens >= 1024
-
-
-def test_memory_is_what_the_container_allows(tmp_path, monkeypatch):
-    monkeypatch.undo()
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("400\n")
-    assert share.available_memory(tmp_path) == 600
-    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 250\n")
-    assert share.available_memory(tmp_path) == 850
-    (tmp_path / "memory.max").write_text("max\n")
-    assert share.available_memory(tmp_path) > 1000
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_memserve.hooks import cpu, prefill, table
+from sglang_memserve.hooks import cpu, metrics, prefill, table
 from sglang_memserve.hooks.overlap import forward_stream, runs_a_batch
+from sglang_memserve.hooks.scheduler_state import scheduler_state
 
 
 def scheduler_of(*, enable_overlap, results=()):
@@ -22,6 +23,16 @@ def test_a_batch_runs_until_its_result_was_looked_at():
     assert not runs_a_batch(scheduler_of(enable_overlap=True))
     without = SimpleNamespace(enable_overlap=False)
     assert not runs_a_batch(without), "SGLang has no queue of results then"
+
+
+@pytest.mark.parametrize("enable_overlap", [True, False])
+def test_only_the_overlap_schedule_launches_batches_beside_one_that_runs(enable_overlap):
+    scheduler = scheduler_of(enable_overlap=enable_overlap, results=[])
+    scheduler.tree_cache = None
+    scheduler_state(scheduler).manager = SimpleNamespace(prefill=None, counters=dict)
+    for _ in range(3):
+        table.run_batch(lambda scheduler, batch: scheduler.result_queue.append(batch), scheduler, "batch")
+    assert metrics.counters(scheduler) == {"batches_overlapped": 2 if enable_overlap else 0}
 
 
 @pytest.mark.parametrize("running", [True, False])

@@ -63,14 +63,13 @@ def test_pages_whose_numbers_are_on_their_way_are_sent_once_these_are_here(make_
     split = make_split(device=device)
     sender, receiver = begin(split, tools)
     assert sender.supports_host_tensor_indices
-    numbers = torch.zeros(2, dtype=torch.int32)
-    here = device.stream("copy").record_event()
+    numbers, copies = torch.zeros(2, dtype=torch.int32), device.stream("copy")
+    device.watch(numbers=numbers)
+    with device.on(copies):
+        numbers.copy_(torch.tensor([1, 2]))
     sender.init(2, 0)
-    sender.send(numbers, indices_event=here)
-    device.events[-1].past = True
-    assert split.d.counters()["kv_bytes_received"] == 0
+    sender.send(numbers, indices_event=copies.record_event())
     assert waits_of_the_scheduler(device) == []
-    numbers.copy_(torch.tensor([1, 2]))
     land(split, device, tools, receiver)
 
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from benchmark.gpu import host
@@ -48,7 +49,7 @@ def run(asked: GpuArguments, planned: list[GpuStep], devices: dict[str, Any]) ->
             place = f"[{number}/{len(planned)}] {step.name}"
             print(f"{place} ...", flush=True)
             log = asked.out / "logs" / f"{number:02}-{_file_name(step.name)}.log"
-            result = execute(step, log, lambda text, place=place: print(f"{place}: {text}", flush=True))
+            result = execute(step, log, partial(_say, place))
             report.done.append(result)
             report.write()
             print(f"{place}: {result.status} in {result.seconds:.0f} s: {result.summary}", flush=True)
@@ -59,6 +60,10 @@ def run(asked: GpuArguments, planned: list[GpuStep], devices: dict[str, Any]) ->
     passed = sum(result.passed for result in report.done)
     print(f"{passed} of {len(planned)} steps passed: see results.md and results.json in {asked.out}")
     return report.exit_status
+
+
+def _say(place: str, text: str) -> None:
+    print(f"{place}: {text}", flush=True)
 
 
 def _file_name(name: str) -> str:

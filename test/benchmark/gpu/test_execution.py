@@ -37,11 +37,16 @@ def is_alive(pid):
 
 
 @pytest.fixture
-def run(tmp_path):
+def said():
+    """What was printed on the way."""
+    return []
+
+
+@pytest.fixture
+def run(tmp_path, said):
     def call(step, **more):
         return execute(step, tmp_path / "logs" / "1.log", said.append, grace_s=0.2, **more)
 
-    said = call.said = []
     return call
 
 
@@ -74,13 +79,13 @@ def test_a_command_that_is_not_there_is_a_failure(run):
     assert "no-such-command" in found.summary
 
 
-def test_a_step_that_hangs_is_ended_with_all_that_it_started(run, hanging):
+def test_a_step_that_hangs_is_ended_with_all_that_it_started(run, said, hanging):
     make, started = hanging
     found = run(make(limit_s=5.0), progress_s=0.5)
     assert (found.status, found.exit_code) == ("timed out", 124)
     assert started(), "it has had five seconds"
     assert are_gone(started())
-    assert any("hangs" in line for line in run.said)
+    assert any("hangs" in line for line in said)
 
 
 def test_what_a_step_leaves_behind_is_ended_too(run, tmp_path):
@@ -98,8 +103,8 @@ def runner(hanging, tmp_path):
     make, started = hanging
     command = [sys.executable, "-c", EXECUTE, str(tmp_path / "log"), *make(limit_s=600.0).argv]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=env, text=True, stdin=pipe, stdout=pipe) as process:
         try:
             until(started)
             yield process

@@ -41,7 +41,7 @@ def test_every_server_is_on_cuda_and_none_has_the_attention_for_cpus(plan):
             assert "memserve_cpu" not in step.argv, step.name
 
 
-def test_names_of_steps_are_told_apart_and_each_has_a_limit(plan):
+def test_names_of_steps_differ_and_each_has_a_limit(plan):
     assert len({step.name for step in plan}) == len(plan)
     assert all(0 < step.limit_s <= 4 * 3600 for step in plan)
     limited = steps(parsed(["--limit", "7", "--only", "check", "unit", "parity", "bench", "--without-peer"]))

@@ -9,6 +9,7 @@ import pytest
 from benchmark.gpu import __main__ as test_gpu
 from benchmark.gpu import host, page
 from benchmark.gpu.arguments import parsed
+from benchmark.gpu.execution import execute
 
 FIGURES = {
     "machine": {},
@@ -43,7 +44,7 @@ def run(asked, monkeypatch):
 
 
 def test_a_step_that_fails_or_hangs_does_not_stop_the_others(run, step, hanging, asked, monkeypatch, capsys):
-    monkeypatch.setattr(test_gpu, "execute", partial(test_gpu.execute, grace_s=0.2))
+    monkeypatch.setattr(test_gpu, "execute", partial(execute, grace_s=0.2))
     make, _ = hanging
     measuring = step(f"print({json.dumps(FIGURES)!r})", "measures", measures=True)
     status, found = run(step("import sys; sys.exit(3)", "fails"), make(limit_s=1.0), measuring)
@@ -67,7 +68,7 @@ def test_all_steps_that_pass_are_a_success(run, step):
 
 
 def test_ctrl_c_ends_the_run_and_the_report_has_what_was_found(run, step, monkeypatch):
-    def interrupted(*arguments, execute=test_gpu.execute):
+    def interrupted(*arguments, execute=execute):
         if arguments[0].name == "second":
             signal.raise_signal(signal.SIGINT)
         return execute(*arguments)

@@ -50,7 +50,7 @@ class WatchedThreads:
         found: dict[tuple[str, str], float] = defaultdict(float)
         self._add(found, self._router, ROUTER)
         for process in [self._instance, *self._instance.children(recursive=True)]:
-            if "scheduler" in process.name() or "scheduler" in " ".join(process.cmdline()[:1]):
+            if process.name().startswith("sglang::schedul"):
                 self._add(found, process, ITS_OTHERS, first=SCHEDULER)
             else:
                 self._add(found, process, OTHERS)

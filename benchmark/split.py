@@ -127,5 +127,4 @@ async def all_rounds(
 
 def ratio(rounds: Rounds, tokens: int, figure: str, ours: str, theirs: str) -> float | None:
     """Of the medians of `ours` and `theirs`; None where one was not measured."""
-    our_median, peer_median = (rounds.median(f"{tokens} tokens", name, figure) for name in (ours, theirs))
-    return our_median / peer_median if our_median is not None and peer_median is not None else None
+    return rounds.ratio(f"{tokens} tokens", figure, ours, theirs)

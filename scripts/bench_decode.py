@@ -17,9 +17,7 @@ Figures are medians of the rounds with lowest and highest; ratios are of medians
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -33,7 +31,6 @@ from sglang_memserve.bench import children
 from sglang_memserve.bench.clusters import Builder, building
 from sglang_memserve.bench.figures import Rounds
 from sglang_memserve.bench.peers import StockPeers
-from sglang_memserve.bench.serving.answer import RequestError
 from sglang_memserve.bench.serving.client import Client
 from sglang_memserve.machine import machine_description
 
@@ -41,7 +38,7 @@ PEERS = StockPeers(Path(__file__).resolve().parents[1] / ".peers")
 OURS, STOCK = "memserve", "stock"
 STREAMS = (1, 8)
 BAR = 1.01
-_REQUEST_S, _FIRST_ANSWER_S = 300.0, 60.0
+_REQUEST_S = 300.0
 
 
 def workload(streams: int) -> str:
@@ -49,14 +46,8 @@ def workload(streams: int) -> str:
 
 
 def bars(rounds: Rounds, counts: Sequence[int]) -> list[Bar]:
-    def ratio(streams: int) -> float | None:
-        ours, theirs = (rounds.median(workload(streams), arm, "step_ms") for arm in (OURS, STOCK))
-        return ours / theirs if ours and theirs else None
-
-    return [
-        at_most(f"step of {workload(streams)}", ratio(streams), BAR, "x", "stock SGLang")
-        for streams in counts
-    ]
+    ratios = {name: rounds.ratio(name, "step_ms", OURS, STOCK) for name in map(workload, counts)}
+    return [at_most(f"step of {name}", ratio, BAR, "x", "stock SGLang") for name, ratio in ratios.items()]
 
 
 async def measure(rounds: Rounds, builder: Builder, options: argparse.Namespace) -> None:
@@ -72,27 +63,12 @@ async def measure(rounds: Rounds, builder: Builder, options: argparse.Namespace)
             found = await decode_together(clients[arm], threads[arm], streams, options.tokens, seed)
             into.note(workload(streams), arm, **found)
 
-        for client in clients.values():
-            await _first_answer(client)
         for streams in options.streams:
             for number in range(-1, options.rounds):
                 print(f"{workload(streams)}: round {number + 1} of {options.rounds}", file=sys.stderr)
                 # Whoever is first in one round is second in the next. The first of all warms up.
                 for arm in names[:: -1 if number % 2 else 1]:
                     await measured(rounds if number >= 0 else Rounds(), arm, streams, f"{streams} {number}")
-
-
-async def _first_answer(client: Client) -> None:
-    """sglang-router is ready before it has looked at its workers, and answers 503 until then."""
-    deadline = time.monotonic() + _FIRST_ANSWER_S
-    while True:
-        try:
-            await decode_together(client, dict, 1, 4, "first")
-            return
-        except RequestError:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.5)
 
 
 async def benchmark(options: argparse.Namespace) -> None:

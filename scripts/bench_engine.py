@@ -97,8 +97,7 @@ async def one_round(rounds: Rounds, session: aiohttp.ClientSession, system: Syst
 
 def ratio(rounds: Rounds, figure: str) -> float | None:
     """Ours over the peer's."""
-    ours, peer = rounds.median(WORKLOAD, OURS, figure), rounds.median(WORKLOAD, PEER, figure)
-    return None if ours is None or peer is None else ours / peer
+    return rounds.ratio(WORKLOAD, figure, OURS, PEER)
 
 
 def bars(rounds: Rounds) -> list[Bar]:

@@ -155,8 +155,7 @@ async def one_round(rounds: Rounds, arms: list[ProxyArm], options: argparse.Name
 
 def bars(rounds: Rounds) -> list[Bar]:
     def less_cpu(kind: str) -> float | None:
-        ours, theirs = (rounds.median(kind, arm, "cpu_us_per_request") for arm in (AIOHTTP, STARLETTE))
-        return theirs / ours if ours and theirs else None
+        return rounds.ratio(kind, "cpu_us_per_request", STARLETTE, AIOHTTP)
 
     return [
         *(at_least(f"aiohttp.web's CPU, {kind}", less_cpu(kind), 1.0, "x less", "uvicorn") for kind in KINDS),

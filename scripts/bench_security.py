@@ -57,7 +57,7 @@ async def measure_servers(rounds: Rounds, options: argparse.Namespace) -> None:
     engine = engine_of(options)
     engine = replace(engine, extra=(*engine.extra, *over_tcp))
     keyed = replace(engine, cluster_key=ClusterKey.generate())
-    encrypted = replace(keyed, extra=(*over_tcp, "--memserve-encrypt", "on"))
+    encrypted = replace(keyed, extra=(*keyed.extra, "--memserve-encrypt", "on"))
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_security.")))
         builder = await stack.enter_async_context(building(engine, options.port, options.log_dir))
@@ -78,8 +78,7 @@ async def measure_servers(rounds: Rounds, options: argparse.Namespace) -> None:
 
 def port_ratio(rounds: Rounds, name: str) -> float | None:
     """Of the medians: how much more CURVE takes."""
-    curve, plain = (rounds.median(name, arm, "took") for arm in (CURVE, PLAIN))
-    return curve / plain if curve and plain else None
+    return rounds.ratio(name, "took", CURVE, PLAIN)
 
 
 def bars(rounds: Rounds, *, servers: bool) -> list[Bar]:

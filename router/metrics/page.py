@@ -47,12 +47,14 @@ class Metrics:
     async def answer(self, request: web.Request) -> web.Response:
         """The page, in the form that the client prefers."""
         encode, kind = choose_encoder(request.headers.get("Accept", ""))
-        # Of many endpoints the text takes longer than a request: others need not wait for it.
+        # With many endpoints, writing the text takes longer than a request: no request waits for it.
         text = await asyncio.to_thread(encode, _Snapshot(list(self._all.collect())))
         return web.Response(body=text, headers={"Content-Type": kind})
 
 
 class _Snapshot(Collector):
+    """What was collected, for an encoder, which collects by itself."""
+
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
 

@@ -132,7 +132,10 @@ class Builder:
         env: dict[str, str],
     ) -> System:
         url = url_of(children.HOST, port)
-        router = children.answering(f"{name}-router", argv, url, self.logs, self.session, env)
+        # Its /health is good before it has looked at its instances.
+        router = children.answering(
+            f"{name}-router", argv, url, self.logs, self.session, env, path="/readiness"
+        )
         return System(name, url, tuple(instances), router)
 
     def _member(self, system: System, spec: InstanceSpec) -> Member:

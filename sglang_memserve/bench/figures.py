@@ -48,6 +48,11 @@ class Rounds:
         values = self._values.get(workload, {}).get(arm, {}).get(figure)
         return statistics.median(values) if values else None
 
+    def ratio(self, workload: str, figure: str, ours: str, theirs: str) -> float | None:
+        """The median of the arm `ours` over that of `theirs`; None where either was not measured, or is 0."""
+        mine, other = (self.median(workload, arm, figure) for arm in (ours, theirs))
+        return mine / other if mine and other else None
+
     def results(self) -> dict[str, Any]:
         """By workload, arm and figure, as it goes into the JSON."""
         return {

@@ -19,7 +19,7 @@ def cluster(tmp_path_factory):
 
 
 def throw(endpoint, kind):
-    """Returns when the other end has read all."""
+    """Returns when all of it is sent."""
     with zmq.Context() as context, context.socket(zmq.PUSH if kind == "split" else zmq.DEALER) as thrower:
         thrower.setsockopt(zmq.LINGER, 60_000)
         thrower.setsockopt(zmq.SNDTIMEO, 60_000)
